@@ -4,7 +4,9 @@ import gc
 import signal
 
 gc.set_threshold(200_000)  # as RunbooksProgram has it, which is not there yet
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # ^C while all this is imported is answered with no traceback
+signal.signal(
+    signal.SIGINT, signal.SIG_DFL
+)  # ^C while all this is imported is answered with no traceback
 
 import runbooks.cli  # noqa: F401 (first of all: it imports Invoke without what only tests need)
 
@@ -23,7 +25,8 @@ from runbooks.cli import verbs
 from runbooks.cli.verbs.common import typed_program
 
 CHECKOUT = Path(__file__).resolve().parent
-# What runs in the application's Python on a host has to run on 3.6; its annotations are evaluated there, too.
+# What runs in the application's Python on a host has to run on 3.6; its annotations are evaluated
+# there, too.
 ON_HOSTS = (
     "runbooks/hosts/import_probe.py",
     "runbooks/hosts/code_probe.py",
@@ -85,33 +88,50 @@ def told(error: Exception) -> str:
     from runbooks.core.command import typed
 
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; nothing can be put up in a folder that cannot be written"
+        return (
+            f"{error.filename}: {error.strerror}; nothing can be put up in a folder that cannot be"
+            " written"
+        )
     return typed(str(error), typed_program())
 
 
 @task(
     help={
         "healthy": "put it up without the incident's faults",
-        "manager": "what runs its workers: commands (its own scripts), supervisor or docker (a server of its own; "
-        "docker needs root)",
+        "manager": (
+            "what runs its workers: commands (its own scripts), supervisor or docker (a server of"
+            " its own; docker needs root)"
+        ),
         "down": "end it and remove everything of it",
     },
     auto_shortflags=False,  # -h is help
 )
-def sandbox(c: Context, healthy: bool = False, manager: str = "commands", down: bool = False) -> None:
-    """Put up a Celery fleet that is broken as in the incident, under .sandbox/ (no root, nothing else touched)."""
+def sandbox(
+    c: Context, healthy: bool = False, manager: str = "commands", down: bool = False
+) -> None:
+    """Put up a Celery fleet that is broken as in the incident, under .sandbox/ (no root, nothing
+    else touched).
+    """
     from lab.docker import DockerError
     from lab.redis_server import ServerNotStartedError
     from lab.sandbox import MANAGERS, Sandbox, SandboxError
     from runbooks.core.command import typed
 
     if manager not in MANAGERS:
-        raise Exit(f"--manager {manager!r} runs no sandbox; these do: {', '.join(MANAGERS)}", code=5)
+        raise Exit(
+            f"--manager {manager!r} runs no sandbox; these do: {', '.join(MANAGERS)}", code=5
+        )
     world = Sandbox(CHECKOUT)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # ends half a sandbox
     try:
-        print(typed(world.down() if down else world.up(healthy=healthy, manager=manager), typed_program()), flush=True)
+        print(
+            typed(
+                world.down() if down else world.up(healthy=healthy, manager=manager),
+                typed_program(),
+            ),
+            flush=True,
+        )
     except (SandboxError, ServerNotStartedError, DockerError, OSError) as error:
         raise Exit(told(error), code=2) from None
     except KeyboardInterrupt:
@@ -127,7 +147,9 @@ def sandbox(c: Context, healthy: bool = False, manager: str = "commands", down: 
     auto_shortflags=False,
 )
 def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> None:
-    """Put up real Debian hosts with systemd and sshd, broken in several ways, under .fleet/ (needs root and Linux)."""
+    """Put up real Debian hosts with systemd and sshd, broken in several ways, under .fleet/ (needs
+    root and Linux).
+    """
     from lab.fleet.fleet import Fleet, host_names
     from lab.fleet.latency import parse
     from lab.fleet.shell import FleetError
@@ -138,7 +160,12 @@ def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> 
         signal.signal(number, signal.default_int_handler)  # ends half a fleet
     try:
         names = host_names(hosts)
-        print(typed(world.down() if down else world.up(names, parse(latency, names)), typed_program()), flush=True)
+        print(
+            typed(
+                world.down() if down else world.up(names, parse(latency, names)), typed_program()
+            ),
+            flush=True,
+        )
     except ValueError as error:
         raise Exit(str(error), code=5) from None
     except (FleetError, OSError) as error:
@@ -148,7 +175,9 @@ def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> 
 
 
 def shellcheck() -> list[str]:
-    """The command that checks the shell files; none where shellcheck is missing. In CI, as root, it is installed."""
+    """The command that checks the shell files; none where shellcheck is missing. In CI, as root, it
+    is installed.
+    """
     from lab import packages
 
     lacking = packages.lacking({"shellcheck": "shellcheck"})
@@ -160,7 +189,11 @@ def shellcheck() -> list[str]:
             return []
     elif lacking:
         return []
-    scripts = (path for folder in ("bench", "lab", "runbooks") for path in sorted((CHECKOUT / folder).rglob("*.sh")))
+    scripts = (
+        path
+        for folder in ("bench", "lab", "runbooks")
+        for path in sorted((CHECKOUT / folder).rglob("*.sh"))
+    )
     return ["shellcheck", "inv", *(str(path.relative_to(CHECKOUT)) for path in scripts)]
 
 
@@ -173,10 +206,15 @@ def shellcheck() -> list[str]:
     auto_shortflags=False,
 )
 def test(c: Context, only: str = "", fast: bool = False, thorough: bool = False) -> None:
-    """Lint, types, layers and the tests, four files of them at a time: most of them wait for real servers."""
+    """Lint, types, layers and the tests, four files of them at a time: most of them wait for real
+    servers.
+    """
     python = sys.executable
     programs = Path(python).parent
-    chosen = [*(["-k", only] if only else []), *([f"--ignore={path}" for path in SLOW] if fast else [])]
+    chosen = [
+        *(["-k", only] if only else []),
+        *([f"--ignore={path}" for path in SLOW] if fast else []),
+    ]
     if not (thorough or only):
         chosen += ["-m", "not thorough"]
     checks = {
@@ -196,25 +234,35 @@ def test(c: Context, only: str = "", fast: bool = False, thorough: bool = False)
             continue
         print(f"--- {name}", flush=True)
         if not command:
-            print("left out: shellcheck is not installed (Debian's package: shellcheck)", flush=True)
+            print(
+                "left out: shellcheck is not installed (Debian's package: shellcheck)", flush=True
+            )
         elif subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode:
             raise Exit(f"{name} failed", code=2)
     if not (thorough or only):
         print(f"\nleft out: what only {typed_program()} test --thorough runs", flush=True)
     if fast:
-        print("\nleft out as slow: " + ", ".join(SLOW) + f"\nall tests: {typed_program()} test", flush=True)
+        print(
+            "\nleft out as slow: " + ", ".join(SLOW) + f"\nall tests: {typed_program()} test",
+            flush=True,
+        )
 
 
 @task(
     help={
-        "only": "only rows whose names match this PATTERN (queue.*, healthy/*, *+*), also where they are done",
+        "only": (
+            "only rows whose names match this PATTERN (queue.*, healthy/*, *+*), also where they"
+            " are done"
+        ),
         "ground": "only rows on this GROUND: sandbox, supervisor, docker, fleet, ...",
         "pairs": "how many random pairs of faults (40)",
     },
     auto_shortflags=False,
 )
 def matrix(c: Context, only: str = "", ground: str = "", pairs: int = 40) -> None:
-    """Inject every fault, and pairs, on healthy fleets; write what is found into docs/. Goes on where it ended."""
+    """Inject every fault, and pairs, on healthy fleets; write what is found into docs/. Goes on
+    where it ended.
+    """
     from lab import findings_page
     from lab.faults.grounds import GROUNDS
     from lab.matrix import run
@@ -227,7 +275,11 @@ def matrix(c: Context, only: str = "", ground: str = "", pairs: int = 40) -> Non
     try:
         for row in run(only, ground, pairs):
             bad += not row.well
-            print(f"{'ok  ' if row.well else 'BAD '} {row.name}: {row.trouble or ', '.join(row.found)}", flush=True)
+            print(
+                f"{'ok  ' if row.well else 'BAD '} {row.name}:"
+                f" {row.trouble or ', '.join(row.found)}",
+                flush=True,
+            )
     except KeyboardInterrupt:
         raise Exit("interrupted; the next call goes on from here", code=99) from None
     finally:
@@ -238,7 +290,9 @@ def matrix(c: Context, only: str = "", ground: str = "", pairs: int = 40) -> Non
 
 @task()
 def docs(c: Context) -> None:
-    """Write what of docs/ is made from the code: findings, reference, the schema of the JSON, the manual page."""
+    """Write what of docs/ is made from the code: findings, reference, the schema of the JSON, the
+    manual page.
+    """
     from lab import findings_page, man_page, reference_page, schema_page
 
     (CHECKOUT / "docs/findings.md").write_text(findings_page.page())
@@ -257,4 +311,6 @@ namespace.add_task(docs)
 if __name__ == "__main__":
     from runbooks.cli.program import RunbooksProgram
 
-    RunbooksProgram(version=__version__, namespace=namespace, name="inv", binary=typed_program()).run()
+    RunbooksProgram(
+        version=__version__, namespace=namespace, name="inv", binary=typed_program()
+    ).run()

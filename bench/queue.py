@@ -1,12 +1,14 @@
-"""Measures queue surgery against a raw read of the same list: `python bench/queue.py [--n 100000 --n 1000000] [--big]`.
+"""Measures queue surgery against a raw read of the same list: `python bench/queue.py [--n 100000
+--n 1000000] [--big]`.
 
-Fills a private Redis with messages that Celery itself made (a few hundred, then varied in their ids and delivery
-tags), of which one in ten, spread at random, is to be taken out, and does the same job in several ways, each in a
-process of its own on a freshly filled queue, the ways interleaved. Of each: the wall time as a multiple of the raw
-read's in the same round (median over the rounds), the CPU seconds of client and server, the client's peak memory, and
-the longest time for which the server did not answer a second connection that pings it every millisecond (a busy machine
-adds delays of its own to that). The server has one thread, so its CPU seconds are a limit of their own. After take and
-restore every message is accounted for, and its order checked.
+Fills a private Redis with messages that Celery itself made (a few hundred, then varied in their ids
+and delivery tags), of which one in ten, spread at random, is to be taken out, and does the same job
+in several ways, each in a process of its own on a freshly filled queue, the ways interleaved. Of
+each: the wall time as a multiple of the raw read's in the same round (median over the rounds), the
+CPU seconds of client and server, the client's peak memory, and the longest time for which the
+server did not answer a second connection that pings it every millisecond (a busy machine adds
+delays of its own to that). The server has one thread, so its CPU seconds are a limit of their own.
+After take and restore every message is accounted for, and its order checked.
 """
 
 import sys
@@ -69,7 +71,11 @@ def templates(url: str) -> list[bytes]:
         producer = app.amqp.Producer(connection, auto_declare=False)
         for i in range(TEMPLATES):
             stale = i < TEMPLATES * VICTIMS_PER_MILLE // 1000
-            task = "stale.sync_printer" if stale else draw.choice(["reports.build", "mail.send", "inventory.import"])
+            task = (
+                "stale.sync_printer"
+                if stale
+                else draw.choice(["reports.build", "mail.send", "inventory.import"])
+            )
             kwargs = {"serial": f"SN{i:08}", "location": f"building {i % 7}"}
             app.send_task(task, args=(i, f"printer-{i}.example.com"), kwargs=kwargs, queue="templates",
                           producer=producer, retries=i % 4, countdown=60 if i % 5 == 0 else None)  # fmt: skip
@@ -81,7 +87,9 @@ def templates(url: str) -> list[bytes]:
 
 
 def messages(made: list[bytes], n: int) -> Iterator[bytes]:
-    """The queue from the oldest to the newest: every message has an id and a tag of its own, numbered in its order."""
+    """The queue from the oldest to the newest: every message has an id and a tag of its own,
+    numbered in its order.
+    """
     parts = []
     for raw in made:
         task_id = raw[raw.index(b'"id": "') + 7 :][:ID_BYTES]
@@ -263,7 +271,9 @@ def run_way(way: str, url: str, directory: Path) -> None:
 
 
 def longest_block(url: str, until: threading.Event) -> list[float]:
-    """Ping every millisecond until told to stop; returns the longest answer's milliseconds in a list of one."""
+    """Ping every millisecond until told to stop; returns the longest answer's milliseconds in a
+    list of one.
+    """
     longest = 0.0
     with redis.Redis.from_url(url) as client:
         client.ping()
@@ -291,7 +301,16 @@ def measure(way: str, n: int, server: RedisServer, directory: Path) -> Row:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    command = [sys.executable, __file__, "--way", way, "--url", server.url(), "--directory", str(directory)]
+    command = [
+        sys.executable,
+        __file__,
+        "--way",
+        way,
+        "--url",
+        server.url(),
+        "--directory",
+        str(directory),
+    ]
     before = server_cpu_s(server.url())
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     server_s = server_cpu_s(server.url()) - before
@@ -299,7 +318,13 @@ def measure(way: str, n: int, server: RedisServer, directory: Path) -> Row:
     watching.join()
     if done.returncode:
         raise SystemExit(f"{way} failed:\n{done.stderr}")
-    row = Row(way, n, server_cpu_s=server_s, block_ms=blocks[0], **json.loads(done.stdout.splitlines()[-1]))
+    row = Row(
+        way,
+        n,
+        server_cpu_s=server_s,
+        block_ms=blocks[0],
+        **json.loads(done.stdout.splitlines()[-1]),
+    )
     if way == "LREM each":
         part = min(LREM_VICTIMS, n * VICTIMS_PER_MILLE // 1000) / (n * VICTIMS_PER_MILLE / 1000)
         row.wall_s, row.cpu_s, row.extrapolated = row.wall_s / part, row.cpu_s / part, part < 1
@@ -307,7 +332,9 @@ def measure(way: str, n: int, server: RedisServer, directory: Path) -> Row:
 
 
 def check(client: "redis.Redis", made: list[bytes], n: int, directory: Path, *, taken: bool) -> str:
-    """Compare the queue, and the archive where `taken`, with what was filled in: "" where all is as it must be."""
+    """Compare the queue, and the archive where `taken`, with what was filled in: "" where all is as
+    it must be.
+    """
     expected = messages(made, n)
     length = client.llen(QUEUE)
     archived = _archived(directory) if taken else iter(())
@@ -322,7 +349,9 @@ def check(client: "redis.Redis", made: list[bytes], n: int, directory: Path, *, 
             if raw != wanted:
                 return f"queue and expectation part at item {at}"
     left = [raw for raw in expected if not taken or STALE not in raw or next(archived, b"") != raw]
-    keys = {key for key in client.scan_iter() if not key.startswith(b"celery-runbooks:batches:")} - {QUEUE.encode()}
+    keys = {
+        key for key in client.scan_iter() if not key.startswith(b"celery-runbooks:batches:")
+    } - {QUEUE.encode()}
     return f"{len(left)} messages are missing" if left else f"keys left: {keys}" if keys else ""
 
 
@@ -336,7 +365,9 @@ def _archived(directory: Path) -> Iterator[bytes]:
                 yield base64.b64decode(fields["raw"])
 
 
-def one_round(n: int, made: list[bytes], server: RedisServer, directory: Path, skip: set[str]) -> list[Row]:
+def one_round(
+    n: int, made: list[bytes], server: RedisServer, directory: Path, skip: set[str]
+) -> list[Row]:
     """All ways once, on a queue filled anew where the way before has changed it."""
     rows = []
     with redis.Redis.from_url(server.url()) as client:
@@ -348,7 +379,9 @@ def one_round(n: int, made: list[bytes], server: RedisServer, directory: Path, s
                 fill(client, made, n)
             row = measure(way, n, server, directory)
             if way in ("take", "restore"):
-                row.check = check(client, made, n, directory, taken=way == "take") or "conserved, in order"
+                row.check = (
+                    check(client, made, n, directory, taken=way == "take") or "conserved, in order"
+                )
             row.times_raw = row.wall_s / (rows[0].wall_s if rows else row.wall_s)
             rows.append(row)
             say(f"  {way:18} {row.wall_s:8.2f} s  {row.times_raw:6.2f} x  {row.check}")
@@ -364,7 +397,15 @@ def medians(rows: list[Row]) -> list[Row]:
                    for name in ("wall_s", "cpu_s", "rss_mib", "server_cpu_s", "block_ms", "times_raw")}  # fmt: skip
         checks = {row.check for row in same} - {"conserved, in order"} if same[0].check else {""}
         verdict = "; ".join(sorted(checks)) or "conserved, in order"
-        result.append(Row(way, n, check=verdict if same[0].check else "", extrapolated=same[0].extrapolated, **figures))
+        result.append(
+            Row(
+                way,
+                n,
+                check=verdict if same[0].check else "",
+                extrapolated=same[0].extrapolated,
+                **figures,
+            )
+        )
     return result
 
 
@@ -375,7 +416,10 @@ def say(text: str) -> None:
 
 def table(rows: list[Row]) -> None:
     """The figures, for a README."""
-    say("\n| n | | × raw read | wall s | client CPU s | client RSS MiB | server CPU s | longest server block ms | |")
+    say(
+        "\n| n | | × raw read | wall s | client CPU s | client RSS MiB | server CPU s | longest"
+        " server block ms | |"
+    )
     say("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         about = "~" if row.extrapolated else ""
@@ -387,10 +431,16 @@ def table(rows: list[Row]) -> None:
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--n", type=int, action="append", help="messages (default: 100000 and 1000000)")
-    parser.add_argument("--big", action="store_true", help="also 10,000,000 (about 15 GB of memory)")
+    parser.add_argument(
+        "--n", type=int, action="append", help="messages (default: 100000 and 1000000)"
+    )
+    parser.add_argument(
+        "--big", action="store_true", help="also 10,000,000 (about 15 GB of memory)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--skip", action="append", default=[], choices=list(WAYS)[1:], help="leave a way out")
+    parser.add_argument(
+        "--skip", action="append", default=[], choices=list(WAYS)[1:], help="leave a way out"
+    )
     parser.add_argument("--json", type=Path, help="write the figures there")
     for name in ("--way", "--url", "--directory"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -404,7 +454,10 @@ def main() -> None:
         made = templates(server.url())
         size = sum(map(len, made)) // len(made)
         version = redis.Redis.from_url(server.url()).info("server")["redis_version"]
-        say(f"Redis {version}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, messages of {size} bytes")
+        say(
+            f"Redis {version}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, messages of"
+            f" {size} bytes"
+        )
         for n in (options.n or [100_000, 1_000_000]) + ([10_000_000] if options.big else []):
             for number in range(options.rounds):
                 say(f"{n:,} messages, round {number + 1}")

@@ -1,10 +1,12 @@
-"""Measures `inv queues` on a queue of ten million messages: `python bench/views.py [--n 10000000] [--exact]`.
+"""Measures `inv queues` on a queue of ten million messages: `python bench/views.py [--n 10000000]
+[--exact]`.
 
-A script inside a private Redis fills the queue with small messages (420 bytes) of protocol 2, of three tasks. The look
-is timed against a raw read of the same items (LLEN, and LRANGE of both ends, the bytes thrown away) in the same run,
-median of several rounds, interleaved; the pause between the two reads that rates come from is meant, and told apart.
-The whole command is timed too, with its start, against the start alone (`inv hosts`, which asks nobody). With --exact
-also the look that reads every message, once, against a raw read of the whole list.
+A script inside a private Redis fills the queue with small messages (420 bytes) of protocol 2, of
+three tasks. The look is timed against a raw read of the same items (LLEN, and LRANGE of both ends,
+the bytes thrown away) in the same run, median of several rounds, interleaved; the pause between the
+two reads that rates come from is meant, and told apart. The whole command is timed too, with its
+start, against the start alone (`inv hosts`, which asks nobody). With --exact also the look that
+reads every message, once, against a raw read of the whole list.
 """
 
 import sys
@@ -59,14 +61,26 @@ all:
 
 
 def parts() -> list[str]:
-    """A message before its id, for each of three tasks; between its id and its delivery tag; after that."""
+    """A message before its id, for each of three tasks; between its id and its delivery tag; after
+    that.
+    """
     before = []
     for task in ("reports.build", "mail.send", "inventory.import"):
-        headers = f'"task": "{task}", "argsrepr": "(1,)", "kwargsrepr": "{{}}", "origin": "gen1@web1"'
-        headers += ', "eta": null, "expires": null, "retries": 0, "timelimit": [null, null], "id": "'
+        headers = (
+            f'"task": "{task}", "argsrepr": "(1,)", "kwargsrepr": "{{}}", "origin": "gen1@web1"'
+        )
+        headers += (
+            ', "eta": null, "expires": null, "retries": 0, "timelimit": [null, null], "id": "'
+        )
         before.append(f'{{"body": "W1sxXSwge30sIHt9XQ==", "headers": {{{headers}')
-    delivery = '"delivery_info": {"exchange": "", "routing_key": "work"}, "body_encoding": "base64", "delivery_tag": "'
-    between = f'"}}, "content-encoding": "utf-8", "content-type": "application/json", "properties": {{{delivery}'
+    delivery = (
+        '"delivery_info": {"exchange": "", "routing_key": "work"}, "body_encoding": "base64",'
+        ' "delivery_tag": "'
+    )
+    between = (
+        '"}, "content-encoding": "utf-8", "content-type": "application/json", "properties":'
+        f" {{{delivery}"
+    )
     return [*before, between, '"}}']
 
 
@@ -107,15 +121,27 @@ def raw_all(client: "redis.Redis") -> None:
 
 
 def command_s(directory: Path, *words: str) -> tuple[float, float]:
-    """The wall time of a verb as an operator types it, and its CPU time, which other jobs do not stretch.
+    """The wall time of a verb as an operator types it, and its CPU time, which other jobs do not
+    stretch.
 
     Its bytecode is there, as it is from the second call on.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    command = [sys.executable, str(CHECKOUT / "tasks.py"), *words, "-i", str(directory / "inventory.yaml"), "--json"]
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
+    command = [
+        sys.executable,
+        str(CHECKOUT / "tasks.py"),
+        *words,
+        "-i",
+        str(directory / "inventory.yaml"),
+        "--json",
+    ]
 
     def run() -> None:
-        done = subprocess.run(command, capture_output=True, cwd=directory, env=environment, check=True)
+        done = subprocess.run(
+            command, capture_output=True, cwd=directory, env=environment, check=True
+        )
         json.loads(done.stdout)
 
     run()
@@ -148,9 +174,15 @@ def measure(server: RedisServer, directory: Path, options: argparse.Namespace) -
     fill(client, options.n)
     info = client.info()
     version, size_gib = info["redis_version"], info["used_memory"] / 2**30
-    say(f"Redis {version}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    say(
+        f"Redis {version}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, load"
+        f" {os.getloadavg()[0]:.1f}"
+    )
     size, took_s = len(client.lindex(QUEUE, 0) or b""), time.perf_counter() - started
-    say(f"{client.llen(QUEUE):,} messages of {size} bytes, {size_gib:.1f} GiB, filled in {took_s:.0f} s")
+    say(
+        f"{client.llen(QUEUE):,} messages of {size} bytes, {size_gib:.1f} GiB, filled in"
+        f" {took_s:.0f} s"
+    )
     store, pause_s = Store(client, KeySpace()), queue_looks._SPAN_S
     queue_looks._SPAN_S = 0.0
 
@@ -159,7 +191,9 @@ def measure(server: RedisServer, directory: Path, options: argparse.Namespace) -
         view = looks.look(store, Asked(exact=exact), no_progress)
         assert [queue.depth for queue in view.queues] == [options.n, 100]
 
-    pairs = [(median_s(lambda: raw_sample(client), 1), median_s(look, 1)) for _ in range(options.rounds)]
+    pairs = [
+        (median_s(lambda: raw_sample(client), 1), median_s(look, 1)) for _ in range(options.rounds)
+    ]
     raw_s, look_s = (statistics.median(one) for one in zip(*pairs, strict=True))
     say(f"raw read of the sample {raw_s * 1000:.1f} ms; the look {look_s * 1000:.1f} ms, {look_s / raw_s:.1f} x"
         f" (beside a pause of {pause_s} s between its two reads)")  # fmt: skip

@@ -1,7 +1,9 @@
-"""A Docker engine of the sandbox's own, and its Compose project: the patient's workers and beat in containers.
+"""A Docker engine of the sandbox's own, and its Compose project: the patient's workers and beat in
+containers.
 
-The image is empty; what runs is this machine's own Python and checkout, mounted read-only at their own paths. All of
-it is in one folder, one control group and one bridge, which are removed with it, however the engine ended.
+The image is empty; what runs is this machine's own Python and checkout, mounted read-only at their
+own paths. All of it is in one folder, one control group and one bridge, which are removed with it,
+however the engine ended.
 """
 
 import io
@@ -36,9 +38,13 @@ class DockerError(RuntimeError):
 
 
 def require() -> None:
-    """Root, and Docker with Compose, which are installed where they are missing. Raises DockerError."""
+    """Root, and Docker with Compose, which are installed where they are missing. Raises
+    DockerError.
+    """
     if os.geteuid() != 0 or sys.platform != "linux":
-        raise DockerError("a sandbox with --manager docker needs root on Linux, for an engine of its own")
+        raise DockerError(
+            "a sandbox with --manager docker needs root on Linux, for an engine of its own"
+        )
     try:
         if missing := packages.lacking(_PACKAGES):
             packages.install(missing)
@@ -54,7 +60,9 @@ class Engine:
         digest = sha256(str(folder).encode()).digest()
         self.name = f"cr-docker-{digest.hex()[:8]}"
         self.bridge = f"crd{digest.hex()[:8]}"
-        self.network = IPv4Network((bytes([10, 128 + digest[0] % 100, digest[1], digest[2] & 0xF0]), 28))
+        self.network = IPv4Network(
+            (bytes([10, 128 + digest[0] % 100, digest[1], digest[2] & 0xF0]), 28)
+        )
         self.gateway = str(self.network[1])
 
     def start(self) -> int:
@@ -72,7 +80,12 @@ class Engine:
             if time.monotonic() > deadline:
                 raise DockerError(f"dockerd did not start:\n{_end_of(self.log)}")
             time.sleep(0.05)
-        options = ["--subnet", str(self.network), "--opt", f"com.docker.network.bridge.name={self.bridge}"]
+        options = [
+            "--subnet",
+            str(self.network),
+            "--opt",
+            f"com.docker.network.bridge.name={self.bridge}",
+        ]
         self.docker("network", "create", *options, PROJECT)
         self.docker("import", "-", _IMAGE, stdin=_empty_image())
         return int((self.folder / "pid").read_text())
@@ -85,17 +98,25 @@ class Engine:
 
     def _run(self, command: Sequence[str], *, stdin: bytes = b"", check: bool = True) -> Done:
         environment = {**os.environ, "DOCKER_HOST": f"unix://{self.socket}"}
-        done = subprocess.run(command, input=stdin, capture_output=True, env=environment, check=False)
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, env=environment, check=False
+        )
         if check and done.returncode != 0:
             said = (done.stdout + done.stderr).decode(errors="replace")
-            raise DockerError(f"{' '.join(command[:4])} failed with exit code {done.returncode}:\n{said[-1500:]}")
+            raise DockerError(
+                f"{' '.join(command[:4])} failed with exit code {done.returncode}:\n{said[-1500:]}"
+            )
         return done
 
     def remove(self) -> None:
-        """End it and its containers, also where it was killed, and remove what it leaves: mounts, bridge, groups."""
+        """End it and its containers, also where it was killed, and remove what it leaves: mounts,
+        bridge, groups.
+        """
         containers = f"{self.name}/containers"
         for pid in cgroups.pids(f"{self.name}/engine"):
-            _signal(pid, signal.SIGTERM)  # so that it starts no container again; shims end with theirs
+            _signal(
+                pid, signal.SIGTERM
+            )  # so that it starts no container again; shims end with theirs
         deadline = time.monotonic() + _GONE_S
         while cgroups.pids(self.name) and time.monotonic() < deadline:
             for pid in cgroups.pids(containers):
@@ -117,9 +138,18 @@ def write_project(file: Path, checkout: Path, app: Path, env_file: Path) -> None
     """The Compose file of the patient's workers and beat, as an operator would have written it."""
     python, patient = str(checkout / ".venv/bin/python"), str(checkout / "lab/patient")
     venv = checkout / ".venv"
-    mounts = {"/usr": "/usr", sys.base_prefix: sys.base_prefix, str(venv.resolve()): str(venv), patient: patient}
+    mounts = {
+        "/usr": "/usr",
+        sys.base_prefix: sys.base_prefix,
+        str(venv.resolve()): str(venv),
+        patient: patient,
+    }
     volumes = [f"{source}:{target}:ro" for source, target in mounts.items()] + [f"{app}:{app}"]
-    celery = [python, "-m", "celery"]  # APP names the application: a worker of another sandbox is told by its folder
+    celery = [
+        python,
+        "-m",
+        "celery",
+    ]  # APP names the application: a worker of another sandbox is told by its folder
     usual = {
         "image": _IMAGE, "working_dir": patient, "env_file": str(env_file), "volumes": volumes,
         "environment": {"APP": PROJECT},
@@ -132,17 +162,37 @@ def write_project(file: Path, checkout: Path, app: Path, env_file: Path) -> None
             ("worker_high", "high_priority", 2), ("worker_low", "low_priority", 2), ("worker_daemon", "daemon", 1),
         )
     }  # fmt: skip
-    commands["beat"] = [*celery, "beat", f"--schedule={app}/run/beat-schedule", "--pidfile=", "--loglevel=INFO"]
+    commands["beat"] = [
+        *celery,
+        "beat",
+        f"--schedule={app}/run/beat-schedule",
+        "--pidfile=",
+        "--loglevel=INFO",
+    ]
     services = {name: {**usual, "command": command} for name, command in commands.items()}
     networks = {"default": {"external": True, "name": PROJECT}}
-    file.write_text(json.dumps({"version": "2.4", "services": services, "networks": networks}, indent=2))
+    file.write_text(
+        json.dumps({"version": "2.4", "services": services, "networks": networks}, indent=2)
+    )
 
 
 def _empty_image() -> bytes:
     """A root folder that has only what is mounted on, and the user root."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for name in ("usr", "etc", "tmp", "run", "proc", "sys", "dev", "root", "sbin", "var", "var/lib"):
+        for name in (
+            "usr",
+            "etc",
+            "tmp",
+            "run",
+            "proc",
+            "sys",
+            "dev",
+            "root",
+            "sbin",
+            "var",
+            "var/lib",
+        ):
             folder = tarfile.TarInfo(name)
             folder.type, folder.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
             tar.addfile(folder)
@@ -150,7 +200,10 @@ def _empty_image() -> bytes:
             link = tarfile.TarInfo(name)
             link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
             tar.addfile(link)
-        for name, text in (("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"), ("etc/group", b"root:x:0:\n")):
+        for name, text in (
+            ("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
+            ("etc/group", b"root:x:0:\n"),
+        ):
             file = tarfile.TarInfo(name)
             file.size = len(text)
             tar.addfile(file, io.BytesIO(text))
@@ -178,4 +231,8 @@ def _signal(pid: int, number: int) -> None:
 
 
 def _end_of(log: Path, lines: int = 15) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "it wrote no log"
+    return (
+        "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+        if log.exists()
+        else "it wrote no log"
+    )

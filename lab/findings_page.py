@@ -1,4 +1,6 @@
-"""Makes docs/findings.md from the catalogue of findings: `./inv docs` writes it, and a test compares it."""
+"""Makes docs/findings.md from the catalogue of findings: `./inv docs` writes it, and a test
+compares it.
+"""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -20,7 +22,9 @@ they are in the JSON (`code`) and in the metrics. `inv explain CODE` prints what
 def page() -> str:
     """The whole page."""
     parts = [_HEAD]
-    for subject, entries in groupby(catalogue().values(), key=lambda one: one.code.partition(".")[0]):
+    for subject, entries in groupby(
+        catalogue().values(), key=lambda one: one.code.partition(".")[0]
+    ):
         parts += [f"## {subject}\n", *(section for one in entries for section in _section(one))]
     return "\n".join([*parts, *_tried(list(load().values()))])
 
@@ -28,7 +32,10 @@ def page() -> str:
 def _section(one: Explanation) -> Iterator[str]:
     yield f"### {one.code}\n"
     yield f"**{one.title}** {one.meaning}\n"
-    yield f"- *How it is known:* {one.known_by}\n- *What to do:* {one.to_do}\n- *What it is not:* {one.not_meant}\n"
+    yield (
+        f"- *How it is known:* {one.known_by}\n- *What to do:* {one.to_do}\n- *What it is not:*"
+        f" {one.not_meant}\n"
+    )
 
 
 def _tried(rows: Sequence[Row]) -> Iterator[str]:
@@ -41,7 +48,10 @@ def _tried(rows: Sequence[Row]) -> Iterator[str]:
         lines = [_line(row) for row in rows if _kind(row) == kind]
         if lines:
             yield f"### {title}\n"
-            yield "| injected | by | told first | beside it | below it | notes | looking took | commit, date |"
+            yield (
+                "| injected | by | told first | beside it | below it | notes | looking took |"
+                " commit, date |"
+            )
             yield "|---|---|---|---|---|---|---|---|"
             yield "\n".join(lines) + "\n"
     tried = {code for row in rows for code in row.expected}
@@ -73,5 +83,12 @@ def _line(row: Row) -> str:
     mark = "" if row.well else "✗ "
     found = row.trouble or first
     codes = (", ".join(some) for some in (besides, row.folded, row.notes))
-    cells = (row.name, row.how, mark + found, *codes, f"{row.seconds} s", f"{row.commit}, {row.date}")
+    cells = (
+        row.name,
+        row.how,
+        mark + found,
+        *codes,
+        f"{row.seconds} s",
+        f"{row.commit}, {row.date}",
+    )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,4 +1,6 @@
-"""What the sandbox and the fleet lab have in common: the application's environment, and what waits in its queue."""
+"""What the sandbox and the fleet lab have in common: the application's environment, and what waits
+in its queue.
+"""
 
 import secrets
 import shlex
@@ -22,7 +24,9 @@ def environment(
     *, broker_url: str, result_backend: str, database: Path, glpi_url: str, glpi_tokens: Mapping[str, str],
     healthy: bool,
 ) -> str:  # fmt: skip
-    """The application's environment file; unless `healthy`, with the value that lets integrations.tasks fail."""
+    """The application's environment file; unless `healthy`, with the value that lets
+    integrations.tasks fail.
+    """
     variables = {
         "CELERY_BROKER_URL": broker_url,
         "CELERY_RESULT_BACKEND": result_backend,
@@ -37,7 +41,9 @@ def environment(
 
 
 def fill_queue(url: str) -> None:
-    """Queue polls, and evenly among them stuck GLPI checks: overdue by hours, all retries used; made by Celery."""
+    """Queue polls, and evenly among them stuck GLPI checks: overdue by hours, all retries used;
+    made by Celery.
+    """
     import celery
 
     app = celery.Celery("sandbox", broker=url, set_as_current=False)

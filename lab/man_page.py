@@ -1,4 +1,6 @@
-"""Makes docs/celery-runbooks.1, the manual page, from the help: `./inv docs` writes it, and a test compares it."""
+"""Makes docs/celery-runbooks.1, the manual page, from the help: `./inv docs` writes it, and a test
+compares it.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -24,8 +26,8 @@ def _lines() -> Iterator[str]:
     yield "[options]"
     yield ".SH DESCRIPTION"
     yield _text(
-        "Diagnoses Celery fleets with evidence, shows what it would change, changes it without losing a message, "
-        "proves that it worked, and takes it back."
+        "Diagnoses Celery fleets with evidence, shows what it would change, changes it without"
+        " losing a message, proves that it worked, and takes it back."
     )
     for heading, verbs in verbs_by_purpose():
         yield f".SH {heading.upper()}"
@@ -48,6 +50,10 @@ def _flags(flags: Iterable[Flag]) -> Iterator[str]:
 
 
 def _text(told: str) -> str:
-    """A text in which roff takes nothing for a command, and copied dashes and quotes are those that a shell reads."""
-    escaped = told.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
+    """A text in which roff takes nothing for a command, and copied dashes and quotes are those that
+    a shell reads.
+    """
+    escaped = (
+        told.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
+    )
     return f"\\&{escaped}" if escaped.startswith(".") else escaped

@@ -1,4 +1,5 @@
-"""The matrix: every fault injected on a healthy fleet, and what was found first; random pairs; and calm fleets.
+"""The matrix: every fault injected on a healthy fleet, and what was found first; random pairs; and
+calm fleets.
 
 The rows are in docs/matrix.json, from which the table of docs/findings.md is made.
 """
@@ -30,7 +31,9 @@ _WHAT_COUNTS = ("runbooks", "templates", "lab")
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What is made together on one ground, and the codes that have to be found then; none on a calm fleet."""
+    """What is made together on one ground, and the codes that have to be found then; none on a calm
+    fleet.
+    """
 
     name: str
     how: str
@@ -43,7 +46,10 @@ class Trial:
 
 def trials(pairs: int = PAIRS) -> list[Trial]:
     """All of them: calm fleets, faults, and random pairs, which are the same each time."""
-    calm = [Trial(f"healthy/{one.name}", one.how, one.ground, (), (), ("diagnose",), (one.make,)) for one in CALM]
+    calm = [
+        Trial(f"healthy/{one.name}", one.how, one.ground, (), (), ("diagnose",), (one.make,))
+        for one in CALM
+    ]
     single = [trial_of(one) for one in FAULTS]
     possible = [(one, other) for one, other in combinations(FAULTS, 2) if _go_together(one, other)]
     chosen = sorted(possible, key=_by_chance)[:pairs]
@@ -70,7 +76,9 @@ def _go_together(one: Fault, other: Fault) -> bool:
 
 def trial_of(*faults: Fault) -> Trial:
     """One fault, or several at once on one ground."""
-    name, how = (" + ".join(parts) for parts in ([one.code for one in faults], [one.how for one in faults]))
+    name, how = (
+        " + ".join(parts) for parts in ([one.code for one in faults], [one.how for one in faults])
+    )
     first = faults[0]
     return Trial(
         name, how, first.ground, tuple(one.code for one in faults), tuple(one.after or one.code for one in faults),
@@ -87,7 +95,9 @@ def tried_alone(code: str, ground: Ground) -> Row:
 
 
 class Grounds:
-    """Puts each ground up when it is first needed, and once more where a fault could not be undone on it."""
+    """Puts each ground up when it is first needed, and once more where a fault could not be undone
+    on it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -149,7 +159,9 @@ def tried(trial: Trial, ground: Ground, commit: str = "") -> Row:
 
 def _row(trial: Trial, commit: str) -> Row:
     today = datetime.now(UTC).date().isoformat()
-    return Row(trial.name, trial.how, trial.ground, list(trial.codes), commit, today, list(trial.first))
+    return Row(
+        trial.name, trial.how, trial.ground, list(trial.codes), commit, today, list(trial.first)
+    )
 
 
 def _left(ground: Ground) -> list[str]:
@@ -169,7 +181,9 @@ def _short(error: BaseException) -> str:
 
 
 def commit_of_code() -> str:
-    """The last commit that changed what a row depends on, with a `+` where something is not committed."""
+    """The last commit that changed what a row depends on, with a `+` where something is not
+    committed.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -180,7 +194,9 @@ def commit_of_code() -> str:
 
 
 def run(only: str, ground: str, pairs: int) -> Iterator[Row]:
-    """Try whatever has not been tried at this commit, or what `only` names; yield each row when it is written down."""
+    """Try whatever has not been tried at this commit, or what `only` names; yield each row when it
+    is written down.
+    """
     every, rows, commit = trials(pairs), load(), commit_of_code()
     order = [trial.name for trial in every]
     chosen = [
@@ -197,7 +213,9 @@ def run(only: str, ground: str, pairs: int) -> Iterator[Row]:
                 for trial in chosen:
                     if trial.ground == kind:
                         row = attempt(trial, grounds, commit)
-                        save({**load(), row.name: row}, order)  # another run may try another ground meanwhile
+                        save(
+                            {**load(), row.name: row}, order
+                        )  # another run may try another ground meanwhile
                         yield row
                 grounds.give_up(kind)
         finally:

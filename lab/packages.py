@@ -14,7 +14,11 @@ class PackagesError(RuntimeError):
 
 def lacking(programs: Mapping[str, str]) -> list[str]:
     """The packages, of those given by program, whose program this machine does not have."""
-    missing = [packages for program, packages in programs.items() if shutil.which(program, path=_PATH) is None]
+    missing = [
+        packages
+        for program, packages in programs.items()
+        if shutil.which(program, path=_PATH) is None
+    ]
     return [package for packages in missing for package in packages.split()]
 
 
@@ -22,7 +26,9 @@ def install(packages: Sequence[str]) -> None:
     """Install packages; needs root. Raises PackagesError."""
     if shutil.which("apt-get") is None:
         names = ", ".join(packages)
-        raise PackagesError(f"{names} (Debian's names) must be installed, and this machine has no apt-get")
+        raise PackagesError(
+            f"{names} (Debian's names) must be installed, and this machine has no apt-get"
+        )
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
         done = subprocess.run(
@@ -31,4 +37,6 @@ def install(packages: Sequence[str]) -> None:
         )  # fmt: skip
         if done.returncode != 0:
             last = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-            raise PackagesError(f"apt-get {arguments[0]} failed with exit code {done.returncode}:\n{last}")
+            raise PackagesError(
+                f"apt-get {arguments[0]} failed with exit code {done.returncode}:\n{last}"
+            )

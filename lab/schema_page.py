@@ -1,4 +1,6 @@
-"""Makes docs/output.schema.json from the records of the output: `./inv docs` writes it, and a test compares it."""
+"""Makes docs/output.schema.json from the records of the output: `./inv docs` writes it, and a test
+compares it.
+"""
 
 import json
 

@@ -15,13 +15,19 @@ SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin") or ""
 
 def make_key(path: Path, kind: str = "ed25519") -> Path:
     """A private key without a passphrase at `path`, its public half beside it."""
-    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", path.name, "-f", path], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", path.name, "-f", path], check=True
+    )
     return path
 
 
 @contextmanager
-def running_sshd(directory: Path, host_keys: Sequence[Path], user_key: Path, *extra: str) -> Iterator[int]:
-    """The port of an sshd that shows these host keys and lets `user_key` in; `extra` are lines of its configuration."""
+def running_sshd(
+    directory: Path, host_keys: Sequence[Path], user_key: Path, *extra: str
+) -> Iterator[int]:
+    """The port of an sshd that shows these host keys and lets `user_key` in; `extra` are lines of
+    its configuration.
+    """
     directory.mkdir(exist_ok=True)
     if getpass.getuser() == "root":
         Path("/run/sshd").mkdir(exist_ok=True)  # its privilege separation wants it
@@ -50,7 +56,9 @@ def running_sshd(directory: Path, host_keys: Sequence[Path], user_key: Path, *ex
 
 @contextmanager
 def dark_port() -> Iterator[int]:
-    """A loopback port that drops every packet sent to it, as a host does that is off: its queue is full for good."""
+    """A loopback port that drops every packet sent to it, as a host does that is off: its queue is
+    full for good.
+    """
     with (
         socket.create_server(("127.0.0.1", 0), backlog=0) as listener,
         socket.create_connection(listener.getsockname()),

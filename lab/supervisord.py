@@ -1,4 +1,6 @@
-"""A supervisord of the sandbox's own, without root: its configuration, its start, and whatever it has left running."""
+"""A supervisord of the sandbox's own, without root: its configuration, its start, and whatever it
+has left running.
+"""
 
 import os
 import re
@@ -66,13 +68,19 @@ def not_ready(root: Path) -> Path | None:
     waiting = [root / f"app/logs/{name}.log" for name in programs]
     deadline = time.monotonic() + _READY_S
     while waiting and time.monotonic() < deadline:
-        waiting = [log for log in waiting if not (log.exists() and _READY.search(log.read_text(errors="replace")))]
+        waiting = [
+            log
+            for log in waiting
+            if not (log.exists() and _READY.search(log.read_text(errors="replace")))
+        ]
         time.sleep(0.1)
     return waiting[0] if waiting else None
 
 
 def session_of(pid: int, folder: Path) -> list[psutil.Process]:
-    """The processes of a supervisord's session that work in this folder, also where it is gone itself."""
+    """The processes of a supervisord's session that work in this folder, also where it is gone
+    itself.
+    """
     found = []
     for process in psutil.process_iter():
         try:

@@ -1,4 +1,6 @@
-"""What the verbs say of themselves, as the pages made from it need it: purposes, arguments and flags."""
+"""What the verbs say of themselves, as the pages made from it need it: purposes, arguments and
+flags.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -23,7 +25,9 @@ class Flag(Struct, frozen=True):
 
 
 class Verb(Struct, frozen=True):
-    """A verb: what is typed, its purpose, the flags that are its own, and how those are typed that many verbs have."""
+    """A verb: what is typed, its purpose, the flags that are its own, and how those are typed that
+    many verbs have.
+    """
 
     name: str
     usage: str
@@ -40,26 +44,43 @@ def shared_flags() -> tuple[Flag, ...]:
 def verbs_by_purpose() -> Iterator[tuple[str, list[Verb]]]:
     """Every verb under the heading that `inv` alone has it under."""
     collection = Collection.from_module(verbs)
-    contexts = {str(context.name): list(context.args.values()) for context in collection.to_contexts()}
+    contexts = {
+        str(context.name): list(context.args.values()) for context in collection.to_contexts()
+    }
     shared = _shared()
     for heading, named in grouped(dict.fromkeys(contexts, "")):
         yield (
             heading,
-            [_verb(name, cleandoc(collection[name].__doc__ or ""), contexts[name], shared) for name, _ in named],
+            [
+                _verb(name, cleandoc(collection[name].__doc__ or ""), contexts[name], shared)
+                for name, _ in named
+            ],
         )
 
 
 def _verb(name: str, told: str, arguments: list[Argument], shared: Mapping[Flag, int]) -> Verb:
-    positional = [f"[{_upper(one)}]" if one.optional else _upper(one) for one in arguments if one.positional]
-    flags = [_flag(one) for one in sorted(arguments, key=lambda one: (not one.positional, str(one.name)))]
+    positional = [
+        f"[{_upper(one)}]" if one.optional else _upper(one) for one in arguments if one.positional
+    ]
+    flags = [
+        _flag(one) for one in sorted(arguments, key=lambda one: (not one.positional, str(one.name)))
+    ]
     purpose = " ".join(told.partition("\n\n")[0].split())
     own = tuple(flag for flag in flags if flag not in shared)
-    return Verb(name, " ".join((name, *positional)), purpose, own, tuple(f.typed for f in flags if f in shared))
+    return Verb(
+        name,
+        " ".join((name, *positional)),
+        purpose,
+        own,
+        tuple(f.typed for f in flags if f in shared),
+    )
 
 
 def _shared() -> Mapping[Flag, int]:
     every = Counter(
-        _flag(one) for context in Collection.from_module(verbs).to_contexts() for one in context.args.values()
+        _flag(one)
+        for context in Collection.from_module(verbs).to_contexts()
+        for one in context.args.values()
     )
     return {flag: count for flag, count in every.items() if count >= _MANY}
 
@@ -73,4 +94,7 @@ def _flag(argument: Argument) -> Flag:
         return Flag(_upper(argument), str(argument.help))
     names = sorted(argument.names, key=len)
     value = {bool: "", int: " NUMBER"}.get(argument.kind, " VALUE")
-    return Flag(", ".join(f"-{name}" if len(name) == 1 else f"--{name}" for name in names) + value, str(argument.help))
+    return Flag(
+        ", ".join(f"-{name}" if len(name) == 1 else f"--{name}" for name in names) + value,
+        str(argument.help),
+    )

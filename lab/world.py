@@ -60,7 +60,9 @@ class World:
         return Done(done.returncode, done.stdout, done.stderr)
 
     def terminal(self, *arguments: str, answers: Sequence[tuple[str, str]] = ()) -> Done:
-        """Run `inv` to its end on a terminal; each of the answers is typed once its question stands there."""
+        """Run `inv` to its end on a terminal; each of the answers is typed once its question stands
+        there.
+        """
         ours, its = pty.openpty()
         process = subprocess.Popen(
             self.command(*arguments), cwd=self.path, env=self.environment | {"TERM": "xterm", "COLUMNS": "100"},

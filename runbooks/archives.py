@@ -1,6 +1,8 @@
-"""`inv archive.list`, `archive.show`, `archive.verify` and `archive.restore`: what was taken out of queues.
+"""`inv archive.list`, `archive.show`, `archive.verify` and `archive.restore`: what was taken out of
+queues.
 
-They read the archives in the folders of the runs. Restoring is a run of its own, which can be undone.
+They read the archives in the folders of the runs. Restoring is a run of its own, which can be
+undone.
 """
 
 import time
@@ -39,8 +41,12 @@ Place = Literal["original", "next", "last"]
 _SHOWN = 50
 
 
-def list_archives(reporter: Reporter, state_directory: Path, open_broker: "Callable[[], Broker]") -> ExitCode:
-    """Every archive, oldest first: how many messages it holds, why they were taken, and whether Redis agrees."""
+def list_archives(
+    reporter: Reporter, state_directory: Path, open_broker: "Callable[[], Broker]"
+) -> ExitCode:
+    """Every archive, oldest first: how many messages it holds, why they were taken, and whether
+    Redis agrees.
+    """
     rows = []
     runs = [record for record in list_runs(state_directory) if archives_in(record.directory)]
     broker = _broker(reporter, open_broker) if runs else None
@@ -48,7 +54,9 @@ def list_archives(reporter: Reporter, state_directory: Path, open_broker: "Calla
         for path in archives_in(record.directory):
             ledger = _read(reporter, path)
             fates = Counter(ledger.fates[n] for n in ledger.messages)
-            reasons = Counter(ledger.lots[n].reason for n in ledger.messages if ledger.fates[n] is not Fate.QUEUED)
+            reasons = Counter(
+                ledger.lots[n].reason for n in ledger.messages if ledger.fates[n] is not Fate.QUEUED
+            )
             tasks = Counter(row(m, ledger, "")["task"] for m in ledger.messages.values())
             rows.append(
                 {
@@ -59,7 +67,9 @@ def list_archives(reporter: Reporter, state_directory: Path, open_broker: "Calla
                     "moved": fates[Fate.MOVED],
                     "Redis now": _agrees(broker, record, ledger),
                     "why": "; ".join(f"{count:,} × {reason}" for reason, count in reasons.items()),
-                    "tasks": "; ".join(f"{count:,} × {task or 'unread'}" for task, count in tasks.items()),
+                    "tasks": "; ".join(
+                        f"{count:,} × {task or 'unread'}" for task, count in tasks.items()
+                    ),
                 }
             )
     reporter.table("archives", rows)
@@ -103,14 +113,17 @@ def show_archive(
     record = find_archives(state_directory, run)
     broker = _broker(reporter, open_broker)
     if broker and broker.name != record.broker:
-        reporter.message(f"note: Redis was not looked at, for they came from {record.broker}, not {broker.name}")
+        reporter.message(
+            f"note: Redis was not looked at, for they came from {record.broker}, not {broker.name}"
+        )
         broker = None
     found = []
     for path, ledger in archives_of(reporter, record, rule):
         differs, note = broker.difference(path) if broker else (Rewound(), "")
         if note:
             reporter.warning(
-                f"{path.name}: {note.replace('RUN', record.id)}", "look at the queue before you restore it"
+                f"{path.name}: {note.replace('RUN', record.id)}",
+                "look at the queue before you restore it",
             )
         here, missing = frozenset(differs.here), frozenset(differs.missing)
         for message in out_of_queue(ledger, rule):
@@ -121,7 +134,9 @@ def show_archive(
         return ExitCode.OK
     reporter.table("archived", [_brief(entry) for entry in found[:_SHOWN]])
     if len(found) > _SHOWN:
-        reporter.message(f"{len(found) - _SHOWN:,} more: narrow it with flags, or take all of them with --json")
+        reporter.message(
+            f"{len(found) - _SHOWN:,} more: narrow it with flags, or take all of them with --json"
+        )
     return ExitCode.OK
 
 
@@ -138,7 +153,9 @@ _STANDS = {None: "", True: ", but stands in Redis", False: ", but stands nowhere
 
 
 def verify_archive(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
-    """Whether every message of a run's archives is as it was taken, and what a killed run has left open."""
+    """Whether every message of a run's archives is as it was taken, and what a killed run has left
+    open.
+    """
     checks = []
     for path in archives_in(find_archives(state_directory, run).directory):
         reporter.waiting(f"reading {path.parent.name}/{path.name}")
@@ -154,22 +171,36 @@ def _sound(path: Path) -> str:
     torn = ", a last line that a crash has torn" if path.stat().st_size > ledger.whole_bytes else ""
     batches = counted(len(ledger.unsettled), "batch", "batches")
     unsettled = f", {batches} of unknown fate (undo finds it out)" if ledger.unsettled else ""
-    return f"{counted(len(ledger.messages), 'message')}, every checksum right, in their order{torn}{unsettled}"
+    return (
+        f"{counted(len(ledger.messages), 'message')}, every checksum right, in their"
+        f" order{torn}{unsettled}"
+    )
 
 
 def restore_archive(
-    session: Session, run: str, rule: Rule | None, place: str, *, malformed: bool, even_restored: bool = False
+    session: Session,
+    run: str,
+    rule: Rule | None,
+    place: str,
+    *,
+    malformed: bool,
+    even_restored: bool = False,
 ) -> ExitCode:
     """Put the messages that the rule means back into their queues: a run of its own.
 
     With `even_restored` also what the archive calls put back or moved, and stands nowhere in Redis.
     """
     if place not in get_args(Place):
-        raise UsageError(f"--place {place!r} is none of original, next, last", "leave it out for their old places")
+        raise UsageError(
+            f"--place {place!r} is none of original, next, last",
+            "leave it out for their old places",
+        )
     record = find_archives(session.options.state_directory, run)
     session.require_consent_possible()
     if record.broker != session.broker.name:
-        raise UsageError(f"they came from {record.broker}, not {session.broker.name}", "name the right inventory")
+        raise UsageError(
+            f"they came from {record.broker}, not {session.broker.name}", "name the right inventory"
+        )
     archives = list(archives_of(session.reporter, record, rule))
     earlier = sent_earlier(session)
     changes = []
@@ -177,7 +208,8 @@ def restore_archive(
         differs, note = session.broker.difference(path, always=even_restored)
         if note:
             session.reporter.warning(
-                f"{path.name}: {note.replace('RUN', record.id)}", "look at the queue before you go on"
+                f"{path.name}: {note.replace('RUN', record.id)}",
+                "look at the queue before you go on",
             )
         for n in differs.here if even_restored else (*differs.here, *differs.doubtful):
             ledger.fates[n] = Fate.RESTORED
@@ -187,7 +219,8 @@ def restore_archive(
         if sent:
             runs = enumerated(sorted({earlier[new_id(task_id)].run for task_id in sent.values()}))
             session.reporter.warning(
-                f"{counted(len(sent), 'message')} of {queue_of(path)} left out: sent again under new ids by run {runs}",
+                f"{counted(len(sent), 'message')} of {queue_of(path)} left out: sent again under"
+                f" new ids by run {runs}",
                 "undo that first",
             )
             for n in sent:
@@ -213,11 +246,19 @@ def restore_archive(
     return ExitCode.OK
 
 
-def _sent_again(ledger: Ledger, rule: Rule | None, earlier: Mapping[str, Earlier]) -> dict[int, str]:
+def _sent_again(
+    ledger: Ledger, rule: Rule | None, earlier: Mapping[str, Earlier]
+) -> dict[int, str]:
     """The ids of the messages that were sent again, by n: put back, too, they would run twice."""
-    taken = (message for message in out_of_queue(ledger, rule) if ledger.fates[message.n] is Fate.TAKEN)
+    taken = (
+        message for message in out_of_queue(ledger, rule) if ledger.fates[message.n] is Fate.TAKEN
+    )
     ids = {message.n: row(message, ledger, "")["id"] for message in taken} if earlier else {}
-    return {n: one for n, one in ids.items() if one and (found := earlier.get(new_id(one))) and found.sent}
+    return {
+        n: one
+        for n, one in ids.items()
+        if one and (found := earlier.get(new_id(one))) and found.sent
+    }
 
 
 def _without(change: Change, ids: tuple[str, ...]) -> Change:
@@ -234,11 +275,17 @@ def _consumers(session: Session, queues: set[str]) -> Iterator[str]:
 
 
 def _restore(
-    path: Path, ledger: Ledger, rule: Rule | None, place: Place, malformed: bool, even_restored: bool
+    path: Path,
+    ledger: Ledger,
+    rule: Rule | None,
+    place: Place,
+    malformed: bool,
+    even_restored: bool,
 ) -> Change | None:
     if ledger.problems:
         raise RunbookError(
-            f"{path} is damaged: {ledger.problems[0]}", "put the file back from a backup, then run again"
+            f"{path} is damaged: {ledger.problems[0]}",
+            "put the file back from a backup, then run again",
         )
     back: list[Mapping[str, Any]] = []
     reasons, withheld = Counter[str](), 0
@@ -267,7 +314,9 @@ def _restore(
     )
 
 
-def archives_of(reporter: Reporter, record: RunRecord, rule: Rule | None) -> Iterator[tuple[Path, Ledger]]:
+def archives_of(
+    reporter: Reporter, record: RunRecord, rule: Rule | None
+) -> Iterator[tuple[Path, Ledger]]:
     """The archives of a run's queues that the rule means, read."""
     for path in archives_in(record.directory):
         if rule is None or fits(rule.queue, queue_of(path)):
@@ -292,11 +341,14 @@ def out_of_queue(ledger: Ledger, rule: Rule | None) -> Iterator[Archived]:
 def find_archives(state_directory: Path, run: str) -> RunRecord:
     """The run; `last` is the newest that has an archive. Raises UsageError where it has none."""
     if run == "last":
-        with_archive = [record.id for record in list_runs(state_directory) if archives_in(record.directory)]
+        with_archive = [
+            record.id for record in list_runs(state_directory) if archives_in(record.directory)
+        ]
         run = with_archive[-1] if with_archive else run
     record = find_run(state_directory, run)
     if not archives_in(record.directory):
         raise UsageError(
-            f"run {record.id} has taken no messages out", f"see {Command('archive.list')} for those that did"
+            f"run {record.id} has taken no messages out",
+            f"see {Command('archive.list')} for those that did",
         )
     return record

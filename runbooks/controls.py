@@ -1,7 +1,7 @@
 """What nodes can be told: `inv rate-limit`, `pool`, `consumer`, `shutdown` and `revoke`.
 
-Each is planned, asked for, written down, and proved by a second look at the node. Where several processes answer to a
-name it is told nothing, for each of them would obey.
+Each is planned, asked for, written down, and proved by a second look at the node. Where several
+processes answer to a name it is told nothing, for each of them would obey.
 """
 
 import re
@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from runbooks.broker.views.message_looks import Wanted
 from runbooks.broker.views.queue_looks import Asked
 from runbooks.core.command import Command
-from runbooks.core.effects import BROKER, Change, ResizePool, RevokeTasks, SetRateLimit, ShutDownNode, SwitchConsumer
+from runbooks.core.effects import (
+    BROKER,
+    Change,
+    ResizePool,
+    RevokeTasks,
+    SetRateLimit,
+    ShutDownNode,
+    SwitchConsumer,
+)
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.model import NodeState, Rule
 from runbooks.core.needs import Needs
@@ -34,22 +42,41 @@ Judged = Change | str | None
 
 
 def rate_limit(session: Session, task: str, limit: str, patterns: str) -> ExitCode:
-    """Give a task another rate limit on the nodes that know it, or on those of them that a pattern fits."""
+    """Give a task another rate limit on the nodes that know it, or on those of them that a pattern
+    fits.
+    """
     wanted = "" if limit in ("none", "0") else limit
     if wanted and not re.fullmatch(r"\d+(\.\d+)?(/[smh])?", wanted):
-        raise UsageError(f"the rate limit {limit!r} is none", "write it as Celery does: 10/s, 10/m, 10/h; or none")
+        raise UsageError(
+            f"the rate limit {limit!r} is none",
+            "write it as Celery does: 10/s, 10/m, 10/h; or none",
+        )
     nodes = _nodes(session, patterns)
     known = {name for node in nodes.values() for name in node.registered}
     if task not in known:
-        raise UsageError(f"no such node registers {task}{did_you_mean(task, known)}", f"see {Command('tasks')}")
+        raise UsageError(
+            f"no such node registers {task}{did_you_mean(task, known)}", f"see {Command('tasks')}"
+        )
 
     def judge(node: NodeState) -> Judged:
         before = node.rate_limits.get(task, "")
         if task not in node.registered or before == wanted:
             return None
-        summary = f"{task} on {node.name}: {wanted or 'no rate limit'} instead of {before or 'none'}"
-        do, undo = SetRateLimit(node.name, task, wanted, before), SetRateLimit(node.name, task, before, wanted)
-        return Change(BROKER, _STEP, summary, do, undo, "until the worker is started anew: then it has its own again")
+        summary = (
+            f"{task} on {node.name}: {wanted or 'no rate limit'} instead of {before or 'none'}"
+        )
+        do, undo = (
+            SetRateLimit(node.name, task, wanted, before),
+            SetRateLimit(node.name, task, before, wanted),
+        )
+        return Change(
+            BROKER,
+            _STEP,
+            summary,
+            do,
+            undo,
+            "until the worker is started anew: then it has its own again",
+        )
 
     return _carry_out(session, nodes, judge)
 
@@ -57,16 +84,28 @@ def rate_limit(session: Session, task: str, limit: str, patterns: str) -> ExitCo
 def pool(session: Session, patterns: str, by: int) -> ExitCode:
     """Let the prefork pools of nodes have so many processes more, or less."""
     if not by:
-        raise UsageError("say by how many processes: --grow N or --shrink N", "nothing was looked at")
+        raise UsageError(
+            "say by how many processes: --grow N or --shrink N", "nothing was looked at"
+        )
 
     def judge(node: NodeState) -> Judged:
         size = node.size
         if node.pool != "prefork" or size is None:
-            return f"its pool is {node.pool or 'unknown'}, and only prefork has processes that come and go"
+            return (
+                f"its pool is {node.pool or 'unknown'}, and only prefork has processes that come"
+                " and go"
+            )
         if size + by < 1:
             return f"its pool has {counted(size, 'process', 'processes')}, and one has to stay"
-        summary = f"the pool of {node.name}: {counted(size + by, 'process', 'processes')} instead of {size}"
-        busy = "of those that are to go only idle ones do; where all are busy the node refuses" if by < 0 else ""
+        summary = (
+            f"the pool of {node.name}: {counted(size + by, 'process', 'processes')} instead of"
+            f" {size}"
+        )
+        busy = (
+            "of those that are to go only idle ones do; where all are busy the node refuses"
+            if by < 0
+            else ""
+        )
         do, undo = ResizePool(node.name, size + by, size), ResizePool(node.name, size, size + by)
         return Change(BROKER, _STEP, summary, do, undo, busy)
 
@@ -76,7 +115,10 @@ def pool(session: Session, patterns: str, by: int) -> ExitCode:
 def consumer(session: Session, patterns: str, action: str, queue: str) -> ExitCode:
     """Let nodes consume a queue, or not; none that would discard what waits there."""
     if action not in ("add", "cancel"):
-        raise UsageError(f"{action!r} is neither add nor cancel", "for example: consumer 'high*' cancel low_priority")
+        raise UsageError(
+            f"{action!r} is neither add nor cancel",
+            "for example: consumer 'high*' cancel low_priority",
+        )
     nodes = _nodes(session, patterns)
     _require_queue(session, nodes, queue)
     waiting = _waiting(session, queue) if action == "add" else frozenset[str]()
@@ -86,8 +128,14 @@ def consumer(session: Session, patterns: str, action: str, queue: str) -> ExitCo
         if (queue in node.queues) is adds:
             return None
         if lacking := waiting - node.registered:
-            return f"messages of {tasks(lacking)} wait in {queue}, which it does not know: it would discard them"
-        do, undo = SwitchConsumer(node.name, queue, adds), SwitchConsumer(node.name, queue, not adds)
+            return (
+                f"messages of {tasks(lacking)} wait in {queue}, which it does not know: it would"
+                " discard them"
+            )
+        do, undo = (
+            SwitchConsumer(node.name, queue, adds),
+            SwitchConsumer(node.name, queue, not adds),
+        )
         summary = f"let {node.name} {'consume' if adds else 'consume no more of'} {queue}"
         note = "" if adds else "what it has fetched of it runs all the same"
         return Change(BROKER, _STEP, summary, do, undo, note)
@@ -101,8 +149,8 @@ def shutdown(session: Session, patterns: str) -> ExitCode:
     def judge(node: NodeState) -> Judged:
         running = counted(len(node.running), "task runs", "tasks run")
         detail = (
-            f"{running} on it now, and the node ends after that\nthis cannot be taken "
-            "back: whoever runs the worker has to start it again, and may do so by itself (Restart=always)"
+            f"{running} on it now, and the node ends after that\nthis cannot be taken back: whoever"
+            " runs the worker has to start it again, and may do so by itself (Restart=always)"
         )
         return Change(BROKER, _STEP, f"let {node.name} end", ShutDownNode(node.name), None, detail)
 
@@ -112,7 +160,9 @@ def shutdown(session: Session, patterns: str) -> ExitCode:
 def revoke(session: Session, ids: Sequence[str], rule: Rule | None) -> ExitCode:
     """Let all nodes discard tasks, by their ids or by what a rule means of the inventory's queues."""
     if bool(ids) is bool(rule):
-        raise UsageError("name tasks by their ids, or flags that mean some, not both", "see --help revoke")
+        raise UsageError(
+            "name tasks by their ids, or flags that mean some, not both", "see --help revoke"
+        )
     session.require_consent_possible()
     session.observe(Needs.NODES)
     meant = dict.fromkeys(ids, "") if rule is None else _meant(session, rule)
@@ -124,12 +174,19 @@ def revoke(session: Session, ids: Sequence[str], rule: Rule | None) -> ExitCode:
     if not meant:
         session.reporter.message("No message fits.")
         return ExitCode.OK
-    where = [f"{one}  {_where(session, one)}" for one in list(meant)[:_LOOKED_FOR]] if rule is None else []
+    where = (
+        [f"{one}  {_where(session, one)}" for one in list(meant)[:_LOOKED_FOR]]
+        if rule is None
+        else []
+    )
     counts = Counter(meant.values() if rule else ())
     lines = [
         *where,
         *(f"{count:,} × {task}" for task, count in counts.most_common()),
-        "each node discards them when it takes them; it may forget them after three hours, and all do once the last of",
+        (
+            "each node discards them when it takes them; it may forget them after three hours, and"
+            " all do once the last of"
+        ),
         "the nodes has ended; the result backend calls them REVOKED; what already runs goes on",
         "this cannot be taken back: Celery has no way to",
     ]
@@ -144,7 +201,8 @@ def _meant(session: Session, rule: Rule) -> Mapping[str, str]:
     queues = [queue for queue in session.fleet.queues if fits(rule.queue, queue)]
     if not queues:
         raise UsageError(
-            f"--queue: no queue fits {rule.queue!r}", f"the inventory has {', '.join(session.fleet.queues)}"
+            f"--queue: no queue fits {rule.queue!r}",
+            f"the inventory has {', '.join(session.fleet.queues)}",
         )
     views = (session.broker.messages(queue, session.fleet.queues, wanted) for queue in queues)
     return {one.id: one.task or "" for view in views for one in view.messages if one.id}
@@ -164,21 +222,30 @@ def _where(session: Session, task_id: str) -> str:
 
 
 def _nodes(session: Session, patterns: str) -> Mapping[str, NodeState]:
-    """The nodes that are meant and answer; the others are told. Raises UsageError where a pattern fits nothing."""
+    """The nodes that are meant and answer; the others are told. Raises UsageError where a pattern
+    fits nothing.
+    """
     session.require_consent_possible()
     snapshot = session.observe(Needs.NODES)
     session.require_alone(snapshot.other_run)
     assert snapshot.broker is not None
     meant, silent = chosen_nodes(snapshot.broker.nodes, session.broker.listening(), patterns)
     for name in silent:
-        session.reporter.warning(f"{name} is left out: it does not answer", "it is busy (solo), hangs, or was killed")
+        session.reporter.warning(
+            f"{name} is left out: it does not answer", "it is busy (solo), hangs, or was killed"
+        )
     return meant
 
 
 def _require_queue(session: Session, nodes: Mapping[str, NodeState], queue: str) -> None:
     """Raise UsageError where nobody knows the queue, and nothing waits in it."""
     known = list(
-        dict.fromkeys((*session.fleet.queues, *(one for node in nodes.values() for one in sorted(node.queues))))
+        dict.fromkeys(
+            (
+                *session.fleet.queues,
+                *(one for node in nodes.values() for one in sorted(node.queues)),
+            )
+        )
     )
     if queue not in known:
         _look(session, queue)
@@ -195,11 +262,19 @@ def _look(session: Session, queue: str) -> Sequence[QueueView]:
     return session.broker.queue_looks(named, lambda *_: {})(Asked(queue, exact=True)).queues
 
 
-def _carry_out(session: Session, nodes: Mapping[str, NodeState], judge: Callable[[NodeState], Judged]) -> ExitCode:
-    """Plan what is to be told to each node, and tell it. Exit code 2 where one has to be left as it is."""
+def _carry_out(
+    session: Session, nodes: Mapping[str, NodeState], judge: Callable[[NodeState], Judged]
+) -> ExitCode:
+    """Plan what is to be told to each node, and tell it. Exit code 2 where one has to be left as it
+    is.
+    """
     recap, changes = Recap(), list[Change]()
     for label, node in sorted(nodes.items()):
-        judged = f"{node.twins} processes answer to it, and each would do it" if node.twins > 1 else judge(node)
+        judged = (
+            f"{node.twins} processes answer to it, and each would do it"
+            if node.twins > 1
+            else judge(node)
+        )
         if isinstance(judged, str):
             session.reporter.warning(f"{label} is left as it is: {judged}", "")
             recap.at(BROKER).blocked += 1

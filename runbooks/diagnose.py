@@ -33,12 +33,15 @@ class PageFile(Struct, frozen=True):
     pages: Pages
 
 
-def diagnose(session: Session, patterns: str | None = None, *, budget: str, file: PageFile | None = None) -> ExitCode:
-    """Exit code 1 where an error or a warning was found, 4 where a host or the broker does not answer.
+def diagnose(
+    session: Session, patterns: str | None = None, *, budget: str, file: PageFile | None = None
+) -> ExitCode:
+    """Exit code 1 where an error or a warning was found, 4 where a host or the broker does not
+    answer.
 
-    With `patterns` the whole fleet is looked at, and what is wrong with other workers and beats alone is left out.
-    Messages are read for the duration of the `budget`, then a sample of what is left. With a `file` what was found is
-    written there as a page, too.
+    With `patterns` the whole fleet is looked at, and what is wrong with other workers and beats
+    alone is left out. Messages are read for the duration of the `budget`, then a sample of what is
+    left. With a `file` what was found is written there as a page, too.
     """
     if file:
         require_place("--html", file.path)
@@ -52,7 +55,9 @@ def diagnose(session: Session, patterns: str | None = None, *, budget: str, file
         session.reporter.message(*at_tasks)
     if session.fleet.found:
         session.reporter.message(*_not_looked_at(session.fleet.found))
-        session.reporter.next_step("The inventory of what runs, for all that changes something", Command("adopt"))
+        session.reporter.next_step(
+            "The inventory of what runs, for all that changes something", Command("adopt")
+        )
     elif can_be_fixed(findings):
         session.reporter.next_step("What would put it right", Command("remediate", "--dry-run"))
     if file:
@@ -62,7 +67,9 @@ def diagnose(session: Session, patterns: str | None = None, *, budget: str, file
     return unreachable or (ExitCode.FINDINGS if faults else ExitCode.OK)
 
 
-def _write(session: Session, snapshot: Snapshot, findings: Sequence[Finding], file: PageFile) -> None:
+def _write(
+    session: Session, snapshot: Snapshot, findings: Sequence[Finding], file: PageFile
+) -> None:
     history = History(None)
     try:
         look = look_of(session.fleet, snapshot, history)
@@ -83,10 +90,16 @@ def _write(session: Session, snapshot: Snapshot, findings: Sequence[Finding], fi
 
 def _not_looked_at(found: Found) -> Iterator[str]:
     """Say what a look without an inventory leaves out, a line each."""
-    yield "No inventory says what is to be, so what runs stands for it. Not looked at, and what makes it known:"
+    yield (
+        "No inventory says what is to be, so what runs stands for it. Not looked at, and what makes"
+        " it known:"
+    )
     for what, known_by in found.unseen.items():
         yield f"  {what}: {known_by}"
     for db in found.other_dbs:
         yield f"  db {db}, which Celery uses, too: --broker with /{db} at its end"
     for prefix in found.other_prefixes:
-        yield f"  queues under the key prefix {prefix!r}: celery_broker_options: {{global_keyprefix: {prefix!r}}}"
+        yield (
+            f"  queues under the key prefix {prefix!r}: celery_broker_options: {{global_keyprefix:"
+            f" {prefix!r}}}"
+        )

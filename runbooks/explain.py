@@ -1,4 +1,6 @@
-"""`inv explain CODE`: what a finding means, how it is known, what to do about it, and what it is not."""
+"""`inv explain CODE`: what a finding means, how it is known, what to do about it, and what it is
+not.
+"""
 
 import difflib
 import re

@@ -1,4 +1,6 @@
-"""`inv fix-imports`: import expected tasks that nothing imports, in the file that makes the application."""
+"""`inv fix-imports`: import expected tasks that nothing imports, in the file that makes the
+application.
+"""
 
 from collections.abc import Collection, Iterable
 
@@ -18,22 +20,28 @@ _OTHERWISE = ("task.import_fails", "host.probe_failed", "task.never_imported")
 
 
 def fix_imports(session: Session, rolling: Rolling, *, restart: bool = True) -> ExitCode:
-    """Each change was tried on its host first, and is proved by loading the application again; else it is put back.
+    """Each change was tried on its host first, and is proved by loading the application again; else
+    it is put back.
 
-    The running workers of these hosts are restarted after that, for they load the application when they start; not
-    without `restart`, and not where a finding forbids it. Where an import fails nothing is written: that has to be
-    mended first. The application is loaded whatever its workers know, for these may have been started on another file.
+    The running workers of these hosts are restarted after that, for they load the application when
+    they start; not without `restart`, and not where a finding forbids it. Where an import fails
+    nothing is written: that has to be mended first. The application is loaded whatever its workers
+    know, for these may have been started on another file.
     """
     session.require_consent_possible()
     snapshot = session.observe(Needs.EVERYTHING)
-    snapshot = session.with_imports(snapshot, [host.name for host in session.fleet.hosts if host.services])
+    snapshot = session.with_imports(
+        snapshot, [host.name for host in session.fleet.hosts if host.services]
+    )
     found = [finding for finding in session.blocking(snapshot) if not _is_mended_here(finding)]
     importing = import_step(session.fleet, snapshot)
     written = {change.host for change in importing.plan(snapshot)}
     running = _running_workers(session, snapshot, written)
     kept_back = [*found, *not_restarted(session.fleet, running)]
     services = _unblocked(running, kept_back) if restart else frozenset()
-    since = {name: state.clock_at for name, state in snapshot.reachable().items() if name in written}
+    since = {
+        name: state.clock_at for name, state in snapshot.reachable().items() if name in written
+    }
     steps = (importing, *only([session.workers(since)], services))
     blocking = [finding for finding in found if finding.code in _OTHERWISE]
     code = walk(session, steps, snapshot, rolling=rolling, blocking=blocking)

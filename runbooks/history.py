@@ -37,7 +37,10 @@ def runs(reporter: Reporter, state_directory: Path) -> ExitCode:
 
 def headline(record: RunRecord) -> str:
     """Which run it is, in a line."""
-    return f"Run {record.id}: {record.verb} by {record.operator}, {_utc(record.started_at)} UTC, {record.state}"
+    return (
+        f"Run {record.id}: {record.verb} by {record.operator}, {_utc(record.started_at)} UTC,"
+        f" {record.state}"
+    )
 
 
 def _utc(at: float) -> str:
@@ -53,9 +56,15 @@ def show(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
         reporter.message("It changed nothing.")
         return ExitCode.OK
     for entry in record.entries:
-        detail = entry.unproved or entry.detail or ("" if entry.outcome else "begun; undo looks first how far it came")
+        detail = (
+            entry.unproved
+            or entry.detail
+            or ("" if entry.outcome else "begun; undo looks first how far it came")
+        )
         if isinstance(entry.change.do, RunTask) and detail.startswith("sent"):
             detail += f"; how it stands: {Command('run-task', '--status', entry.change.do.task_id)}"
-        undone = entry.undone and entry.outcome is not Outcome.FAILED  # what was never made is not undone
+        undone = (
+            entry.undone and entry.outcome is not Outcome.FAILED
+        )  # what was never made is not undone
         reporter.recorded(entry.change, entry.outcome or Outcome.UNKNOWN, detail, undone=undone)
     return ExitCode.OK

@@ -8,7 +8,9 @@ from runbooks.engine.main_loop import walk
 
 
 def install_units(session: Session) -> ExitCode:
-    """A unit or conf file for each worker and for beat; nothing is started, and what the inventory lost is removed."""
+    """A unit or conf file for each worker and for beat; nothing is started, and what the inventory
+    lost is removed.
+    """
     session.require_consent_possible()
     snapshot = session.observe(Needs.FILES | Needs.SERVICES)
     blocking = list(units_of_others(session.fleet, snapshot))

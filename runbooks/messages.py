@@ -1,4 +1,6 @@
-"""`inv messages QUEUE`: the messages of a queue, the next to run first; changes nothing, and unpickles nothing."""
+"""`inv messages QUEUE`: the messages of a queue, the next to run first; changes nothing, and
+unpickles nothing.
+"""
 
 from runbooks.broker.views.message_looks import Wanted
 from runbooks.core.errors import ExitCode

@@ -1,4 +1,6 @@
-"""`inv monitor`: one bounded, read-only look at every queue; its history, its metrics, and those who are to be told."""
+"""`inv monitor`: one bounded, read-only look at every queue; its history, its metrics, and those
+who are to be told.
+"""
 
 import re
 import sqlite3
@@ -41,11 +43,16 @@ _SHOWN_S = 86400.0
 _RUNS = 50
 
 _READING = 0.5  # the share of the time that is for reading messages
-_WITHOUT_HISTORY = "this look knows no rates, and tells again what was told; free or mend the file, or pass --state-dir"
+_WITHOUT_HISTORY = (
+    "this look knows no rates, and tells again what was told; free or mend the file, or pass"
+    " --state-dir"
+)
 
 
 def monitor(session: Session, *, textfile: str) -> ExitCode:
-    """Exit code 1 where something is crossed, 4 where the broker or a host of beat's does not answer."""
+    """Exit code 1 where something is crossed, 4 where the broker or a host of beat's does not
+    answer.
+    """
     watcher = Watcher(session, Exposition(session.fleet))
     code = watcher.look()
     if textfile:
@@ -58,23 +65,31 @@ def monitor(session: Session, *, textfile: str) -> ExitCode:
 
 
 def listen(session: Session, pages: Pages, *, address: str, every: str) -> ExitCode:
-    """Look again and again, and give the figures to whoever scrapes them, and a page of them to a browser.
+    """Look again and again, and give the figures to whoever scrapes them, and a page of them to a
+    browser.
 
     It ends by SIGTERM, which is no fault, or ^C.
     """
     every_s = duration("--every", every)
     found = re.fullmatch(r"(?:(?P<host>.+):)?(?P<port>\d{1,5})", address)
     if not found or int(found["port"]) > 65535:
-        raise UsageError(f"--listen {address!r}: name a port, or an address and a port", "for example 127.0.0.1:9808")
+        raise UsageError(
+            f"--listen {address!r}: name a port, or an address and a port",
+            "for example 127.0.0.1:9808",
+        )
     host = (found["host"] or "127.0.0.1").strip("[]")
     site = Site(pages, every_s, session.fleet.app.monitor.timeout)
     watcher = Watcher(session, Exposition(session.fleet), site)
     try:
         port = serve(watcher.exposition.registry(), host, int(found["port"]), site)
     except OSError as error:
-        raise UsageError(f"--listen {address}: {error.strerror}", "name another port or address") from None
+        raise UsageError(
+            f"--listen {address}: {error.strerror}", "name another port or address"
+        ) from None
     place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    session.reporter.message(f"metrics at {place}/metrics, a look every {span(every_s)}; a page of it at {place}/")
+    session.reporter.message(
+        f"metrics at {place}/metrics, a look every {span(every_s)}; a page of it at {place}/"
+    )
     with until_terminated():
         while True:
             try:
@@ -96,7 +111,9 @@ class Watcher(Struct):
     """What was known of the schedule at the last look."""
 
     def look(self) -> ExitCode:
-        """One look: told, written down, exposed, and passed on. Raises LockHeld while another monitor looks."""
+        """One look: told, written down, exposed, and passed on. Raises LockHeld while another
+        monitor looks.
+        """
         with self._alone() as path:
             snapshot = self._observe()
             history, look = self._remember(path, snapshot)
@@ -124,7 +141,9 @@ class Watcher(Struct):
 
     @contextmanager
     def _alone(self) -> Iterator[Path | None]:
-        """While no other monitor of this fleet works: the history's path, None where its folder cannot be used."""
+        """While no other monitor of this fleet works: the history's path, None where its folder
+        cannot be used.
+        """
         path = history_path(self.session.fleet, self.session.options.state_directory)
         with ExitStack() as held:
             usable = False
@@ -134,7 +153,9 @@ class Watcher(Struct):
                 held.enter_context(alone(path.parent))
                 usable = True
             except OSError as error:
-                self.session.reporter.warning(f"{path.parent} cannot be used: {error.strerror}", _WITHOUT_HISTORY)
+                self.session.reporter.warning(
+                    f"{path.parent} cannot be used: {error.strerror}", _WITHOUT_HISTORY
+                )
             except LockHeld:
                 raise
             except RunbookError as error:
@@ -152,7 +173,9 @@ class Watcher(Struct):
             with deadline(timeout_s):
                 begun = time.monotonic()
                 read_until = begun + timeout_s * _READING
-                found = self.session.observe(needs, hosts, read_until=read_until, without_broker=True)
+                found = self.session.observe(
+                    needs, hosts, read_until=read_until, without_broker=True
+                )
         except BrokerUnreachable as error:  # the time is up
             found = Snapshot(time.time(), BrokerState.not_seen(NotAsked.of(error)), {})
         else:
@@ -161,17 +184,25 @@ class Watcher(Struct):
         return found
 
     def _with_schedules(self, found: Snapshot, left_s: float) -> Snapshot:
-        """The snapshot with what beat's schedulers keep, where that can be asked in the time that is left."""
+        """The snapshot with what beat's schedulers keep, where that can be asked in the time that
+        is left.
+        """
         needs = Needs.FILES | Needs.SERVICES | Needs.IMPORTS | Needs.BEAT | Needs.SCHEDULE
         if not found.reachable() or left_s <= 0:
             return found
         try:
             with deadline(left_s):
-                more = self.session.observe(needs, list(found.reachable()), without_broker=True).reachable()
+                more = self.session.observe(
+                    needs, list(found.reachable()), without_broker=True
+                ).reachable()
                 self.ways = paths(self.session.fleet, replace(found, hosts=more))
         except RunbookError:  # also where the time is up
             return found
-        kept = {name: replace(state, kept=more[name].kept) for name, state in found.reachable().items() if name in more}
+        kept = {
+            name: replace(state, kept=more[name].kept)
+            for name, state in found.reachable().items()
+            if name in more
+        }
         return replace(found, hosts={**found.hosts, **kept})
 
     def _remember(self, path: Path | None, snapshot: Snapshot) -> tuple[History, Look]:
@@ -186,7 +217,9 @@ class Watcher(Struct):
                     raise
         except (sqlite3.Error, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            self.session.reporter.warning(f"the history {path} cannot be used: {why}", _WITHOUT_HISTORY)
+            self.session.reporter.warning(
+                f"the history {path} cannot be used: {why}", _WITHOUT_HISTORY
+            )
         self.memory = self.memory or History(None)
         return self.memory, self._judge(self.memory, snapshot)
 
@@ -221,12 +254,19 @@ class Watcher(Struct):
     def _runs(self, at: float) -> tuple[PastRun, ...]:
         """The runs of the last day that are recorded here, as far as they can be read."""
         try:
-            return recent_runs(self.session.options.state_directory, self.session.fleet.app.app, at - _SHOWN_S, _RUNS)
+            return recent_runs(
+                self.session.options.state_directory,
+                self.session.fleet.app.app,
+                at - _SHOWN_S,
+                _RUNS,
+            )
         except RunbookError:  # those who ask for runs are told
             return ()
 
     def _pass_on(self, history: History) -> None:
-        """Tell every target what it does not know yet; what it does not take is kept for the next look."""
+        """Tell every target what it does not know yet; what it does not take is kept for the next
+        look.
+        """
         app = self.session.fleet.app
         problem, advice = what_lacks()
         if app.notify and problem:
@@ -238,7 +278,8 @@ class Watcher(Struct):
                     continue
                 if why := deliver(url, app.app, news):
                     self.session.reporter.warning(
-                        f"celery_notify.{number} was not told of {counted(len(news), 'change')}: {why}",
+                        f"celery_notify.{number} was not told of {counted(len(news), 'change')}:"
+                        f" {why}",
                         "the next look tries again",
                     )
                 else:
@@ -249,7 +290,9 @@ class Watcher(Struct):
 
 def _exit_code(snapshot: Snapshot, look: Look) -> ExitCode:
     assert snapshot.broker is not None
-    if snapshot.broker.is_away or any(isinstance(state, Unreachable) for state in snapshot.hosts.values()):
+    if snapshot.broker.is_away or any(
+        isinstance(state, Unreachable) for state in snapshot.hosts.values()
+    ):
         return ExitCode.UNREACHABLE
     return ExitCode.FINDINGS if look.crossings else ExitCode.OK
 
@@ -259,12 +302,16 @@ def _require_private(path: Path) -> None:
     require_private(path.parents[2], path.parents[1], path.parent, path)
 
 
-def show_history(reporter: Reporter, fleet: Fleet, state_directory: Path, *, queue: str, since: str) -> ExitCode:
+def show_history(
+    reporter: Reporter, fleet: Fleet, state_directory: Path, *, queue: str, since: str
+) -> ExitCode:
     """Draw the depths of every queue, or of one, and list what was crossed. Asks nobody."""
     path, now = history_path(fleet, state_directory), time.time()
     since_at = now - duration("--since", since)
     if queue and queue not in fleet.queues:
-        raise UsageError(f"--queue {queue!r}: no worker consumes it", f"there are: {', '.join(fleet.queues)}")
+        raise UsageError(
+            f"--queue {queue!r}: no worker consumes it", f"there are: {', '.join(fleet.queues)}"
+        )
     _require_private(path)
     try:
         depths, crossings = read_history(path, since_at) if path.exists() else ({}, [])
@@ -277,7 +324,12 @@ def show_history(reporter: Reporter, fleet: Fleet, state_directory: Path, *, que
     for name, points in chosen.items():
         reporter.depths(name, points, now)
     rows = [
-        {"from": utc(one.since_at), "to": utc(until_at) if until_at else "", "finding": one.code, "of": one.subject}
+        {
+            "from": utc(one.since_at),
+            "to": utc(until_at) if until_at else "",
+            "finding": one.code,
+            "of": one.subject,
+        }
         for one, until_at in crossings
         if queue in ("", one.subject)
     ]

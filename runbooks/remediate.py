@@ -17,9 +17,11 @@ from runbooks.verify import expectations
 
 
 def remediate(session: Session, rolling: Rolling) -> ExitCode:
-    """Repair the environment, install units and cron entries, clean the queues, restart the workers, then prove it.
+    """Repair the environment, install units and cron entries, clean the queues, restart the
+    workers, then prove it.
 
-    The order matters: workers load the environment when they start, and a queue is cleaned before its worker wakes.
+    The order matters: workers load the environment when they start, and a queue is cleaned before
+    its worker wakes.
     """
     session.require_consent_possible()
     snapshot = session.observe(Needs.EVERYTHING)
@@ -40,7 +42,9 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     options = session.options
     unproved = last_failed(options.state_directory, options.verb, options.inventory)
     if unproved and not make_plan(steps, snapshot):
-        session.reporter.message("The last remediation did not end well, so its proof is made again.")
+        session.reporter.message(
+            "The last remediation did not end well, so its proof is made again."
+        )
     canary = session.fleet.app.canary
     does = canary.said if canary else ""
     proof = Proof(Needs.EVERYTHING | Needs.PROBES, prove, does, anyway=unproved)
@@ -48,7 +52,9 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     left = any(finding.severity is Severity.ERROR and not finding.fix for finding in findings)
     if code != ExitCode.OK or options.dry_run or not left:
         return code
-    is_proved = unproved or make_plan(steps, snapshot)  # then the proof has judged anew what the first look found
+    is_proved = unproved or make_plan(
+        steps, snapshot
+    )  # then the proof has judged anew what the first look found
     return ExitCode.OK if is_proved else ExitCode.FINDINGS
 
 
@@ -58,7 +64,9 @@ def prove(run: Run, snapshot: Snapshot) -> None:
     Where all is well one line of each log is enough.
     """
     from runbooks.tail_logs import show_last
-    from runbooks.task_runs.canary import run_canary  # loads what the broker needs, which a look does beside the hosts
+    from runbooks.task_runs.canary import (
+        run_canary,
+    )  # loads what the broker needs, which a look does beside the hosts
 
     session, recap = run.session, run.recap
     findings = session.diagnose(snapshot, conclusive=False)

@@ -1,4 +1,6 @@
-"""`inv report RUN`: one page of a run, to be read and handed in: what was wrong, what was done, how to take it back."""
+"""`inv report RUN`: one page of a run, to be read and handed in: what was wrong, what was done, how
+to take it back.
+"""
 
 import heapq
 import re
@@ -27,7 +29,9 @@ MARGIN_S = 900.0
 """How long before and after the run what others saw is shown, too."""
 
 _LOG_LINES = 500
-_NOTABLE = re.compile(r"ERROR|CRITICAL|FATAL|WARNING|Traceback|Warm shutdown|Cold shutdown| ready\.")
+_NOTABLE = re.compile(
+    r"ERROR|CRITICAL|FATAL|WARNING|Traceback|Warm shutdown|Cold shutdown| ready\."
+)
 
 
 class Wanted(Struct, frozen=True):
@@ -40,18 +44,30 @@ class Wanted(Struct, frozen=True):
     @property
     def files(self) -> Mapping[str, str]:
         """By flag, those that are wanted."""
-        return {flag: name for flag, name in {"--html": self.html, "--markdown": self.markdown}.items() if name}
+        return {
+            flag: name
+            for flag, name in {"--html": self.html, "--markdown": self.markdown}.items()
+            if name
+        }
 
 
 def report(
-    reporter: Reporter, state_directory: Path, run: str, wanted: Wanted, pages: Pages, session: Session | None
+    reporter: Reporter,
+    state_directory: Path,
+    run: str,
+    wanted: Wanted,
+    pages: Pages,
+    session: Session | None,
 ) -> ExitCode:
-    """Write the page of a run. Without a `session`, for the inventory cannot be read, only from its record.
+    """Write the page of a run. Without a `session`, for the inventory cannot be read, only from its
+    record.
 
     Raises UsageError where no file is named.
     """
     if not wanted.files:
-        raise UsageError("no file is named for the report", "give --html FILE, or --markdown FILE, or both")
+        raise UsageError(
+            "no file is named for the report", "give --html FILE, or --markdown FILE, or both"
+        )
     for flag, name in wanted.files.items():
         require_place(flag, Path(name))
     record = find_run(state_directory, run)
@@ -70,14 +86,26 @@ def report(
     return ExitCode.OK
 
 
-def _around(record: RunRecord, session: Session | None, state_directory: Path, *, logs: bool) -> Around:
+def _around(
+    record: RunRecord, session: Session | None, state_directory: Path, *, logs: bool
+) -> Around:
     """What the monitor and the logs saw from before the run until after it."""
     if session is None:
-        return Around(notes=("the inventory cannot be read, so the monitor's history and the logs are left out",))
+        return Around(
+            notes=(
+                "the inventory cannot be read, so the monitor's history and the logs are left out",
+            )
+        )
     if session.fleet.app.app != record.application or session.broker.name != record.broker:
-        why = f"the run was on {record.application} at {record.broker}, this inventory is of another fleet"
+        why = (
+            f"the run was on {record.application} at {record.broker}, this inventory is of another"
+            " fleet"
+        )
         return Around(notes=(f"{why}; the monitor's history and the logs are left out",))
-    since_at, until_at = record.started_at - MARGIN_S, (record.ended_at or record.started_at) + MARGIN_S
+    since_at, until_at = (
+        record.started_at - MARGIN_S,
+        (record.ended_at or record.started_at) + MARGIN_S,
+    )
     notes: list[str] = []
     depths, crossings = _history(session, state_directory, (since_at, until_at), notes)
     if not logs:
@@ -100,15 +128,24 @@ def _history(
         return {}, []
     if not depths:
         notes.append("the monitor has no look from around the time of the run")
-    within = {queue: [one for one in points if one[0] <= times[1]] for queue, points in depths.items()}
+    within = {
+        queue: [one for one in points if one[0] <= times[1]] for queue, points in depths.items()
+    }
     return within, [(one, until_at) for one, until_at in crossings if one.since_at <= times[1]]
 
 
 def _logs(session: Session, times: tuple[float, float], notes: list[str]) -> list[LogLine]:
-    """The lines that tell of trouble, of a start or of an end, between two times; of many the first."""
+    """The lines that tell of trouble, of a start or of an end, between two times; of many the
+    first.
+    """
     asked = Asked(_NOTABLE.search, None, times[0])
-    logs = {host.name: HostLogs(host, session.transports[host.name], asked) for host in session.fleet.hosts}
-    begun = on_hosts(session.transports, session.fleet.hosts, lambda host, _: logs[host.name].start())
+    logs = {
+        host.name: HostLogs(host, session.transports[host.name], asked)
+        for host in session.fleet.hosts
+    }
+    begun = on_hosts(
+        session.transports, session.fleet.hosts, lambda host, _: logs[host.name].start()
+    )
     notes += [
         f"the logs of {name} were not read: {answer.why}"
         for name, answer in begun.items()
@@ -119,7 +156,10 @@ def _logs(session: Session, times: tuple[float, float], notes: list[str]) -> lis
     within = takewhile(lambda line: when(line) <= times[1], merged)
     lines = [line for _, line in zip(range(_LOG_LINES + 1), within, strict=False)]
     if len(lines) > _LOG_LINES:
-        notes.append(f"of the logs only the first {counted(_LOG_LINES, 'line')} that tell of trouble are shown")
+        notes.append(
+            f"of the logs only the first {counted(_LOG_LINES, 'line')} that tell of trouble are"
+            " shown"
+        )
     return lines[:_LOG_LINES]
 
 

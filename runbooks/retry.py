@@ -1,7 +1,9 @@
-"""`inv retry`: send tasks again that failed, as the result backend has them: the same arguments, a new id.
+"""`inv retry`: send tasks again that failed, as the result backend has them: the same arguments, a
+new id.
 
-The new id follows from the old one, so what was sent again is known and never sent twice. The new messages are in the
-run's archive before the first is sent; where a run was killed, the next goes on with it.
+The new id follows from the old one, so what was sent again is known and never sent twice. The new
+messages are in the run's archive before the first is sent; where a run was killed, the next goes on
+with it.
 """
 
 import socket
@@ -32,7 +34,9 @@ _EVER = float("inf")
 
 
 class Asked(Struct, frozen=True):
-    """Which failures are meant: patterns for task and exception, and how long ago at most; how many a second."""
+    """Which failures are meant: patterns for task and exception, and how long ago at most; how many
+    a second.
+    """
 
     task: str
     exception: str
@@ -41,7 +45,9 @@ class Asked(Struct, frozen=True):
 
 
 class _Sorted(Struct):
-    """The failures that are meant: to be sent, by queue; to be gone on with, by archive; left out, by reason."""
+    """The failures that are meant: to be sent, by queue; to be gone on with, by archive; left out,
+    by reason.
+    """
 
     new: dict[str, list[StoredResult]] = field(default_factory=lambda: defaultdict(list))
     begun: dict[Path, list[StoredResult]] = field(default_factory=lambda: defaultdict(list))
@@ -49,10 +55,15 @@ class _Sorted(Struct):
 
 
 def retry(session: Session, asked: Asked) -> ExitCode:
-    """Exit code 2 where a failure that is meant has to be left out. Raises UsageError where results cannot be read."""
+    """Exit code 2 where a failure that is meant has to be left out. Raises UsageError where results
+    cannot be read.
+    """
     session.require_consent_possible()
     if not named_redis(session.fleet):
-        raise UsageError("the inventory names no Redis as celery_result_backend", "only there failures can be read")
+        raise UsageError(
+            "the inventory names no Redis as celery_result_backend",
+            "only there failures can be read",
+        )
     snapshot = session.observe(Needs.NODES)
     session.require_alone(snapshot.other_run)
     assert snapshot.broker is not None
@@ -62,11 +73,15 @@ def retry(session: Session, asked: Asked) -> ExitCode:
         session.reporter.warning(f"{counted(count, 'failure')} left out: {why}", "")
         recap.at(BROKER).blocked += not why.startswith("sent again")
     changes = [*_going_on(sorted_out, asked), *_new(sorted_out, asked, snapshot.at)]
-    return one_by_one(session, changes, recap, "Send them again?", lambda run: _write_down(run, sorted_out))
+    return one_by_one(
+        session, changes, recap, "Send them again?", lambda run: _write_down(run, sorted_out)
+    )
 
 
 def _sort(session: Session, asked: Asked, nodes: Mapping[str, NodeState], now: float) -> _Sorted:
-    """Read every result; those that are meant are sorted by what is to be done about them, the oldest first."""
+    """Read every result; those that are meant are sorted by what is to be done about them, the
+    oldest first.
+    """
     look, there, meant = Results(), set[str](), list[StoredResult]()
     for result in session.broker.results("", look, _EVER):
         there.add(result.id)
@@ -92,7 +107,9 @@ def _sort(session: Session, asked: Asked, nodes: Mapping[str, NodeState], now: f
 
 
 def _is_meant(result: StoredResult, asked: Asked, now: float) -> bool:
-    recent = asked.since_s is None or (result.ended_at is not None and now - result.ended_at <= asked.since_s)
+    recent = asked.since_s is None or (
+        result.ended_at is not None and now - result.ended_at <= asked.since_s
+    )
     named = asked.task == "*" or (result.task is not None and fits(asked.task, result.task))
     return recent and named and fits(asked.exception, result.error)
 
@@ -109,7 +126,9 @@ def _why_not(result: StoredResult, nodes: Mapping[str, NodeState]) -> str:
     if not consumers:
         return f"no node that answers consumes {result.queue or 'its queue, which is not stored'}"
     if not all(result.task in node.registered for node in consumers):
-        return f"a node that consumes {result.queue} does not know {result.task}, and would discard it"
+        return (
+            f"a node that consumes {result.queue} does not know {result.task}, and would discard it"
+        )
     return ""
 
 
@@ -124,13 +143,22 @@ def _going_on(found: _Sorted, asked: Asked) -> Iterator[Change]:
         yield _change(str(path.absolute()), queue_of(path), results, asked, time.time(), was)
 
 
-def _change(archive: str, queue: str, results: list[StoredResult], asked: Asked, now: float, was: str) -> Change:
+def _change(
+    archive: str, queue: str, results: list[StoredResult], asked: Asked, now: float, was: str
+) -> Change:
     parents = sum(one.has_parent for one in results)
     lines = [
-        *(f"{n:,} × {task}: {error}" for (task, error), n in Counter((r.task, r.error) for r in results).most_common()),
+        *(
+            f"{n:,} × {task}: {error}"
+            for (task, error), n in Counter((r.task, r.error) for r in results).most_common()
+        ),
         f"failed {_when(results, now)}; no more than {asked.per_s:g} a second",
         "a result stores no priority, expiry, callbacks or rest of a chain: these are not sent",
-        *([f"{parents:,} of them were sent by another task, which does not learn of the new one"] if parents else []),
+        *(
+            [f"{parents:,} of them were sent by another task, which does not learn of the new one"]
+            if parents
+            else []
+        ),
         *([was] if was else []),
     ]
     tasks = [Old(one.id, one.task or "", one.error) for one in results]
@@ -150,7 +178,10 @@ def _write_down(run: Run, found: _Sorted) -> None:
     origin = f"celery-runbooks@{socket.gethostname()}"
     for queue, results in found.new.items():
         messages = (
-            (reason_for(one.id), task_message(new_id(one.id), one.task or "", one.args, one.kwargs, queue, origin))
+            (
+                reason_for(one.id),
+                task_message(new_id(one.id), one.task or "", one.args, one.kwargs, queue, origin),
+            )
             for one in results
         )
         run.session.broker.archive_new(run.journal.directory / archive_name(queue), queue, messages)

@@ -1,6 +1,8 @@
-"""`inv retry --archive RUN`: send tasks again whose messages were taken out of a queue: the same message, a new id.
+"""`inv retry --archive RUN`: send tasks again whose messages were taken out of a queue: the same
+message, a new id.
 
-As with failures, what was sent before is known by its new id, and never sent twice. The old message stays where it is.
+As with failures, what was sent before is known by its new id, and never sent twice. The old message
+stays where it is.
 """
 
 from collections import Counter, defaultdict
@@ -24,7 +26,15 @@ from runbooks.engine.context import Session
 from runbooks.engine.one_by_one import one_by_one
 from runbooks.engine.recap import Recap
 from runbooks.engine.run import Run
-from runbooks.engine.sent_again import RETRY, Earlier, Old, new_id, reason_for, send_change, sent_earlier
+from runbooks.engine.sent_again import (
+    RETRY,
+    Earlier,
+    Old,
+    new_id,
+    reason_for,
+    send_change,
+    sent_earlier,
+)
 
 _DONE = "already"
 """The last word of a reason that leaves nothing to do."""
@@ -43,7 +53,9 @@ class _Meant(Struct, frozen=True):
 
 
 class _Sorted(Struct):
-    """The messages that are meant: to be sent, by queue; to be gone on with, by archive; left out, by reason."""
+    """The messages that are meant: to be sent, by queue; to be gone on with, by archive; left out,
+    by reason.
+    """
 
     new: dict[str, list[_Meant]] = field(default_factory=lambda: defaultdict(list))
     begun: dict[Path, list[_Meant]] = field(default_factory=lambda: defaultdict(list))
@@ -51,13 +63,20 @@ class _Sorted(Struct):
 
 
 def retry_archived(session: Session, run: str, rule: Rule | None, per_s: float) -> ExitCode:
-    """Exit code 2 where a message that is meant has to be left out. Raises RunbookError for a damaged archive."""
+    """Exit code 2 where a message that is meant has to be left out. Raises RunbookError for a
+    damaged archive.
+    """
     record = find_archives(session.options.state_directory, run)
     session.require_consent_possible()
     if record.broker != session.broker.name:
-        raise UsageError(f"they came from {record.broker}, not {session.broker.name}", "name the right inventory")
+        raise UsageError(
+            f"they came from {record.broker}, not {session.broker.name}", "name the right inventory"
+        )
     if record.verb == RETRY:
-        raise UsageError(f"run {record.id} has sent tasks again itself", "to go on with it give its own command again")
+        raise UsageError(
+            f"run {record.id} has sent tasks again itself",
+            "to go on with it give its own command again",
+        )
     snapshot = session.observe(Needs.NODES)
     session.require_alone(snapshot.other_run)
     assert snapshot.broker is not None
@@ -69,7 +88,9 @@ def retry_archived(session: Session, run: str, rule: Rule | None, per_s: float) 
         session.reporter.warning(f"{counted(count, 'message')} left out: {why}", "")
         recap.at(BROKER).blocked += not why.endswith(_DONE)
     changes = [*_going_on(found, per_s), *_new(found, per_s)]
-    return one_by_one(session, changes, recap, "Send them again?", lambda run: _write_down(run, found))
+    return one_by_one(
+        session, changes, recap, "Send them again?", lambda run: _write_down(run, found)
+    )
 
 
 class _Look:
@@ -84,11 +105,14 @@ class _Look:
         """Sort those of an archive that the rule means."""
         if ledger.problems:
             raise RunbookError(
-                f"{path} is damaged: {ledger.problems[0]}", "put the file back from a backup, then run again"
+                f"{path} is damaged: {ledger.problems[0]}",
+                "put the file back from a backup, then run again",
             )
         differs, note = self._session.broker.difference(path)
         if note:
-            self._session.reporter.warning(f"{path.name}: {note.replace('RUN', path.parent.name)}", "")
+            self._session.reporter.warning(
+                f"{path.name}: {note.replace('RUN', path.parent.name)}", ""
+            )
         stands = {*differs.here, *differs.doubtful}
         for message in out_of_queue(ledger, rule):
             look = parse(message.item)
@@ -104,7 +128,13 @@ class _Look:
                 self.found.new[queue_of(path)].append(meant)
 
     def _why_not(
-        self, path: Path, ledger: Ledger, message: Archived, look: object, before: Earlier | None, stands: set[int]
+        self,
+        path: Path,
+        ledger: Ledger,
+        message: Archived,
+        look: object,
+        before: Earlier | None,
+        stands: set[int],
     ) -> str:
         """Why a message cannot be sent again, or not safely; "" where it can."""
         if ledger.fates[message.n] is not Fate.TAKEN:
@@ -117,7 +147,9 @@ class _Look:
             return "it is malformed, or its task is not known"
         if before and before.sent:
             return f"sent again by run {before.run} {_DONE}"
-        return _not_safe(message.item, look, self._now) or self._not_taken(look.task, queue_of(path))
+        return _not_safe(message.item, look, self._now) or self._not_taken(
+            look.task, queue_of(path)
+        )
 
     def _not_taken(self, task: str, queue: str) -> str:
         consumers = [node for node in self._nodes.values() if queue in node.queues]
@@ -177,11 +209,26 @@ def _change(archive: str, queue: str, some: list[_Meant], per_s: float, was: str
         *(f"{n:,} × {task}, taken out: {why}" for (task, why), n in kinds),
         f"no more than {per_s:g} a second; arguments, priority, ETA and all else stay as they were",
         *([f"{retried:,} of them go on with the retries that they had"] if retried else []),
-        *([f"{linked:,} of them have callbacks, or a chain that goes on after them"] if linked else []),
-        *([f"{parents:,} of them were sent by another task, which does not learn of the new one"] if parents else []),
-        *([f"{fetched:,} of them had been fetched by a worker, and may have run in part"] if fetched else []),
+        *(
+            [f"{linked:,} of them have callbacks, or a chain that goes on after them"]
+            if linked
+            else []
+        ),
+        *(
+            [f"{parents:,} of them were sent by another task, which does not learn of the new one"]
+            if parents
+            else []
+        ),
+        *(
+            [f"{fetched:,} of them had been fetched by a worker, and may have run in part"]
+            if fetched
+            else []
+        ),
         *([was] if was else []),
-        "the old messages stay in their archive, and are not put back while the new ones count as sent",
+        (
+            "the old messages stay in their archive, and are not put back while the new ones count"
+            " as sent"
+        ),
     ]
     return send_change(archive, queue, [one.task for one in some], per_s, lines, of_archive=True)
 
@@ -189,7 +236,9 @@ def _change(archive: str, queue: str, some: list[_Meant], per_s: float, was: str
 def _write_down(run: Run, found: _Sorted) -> None:
     """Put every new message into the run's archives before the first is sent."""
     for queue, some in found.new.items():
-        run.session.broker.archive_new(run.journal.directory / archive_name(queue), queue, _made(some, queue))
+        run.session.broker.archive_new(
+            run.journal.directory / archive_name(queue), queue, _made(some, queue)
+        )
 
 
 def _made(some: list[_Meant], queue: str) -> Iterator[tuple[str, bytes]]:
@@ -198,6 +247,7 @@ def _made(some: list[_Meant], queue: str) -> Iterator[tuple[str, bytes]]:
         made = under_another_id(ledgers[one.path].messages[one.n].item, new_id(one.task.id), queue)
         if made is None:
             raise RunbookError(
-                f"the message of {one.task.id} cannot be sent under another id", "leave it out with --id"
+                f"the message of {one.task.id} cannot be sent under another id",
+                "leave it out with --id",
             )
         yield reason_for(one.task.id), made

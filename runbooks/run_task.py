@@ -1,4 +1,6 @@
-"""`inv run-task`: send a task through the application's own routes, once its way is seen to be whole, and watch it."""
+"""`inv run-task`: send a task through the application's own routes, once its way is seen to be
+whole, and watch it.
+"""
 
 import json
 import uuid
@@ -28,15 +30,18 @@ _CODES = {"SUCCESS": ExitCode.OK, "FAILURE": ExitCode.FAILED, "REJECTED": ExitCo
 
 
 def run_task(session: Session, call: TaskCall, *, entry: str = "", dry_run: bool) -> ExitCode:
-    """0 where it succeeded, or was only to be sent; 2 where it failed, or returned something else than was expected; 1
-    where it was revoked, has not ended in time, or nobody tells whether its result is as expected.
+    """0 where it succeeded, or was only to be sent; 2 where it failed, or returned something else
+    than was expected; 1 where it was revoked, has not ended in time, or nobody tells whether its
+    result is as expected.
 
-    With an `entry` of the schedule it is sent as beat would send that. Raises RunbookError, before anything is sent,
-    where a link of its way is broken or its result could not be read.
+    With an `entry` of the schedule it is sent as beat would send that. Raises RunbookError, before
+    anything is sent, where a link of its way is broken or its result could not be read.
     """
     keep_secrets_in({"args": call.args, "kwargs": call.kwargs})
     way = look_at_way(session, call, entry)
-    call = call.model_copy(update={"task": way.found.task, "args": way.found.args, "kwargs": way.found.kwargs})
+    call = call.model_copy(
+        update={"task": way.found.task, "args": way.found.args, "kwargs": way.found.kwargs}
+    )
     keep_secrets_in({"args": call.args, "kwargs": call.kwargs})
     require_whole(session, call, way)
     with _nothing_sent():
@@ -66,11 +71,19 @@ def _nothing_sent() -> Iterator[None]:
         raise type(error)(f"nothing was sent: {error.problem}", error.advice) from None
 
 
-def _send_and_watch(session: Session, call: TaskCall, way: Way, task_id: str, by: WatchedBy) -> ExitCode:
+def _send_and_watch(
+    session: Session, call: TaskCall, way: Way, task_id: str, by: WatchedBy
+) -> ExitCode:
     """Watching begins before sending, for what the workers tell is told once."""
     expected = Expected(call.result) if call.expects_result else None
     watched = Watched(
-        session, task_id, call.task, way.found.queue, way.found.max_retries, expected, by_events=bool(by.nodes)
+        session,
+        task_id,
+        call.task,
+        way.found.queue,
+        way.found.max_retries,
+        expected,
+        by_events=bool(by.nodes),
     )
     with ExitStack() as stack:
         with _nothing_sent():
@@ -92,7 +105,9 @@ def _send_and_watch(session: Session, call: TaskCall, way: Way, task_id: str, by
 def _code(report: TaskReport) -> ExitCode:
     if report.differs:
         return ExitCode.FAILED
-    return ExitCode.FINDINGS if report.differs is None else _CODES.get(report.state, ExitCode.FINDINGS)
+    return (
+        ExitCode.FINDINGS if report.differs is None else _CODES.get(report.state, ExitCode.FINDINGS)
+    )
 
 
 def _to_its_end(watched: Watched, watch: Watch, timeout_s: float) -> TaskReport:
@@ -102,13 +117,27 @@ def _to_its_end(watched: Watched, watch: Watch, timeout_s: float) -> TaskReport:
         raise Interrupted("no longer watched; the task goes on", _look(watched.id)) from None
 
 
-def _send(session: Session, journal: Journal, call: TaskCall, way: Way, task_id: str, heard: Sequence[str] = ()) -> int:
-    """Write it down, send it, write that down too; its number in the journal. `heard` are nodes whose events are on."""
+def _send(
+    session: Session,
+    journal: Journal,
+    call: TaskCall,
+    way: Way,
+    task_id: str,
+    heard: Sequence[str] = (),
+) -> int:
+    """Write it down, send it, write that down too; its number in the journal. `heard` are nodes
+    whose events are on.
+    """
     arguments = json.dumps(redact_value({"args": call.args, "kwargs": call.kwargs}))
     effect = RunTask(call.task, way.found.queue, task_id)
     if heard:
-        arguments += f"\ntask events are on at {', '.join(heard)}; where inv was killed, until these are restarted"
-    n = journal.intend(Change(BROKER, "task", f"send {call.task} to {way.found.queue}", effect, detail=arguments))
+        arguments += (
+            f"\ntask events are on at {', '.join(heard)}; where inv was killed, until these are"
+            " restarted"
+        )
+    n = journal.intend(
+        Change(BROKER, "task", f"send {call.task} to {way.found.queue}", effect, detail=arguments)
+    )
     advice = f"whether it was sent all the same: {Command('run-task', '--status', task_id)}"
     try:
         send(session, call, way, task_id)
@@ -126,7 +155,8 @@ def _look(task_id: str) -> str:
 
 
 def task_status(session: Session, task_id: str, *, watch_on: bool, timeout_s: float) -> ExitCode:
-    """How a task stands, asked of the result backend, the queues and the nodes; the exit codes are `run_task`'s.
+    """How a task stands, asked of the result backend, the queues and the nodes; the exit codes are
+    `run_task`'s.
 
     With `watch_on` it is watched to its end. Raises UsageError where there is no trace of it.
     """
@@ -145,7 +175,9 @@ def task_status(session: Session, task_id: str, *, watch_on: bool, timeout_s: fl
             raise _no_trace(session, task_id, record, readable=bool(ways))
         if trace.holder and trace.holder.started_at and seen.state == "PENDING":
             seen = replace(seen, state="STARTED")
-        known = trace.place.message.task if trace.place else trace.holder.task if trace.holder else ""
+        known = (
+            trace.place.message.task if trace.place else trace.holder.task if trace.holder else ""
+        )
         watched = replace(watched, task=watched.task or known)
         report = watched.report(seen, watched.where(seen, trace))
         if watch_on:
@@ -168,10 +200,16 @@ def _no_trace(
     known = f"run {record[0].id} sent it to {record[1].queue}, but there" if record else "there"
     asked = "no result, no message and no node that has it"
     if session.fleet.app.result_backend is None:
-        asked = "no message and no node that has it, and no celery_result_backend to ask how it ended"
+        asked = (
+            "no message and no node that has it, and no celery_result_backend to ask how it ended"
+        )
     elif not readable:
-        asked = "no message and no node that has it, and its result backend keeps nothing for others to read"
+        asked = (
+            "no message and no node that has it, and its result backend keeps nothing for others to"
+            " read"
+        )
     return UsageError(
         f"no trace of task {task_id}: {known} is {asked}",
-        f"is the id right? results are kept for a day (result_expires); see {Command('tail-logs', '--grep', task_id)}",
+        "is the id right? results are kept for a day (result_expires); see"
+        f" {Command('tail-logs', '--grep', task_id)}",
     )

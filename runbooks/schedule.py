@@ -1,4 +1,6 @@
-"""`inv schedule`: every entry of the schedule, where it leads, and when it was sent; changes nothing."""
+"""`inv schedule`: every entry of the schedule, where it leads, and when it was sent; changes
+nothing.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -15,7 +17,9 @@ _NEEDS = Needs.FILES | Needs.SERVICES | Needs.IMPORTS | Needs.NODES | Needs.BEAT
 
 
 def schedule(session: Session) -> ExitCode:
-    """Exit code 4 where a host or the broker does not answer; `verify` is what fails for a broken way."""
+    """Exit code 4 where a host or the broker does not answer; `verify` is what fails for a broken
+    way.
+    """
     snapshot = session.observe(_NEEDS, without_broker=True)
     found = paths(session.fleet, snapshot)
     session.reporter.view(ScheduleView(snapshot.at, tuple(map(_line, found))))
@@ -31,9 +35,15 @@ def _left_out(snapshot: Snapshot, shown: Iterable[Path]) -> Iterator[str]:
         if isinstance(state, Unreachable):
             yield f"{name} is left out: {state.why}"
         elif state.application is None:
-            yield f"{name} is left out: its application could not be loaded, or the host runs no service of it"
+            yield (
+                f"{name} is left out: its application could not be loaded, or the host runs no"
+                " service of it"
+            )
         elif state.kept and state.kept.error and not any(state.kept.error in why for why in untold):
-            yield f"what beat's scheduler on {name} ({state.kept.scheduler}) keeps is left out: {state.kept.error}"
+            yield (
+                f"what beat's scheduler on {name} ({state.kept.scheduler}) keeps is left out:"
+                f" {state.kept.error}"
+            )
 
 
 def _line(path: Path) -> EntryLine:

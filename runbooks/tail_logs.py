@@ -1,4 +1,6 @@
-"""`inv tail-logs`: the workers' logs of every host as one, in the order of time, as they are or as they grow."""
+"""`inv tail-logs`: the workers' logs of every host as one, in the order of time, as they are or as
+they grow.
+"""
 
 import heapq
 import re
@@ -23,7 +25,8 @@ DEFAULT_LINES = 20
 def tail_logs(
     session: Session, patterns: str | None, *, grep: str, since: str, lines: str, following: bool
 ) -> ExitCode:
-    """The last lines of each log that match `grep`, or all since a time; with `following` also those to come.
+    """The last lines of each log that match `grep`, or all since a time; with `following` also
+    those to come.
 
     With `patterns` only the logs of the workers and beats that one of them fits.
     """
@@ -32,10 +35,14 @@ def tail_logs(
     if not any(has_logs(host, services) for host in session.fleet.hosts):
         if services is not None:
             raise UsageError(
-                f"{patterns!r} has no log to show: no unit of systemd's, and no file of celery_logs with its name",
+                f"{patterns!r} has no log to show: no unit of systemd's, and no file of celery_logs"
+                " with its name",
                 f"all of the logs: {Command('tail-logs')}",
             )
-        raise UsageError("these hosts have no logs to show: neither systemd nor log files", "name files in celery_logs")
+        raise UsageError(
+            "these hosts have no logs to show: neither systemd nor log files",
+            "name files in celery_logs",
+        )
     logs, count, code = _show(session, asked)
     if not count:
         session.reporter.message(_nothing(grep, since))
@@ -63,7 +70,9 @@ def _asked(grep: str, since: str, lines: str, now: float) -> Asked:
 
 
 def _since(text: str, now: float) -> float:
-    """Epoch seconds of `15m` (ago) or of an ISO time, in the operator's own zone where it names none."""
+    """Epoch seconds of `15m` (ago) or of an ISO time, in the operator's own zone where it names
+    none.
+    """
     try:
         return now - seconds(text)
     except ValueError:
@@ -72,29 +81,41 @@ def _since(text: str, now: float) -> float:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         raise UsageError(
-            f"--since {text!r} is no time", "write how long ago, e.g. 15m or 2h, or when, e.g. 2026-11-21T12:00"
+            f"--since {text!r} is no time",
+            "write how long ago, e.g. 15m or 2h, or when, e.g. 2026-11-21T12:00",
         ) from None
 
 
 def _nothing(grep: str, since: str) -> str:
     """Say that there is no line to show, and what was asked for."""
     return (
-        "No line" + (f" since {since}" if since else "") + (f" matches --grep {grep!r}" if grep else " to show") + "."
+        "No line"
+        + (f" since {since}" if since else "")
+        + (f" matches --grep {grep!r}" if grep else " to show")
+        + "."
     )
 
 
-def _show(session: Session, asked: Asked, *, brief: bool = False) -> tuple[list[HostLogs], int, ExitCode]:
-    """Show what the logs hold, all hosts merged; then which could not be read. Returns how many lines there were."""
+def _show(
+    session: Session, asked: Asked, *, brief: bool = False
+) -> tuple[list[HostLogs], int, ExitCode]:
+    """Show what the logs hold, all hosts merged; then which could not be read. Returns how many
+    lines there were.
+    """
     hosts = session.fleet.hosts
     logs = {host.name: HostLogs(host, session.transports[host.name], asked) for host in hosts}
     found = on_hosts(session.transports, hosts, lambda host, _: _beginning(logs[host.name], asked))
     away = {name: answer.why for name, answer in found.items() if isinstance(answer, Unreachable)}
     there = {name: answer for name, answer in found.items() if not isinstance(answer, Unreachable)}
-    lines = (last if asked.lines else _onward(logs[name], away) for name, (_, last) in there.items())
+    lines = (
+        last if asked.lines else _onward(logs[name], away) for name, (_, last) in there.items()
+    )
     merged = _Counted(heapq.merge(*lines, key=when))
     session.reporter.log(merged, brief=brief)
     session.reporter.log(line for said, _ in there.values() for line in said)
-    session.reporter.log(LogLine(None, name, "", f"unreachable: {why}") for name, why in away.items())
+    session.reporter.log(
+        LogLine(None, name, "", f"unreachable: {why}") for name, why in away.items()
+    )
     return list(logs.values()), merged.count, ExitCode.UNREACHABLE if away else ExitCode.OK
 
 

@@ -21,7 +21,9 @@ _DONE = "ready"
 
 
 def task(session: Session, task_id: str) -> ExitCode:
-    """Exit code 1 where there is no trace of it. Raises BrokerError where the broker cannot be looked at."""
+    """Exit code 1 where there is no trace of it. Raises BrokerError where the broker cannot be
+    looked at.
+    """
     snapshot = session.observe(Needs.NODES)
     assert snapshot.broker is not None
     nodes, broker, unknown = snapshot.broker.nodes, session.broker, list[str]()
@@ -29,7 +31,11 @@ def task(session: Session, task_id: str) -> ExitCode:
         unknown.append("which node has it: no node answers")
     places = tuple(map(_place, broker.find_all(_queues(session, list(nodes.values())), task_id)))
     held = broker.holders(task_id) if nodes else []
-    holders = tuple(TaskHolder(one.node, one.task, one.doing, one.started_at) for one in held if one.doing != _DONE)
+    holders = tuple(
+        TaskHolder(one.node, one.task, one.doing, one.started_at)
+        for one in held
+        if one.doing != _DONE
+    )
     archived = tuple(_archived(session, task_id, unknown))
     record = sent_in(session, task_id)
     result, named = _result(session, task_id, unknown)
@@ -75,11 +81,15 @@ def _archived(session: Session, task_id: str, unknown: list[str]) -> Iterator[Ta
                 continue
             for message in chosen(ledger, rule, time.time()):
                 found = row(message, ledger, queue_of(path))
-                yield TaskArchived(record.id, found["queue"], found["state"], found["task"] or "", message.reason)
+                yield TaskArchived(
+                    record.id, found["queue"], found["state"], found["task"] or "", message.reason
+                )
 
 
 def _result(session: Session, task_id: str, unknown: list[str]) -> tuple[TaskResult | None, str]:
-    """What its result says, and the task's name where that is in it; the secrets that may stand in it are known."""
+    """What its result says, and the task's name where that is in it; the secrets that may stand in
+    it are known.
+    """
     try:
         host, environment = learn_secrets(session)
         if session.fleet.app.result_backend is None:
@@ -88,7 +98,9 @@ def _result(session: Session, task_id: str, unknown: list[str]) -> tuple[TaskRes
         if named_redis(session.fleet):
             return _stored(session, task_id, unknown)
         ways = past_watched_by(session, host, environment)
-        seen = [look for way in ways if (look := look_once(session, way, task_id)).state != "PENDING"]
+        seen = [
+            look for way in ways if (look := look_once(session, way, task_id)).state != "PENDING"
+        ]
     except RunbookError as error:
         unknown.append(f"what became of it: {error.problem}")
         return None, ""
@@ -106,10 +118,12 @@ def _stored(session: Session, task_id: str, unknown: list[str]) -> tuple[TaskRes
         return None, ""
     value = f"{found.error}: {found.message}" if found.error else found.value
     told = _told(TaskState(found.state, value, found.traceback))
-    return TaskResult(told.state, told.value, told.traceback, found.worker, found.ended_at, found.retries), (
-        found.task or ""
-    )
+    return TaskResult(
+        told.state, told.value, told.traceback, found.worker, found.ended_at, found.retries
+    ), (found.task or "")
 
 
 def _told(seen: TaskState) -> TaskResult:
-    return TaskResult(seen.state, redact_value(seen.result), redact(seen.traceback), None, None, None)
+    return TaskResult(
+        seen.state, redact_value(seen.result), redact(seen.traceback), None, None, None
+    )

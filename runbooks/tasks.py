@@ -1,4 +1,6 @@
-"""`inv tasks`: every task there is, who knows it, what applies to it and what became of it; changes nothing."""
+"""`inv tasks`: every task there is, who knows it, what applies to it and what became of it; changes
+nothing.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -41,9 +43,13 @@ def tasks(session: Session) -> ExitCode:
     nodes = snapshot.broker.nodes if snapshot.broker else {}
     registered = {task for node in nodes.values() for task in node.registered}
     names = sorted({*loaded, *registered, *outcomes, *session.fleet.app.expected_tasks})
-    lines = tuple(_line(name, loaded.get(name), nodes, outcomes[name], snapshot.at) for name in names)
+    lines = tuple(
+        _line(name, loaded.get(name), nodes, outcomes[name], snapshot.at) for name in names
+    )
     complete = look.complete if look.looked_at or look.complete else None
-    session.reporter.view(TasksView(snapshot.at, lines, look.looked_at, unnamed, complete, tuple(unknown)))
+    session.reporter.view(
+        TasksView(snapshot.at, lines, look.looked_at, unnamed, complete, tuple(unknown))
+    )
     return start_recap(session, snapshot).exit_code
 
 
@@ -53,7 +59,10 @@ def _unseen(fleet: Fleet, snapshot: Snapshot) -> Iterator[str]:
         if isinstance(state, Unreachable):
             yield f"what the application says on {name}: {state.why}"
         elif state.application is None:
-            yield f"what the application says on {name}: it could not be loaded, or the host runs no service of it"
+            yield (
+                f"what the application says on {name}: it could not be loaded, or the host runs no"
+                " service of it"
+            )
     if not snapshot.hosts:
         no_host = "no host of the inventory has the application"
         reason = "they are not known without an inventory" if fleet.found else no_host
@@ -63,7 +72,11 @@ def _unseen(fleet: Fleet, snapshot: Snapshot) -> Iterator[str]:
 
 
 def _read_results(
-    session: Session, snapshot: Snapshot, look: Results, outcomes: dict[str, _Outcomes], unknown: list[str]
+    session: Session,
+    snapshot: Snapshot,
+    look: Results,
+    outcomes: dict[str, _Outcomes],
+    unknown: list[str],
 ) -> int:
     """Count what the results say by task; returns how many do not say whose they are."""
     if not named_redis(session.fleet):
@@ -80,14 +93,21 @@ def _read_results(
         unknown.append(f"failures: {error.problem}")
     if unnamed:
         unknown.append(
-            f"whose {unnamed:,} of {look.looked_at:,} results are: they have no name (result_extended is off)"
+            f"whose {unnamed:,} of {look.looked_at:,} results are: they have no name"
+            " (result_extended is off)"
         )
     return unnamed + look.unread
 
 
 def _prefix(snapshot: Snapshot) -> str:
-    """What stands before the names of results, as the application says; "" where it could not be loaded."""
-    said = [state.application.backend_prefix for state in snapshot.reachable().values() if state.application]
+    """What stands before the names of results, as the application says; "" where it could not be
+    loaded.
+    """
+    said = [
+        state.application.backend_prefix
+        for state in snapshot.reachable().values()
+        if state.application
+    ]
     return next(filter(None, said), "")
 
 
@@ -100,20 +120,30 @@ def _count(of: _Outcomes, result: StoredResult) -> None:
 
 
 def _line(
-    name: str, task: RegisteredTask | None, nodes: Mapping[str, NodeState], of: _Outcomes, now: float
+    name: str,
+    task: RegisteredTask | None,
+    nodes: Mapping[str, NodeState],
+    of: _Outcomes,
+    now: float,
 ) -> TaskLine:
     route = task.route if task else Route()
-    running = [run.started_at for node in nodes.values() for run in node.running if run.name == name]
+    running = [
+        run.started_at for node in nodes.values() for run in node.running if run.name == name
+    ]
     began = [at for at in running if at is not None]
     return TaskLine(
         task=name,
         is_loaded=task is not None,
-        registered_by=tuple(sorted(node.name for node in nodes.values() if name in node.registered)),
+        registered_by=tuple(
+            sorted(node.name for node in nodes.values() if name in node.registered)
+        ),
         queue=route.queue or None,
         priority=route.priority,
         route_unknown=_route_unknown(task),
         rate_limit=task.rate_limit or None if task else None,
-        node_rate_limits={node.name: node.rate_limits[name] for node in nodes.values() if name in node.rate_limits},
+        node_rate_limits={
+            node.name: node.rate_limits[name] for node in nodes.values() if name in node.rate_limits
+        },
         time_limit_s=task.time_limit_s if task else None,
         soft_time_limit_s=task.soft_time_limit_s if task else None,
         max_retries=task.max_retries if task else None,
@@ -124,7 +154,9 @@ def _line(
         succeeded=of.succeeded,
         failed=of.failed,
         last_failed_at=of.last_failed_at,
-        errors=tuple(Counted(error, count) for error, count in of.errors.most_common(_ERRORS_SHOWN)),
+        errors=tuple(
+            Counted(error, count) for error, count in of.errors.most_common(_ERRORS_SHOWN)
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""`inv undo RUN`: take a run's changes back, newest first; what cannot be is said before anything is touched."""
+"""`inv undo RUN`: take a run's changes back, newest first; what cannot be is said before anything
+is touched.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,7 +19,9 @@ from runbooks.history import headline
 
 
 def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
-    """Exit code 2 where what could have been taken back cannot be any more, 4 where a host does not answer."""
+    """Exit code 2 where what could have been taken back cannot be any more, 4 where a host does not
+    answer.
+    """
     record = find_run(session.options.state_directory, run, to_undo=True)
     session.require_consent_possible()
     _require_same(session, record)
@@ -28,9 +32,15 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     session.reporter.undo_plan(items, dry_run=session.options.dry_run)
     todo = [undo for undo in undos if undo.outcome is Outcome.CHANGED]
     for host in sorted({undo.change.host for undo in undos if undo.away}):
-        session.reporter.warning(f"{host} is left out", "run the same command again when it answers")
+        session.reporter.warning(
+            f"{host} is left out", "run the same command again when it answers"
+        )
     _warn_of_lost(session, record, undos)
-    if not session.options.dry_run and not todo and any(undo.outcome is Outcome.ALREADY for undo in undos):
+    if (
+        not session.options.dry_run
+        and not todo
+        and any(undo.outcome is Outcome.ALREADY for undo in undos)
+    ):
         settle(session, record, malformed=malformed)
     if session.options.dry_run or not todo:
         left = Recap()
@@ -44,7 +54,8 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     for undo in undos:
         if isinstance(undo.change.do, StartByHand) and undo.outcome is Outcome.CANNOT:
             session.reporter.warning(
-                f"{undo.change.do.name} on {undo.change.host} runs no more, and no manager can start it again",
+                f"{undo.change.do.name} on {undo.change.host} runs no more, and no manager can"
+                " start it again",
                 f"whoever started it has to: {undo.change.do.told}",
             )
     return recap.exit_code
@@ -56,8 +67,9 @@ def _warn_of_lost(session: Session, record: RunRecord, undos: Sequence[Undo]) ->
     for why in sorted({effect.why for effect in lost if isinstance(effect, LostContents)}):
         session.reporter.warning(
             f"{why}: what stood in some files before run {record.id} is not known",
-            "restore it from a backup and run the same command again; where there is none, put these files right by "
-            f"hand: {Command('show', record.id)} has what was changed in them, without secrets",
+            "restore it from a backup and run the same command again; where there is none, put"
+            f" these files right by hand: {Command('show', record.id)} has what was changed in"
+            " them, without secrets",
         )
 
 
@@ -65,7 +77,8 @@ def _require_newest(session: Session, record: RunRecord) -> None:
     """Raise UsageError where a later run stands that changed the same things."""
     if newer := newer_on_the_same(record, list_runs(session.options.state_directory)):
         raise UsageError(
-            f"run {newer.id} is newer, changed the same things and still stands; nothing was changed",
+            f"run {newer.id} is newer, changed the same things and still stands; nothing was"
+            " changed",
             f"undo it first: {Command('undo', newer.id)}",
         )
 
@@ -76,7 +89,7 @@ def _require_same(session: Session, record: RunRecord) -> None:
     theirs = (record.application or here[0], record.broker)
     if theirs != here:
         raise UsageError(
-            f"run {record.id} was made on {theirs[0]} at {theirs[1]}, and this inventory is of {here[0]} at {here[1]}; "
-            "nothing was changed",
+            f"run {record.id} was made on {theirs[0]} at {theirs[1]}, and this inventory is of"
+            f" {here[0]} at {here[1]}; nothing was changed",
             f"to undo it, name its inventory: --inventory {record.inventory}",
         )

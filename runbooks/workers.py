@@ -1,6 +1,8 @@
-"""`inv workers`: every worker and beat as it is: what is expected, what runs, who started it, and who answers.
+"""`inv workers`: every worker and beat as it is: what is expected, what runs, who started it, and
+who answers.
 
-`inv workers NODE` shows what nodes say of themselves instead: what they hold, have done, and are set to.
+`inv workers NODE` shows what nodes say of themselves instead: what they hold, have done, and are
+set to.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -33,16 +35,21 @@ def workers(session: Session) -> ExitCode:
         if isinstance(state, Unreachable):
             session.reporter.warning(f"{name} is left out: {state.why}", "")
         elif state.census and state.census.hidden:
-            session.reporter.warning(f"{name} hides the processes of other users, so there may be more", _AS_ROOT)
+            session.reporter.warning(
+                f"{name} hides the processes of other users, so there may be more", _AS_ROOT
+            )
     if snapshot.broker and (why := snapshot.broker.unasked):
-        session.reporter.warning(f"no node could be asked, so who answers is not known: {why.problem}", why.advice)
+        session.reporter.warning(
+            f"no node could be asked, so who answers is not known: {why.problem}", why.advice
+        )
     return start_recap(session, snapshot).exit_code
 
 
 def nodes(session: Session, patterns: str) -> ExitCode:
     """The nodes that one of these patterns fits, in detail; asks no host.
 
-    Exit code 4 where none of those that are meant answers. Raises UsageError where a pattern fits nothing.
+    Exit code 4 where none of those that are meant answers. Raises UsageError where a pattern fits
+    nothing.
     """
     snapshot = session.observe(Needs.NODES)
     assert snapshot.broker is not None
@@ -70,7 +77,13 @@ def _line(row: Row, snapshot: Snapshot, answered: Collection[tuple[str, str]]) -
         pool=(node and node.pool) or (one and not one.leftover and one.options.pool) or None,
         size=node.size if node else None,
         processes=len(pids),
-        queues=tuple(sorted(node.queues)) if node else one.options.queues if one and not one.leftover else (),
+        queues=(
+            tuple(sorted(node.queues))
+            if node
+            else one.options.queues
+            if one and not one.leftover
+            else ()
+        ),
         active=len(node.running) if node else None,
         reserved=_held(node, node.reserved if node else frozenset()),
         scheduled=_held(node, node.later if node else frozenset()),
@@ -96,13 +109,19 @@ def _name(row: Row) -> str:
 
 
 def _state(row: Row, snapshot: Snapshot, answered: Collection[tuple[str, str]]) -> str:
-    """What is seen of it, in a word or two; `answered` are the services in whose name a node answers."""
+    """What is seen of it, in a word or two; `answered` are the services in whose name a node
+    answers.
+    """
     one = row.process
     if one is None:
         if row.answer:
             return "answers, process not seen"
         told = _without_process(row, snapshot.hosts[row.host])
-        return "another answers" if told == "not running" and (row.host, row.service) in answered else told
+        return (
+            "another answers"
+            if told == "not running" and (row.host, row.service) in answered
+            else told
+        )
     if one.stopped:
         return "stopped"
     if one.leftover:
@@ -121,7 +140,13 @@ def _without_process(row: Row, state: HostState | Unreachable) -> str:
     service = state.services[row.service]
     if service.untold or service.other_process:
         return "unknown"
-    return "runs, process not seen" if service.pid else "starting" if service.starting else "not running"
+    return (
+        "runs, process not seen"
+        if service.pid
+        else "starting"
+        if service.starting
+        else "not running"
+    )
 
 
 def _held(node: NodeState | None, ids: frozenset[str]) -> int | None:
@@ -141,7 +166,12 @@ def _totals(snapshot: Snapshot, rows: Sequence[Row]) -> Iterator[HostTotal]:
     """Of each host that answered: the application's processes, and how many there are of others."""
     for name, state in snapshot.reachable().items():
         if state.census:
-            mine = [each for row in rows if row.host == name and row.process for each in (row.process, *row.below)]
+            mine = [
+                each
+                for row in rows
+                if row.host == name and row.process
+                for each in (row.process, *row.below)
+            ]
             memory_bytes = sum(each.memory_bytes for each in mine)
             ahead_s = state.clock_ahead_s
             yield HostTotal(

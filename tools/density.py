@@ -1,9 +1,10 @@
-"""Measure how much a line of code carries, so that two states of the code, or two projects, can be compared.
+"""Measure how much a line of code carries, so that two states of the code, or two projects, can be
+compared.
 
     python tools/density.py [FOLDER …]     # runbooks, where none is named
 
-A line counts where a token of code begins: no blank lines, comments or docstrings. Characters are counted without
-indentation. A node is one of Python's syntax tree, without docstrings.
+A line counts where a token of code begins: no blank lines, comments or docstrings. Characters are
+counted without indentation. A node is one of Python's syntax tree, without docstrings.
 """
 
 import ast
@@ -71,7 +72,9 @@ def counted(source: str) -> Counter[str]:
         counts["nodes"] += 1
         counts.update(_kinds(node))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            counts["function lines"] += sum(node.lineno <= line <= (node.end_lineno or 0) for line in lines)
+            counts["function lines"] += sum(
+                node.lineno <= line <= (node.end_lineno or 0) for line in lines
+            )
     return counts
 
 
@@ -100,7 +103,11 @@ def _is_tuple_assignment(node: ast.Assign) -> bool:
 
 def _docstrings(tree: ast.Module) -> Iterator[ast.AST]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
             yield node
             yield node.value
 

@@ -1,4 +1,6 @@
-"""The job in naive Fabric: a group, `put` and `sudo` call by call. `python fabric_naive.py restart|start`."""
+"""The job in naive Fabric: a group, `put` and `sudo` call by call. `python fabric_naive.py
+restart|start`.
+"""
 
 import io
 import sys
@@ -10,7 +12,9 @@ from fabric import Config, Connection, ThreadingGroup
 from job import STATE, UNITS, hosts, render
 
 action = sys.argv[1]
-config = Config(overrides={"load_ssh_configs": False, "run": {"hide": True}, "sudo": {"hide": True}})
+config = Config(
+    overrides={"load_ssh_configs": False, "run": {"hide": True}, "sudo": {"hide": True}}
+)
 login = {"key_filename": str(STATE / "id_ed25519"), "allow_agent": False, "look_for_keys": False}
 names = {address: name for name, address in hosts().items()}
 group = ThreadingGroup.from_connections(
@@ -33,7 +37,11 @@ def place(connection: Connection) -> bool:
 
 
 with ThreadPoolExecutor(len(group)) as pool:
-    changed = [connection for connection, is_changed in zip(group, pool.map(place, group), strict=True) if is_changed]
+    changed = [
+        connection
+        for connection, is_changed in zip(group, pool.map(place, group), strict=True)
+        if is_changed
+    ]
 if changed:
     ThreadingGroup.from_connections(changed).sudo("systemctl daemon-reload")
 for unit in UNITS:

@@ -1,4 +1,6 @@
-"""The job of every peer, for those that are written in Python: three files and two services on every host."""
+"""The job of every peer, for those that are written in Python: three files and two services on
+every host.
+"""
 
 import os
 from pathlib import Path
@@ -20,9 +22,13 @@ def hosts() -> dict[str, str]:
 def render(host: str) -> dict[str, str]:
     """Path → content of the files of a host."""
     units = {
-        f"/etc/systemd/system/{unit}": _TEMPLATES.get_template("worker.service.j2").render(
-            worker=worker, node=f"{worker}@{host}"
+        f"/etc/systemd/system/{unit}": (
+            _TEMPLATES.get_template("worker.service.j2").render(
+                worker=worker, node=f"{worker}@{host}"
+            )
         )
         for worker, unit in zip(WORKERS, UNITS, strict=True)
     }
-    return units | {"/etc/systemd/system/celery.target": _TEMPLATES.get_template("celery.target.j2").render()}
+    return units | {
+        "/etc/systemd/system/celery.target": _TEMPLATES.get_template("celery.target.j2").render()
+    }

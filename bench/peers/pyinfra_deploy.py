@@ -1,4 +1,6 @@
-"""The job for pyinfra: `pyinfra pyinfra_inventory.py pyinfra_deploy.py -y --data action=restart|start`."""
+"""The job for pyinfra: `pyinfra pyinfra_inventory.py pyinfra_deploy.py -y --data
+action=restart|start`.
+"""
 
 from job import HERE, UNITS, WORKERS
 from pyinfra import host
@@ -14,14 +16,21 @@ placed = [
 ]  # fmt: skip
 placed.append(
     files.template(
-        name="Place celery.target", src=str(HERE / "celery.target.j2"), dest=f"{SYSTEM}/celery.target", mode="644"
+        name="Place celery.target",
+        src=str(HERE / "celery.target.j2"),
+        dest=f"{SYSTEM}/celery.target",
+        mode="644",
     )
 )
-systemd.daemon_reload(name="Let systemd read them", _if=lambda: any(one.did_change() for one in placed))
+systemd.daemon_reload(
+    name="Let systemd read them", _if=lambda: any(one.did_change() for one in placed)
+)
 for unit in UNITS:
     systemd.service(
         name=f"Enable and start {unit}", service=unit, enabled=True, running=True,
         restarted=host.data.action == "restart",
     )  # fmt: skip
 server.shell(name="Both are active", commands=[f"systemctl is-active {' '.join(UNITS)}"])
-server.shell(name="Their last lines", commands=[f"journalctl --no-pager -n 20 -u {' -u '.join(UNITS)}"])
+server.shell(
+    name="Their last lines", commands=[f"journalctl --no-pager -n 20 -u {' -u '.join(UNITS)}"]
+)

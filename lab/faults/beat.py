@@ -39,7 +39,18 @@ def another_beat(ground: Sandbox, *options: str) -> Iterator[None]:
     """A beat of the application that is none of the inventory's."""
     folder = ground.world.root / "another"
     folder.mkdir()
-    command = [sys.executable, "-m", "celery", "-A", "printer_inventory", *options, "beat", "--pidfile=", "-l", "INFO"]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "printer_inventory",
+        *options,
+        "beat",
+        "--pidfile=",
+        "-l",
+        "INFO",
+    ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "-s", str(folder / "schedule")], cwd=ground.world.path / "lab/patient",
@@ -143,7 +154,9 @@ CELERY_REDBEAT_REDIS_URL = CELERY_BROKER_URL
 """
 
 
-@fault("beat.waits_for_lock", "RedBeat's lock is that of a beat that was killed", touches="beat code")
+@fault(
+    "beat.waits_for_lock", "RedBeat's lock is that of a beat that was killed", touches="beat code"
+)
 @contextmanager
 def waits_for_lock(ground: Sandbox) -> Iterator[None]:
     with ground.broker() as client:

@@ -65,12 +65,18 @@ def _failing_save(ground: Ground, stop_writes: str) -> Iterator[None]:
         with setting(ground, save="3600 1", stop_writes_on_bgsave_error=stop_writes):
             try:
                 client.bgsave()
-                until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "a save that fails")
+                until(
+                    lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err",
+                    "a save that fails",
+                )
                 yield
             finally:
                 os.rmdir(dump)
                 client.bgsave()
-                until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "ok", "a save that works")
+                until(
+                    lambda: client.info("persistence")["rdb_last_bgsave_status"] == "ok",
+                    "a save that works",
+                )
 
 
 @fault("broker.cannot_save", "the last save to the disk failed", touches="saves writes", alone=True)
@@ -81,14 +87,23 @@ def cannot_save(ground: Sandbox) -> Iterator[None]:
     ground.restart()  # a worker whose write was refused may end a moment later
 
 
-@fault("broker.saves_fail", "the last save failed, and Redis takes writes all the same", touches="saves")
+@fault(
+    "broker.saves_fail",
+    "the last save failed, and Redis takes writes all the same",
+    touches="saves",
+)
 @contextmanager
 def saves_fail(ground: Ground) -> Iterator[None]:
     with _failing_save(ground, "no"):
         yield
 
 
-@fault("broker.few_replicas", "min-replicas-to-write is 1, and there is none", touches="writes", alone=True)
+@fault(
+    "broker.few_replicas",
+    "min-replicas-to-write is 1, and there is none",
+    touches="writes",
+    alone=True,
+)
 @contextmanager
 def few_replicas(ground: Sandbox) -> Iterator[None]:
     with setting(ground, min_replicas_to_write="1"):
@@ -137,7 +152,12 @@ def missing_right(ground: Ground) -> Iterator[None]:
         yield
 
 
-@fault("broker.wrong_password", "requirepass is set under running workers", touches="rights", alone=True)
+@fault(
+    "broker.wrong_password",
+    "requirepass is set under running workers",
+    touches="rights",
+    alone=True,
+)
 @contextmanager
 def wrong_password(ground: Ground) -> Iterator[None]:
     with setting(ground, requirepass="another"):
@@ -183,7 +203,12 @@ def replies_left(ground: Ground) -> Iterator[None]:
             client.delete(*keys)
 
 
-@fault("broker.not_the_workers", "the inventory names a Redis that no worker uses", touches="url", alone=True)
+@fault(
+    "broker.not_the_workers",
+    "the inventory names a Redis that no worker uses",
+    touches="url",
+    alone=True,
+)
 @contextmanager
 def not_the_workers(ground: Sandbox) -> Iterator[None]:
     server = RedisServer.start(ground.world.path / "redis-nobody")
@@ -206,15 +231,24 @@ def another_url(ground: Sandbox, url: str) -> Iterator[None]:
         file.write_text(before)
 
 
-@fault("broker.options_differ", "the inventory has other priority_steps than the application", touches="options")
+@fault(
+    "broker.options_differ",
+    "the inventory has other priority_steps than the application",
+    touches="options",
+)
 @contextmanager
 def options_differ(ground: Sandbox) -> Iterator[None]:
     line = "        celery_expected_tasks:\n"
-    with text_of(ground.inventory, (line, f"        celery_broker_options: {{priority_steps: [0, 5]}}\n{line}")):
+    with text_of(
+        ground.inventory,
+        (line, f"        celery_broker_options: {{priority_steps: [0, 5]}}\n{line}"),
+    ):
         yield
 
 
-@fault("broker.would_be_another", "the environment file names another db by now", touches="environment")
+@fault(
+    "broker.would_be_another", "the environment file names another db by now", touches="environment"
+)
 @contextmanager
 def would_be_another(ground: Sandbox) -> Iterator[None]:
     with ground.environment(CELERY_BROKER_URL=lambda url: url.removesuffix("/3") + "/7"):

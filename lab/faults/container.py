@@ -18,7 +18,9 @@ def _engine(ground: Sandbox) -> Engine:
 
 @contextmanager
 def _made_of(ground: Sandbox, **changes: Any) -> Iterator[None]:
-    """worker_low's container, made anew of a Compose file with these changes; an old one is made again afterwards."""
+    """worker_low's container, made anew of a Compose file with these changes; an old one is made
+    again afterwards.
+    """
     file, other = ground.world.root / "docker-compose.yml", ground.world.root / "other.yml"
     project = json.loads(file.read_text())
     project["services"]["worker_low"] |= changes
@@ -58,7 +60,12 @@ def none(ground: Sandbox) -> Iterator[None]:
         _engine(ground).compose(file, "up", "-d", "--no-deps", "worker_low")
 
 
-@fault("container.not_running", "one of two containers of a worker was stopped", ground="docker", touches="worker_low")
+@fault(
+    "container.not_running",
+    "one of two containers of a worker was stopped",
+    ground="docker",
+    touches="worker_low",
+)
 @contextmanager
 def not_running(ground: Sandbox) -> Iterator[None]:
     engine, file = _engine(ground), ground.world.root / "docker-compose.yml"
@@ -84,11 +91,19 @@ def restarting(ground: Sandbox) -> Iterator[None]:
 def unhealthy(ground: Sandbox) -> Iterator[None]:
     check = {"test": ["CMD", "/usr/bin/false"], "interval": "1s", "retries": 1}
     with _made_of(ground, healthcheck=check):
-        until(lambda: _inspected(ground)["State"]["Health"]["Status"] == "unhealthy", "its health check")
+        until(
+            lambda: _inspected(ground)["State"]["Health"]["Status"] == "unhealthy",
+            "its health check",
+        )
         yield
 
 
-@fault("container.stop_loses_tasks", "stop_grace_period is 5 seconds", ground="docker", touches="worker_low")
+@fault(
+    "container.stop_loses_tasks",
+    "stop_grace_period is 5 seconds",
+    ground="docker",
+    touches="worker_low",
+)
 @contextmanager
 def stop_loses_tasks(ground: Sandbox) -> Iterator[None]:
     with _made_of(ground, stop_grace_period="5s"):

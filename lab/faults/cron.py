@@ -25,7 +25,12 @@ def missing(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("cron.not_ours", "the cron file without this tool's first line", ground="fleet", touches="cron-file")
+@fault(
+    "cron.not_ours",
+    "the cron file without this tool's first line",
+    ground="fleet",
+    touches="cron-file",
+)
 @contextmanager
 def not_ours(ground: Hosts) -> Iterator[None]:
     with kept(ground, "broker", FILE, f"sed -i 1d {FILE}"):
@@ -39,7 +44,12 @@ def not_running(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("cron.stale", "a cron file of this tool on a host that has no entries", ground="fleet", touches="web1-cron")
+@fault(
+    "cron.stale",
+    "a cron file of this tool on a host that has no entries",
+    ground="fleet",
+    touches="web1-cron",
+)
 @contextmanager
 def stale(ground: Hosts) -> Iterator[None]:
     with changed(ground, "web1", write(FILE, CRON), f"rm {FILE}"):

@@ -20,10 +20,17 @@ from lab.faults.on_hosts import (
 )
 
 
-@fault("environment.differs", "a variable of celery_env has another value in the file", ground="fleet", touches="env")
+@fault(
+    "environment.differs",
+    "a variable of celery_env has another value in the file",
+    ground="fleet",
+    touches="env",
+)
 @contextmanager
 def differs(ground: Hosts) -> Iterator[None]:
-    with kept(ground, "web1", ENV_FILE, f"sed -i s/GLPI_TIMEOUT_S=30/GLPI_TIMEOUT_S=29/ {ENV_FILE}"):
+    with kept(
+        ground, "web1", ENV_FILE, f"sed -i s/GLPI_TIMEOUT_S=30/GLPI_TIMEOUT_S=29/ {ENV_FILE}"
+    ):
         yield
 
 
@@ -41,14 +48,20 @@ def missing(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("environment.missing", "the file is moved away, and a worker restarted", ground="fleet", alone=True)
+@fault(
+    "environment.missing",
+    "the file is moved away, and a worker restarted",
+    ground="fleet",
+    alone=True,
+)
 @contextmanager
 def missing_at_a_start(ground: Hosts) -> Iterator[None]:
     restart = f"systemctl reset-failed {LOW}; systemctl restart --no-block {LOW}"
     with missing(ground):
         ground.as_root("web1", restart)
         until(
-            lambda: "auto-restart" in ground.as_root("web1", f"systemctl show -P SubState {LOW}"), "the start to fail"
+            lambda: "auto-restart" in ground.as_root("web1", f"systemctl show -P SubState {LOW}"),
+            "the start to fail",
         )
         yield
     ground.as_root("web1", restart)
@@ -93,14 +106,23 @@ def password(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("environment.unknown", "a comment that ends with a backslash before a variable", ground="fleet", touches="env")
+@fault(
+    "environment.unknown",
+    "a comment that ends with a backslash before a variable",
+    ground="fleet",
+    touches="env",
+)
 @contextmanager
 def unknown(ground: Hosts) -> Iterator[None]:
-    with kept(ground, "web1", ENV_FILE, rf"sed -i 's/^GLPI_TIMEOUT_S=/# in seconds \\\n&/' {ENV_FILE}"):
+    with kept(
+        ground, "web1", ENV_FILE, rf"sed -i 's/^GLPI_TIMEOUT_S=/# in seconds \\\n&/' {ENV_FILE}"
+    ):
         yield
 
 
-@fault("environment.unreadable", "a byte in the file that is no UTF-8", ground="fleet", touches="env")
+@fault(
+    "environment.unreadable", "a byte in the file that is no UTF-8", ground="fleet", touches="env"
+)
 @contextmanager
 def unreadable(ground: Hosts) -> Iterator[None]:
     with kept(ground, "web1", ENV_FILE, rf"printf 'PLACE=Saarbr\374cken\n' >>{ENV_FILE}"):

@@ -34,12 +34,18 @@ NOT_MADE: dict[str, str] = {
     "broker.clock": _CLOCK,
     "host.not_loaded": _NOBODY_YET,
     "message.would_kill": _OF_PLANS,
-    "schedule.overdue": "it takes a beat that leaves one entry out for minutes, and sends the others",
-    "schedule.unpolled_priority": "where a worker has other steps than the inventory, broker.options_differ tells it",
+    "schedule.overdue": (
+        "it takes a beat that leaves one entry out for minutes, and sends the others"
+    ),
+    "schedule.unpolled_priority": (
+        "where a worker has other steps than the inventory, broker.options_differ tells it"
+    ),
     "service.not_restarted": _OF_PLANS,
     "service.restart_asked": _OF_PLANS,
     "worker.answer_unknown": _OF_PLANS,
-    "worker.left_processes": "of a killed worker with -B beat.several tells the beat, and pool processes end soon",
+    "worker.left_processes": (
+        "of a killed worker with -B beat.several tells the beat, and pool processes end soon"
+    ),
     "worker.node_unclear": _NOBODY_YET,
     "worker.not_taken_over": _OF_PLANS,
     "worker.to_be_taken_over": _OF_PLANS,

@@ -1,4 +1,6 @@
-"""What a fault is: a state of a healthy fleet that has to be found, made with real means and undone afterwards."""
+"""What a fault is: a state of a healthy fleet that has to be found, made with real means and undone
+afterwards.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -26,7 +28,9 @@ class Fault:
     touches: frozenset[str]
     """What it changes, by any names. Two faults that change the same are not injected together."""
     after: str
-    """The code of what it follows from in this state, which stands first then; "" where it does itself."""
+    """The code of what it follows from in this state, which stands first then; "" where it does
+    itself.
+    """
     alone: bool
     """Whether nothing is seen beside it, as where the broker does not answer."""
 
@@ -62,7 +66,9 @@ def fault(
     """Make a fault of a context manager that injects it; `touches` are words."""
 
     def register(inject: M) -> M:
-        FAULTS.append(Fault(code, how, inject, ground, command, frozenset(touches.split()), after, alone))
+        FAULTS.append(
+            Fault(code, how, inject, ground, command, frozenset(touches.split()), after, alone)
+        )
         return inject
 
     return register

@@ -19,7 +19,9 @@ _VARIABLES = "        celery_expected_tasks:\n"
 
 
 class GroundError(Exception):
-    """A ground cannot be put up, or a verb printed no findings; the message ends with what was printed."""
+    """A ground cannot be put up, or a verb printed no findings; the message ends with what was
+    printed.
+    """
 
 
 class Ground(Protocol):
@@ -54,7 +56,11 @@ class Sandbox:
         """Run one of the application's own scripts, as `start_workers.sh worker_low`."""
         home = {"PRINTER_INVENTORY_HOME": str(self.world.root / "app")}
         home["PRINTER_INVENTORY_PYTHON"] = str(self.world.path / ".venv/bin/python")
-        run([f"./{name}", *arguments], self.world.path / "lab/patient", self.world.environment | home | environment)
+        run(
+            [f"./{name}", *arguments],
+            self.world.path / "lab/patient",
+            self.world.environment | home | environment,
+        )
 
     def pid(self, service: str) -> int:
         """The main process of a service, by its pid file."""
@@ -66,7 +72,11 @@ class Sandbox:
     @property
     def application(self) -> dict[str, str]:
         """The variables of the environment file."""
-        return dict(line.split("=", 1) for line in self.world.env_file.read_text().splitlines() if line[:1] != "#")
+        return dict(
+            line.split("=", 1)
+            for line in self.world.env_file.read_text().splitlines()
+            if line[:1] != "#"
+        )
 
     def restart(self, *services: str, **environment: str) -> None:
         """Stop services and start them, with what is given in the environment."""
@@ -91,7 +101,9 @@ class Sandbox:
 
     @contextmanager
     def environment(self, **values: Callable[[str], str]) -> Iterator[None]:
-        """Change variables of the environment file by what makes another value of theirs; its time comes back, too."""
+        """Change variables of the environment file by what makes another value of theirs; its time
+        comes back, too.
+        """
         file = self.world.env_file
         before, at = file.read_text(), file.stat()
         lines = [line.partition("=") for line in before.splitlines()]
@@ -108,7 +120,8 @@ class Sandbox:
     def variables(self, lines: str) -> Iterator[None]:
         """Give the inventory more variables, as lines of YAML."""
         with text_of(
-            self.inventory, (_VARIABLES, "".join(f"        {line}\n" for line in lines.splitlines()) + _VARIABLES)
+            self.inventory,
+            (_VARIABLES, "".join(f"        {line}\n" for line in lines.splitlines()) + _VARIABLES),
         ):
             yield
 
@@ -127,7 +140,8 @@ class Hosts:
         return broker_of(self.world)
 
     def as_root(self, host: str, command: str, stdin: str = "") -> str:
-        """Run a shell command as root on a host, also where no ssh leads there; returns what it printed.
+        """Run a shell command as root on a host, also where no ssh leads there; returns what it
+        printed.
 
         It ends with the first part that fails. Raises FleetError.
         """
@@ -144,7 +158,9 @@ def sandbox(folder: Path, *flags: str) -> Iterator[Sandbox]:
         if up.code != 0:
             raise GroundError(up.out + up.err)
         ground = Sandbox(world)
-        until(lambda: not look(ground).faults, "workers that answer")  # containers are up before their workers
+        until(
+            lambda: not look(ground).faults, "workers that answer"
+        )  # containers are up before their workers
         yield ground
     finally:
         world.inv("sandbox", "--down")
@@ -185,17 +201,22 @@ def look(ground: Ground, command: tuple[str, ...] = ("diagnose",)) -> Look:
     try:
         document = done.json
         crossed = [
-            {"severity": "error", "caused_by": [], **one} for one in document.get("look", {}).get("crossings", ())
+            {"severity": "error", "caused_by": [], **one}
+            for one in document.get("look", {}).get("crossings", ())
         ]
         findings = crossed if "look" in document else document["findings"]
     except (ValueError, KeyError):
-        raise GroundError(f"inv {' '.join(command)} printed no findings:\n{done.out}{done.err}") from None
+        raise GroundError(
+            f"inv {' '.join(command)} printed no findings:\n{done.out}{done.err}"
+        ) from None
     return Look(findings, seconds)
 
 
 @contextmanager
 def text_of(file: Path, *replacements: tuple[str, str]) -> Iterator[None]:
-    """Change the text of a file while the block lasts. Raises GroundError where what is to be replaced is missing."""
+    """Change the text of a file while the block lasts. Raises GroundError where what is to be
+    replaced is missing.
+    """
     before = file.read_text()
     text = before
     for old, new in replacements:
@@ -236,7 +257,13 @@ def until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> 
 def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> str:
     """Run a program; returns what it printed. Raises GroundError."""
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise GroundError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")

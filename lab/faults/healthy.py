@@ -35,7 +35,11 @@ def busy(ground: Sandbox) -> Iterator[None]:
         app.conf.result_backend = (ground.world.root / "results.url").read_text()
         steps = [app.signature(POLL, args=(n,), queue="low_priority") for n in range(1, 20)]
         for _ in range(10):
-            chord(steps)(app.signature("inventory.tasks.collect_daemon_status", immutable=True, queue="daemon"))
+            chord(steps)(
+                app.signature(
+                    "inventory.tasks.collect_daemon_status", immutable=True, queue="daemon"
+                )
+            )
     send(ground, POLL, "low_priority", 10_000, args=(1,))
     try:
         yield
@@ -60,13 +64,20 @@ def long_tasks(ground: Shop) -> Iterator[None]:
             ground.anew("one")
 
 
-@fault("service.being_restarted", "a restart of all workers by this tool is under way", touches="workers", alone=True)
+@fault(
+    "service.being_restarted",
+    "a restart of all workers by this tool is under way",
+    touches="workers",
+    alone=True,
+)
 @calm("rolling restart", "a restart of all workers by this tool is under way")
 @contextmanager
 def rolling(ground: Sandbox) -> Iterator[None]:
     command = ground.world.command("restart-workers", "--yes")
     old = ground.pid("worker_high")
-    process = subprocess.Popen(command, cwd=ground.world.path, env=ground.world.environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=ground.world.path, env=ground.world.environment, stdout=subprocess.DEVNULL
+    )
     until(lambda: not _runs(old), "the end of the first worker")
     try:
         yield
@@ -82,14 +93,22 @@ def _runs(pid: int) -> bool:
         return False
 
 
-@calm("rolling restart of hosts", "a restart of all workers by this tool is under way", ground="fleet")
+@calm(
+    "rolling restart of hosts", "a restart of all workers by this tool is under way", ground="fleet"
+)
 @contextmanager
 def rolling_hosts(ground: Hosts) -> Iterator[None]:
     command = ground.world.command("restart-workers", "--yes", "--inventory", str(ground.inventory))
     began_at = time.time()
-    process = subprocess.Popen(command, cwd=ground.world.path, env=ground.world.environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=ground.world.path, env=ground.world.environment, stdout=subprocess.DEVNULL
+    )
     stopped = f"journalctl --since=@{int(began_at)} -o cat | grep -c '^Stopped .*elery' || true"
-    until(lambda: any(int(ground.as_root(host, stopped)) for host in ("web1", "web2")), "the end of a worker", 120)
+    until(
+        lambda: any(int(ground.as_root(host, stopped)) for host in ("web1", "web2")),
+        "the end of a worker",
+        120,
+    )
     try:
         yield
     finally:
@@ -156,8 +175,15 @@ CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 @contextmanager
 def tables(ground: Sandbox) -> Iterator[None]:
     with ground.settings(_TABLES):
-        python, variables = str(ground.world.path / ".venv/bin/python"), ground.world.environment | ground.application
-        run([python, "manage.py", "migrate", "--verbosity", "0"], ground.world.path / "lab/patient", variables)
+        python, variables = (
+            str(ground.world.path / ".venv/bin/python"),
+            ground.world.environment | ground.application,
+        )
+        run(
+            [python, "manage.py", "migrate", "--verbosity", "0"],
+            ground.world.path / "lab/patient",
+            variables,
+        )
         ground.restart()
         yield
     ground.restart()

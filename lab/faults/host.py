@@ -21,7 +21,13 @@ def cannot_write(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("host.clock", "a wrapper of date that is ten minutes ahead", ground="fleet", touches="web1", alone=True)
+@fault(
+    "host.clock",
+    "a wrapper of date that is ten minutes ahead",
+    ground="fleet",
+    touches="web1",
+    alone=True,
+)
 @contextmanager
 def clock(ground: Hosts) -> Iterator[None]:
     wrapper = "/usr/local/bin/date"
@@ -30,10 +36,18 @@ def clock(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("host.folder_in_place", "a folder in the place of the cron file", ground="fleet", touches="broker cron-file")
+@fault(
+    "host.folder_in_place",
+    "a folder in the place of the cron file",
+    ground="fleet",
+    touches="broker cron-file",
+)
 @contextmanager
 def folder_in_place(ground: Hosts) -> Iterator[None]:
-    with cron.missing(ground), changed(ground, "broker", f"mkdir {cron.FILE}", f"rmdir {cron.FILE}"):
+    with (
+        cron.missing(ground),
+        changed(ground, "broker", f"mkdir {cron.FILE}", f"rmdir {cron.FILE}"),
+    ):
         yield
 
 
@@ -50,11 +64,15 @@ def key_changed(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("host.key_unknown", "known_hosts without the host", ground="fleet", touches="web1", alone=True)
+@fault(
+    "host.key_unknown", "known_hosts without the host", ground="fleet", touches="web1", alone=True
+)
 @contextmanager
 def key_unknown(ground: Hosts) -> Iterator[None]:
     known_hosts = ground.world.fleet / "known_hosts"
-    line = next(line for line in known_hosts.read_text().splitlines(keepends=True) if ",web1 " in line)
+    line = next(
+        line for line in known_hosts.read_text().splitlines(keepends=True) if ",web1 " in line
+    )
     with text_of(known_hosts, (line, "")):
         yield
 
@@ -66,14 +84,26 @@ def lacks_tools(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("host.login_refused", "authorized_keys is moved away", ground="fleet", touches="web1", alone=True)
+@fault(
+    "host.login_refused",
+    "authorized_keys is moved away",
+    ground="fleet",
+    touches="web1",
+    alone=True,
+)
 @contextmanager
 def login_refused(ground: Hosts) -> Iterator[None]:
     with away(ground, "web1", "/home/deploy/.ssh/authorized_keys"):
         yield
 
 
-@fault("host.no_directory", "the application's directory is moved away", ground="fleet", touches="web1", alone=True)
+@fault(
+    "host.no_directory",
+    "the application's directory is moved away",
+    ground="fleet",
+    touches="web1",
+    alone=True,
+)
 @contextmanager
 def no_directory(ground: Hosts) -> Iterator[None]:
     with away(ground, "web1", APPLICATION):
@@ -93,7 +123,9 @@ def no_room(ground: Hosts) -> Iterator[None]:
 @contextmanager
 def other_shell(ground: Hosts) -> Iterator[None]:
     wrapper = "/usr/local/bin/sudo"
-    with changed(ground, "web1", f"{write(wrapper, _WRAPPER)}; chmod 755 {wrapper}", f"rm {wrapper}"):
+    with changed(
+        ground, "web1", f"{write(wrapper, _WRAPPER)}; chmod 755 {wrapper}", f"rm {wrapper}"
+    ):
         yield
 
 
@@ -118,11 +150,19 @@ def slow_shell(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("host.sudo_refused", "sudoers allows /bin/true alone", ground="fleet", touches="web1", alone=True)
+@fault(
+    "host.sudo_refused",
+    "sudoers allows /bin/true alone",
+    ground="fleet",
+    touches="web1",
+    alone=True,
+)
 @contextmanager
 def sudo_refused(ground: Hosts) -> Iterator[None]:
     rule = "deploy ALL=(ALL) NOPASSWD: /bin/true, !/bin/sh\n"
-    with changed(ground, "web1", write("/etc/sudoers.d/zz-refused", rule), "rm /etc/sudoers.d/zz-refused"):
+    with changed(
+        ground, "web1", write("/etc/sudoers.d/zz-refused", rule), "rm /etc/sudoers.d/zz-refused"
+    ):
         yield
 
 

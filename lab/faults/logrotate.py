@@ -16,7 +16,9 @@ _MANAGED = "        celery_service_manager"
 @contextmanager
 def rotation(ground: Hosts) -> Iterator[None]:
     """The inventory has a log file, which the file of this tool rotates on all hosts."""
-    with installed_by(ground, "install-cron", (_MANAGED, f"        celery_logs: [{_LOG}]\n{_MANAGED}")):
+    with installed_by(
+        ground, "install-cron", (_MANAGED, f"        celery_logs: [{_LOG}]\n{_MANAGED}")
+    ):
         yield
 
 
@@ -44,7 +46,12 @@ def missing(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("logrotate.not_ours", "the file without this tool's first line", ground="fleet", touches="inventory logrotate")
+@fault(
+    "logrotate.not_ours",
+    "the file without this tool's first line",
+    ground="fleet",
+    touches="inventory logrotate",
+)
 @contextmanager
 def not_ours(ground: Hosts) -> Iterator[None]:
     with rotation(ground), kept(ground, "web1", _FILE, f"sed -i 1d {_FILE}"):

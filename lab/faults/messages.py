@@ -19,7 +19,9 @@ def producer(ground: Ground) -> Iterator[Celery]:
     with ground.broker() as client:
         at = client.get_connection_kwargs()
     password = f":{at['password']}@" if at.get("password") else ""
-    app = Celery(broker=f"redis://{password}{at['host']}:{at['port']}/{at['db']}", set_as_current=False)
+    app = Celery(
+        broker=f"redis://{password}{at['host']}:{at['port']}/{at['db']}", set_as_current=False
+    )
     try:
         yield app
     finally:
@@ -33,7 +35,9 @@ def send(ground: Ground, task: str, queue: str, count: int = 1, **options: Any) 
 
 
 @contextmanager
-def waiting(ground: Ground, task: str, queue: str, count: int = 1, **options: Any) -> Iterator[None]:
+def waiting(
+    ground: Ground, task: str, queue: str, count: int = 1, **options: Any
+) -> Iterator[None]:
     """Messages that wait in a queue which nobody consumes; afterwards it is empty."""
     send(ground, task, queue, count, **options)
     try:

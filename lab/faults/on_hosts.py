@@ -1,4 +1,6 @@
-"""What faults on real hosts have in common: root's commands there, and files that are put back with their times."""
+"""What faults on real hosts have in common: root's commands there, and files that are put back with
+their times.
+"""
 
 import shlex
 from collections.abc import Iterator
@@ -40,9 +42,13 @@ def changed(ground: Hosts, host: str, change: str, back: str) -> Iterator[None]:
 
 @contextmanager
 def kept(ground: Hosts, host: str, path: str, change: str) -> Iterator[None]:
-    """A file or folder that a command of root's changes, moves or removes; it comes back with its times."""
+    """A file or folder that a command of root's changes, moves or removes; it comes back with its
+    times.
+    """
     aside = f"/root/{path.replace('/', '_')}"
-    with changed(ground, host, f"cp -a {path} {aside}; {change}", f"rm -rf {path}; mv {aside} {path}"):
+    with changed(
+        ground, host, f"cp -a {path} {aside}; {change}", f"rm -rf {path}; mv {aside} {path}"
+    ):
         yield
 
 
@@ -74,22 +80,33 @@ def drop_in(ground: Hosts, unit: str, lines: str, *, restart: bool = False) -> I
 def installed(ground: Hosts, unit: str, text: str, then: str, host: str = "web1") -> Iterator[None]:
     """A unit of somebody else's, and what systemctl does with it: `enable`, `start` or both."""
     path = f"{UNITS}/{unit}"
-    back = f"systemctl disable --now {unit}; rm {path}; systemctl daemon-reload; systemctl reset-failed"
-    with changed(ground, host, f"{write(path, text)}; systemctl daemon-reload; systemctl {then} {unit}", back):
+    back = (
+        f"systemctl disable --now {unit}; rm {path}; systemctl daemon-reload; systemctl"
+        " reset-failed"
+    )
+    with changed(
+        ground, host, f"{write(path, text)}; systemctl daemon-reload; systemctl {then} {unit}", back
+    ):
         yield
 
 
 @contextmanager
 def named(ground: Hosts, text: str, then: str) -> Iterator[None]:
-    """A unit of somebody else's in the place of worker_low's, which the inventory names; `then` as for `installed`."""
+    """A unit of somebody else's in the place of worker_low's, which the inventory names; `then` as
+    for `installed`.
+    """
     name = "name: worker_low\n"
     with ExitStack() as stack:
         for host in (one.name for one in ground.world.record.hosts[1:]):
             stop, start = f"systemctl disable --now {LOW}", f"systemctl enable --now {LOW}"
             stack.enter_context(changed(ground, host, stop, start))
             stack.enter_context(away(ground, host, LOW_UNIT))
-            stack.enter_context(installed(ground, THEIRS, text.replace("printers@", "worker_low@"), then, host))
-        stack.enter_context(text_of(ground.inventory, (name, f"{name}                unit: {THEIRS}\n")))
+            stack.enter_context(
+                installed(ground, THEIRS, text.replace("printers@", "worker_low@"), then, host)
+            )
+        stack.enter_context(
+            text_of(ground.inventory, (name, f"{name}                unit: {THEIRS}\n"))
+        )
         yield
 
 

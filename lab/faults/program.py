@@ -29,7 +29,12 @@ def stop_loses_tasks(ground: Sandbox) -> Iterator[None]:
         patient=ground.world.path / "lab/patient",
         log=log,
     )
-    ctl = [str(ground.world.path / ".venv/bin/supervisorctl"), "-c", str(root / "supervisord.conf"), "update"]
+    ctl = [
+        str(ground.world.path / ".venv/bin/supervisorctl"),
+        "-c",
+        str(root / "supervisord.conf"),
+        "update",
+    ]
     daemon = "          - name: worker_daemon\n"
     worker = "          - {name: legacy, queues: [legacy], service: legacy}\n"
     conf.write_text(text)

@@ -1,6 +1,7 @@
 """Faults of queues: what waits in them, and who takes it.
 
-What waits where a worker takes it does not wait for long. So most of this is in a queue that nobody has to consume.
+What waits where a worker takes it does not wait for long. So most of this is in a queue that nobody
+has to consume.
 """
 
 import time
@@ -65,7 +66,9 @@ def retries(ground: Sandbox) -> Iterator[None]:
         yield
 
 
-@fault("queue.redelivered", "the ETA of messages is later than the visibility timeout", touches="spare")
+@fault(
+    "queue.redelivered", "the ETA of messages is later than the visibility timeout", touches="spare"
+)
 @contextmanager
 def redelivered(ground: Sandbox) -> Iterator[None]:
     with spare(ground):
@@ -76,18 +79,28 @@ def redelivered(ground: Sandbox) -> Iterator[None]:
 @fault("queue.selected", "messages wait that a rule means", touches="spare rules")
 @contextmanager
 def selected(ground: Sandbox) -> Iterator[None]:
-    with spare(ground), text_of(ground.inventory, ("            queue: low_priority\n", "            queue: spare\n")):
+    with (
+        spare(ground),
+        text_of(
+            ground.inventory, ("            queue: low_priority\n", "            queue: spare\n")
+        ),
+    ):
         send(ground, CHECK, "spare", 3, eta=datetime.now(UTC) - timedelta(hours=6), retries=3)
         yield
 
 
 @fault(
-    "queue.unacked_selected", "messages that a rule means, fetched by a worker that died", touches="spare rules unacked"
+    "queue.unacked_selected",
+    "messages that a rule means, fetched by a worker that died",
+    touches="spare rules unacked",
 )
 @contextmanager
 def unacked_selected(ground: Sandbox) -> Iterator[None]:
     also_fetched = "            queue: spare\n            unacked: true\n"
-    with spare(ground), text_of(ground.inventory, ("            queue: low_priority\n", also_fetched)):
+    with (
+        spare(ground),
+        text_of(ground.inventory, ("            queue: low_priority\n", also_fetched)),
+    ):
         send(ground, CHECK, "spare", 3, eta=datetime.now(UTC) - timedelta(hours=6), retries=3)
         with fetched(ground, "spare", 3):
             yield
@@ -102,13 +115,20 @@ def orphaned(ground: Sandbox) -> Iterator[None]:
             yield
 
 
-@fault("queue.unacked_age", "a worker holds a message for longer than the threshold", touches="unacked thresholds")
+@fault(
+    "queue.unacked_age",
+    "a worker holds a message for longer than the threshold",
+    touches="unacked thresholds",
+)
 @contextmanager
 def unacked_age(ground: Sandbox) -> Iterator[None]:
     threshold = text_of(ground.inventory, ("unacked_age: 2h", "unacked_age: 1s"))
     with threshold, ground.broker() as client:
         send(ground, POLL, "low_priority", args=(1,), countdown=900)
-        until(lambda: client.zcount("unacked_index", "-inf", time.time() - 2), "a worker that has held it for 2 s")
+        until(
+            lambda: client.zcount("unacked_index", "-inf", time.time() - 2),
+            "a worker that has held it for 2 s",
+        )
         try:
             yield
         finally:
@@ -155,7 +175,12 @@ def aside(ground: Sandbox) -> Iterator[None]:
             client.delete("celery-runbooks:work:spare", "celery-runbooks:detached")
 
 
-@fault("queue.drain_time", "messages become more from look to look", command=("monitor",), touches="spare")
+@fault(
+    "queue.drain_time",
+    "messages become more from look to look",
+    command=("monitor",),
+    touches="spare",
+)
 @contextmanager
 def drain_time(ground: Sandbox) -> Iterator[None]:
     with spare(ground):
@@ -169,11 +194,18 @@ def drain_time(ground: Sandbox) -> Iterator[None]:
 @fault("queue.no_consumer", "a queue of the inventory whose consumers nobody has", touches="spare")
 @contextmanager
 def no_consumer(ground: Sandbox) -> Iterator[None]:
-    with ground.variables("celery_queues: {spare: {consumers: 1}}"), waiting(ground, POLL, "spare", 40):
+    with (
+        ground.variables("celery_queues: {spare: {consumers: 1}}"),
+        waiting(ground, POLL, "spare", 40),
+    ):
         yield
 
 
-@fault("queue.few_consumers", "the inventory wants two workers at a queue, and one is there", touches="strange nodes")
+@fault(
+    "queue.few_consumers",
+    "the inventory wants two workers at a queue, and one is there",
+    touches="strange nodes",
+)
 @contextmanager
 def few_consumers(ground: Sandbox) -> Iterator[None]:
     with ground.variables("celery_queues: {low_priority: {consumers: 2}}"):
@@ -223,7 +255,11 @@ def unbound(ground: Ground) -> Iterator[None]:
                 client.restore(key, 0, dump, replace=True)
 
 
-@fault("message.naive_eta", "messages for three hours ahead, by a time without a zone", touches="unacked")
+@fault(
+    "message.naive_eta",
+    "messages for three hours ahead, by a time without a zone",
+    touches="unacked",
+)
 @contextmanager
 def naive_eta(ground: Sandbox) -> Iterator[None]:
     later = datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=3)

@@ -10,9 +10,11 @@ RESULTS = Path(__file__).resolve().parents[2] / "docs/matrix.json"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came of a trial, in codes: those that were made are `expected`, one of `first` at the head of all findings.
+    """What came of a trial, in codes: those that were made are `expected`, one of `first` at the
+    head of all findings.
 
-    `found` stand in no other one, `folded` below another, `notes` are no faults; each in the order of the findings.
+    `found` stand in no other one, `folded` below another, `notes` are no faults; each in the order
+    of the findings.
     """
 
     name: str
@@ -35,12 +37,18 @@ class Row:
 
     @property
     def well(self) -> bool:
-        """Whether a cause stands first, and all that was made is told; on a calm fleet, that nothing is found."""
+        """Whether a cause stands first, and all that was made is told; on a calm fleet, that
+        nothing is found.
+        """
         if self.trouble:
             return False
         if not self.expected:
             return not self.found
-        return bool(self.told) and self.told[0] in self.first and {*self.expected} <= {*self.told, *self.folded}
+        return (
+            bool(self.told)
+            and self.told[0] in self.first
+            and {*self.expected} <= {*self.told, *self.folded}
+        )
 
 
 def load() -> dict[str, Row]:

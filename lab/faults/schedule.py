@@ -11,10 +11,14 @@ _ALL = ("worker_high", "worker_low", "worker_daemon", "beat")
 
 
 @contextmanager
-def entry(ground: Sandbox, task: str, options: str = "{}", args: str = "()", more: str = "") -> Iterator[None]:
+def entry(
+    ground: Sandbox, task: str, options: str = "{}", args: str = "()", more: str = ""
+) -> Iterator[None]:
     """One more entry of the schedule, which beat has taken up."""
     line = f'{{"task": "{task}", "schedule": 36000.0, "args": {args}, "options": {options}}}'
-    with ground.settings(f'CELERY_BEAT_SCHEDULE["more"] = {line}\n{more}', *(_ALL if more else ("beat",))):
+    with ground.settings(
+        f'CELERY_BEAT_SCHEDULE["more"] = {line}\n{more}', *(_ALL if more else ("beat",))
+    ):
         yield
 
 
@@ -39,7 +43,11 @@ def no_consumer(ground: Sandbox) -> Iterator[None]:
         yield
 
 
-@fault("schedule.unsendable", "an entry goes to a queue that task_queues does not have", touches="code beat workers")
+@fault(
+    "schedule.unsendable",
+    "an entry goes to a queue that task_queues does not have",
+    touches="code beat workers",
+)
 @contextmanager
 def unsendable(ground: Sandbox) -> Iterator[None]:
     only = "CELERY_TASK_CREATE_MISSING_QUEUES = False\n"
@@ -48,7 +56,9 @@ def unsendable(ground: Sandbox) -> Iterator[None]:
 
 
 @fault(
-    "schedule.not_registered", "an entry goes to a queue whose worker does not know its task", touches="code strange"
+    "schedule.not_registered",
+    "an entry goes to a queue whose worker does not know its task",
+    touches="code strange",
 )
 @contextmanager
 def not_registered(ground: Sandbox) -> Iterator[None]:

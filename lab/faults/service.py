@@ -8,7 +8,12 @@ from lab.faults.grounds import Hosts, Sandbox, text_of
 from lab.faults.on_hosts import LOW, THEIRS, WORKER, changed, installed, until_listens
 
 
-@fault("service.manager_away", "the sockets of systemd and of D-Bus are moved away", ground="fleet", alone=True)
+@fault(
+    "service.manager_away",
+    "the sockets of systemd and of D-Bus are moved away",
+    ground="fleet",
+    alone=True,
+)
 @contextmanager
 def manager_away(ground: Hosts) -> Iterator[None]:
     sockets = ("/run/systemd/private", "/run/dbus/system_bus_socket")
@@ -32,7 +37,10 @@ def runs_elsewhere(ground: Hosts) -> Iterator[None]:
 
 
 @fault(
-    "service.untold", "the status command of a host's workers ends with exit code 4", touches="inventory", alone=True
+    "service.untold",
+    "the status command of a host's workers ends with exit code 4",
+    touches="inventory",
+    alone=True,
 )
 @contextmanager
 def untold(ground: Sandbox) -> Iterator[None]:

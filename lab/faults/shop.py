@@ -1,4 +1,6 @@
-"""A shop: a small application of its own, whose tasks hang, wait, fail and kill, with three workers at two queues."""
+"""A shop: a small application of its own, whose tasks hang, wait, fail and kill, with three workers
+at two queues.
+"""
 
 import os
 import signal
@@ -126,14 +128,33 @@ class Shop:
         return self.world.path / f"{name}.log"
 
     def start(self, name: str, *options: str, **environment: str) -> None:
-        """Start a worker with one thread, unless the options say otherwise, and wait until it is ready."""
+        """Start a worker with one thread, unless the options say otherwise, and wait until it is
+        ready.
+        """
         folder = self.world.path
-        command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "-n", f"{name}@here", "-Q", QUEUES[name]]
-        pool = [] if "-P" in options else ["-P", "threads"]  # Celery looks for the first before anything else
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "shop",
+            "worker",
+            "-n",
+            f"{name}@here",
+            "-Q",
+            QUEUES[name],
+        ]
+        pool = (
+            [] if "-P" in options else ["-P", "threads"]
+        )  # Celery looks for the first before anything else
         usual = [*pool, "-c", "1", "-l", "INFO", "--without-gossip", "--without-mingle"]
         with self.log(name).open("wb") as log:
             self.workers[name] = subprocess.Popen(
-                [*command, *usual, *options], cwd=folder, env=os.environ | environment, stdout=log, stderr=log
+                [*command, *usual, *options],
+                cwd=folder,
+                env=os.environ | environment,
+                stdout=log,
+                stderr=log,
             )
         (folder / f"{name}.pid").write_text(f"{self.workers[name].pid}\n")
         until(lambda: b" ready." in self.log(name).read_bytes(), f"{name}, which starts")

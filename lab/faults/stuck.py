@@ -1,4 +1,6 @@
-"""Faults of a queue that does not move: its workers hang, wait, hold back or take nothing. Each in the shop."""
+"""Faults of a queue that does not move: its workers hang, wait, hold back or take nothing. Each in
+the shop.
+"""
 
 import signal
 import subprocess
@@ -18,14 +20,21 @@ _LONG_S = 32.0
 _OPTIONS = '{"visibility_timeout": 3, "unacked_restore_interval": 1}'
 
 
-@fault("worker.hangs", "a task hangs for half a minute, and messages wait", ground="shop", touches="one")
+@fault(
+    "worker.hangs",
+    "a task hangs for half a minute, and messages wait",
+    ground="shop",
+    touches="one",
+)
 @contextmanager
 def hangs(ground: Shop) -> Iterator[None]:
     send(ground, "shop.hang", "mail", 20)
     yield from _while_it_runs(ground)
 
 
-@fault("worker.waits_for_itself", "a task waits for one of its own queue", ground="shop", touches="one")
+@fault(
+    "worker.waits_for_itself", "a task waits for one of its own queue", ground="shop", touches="one"
+)
 @contextmanager
 def waits_for_itself(ground: Shop) -> Iterator[None]:
     send(ground, "shop.parent", "mail", 4)
@@ -52,7 +61,9 @@ def rate_limited(ground: Shop) -> Iterator[None]:
         ground.anew("one")
 
 
-@fault("queue.not_taken", "a worker has lost count of what it may fetch", ground="shop", touches="one")
+@fault(
+    "queue.not_taken", "a worker has lost count of what it may fetch", ground="shop", touches="one"
+)
 @contextmanager
 def not_taken(ground: Shop) -> Iterator[None]:
     ground.app.control.broadcast("take_no_more", destination=["one@here"], reply=True)
@@ -76,7 +87,12 @@ def runs_twice(ground: Shop) -> Iterator[None]:
     ground.anew()
 
 
-@fault("worker.holds_etas", "one of two workers has 1,100 messages for later", ground="shop", touches="two three")
+@fault(
+    "worker.holds_etas",
+    "one of two workers has 1,100 messages for later",
+    ground="shop",
+    touches="two three",
+)
 @contextmanager
 def holds_etas(ground: Shop) -> Iterator[None]:
     with _only_two_takes(ground):
@@ -112,7 +128,12 @@ def _only_two_takes(ground: Shop) -> Iterator[None]:
     control.add_consumer("post", destination=["three@here"], reply=True)
 
 
-@fault("task.kills_its_process", "a message kills its process again and again", ground="shop", touches="one")
+@fault(
+    "task.kills_its_process",
+    "a message kills its process again and again",
+    ground="shop",
+    touches="one",
+)
 @contextmanager
 def kills_its_process(ground: Shop) -> Iterator[None]:
     ground.end("one")
@@ -120,14 +141,21 @@ def kills_its_process(ground: Shop) -> Iterator[None]:
     count = ground.world.path / "count"
     send(ground, "shop.kill", "mail", args=(str(count),))
     try:
-        until(lambda: ground.log("one").read_bytes().count(b"shop.kill") >= 5, "its fourth delivery")
+        until(
+            lambda: ground.log("one").read_bytes().count(b"shop.kill") >= 5, "its fourth delivery"
+        )
         yield
     finally:
         count.unlink()
         ground.anew("one")
 
 
-@fault("worker.not_answering", "a worker was told to end, and finishes its task first", ground="shop", touches="one")
+@fault(
+    "worker.not_answering",
+    "a worker was told to end, and finishes its task first",
+    ground="shop",
+    touches="one",
+)
 @contextmanager
 def not_answering(ground: Shop) -> Iterator[None]:
     ground.end("one")
@@ -145,7 +173,10 @@ def not_answering(ground: Shop) -> Iterator[None]:
 
 
 @fault(
-    "worker.busy", "the task of a worker of one process runs on, and it does not answer", ground="shop", touches="one"
+    "worker.busy",
+    "the task of a worker of one process runs on, and it does not answer",
+    ground="shop",
+    touches="one",
 )
 @contextmanager
 def busy(ground: Shop) -> Iterator[None]:
@@ -192,31 +223,57 @@ def _server(ground: Shop, name: str, *args: str) -> Iterator[RedisServer]:
         server.stop(signal.SIGKILL)
 
 
-@fault("broker.replica", "the broker's URL names a replica", ground="shop", touches="url", alone=True)
+@fault(
+    "broker.replica", "the broker's URL names a replica", ground="shop", touches="url", alone=True
+)
 @contextmanager
 def replica(ground: Shop) -> Iterator[None]:
-    with _server(ground, "follower", "--replicaof", "127.0.0.1", str(ground.server.port)) as follower:
+    with _server(
+        ground, "follower", "--replicaof", "127.0.0.1", str(ground.server.port)
+    ) as follower:
         with redis.Redis(port=follower.port, protocol=2) as client:
             until(lambda: client.info("replication")["master_link_status"] == "up", "its master")
         with _named(ground, follower.url(3)):
             yield
 
 
-@fault("broker.unusable", "the broker's URL names a cluster", ground="shop", touches="url", alone=True)
+@fault(
+    "broker.unusable", "the broker's URL names a cluster", ground="shop", touches="url", alone=True
+)
 @contextmanager
 def unusable(ground: Shop) -> Iterator[None]:
-    with _server(ground, "cluster", "--cluster-enabled", "yes") as cluster, _named(ground, cluster.url()):
+    with (
+        _server(ground, "cluster", "--cluster-enabled", "yes") as cluster,
+        _named(ground, cluster.url()),
+    ):
         yield
 
 
 @fault("broker.loading", "Redis reads its dump slowly", ground="shop", touches="url", alone=True)
 @contextmanager
 def loading(ground: Shop) -> Iterator[None]:
-    with _server(ground, "full", "--dbfilename", "dump.rdb") as full, redis.Redis(port=full.port) as client:
+    with (
+        _server(ground, "full", "--dbfilename", "dump.rdb") as full,
+        redis.Redis(port=full.port) as client,
+    ):
         client.mset({f"key-{n}": "x" * 100 for n in range(5000)})
         client.save()
-    slowly = ("--key-load-delay", "40000", "--loading-process-events-interval-bytes", "1024", "--save", "")
-    command = [str(redis_server_binary()), "--dir", str(full.directory), "--port", str(full.port), *slowly]
+    slowly = (
+        "--key-load-delay",
+        "40000",
+        "--loading-process-events-interval-bytes",
+        "1024",
+        "--save",
+        "",
+    )
+    command = [
+        str(redis_server_binary()),
+        "--dir",
+        str(full.directory),
+        "--port",
+        str(full.port),
+        *slowly,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         with redis.Redis(port=full.port) as client:

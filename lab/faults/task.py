@@ -22,7 +22,11 @@ def failing(ground: Sandbox) -> Iterator[None]:
         ground.restart("worker_high")
 
 
-@fault("task.import_fails", "a value of the environment file lets a module fail to import", touches="environment")
+@fault(
+    "task.import_fails",
+    "a value of the environment file lets a module fail to import",
+    touches="environment",
+)
 @contextmanager
 def import_fails(ground: Sandbox) -> Iterator[None]:
     with ground.environment(GLPI_TIMEOUT_S=lambda _: "30s"):
@@ -31,20 +35,30 @@ def import_fails(ground: Sandbox) -> Iterator[None]:
     ground.restart()
 
 
-@fault("task.never_imported", "the application does not import the module of an expected task", touches="code expected")
+@fault(
+    "task.never_imported",
+    "the application does not import the module of an expected task",
+    touches="code expected",
+)
 @contextmanager
 def never_imported(ground: Sandbox) -> Iterator[None]:
     module = ground.world.path / "lab/patient/inventory/extra.py"
-    module.write_text("from celery import shared_task\n\n\n@shared_task\ndef count() -> None: ...\n")
+    module.write_text(
+        "from celery import shared_task\n\n\n@shared_task\ndef count() -> None: ...\n"
+    )
     try:
-        with text_of(ground.inventory, (_EXPECTED, f"{_EXPECTED}          - inventory.extra.count\n")):
+        with text_of(
+            ground.inventory, (_EXPECTED, f"{_EXPECTED}          - inventory.extra.count\n")
+        ):
             yield
     finally:
         module.unlink()
 
 
 @fault(
-    "task.not_registered", "a worker of another application has the name of an expected one", touches="code expected"
+    "task.not_registered",
+    "a worker of another application has the name of an expected one",
+    touches="code expected",
 )
 @contextmanager
 def not_registered(ground: Sandbox) -> Iterator[None]:
@@ -71,7 +85,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "inventory"))
 @fault("task.two_names", "a task is expected by another name of its file", touches="code expected")
 @contextmanager
 def two_names(ground: Sandbox) -> Iterator[None]:
-    expected = text_of(ground.inventory, (_EXPECTED, f"{_EXPECTED}          - tasks.poll_printer\n"))
+    expected = text_of(
+        ground.inventory, (_EXPECTED, f"{_EXPECTED}          - tasks.poll_printer\n")
+    )
     with ground.settings(_TWICE), expected:
         yield
 
@@ -87,7 +103,11 @@ def was_discarded(ground: Sandbox) -> Iterator[None]:
         ground.restart(LOW)
 
 
-@fault("task.would_be_discarded", "a message of an unknown task waits for a worker that is down", touches="worker_low")
+@fault(
+    "task.would_be_discarded",
+    "a message of an unknown task waits for a worker that is down",
+    touches="worker_low",
+)
 @contextmanager
 def would_be_discarded(ground: Sandbox) -> Iterator[None]:
     with down(ground, LOW):
@@ -98,7 +118,11 @@ def would_be_discarded(ground: Sandbox) -> Iterator[None]:
             empty(ground, "low_priority")
 
 
-@fault("message.was_discarded", "a pickled message came to a worker that takes JSON", touches="worker_low")
+@fault(
+    "message.was_discarded",
+    "a pickled message came to a worker that takes JSON",
+    touches="worker_low",
+)
 @contextmanager
 def message_was_discarded(ground: Sandbox) -> Iterator[None]:
     send(ground, POLL, "low_priority", args=(1,), serializer="pickle")
@@ -109,7 +133,11 @@ def message_was_discarded(ground: Sandbox) -> Iterator[None]:
         ground.restart(LOW)
 
 
-@fault("message.would_be_discarded", "a pickled message waits for a worker that is down", touches="worker_low")
+@fault(
+    "message.would_be_discarded",
+    "a pickled message waits for a worker that is down",
+    touches="worker_low",
+)
 @contextmanager
 def message_would_be_discarded(ground: Sandbox) -> Iterator[None]:
     with down(ground, LOW):
@@ -127,7 +155,11 @@ def results_elsewhere(ground: Sandbox) -> Iterator[None]:
         yield
 
 
-@fault("results.never_expire", "12,000 results in the broker's db never expire", touches="results memory")
+@fault(
+    "results.never_expire",
+    "12,000 results in the broker's db never expire",
+    touches="results memory",
+)
 @contextmanager
 def results_never_expire(ground: Sandbox) -> Iterator[None]:
     with ground.broker() as client:
@@ -142,7 +174,9 @@ def results_never_expire(ground: Sandbox) -> Iterator[None]:
 @fault("probe.failed", "what a probe of the inventory asks is not there", touches="probe")
 @contextmanager
 def probe_failed(ground: Sandbox) -> Iterator[None]:
-    with text_of(ground.inventory, ("manage.py sync_glpi --limit 1", "manage.py sync_glpi --nonsense")):
+    with text_of(
+        ground.inventory, ("manage.py sync_glpi --limit 1", "manage.py sync_glpi --nonsense")
+    ):
         yield
 
 
@@ -179,7 +213,12 @@ def unjudged(ground: Sandbox) -> Iterator[None]:
             empty(ground, "low_priority")
 
 
-@fault("inventory.same_machine", "a machine has two names in the inventory", touches="inventory", alone=True)
+@fault(
+    "inventory.same_machine",
+    "a machine has two names in the inventory",
+    touches="inventory",
+    alone=True,
+)
 @contextmanager
 def same_machine(ground: Sandbox) -> Iterator[None]:
     host = "        sandbox:\n          ansible_connection: local\n"
@@ -187,9 +226,15 @@ def same_machine(ground: Sandbox) -> Iterator[None]:
         yield
 
 
-@fault("inventory.accepts_nothing", "the inventory accepts a finding that is not there", touches="accepted")
+@fault(
+    "inventory.accepts_nothing",
+    "the inventory accepts a finding that is not there",
+    touches="accepted",
+)
 @contextmanager
 def accepts_nothing(ground: Sandbox) -> Iterator[None]:
-    accepted = "{code: queue.depth, subject: low_priority, reason: end of the month, until: 2099-01-01}"
+    accepted = (
+        "{code: queue.depth, subject: low_priority, reason: end of the month, until: 2099-01-01}"
+    )
     with ground.variables(f"celery_accepted: [{accepted}]"):
         yield

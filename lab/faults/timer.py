@@ -26,7 +26,11 @@ def timers(ground: Hosts) -> Iterator[None]:
 @contextmanager
 def differs(ground: Hosts) -> Iterator[None]:
     edit = f"sed -i s/^OnCalendar=.*/OnCalendar=daily/ {_PATH}; {_RELOAD}"
-    with timers(ground), changed(ground, "broker", ":", _RELOAD), kept(ground, "broker", _PATH, edit):
+    with (
+        timers(ground),
+        changed(ground, "broker", ":", _RELOAD),
+        kept(ground, "broker", _PATH, edit),
+    ):
         yield
 
 
@@ -38,22 +42,44 @@ def missing(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("timer.not_enabled", "systemctl stop of the timer", ground="fleet", touches="inventory cron-file")
+@fault(
+    "timer.not_enabled",
+    "systemctl stop of the timer",
+    ground="fleet",
+    touches="inventory cron-file",
+)
 @contextmanager
 def not_enabled(ground: Hosts) -> Iterator[None]:
-    with timers(ground), changed(ground, "broker", f"systemctl stop {_TIMER}", f"systemctl start {_TIMER}"):
+    with (
+        timers(ground),
+        changed(ground, "broker", f"systemctl stop {_TIMER}", f"systemctl start {_TIMER}"),
+    ):
         yield
 
 
-@fault("timer.not_ours", "the timer without this tool's first line", ground="fleet", touches="inventory cron-file")
+@fault(
+    "timer.not_ours",
+    "the timer without this tool's first line",
+    ground="fleet",
+    touches="inventory cron-file",
+)
 @contextmanager
 def not_ours(ground: Hosts) -> Iterator[None]:
     edit = f"sed -i 1d {_PATH}; {_RELOAD}"
-    with timers(ground), changed(ground, "broker", ":", _RELOAD), kept(ground, "broker", _PATH, edit):
+    with (
+        timers(ground),
+        changed(ground, "broker", ":", _RELOAD),
+        kept(ground, "broker", _PATH, edit),
+    ):
         yield
 
 
-@fault("timer.stale", "a timer of this tool's on a host that has no entries", ground="fleet", touches="web1-cron")
+@fault(
+    "timer.stale",
+    "a timer of this tool's on a host that has no entries",
+    ground="fleet",
+    touches="web1-cron",
+)
 @contextmanager
 def stale(ground: Hosts) -> Iterator[None]:
     text = f"{CRON.splitlines()[0]}\n[Timer]\nOnCalendar=daily\n"

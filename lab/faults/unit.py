@@ -1,4 +1,6 @@
-"""Faults of units: files of systemd's that differ, are missing or somebody else's, and what systemd makes of them."""
+"""Faults of units: files of systemd's that differ, are missing or somebody else's, and what systemd
+makes of them.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,15 +32,20 @@ def restarts(ground: Hosts, unit: str) -> int:
     return int(ground.as_root("web1", f"systemctl show -P NRestarts {unit}"))
 
 
-@fault("unit.alias", "beat's unit is a link to a unit of another name", ground="fleet", touches="beat")
+@fault(
+    "unit.alias", "beat's unit is a link to a unit of another name", ground="fleet", touches="beat"
+)
 @contextmanager
 def alias(ground: Hosts) -> Iterator[None]:
     ours, theirs = f"{UNITS}/celery-beat.service", f"{UNITS}/printer-beat.service"
     change = (
-        f"systemctl disable --now celery-beat; mv {ours} {theirs}; ln -s {theirs} {ours}; {_RELOAD}; "
-        "systemctl start printer-beat"
+        f"systemctl disable --now celery-beat; mv {ours} {theirs}; ln -s {theirs} {ours};"
+        f" {_RELOAD}; systemctl start printer-beat"
     )
-    back = f"systemctl stop printer-beat; rm {ours}; mv {theirs} {ours}; {_RELOAD}; systemctl enable --now celery-beat"
+    back = (
+        f"systemctl stop printer-beat; rm {ours}; mv {theirs} {ours}; {_RELOAD}; systemctl enable"
+        " --now celery-beat"
+    )
     with changed(ground, "broker", change, back):
         yield
 
@@ -61,19 +68,34 @@ def differs(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("unit.differs", "another queue in the unit file, and a restart", ground="fleet", touches="worker_low")
+@fault(
+    "unit.differs",
+    "another queue in the unit file, and a restart",
+    ground="fleet",
+    touches="worker_low",
+)
 @contextmanager
 def starts_otherwise(ground: Hosts) -> Iterator[None]:
     again = f"{_RELOAD}; systemctl restart {LOW}"
     with (
         changed(ground, "web1", ":", again),
-        kept(ground, "web1", LOW_UNIT, f"sed -i s/--queues=low_priority/--queues=old/ {LOW_UNIT}; {again}"),
+        kept(
+            ground,
+            "web1",
+            LOW_UNIT,
+            f"sed -i s/--queues=low_priority/--queues=old/ {LOW_UNIT}; {again}",
+        ),
     ):
         until_listens(ground, "worker_low@web1")
         yield
 
 
-@fault("unit.drop_in", "a drop-in that changes nothing of how the worker runs", ground="fleet", touches="worker_low")
+@fault(
+    "unit.drop_in",
+    "a drop-in that changes nothing of how the worker runs",
+    ground="fleet",
+    touches="worker_low",
+)
 @contextmanager
 def harmless_drop_in(ground: Hosts) -> Iterator[None]:
     with drop_in(ground, LOW, "Nice=3"):
@@ -89,15 +111,28 @@ def without_a_variable(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("unit.drop_in", "a drop-in in which ExecStart= starts another program", ground="fleet", touches="worker_low")
+@fault(
+    "unit.drop_in",
+    "a drop-in in which ExecStart= starts another program",
+    ground="fleet",
+    touches="worker_low",
+)
 @contextmanager
 def other_program(ground: Hosts) -> Iterator[None]:
     with drop_in(ground, LOW, "ExecStart=\nExecStart=/bin/sleep 1d", restart=True):
-        until(lambda: "sleep" in ground.as_root("web1", f"systemctl show -P ExecStart {LOW}"), "sleep to run")
+        until(
+            lambda: "sleep" in ground.as_root("web1", f"systemctl show -P ExecStart {LOW}"),
+            "sleep to run",
+        )
         yield
 
 
-@fault("unit.drop_in", "a drop-in in which ExecStart= names another queue", ground="fleet", touches="worker_low")
+@fault(
+    "unit.drop_in",
+    "a drop-in in which ExecStart= names another queue",
+    ground="fleet",
+    touches="worker_low",
+)
 @contextmanager
 def other_queue(ground: Hosts) -> Iterator[None]:
     command = f"{PYTHON} -m celery -A printer_inventory worker -n worker_low@%H -Q old -c 1"
@@ -110,7 +145,10 @@ def other_queue(ground: Hosts) -> Iterator[None]:
        ground="fleet", touches="worker_low")  # fmt: skip
 @contextmanager
 def crash_loop(ground: Hosts) -> Iterator[None]:
-    command = f"{PYTHON} -m celery -A printer_inventory worker -n worker_low@%H -Q low_priority --no-such-option"
+    command = (
+        f"{PYTHON} -m celery -A printer_inventory worker -n worker_low@%H -Q low_priority"
+        " --no-such-option"
+    )
     with drop_in(ground, LOW, f"ExecStart=\nExecStart={command}", restart=True):
         until(lambda: restarts(ground, LOW) >= 1, "a restart")
         yield
@@ -127,7 +165,12 @@ def forking(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("unit.kill_mode", "a unit of somebody else's with KillMode=process", ground="fleet", touches="theirs worker_low")
+@fault(
+    "unit.kill_mode",
+    "a unit of somebody else's with KillMode=process",
+    ground="fleet",
+    touches="theirs worker_low",
+)
 @contextmanager
 def kill_mode(ground: Hosts) -> Iterator[None]:
     text = WORKER.replace("[Service]\n", "[Service]\nKillMode=process\n")
@@ -139,7 +182,12 @@ def kill_mode(ground: Hosts) -> Iterator[None]:
             ground.as_root("web1", f"systemctl kill --kill-whom=all -s KILL {THEIRS}")
 
 
-@fault("unit.masked", "systemctl mask of a worker's unit, and its stop", ground="fleet", touches="worker_low")
+@fault(
+    "unit.masked",
+    "systemctl mask of a worker's unit, and its stop",
+    ground="fleet",
+    touches="worker_low",
+)
 @contextmanager
 def masked(ground: Hosts) -> Iterator[None]:
     with (
@@ -158,10 +206,18 @@ def missing(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("unit.missing", "the unit file is moved away, and the worker stopped", ground="fleet", touches="worker_low")
+@fault(
+    "unit.missing",
+    "the unit file is moved away, and the worker stopped",
+    ground="fleet",
+    touches="worker_low",
+)
 @contextmanager
 def missing_and_down(ground: Hosts) -> Iterator[None]:
-    with changed(ground, "web1", f"systemctl stop {LOW}", f"systemctl start {LOW}"), missing(ground):
+    with (
+        changed(ground, "web1", f"systemctl stop {LOW}", f"systemctl start {LOW}"),
+        missing(ground),
+    ):
         yield
 
 
@@ -172,14 +228,24 @@ def not_enabled(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("unit.not_loaded", "the unit file is written again, without daemon-reload", ground="fleet", touches="worker_low")
+@fault(
+    "unit.not_loaded",
+    "the unit file is written again, without daemon-reload",
+    ground="fleet",
+    touches="worker_low",
+)
 @contextmanager
 def not_loaded(ground: Hosts) -> Iterator[None]:
     with changed(ground, "web1", f"touch {LOW_UNIT}", _RELOAD):
         yield
 
 
-@fault("unit.not_ours", "the unit file without this tool's first line", ground="fleet", touches="worker_low")
+@fault(
+    "unit.not_ours",
+    "the unit file without this tool's first line",
+    ground="fleet",
+    touches="worker_low",
+)
 @contextmanager
 def not_ours(ground: Hosts) -> Iterator[None]:
     with (
@@ -189,7 +255,12 @@ def not_ours(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("unit.restarting", "a unit of somebody else's that crashes at each start", ground="fleet", touches="theirs")
+@fault(
+    "unit.restarting",
+    "a unit of somebody else's that crashes at each start",
+    ground="fleet",
+    touches="theirs",
+)
 @contextmanager
 def restarting(ground: Hosts) -> Iterator[None]:
     with installed(ground, THEIRS, CRASHING, "start"):
@@ -221,5 +292,8 @@ def of_another(ground: Hosts) -> Iterator[None]:
        touches="worker_low inventory")  # fmt: skip
 @contextmanager
 def unknown(ground: Hosts) -> Iterator[None]:
-    with text_of(ground.inventory, ("name: worker_low\n", "name: worker_low\n                unit: celeri.service\n")):
+    with text_of(
+        ground.inventory,
+        ("name: worker_low\n", "name: worker_low\n                unit: celeri.service\n"),
+    ):
         yield

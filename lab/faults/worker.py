@@ -1,4 +1,6 @@
-"""Faults of workers: they do not run, do not answer, are other ones than the inventory expects, or are too many."""
+"""Faults of workers: they do not run, do not answer, are other ones than the inventory expects, or
+are too many.
+"""
 
 import os
 import signal
@@ -149,14 +151,22 @@ def another_process(ground: Sandbox, service: str) -> Iterator[None]:
             process.wait()
 
 
-@fault("worker.touched_files", "the environment file was written after the start", touches="environment")
+@fault(
+    "worker.touched_files",
+    "the environment file was written after the start",
+    touches="environment",
+)
 @contextmanager
 def touched_files(ground: Sandbox) -> Iterator[None]:
     with ground.environment():
         yield
 
 
-@fault("worker.outdated", "the environment file changed after the start", touches="environment worker_low")
+@fault(
+    "worker.outdated",
+    "the environment file changed after the start",
+    touches="environment worker_low",
+)
 @contextmanager
 def outdated(ground: Sandbox) -> Iterator[None]:
     done = ground.world.inv("restart-workers", "--yes")
@@ -166,21 +176,35 @@ def outdated(ground: Sandbox) -> Iterator[None]:
     ground.restart()
 
 
-@fault("worker.would_be_locked_out", "the environment file has a wrong user for the broker", touches="environment")
+@fault(
+    "worker.would_be_locked_out",
+    "the environment file has a wrong user for the broker",
+    touches="environment",
+)
 @contextmanager
 def would_be_locked_out(ground: Sandbox) -> Iterator[None]:
-    with ground.environment(CELERY_BROKER_URL=lambda url: url.replace("redis://", "redis://nobody:wrong@")):
+    with ground.environment(
+        CELERY_BROKER_URL=lambda url: url.replace("redis://", "redis://nobody:wrong@")
+    ):
         yield
 
 
-@fault("worker.refused", "the password was changed, and a worker has the old one", touches="rights", alone=True)
+@fault(
+    "worker.refused",
+    "the password was changed, and a worker has the old one",
+    touches="rights",
+    alone=True,
+)
 @contextmanager
 def refused(ground: Sandbox) -> Iterator[None]:
     def with_password(url: str) -> str:
         return url.replace("redis://", "redis://:another@")
 
     url = with_password((ground.world.root / "broker.url").read_text())
-    inventory, application = another_url(ground, url), ground.environment(CELERY_BROKER_URL=with_password)
+    inventory, application = (
+        another_url(ground, url),
+        ground.environment(CELERY_BROKER_URL=with_password),
+    )
     with ground.broker() as client:
         theirs = [one["id"] for one in client.client_list() if int(one["age"]) > 1]
         with setting(ground, requirepass="another"), inventory, application:
@@ -222,7 +246,11 @@ def more_code(ground: Sandbox, code: str) -> Iterator[None]:
         os.utime(file, ns=(at.st_atime_ns, at.st_mtime_ns))
 
 
-@fault("worker.stops_late", "the inventory lets a stop take longer than the visibility timeout", touches="stop")
+@fault(
+    "worker.stops_late",
+    "the inventory lets a stop take longer than the visibility timeout",
+    touches="stop",
+)
 @contextmanager
 def stops_late(ground: Sandbox) -> Iterator[None]:
     with text_of(ground.inventory, ("celery_stop_timeout: 60s", "celery_stop_timeout: 2h")):
@@ -245,7 +273,20 @@ def stranger(ground: Ground, name: str, queue: str, code: str = "") -> Iterator[
         Path(folder, "strange.py").write_text(
             f"from celery import Celery\napp = Celery('strange', broker={url!r})\n{code}"
         )
-        command = [sys.executable, "-m", "celery", "-A", "strange", "worker", "-P", "solo", "-Q", queue, "-n", name]
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "strange",
+            "worker",
+            "-P",
+            "solo",
+            "-Q",
+            queue,
+            "-n",
+            name,
+        ]
         log = Path(folder, "log")
         with log.open("wb") as out:
             process = subprocess.Popen([*command, "-l", "INFO"], cwd=folder, stdout=out, stderr=out)
@@ -273,7 +314,11 @@ def twins(ground: Sandbox) -> Iterator[None]:
         yield
 
 
-@fault("worker.gives_back_early", "a foreign worker in this db has a short visibility timeout", touches="strange")
+@fault(
+    "worker.gives_back_early",
+    "a foreign worker in this db has a short visibility timeout",
+    touches="strange",
+)
 @contextmanager
 def gives_back_early(ground: Sandbox) -> Iterator[None]:
     short = "app.conf.broker_transport_options = {'visibility_timeout': 60}\n"
@@ -281,7 +326,9 @@ def gives_back_early(ground: Sandbox) -> Iterator[None]:
         yield
 
 
-@fault("worker.no_remote_control", "the settings switch remote control off", touches="code", alone=True)
+@fault(
+    "worker.no_remote_control", "the settings switch remote control off", touches="code", alone=True
+)
 @contextmanager
 def no_remote_control(ground: Sandbox) -> Iterator[None]:
     services = ("worker_high", LOW, "worker_daemon", "beat")
@@ -289,7 +336,9 @@ def no_remote_control(ground: Sandbox) -> Iterator[None]:
         yield
 
 
-@fault("worker.loses_results", "the result backend refuses what a worker writes", touches="results low")
+@fault(
+    "worker.loses_results", "the result backend refuses what a worker writes", touches="results low"
+)
 @contextmanager
 def loses_results(ground: Sandbox) -> Iterator[None]:
     nowhere = "redis://127.0.0.1:1/4"
@@ -311,7 +360,11 @@ Channel._brpop_start = lambda self, timeout=0: None
 """
 
 
-@fault("worker.deaf", "one of several workers answers, and asks for no messages", touches="strange nodes")
+@fault(
+    "worker.deaf",
+    "one of several workers answers, and asks for no messages",
+    touches="strange nodes",
+)
 @contextmanager
 def deaf(ground: Sandbox) -> Iterator[None]:
     nodes = ground.variables('celery_nodes: ["other@elsewhere"]')
@@ -335,7 +388,11 @@ def otherwise(ground: Sandbox, code: str) -> Iterator[None]:
         ground.restart(LOW)
 
 
-@fault("worker.takes_nothing", "the youngest worker answers, and asks for no messages", touches="code worker_low")
+@fault(
+    "worker.takes_nothing",
+    "the youngest worker answers, and asks for no messages",
+    touches="code worker_low",
+)
 @contextmanager
 def takes_nothing(ground: Sandbox) -> Iterator[None]:
     with otherwise(ground, _DEAF):
@@ -346,6 +403,9 @@ def takes_nothing(ground: Sandbox) -> Iterator[None]:
        touches="code strange worker_low", after="worker.twins")  # fmt: skip
 @contextmanager
 def answered_by_another(ground: Sandbox) -> Iterator[None]:
-    mute = "from celery.worker.consumer.control import Control\nControl.include_if = lambda self, c: False"
+    mute = (
+        "from celery.worker.consumer.control import Control\nControl.include_if = lambda self, c:"
+        " False"
+    )
     with otherwise(ground, mute), stranger(ground, _NODE, "low_priority", EXPECTED):
         yield

@@ -1,11 +1,22 @@
-"""Faults of workers under systemd: processes of an earlier start, starts that never end, units of somebody else's."""
+"""Faults of workers under systemd: processes of an earlier start, starts that never end, units of
+somebody else's.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lab.faults.fault import fault
 from lab.faults.grounds import Hosts, until
-from lab.faults.on_hosts import LOW, PYTHON, THEIRS, WORKER, drop_in, installed, named, until_listens
+from lab.faults.on_hosts import (
+    LOW,
+    PYTHON,
+    THEIRS,
+    WORKER,
+    drop_in,
+    installed,
+    named,
+    until_listens,
+)
 
 
 @fault("worker.leaked_processes", "a stop with KillMode=process ended the shell that had started a worker alone",
@@ -14,7 +25,12 @@ from lab.faults.on_hosts import LOW, PYTHON, THEIRS, WORKER, drop_in, installed,
 def leaked_processes(ground: Hosts) -> Iterator[None]:
     worker = f"{PYTHON} -m celery -A printer_inventory worker -n old@%H -Q old -c 1 -l INFO"
     main = f"systemctl show -P MainPID {LOW}"
-    with drop_in(ground, LOW, f"KillMode=process\nExecStart=\nExecStart=/bin/sh -c '{worker}; true'", restart=True):
+    with drop_in(
+        ground,
+        LOW,
+        f"KillMode=process\nExecStart=\nExecStart=/bin/sh -c '{worker}; true'",
+        restart=True,
+    ):
         old = ground.as_root("web1", f"until pgrep -P $({main}); do sleep 0.1; done").strip()
         _until_ready(ground, old)
         ground.as_root("web1", f"systemctl stop {LOW}")
@@ -22,7 +38,9 @@ def leaked_processes(ground: Hosts) -> Iterator[None]:
         _until_ready(ground, ground.as_root("web1", main).strip())
         yield
     finally:
-        ground.as_root("web1", f"kill -TERM {old}; while kill -0 {old} 2>/dev/null; do sleep 0.1; done")
+        ground.as_root(
+            "web1", f"kill -TERM {old}; while kill -0 {old} 2>/dev/null; do sleep 0.1; done"
+        )
 
 
 def _until_ready(ground: Hosts, pid: str) -> None:
@@ -31,7 +49,12 @@ def _until_ready(ground: Hosts, pid: str) -> None:
     until(lambda: ground.as_root("web1", said) != "0\n", f"the worker with pid {pid} to be ready")
 
 
-@fault("worker.other_unit", "a unit of somebody else's runs one more worker", ground="fleet", touches="theirs")
+@fault(
+    "worker.other_unit",
+    "a unit of somebody else's runs one more worker",
+    ground="fleet",
+    touches="theirs",
+)
 @contextmanager
 def other_unit(ground: Hosts) -> Iterator[None]:
     with installed(ground, THEIRS, WORKER.replace("-Q low_priority", "-Q other"), "start"):

@@ -1,4 +1,6 @@
-"""The ways into a fleet, under its `.fleet`: key, known hosts, ssh_config, inventory and the operator's password."""
+"""The ways into a fleet, under its `.fleet`: key, known hosts, ssh_config, inventory and the
+operator's password.
+"""
 
 import os
 import secrets
@@ -31,7 +33,10 @@ def let_in(fleet: Path, record: Record, root: Path) -> None:
 
 
 def write_known_hosts(fleet: Path, public_keys: Mapping[Host, str]) -> None:
-    lines = (f"{host.address},{host.name} {' '.join(key.split()[:2])}\n" for host, key in public_keys.items())
+    lines = (
+        f"{host.address},{host.name} {' '.join(key.split()[:2])}\n"
+        for host, key in public_keys.items()
+    )
     (fleet / "known_hosts").write_text("".join(lines))
 
 
@@ -45,9 +50,13 @@ def write_ssh_config(fleet: Path, hosts: Sequence[Host]) -> None:
 
 
 def write_inventory(fleet: Path, hosts: Sequence[Host]) -> None:
-    """The fleet as an Ansible YAML inventory: the first host is the broker, the others run the workers."""
+    """The fleet as an Ansible YAML inventory: the first host is the broker, the others run the
+    workers.
+    """
     lines = [f"            {host.name}: {{ansible_host: {host.address}}}" for host in hosts]
-    text = Template(_INVENTORY.read_text()).substitute(broker=lines[0], workers="\n".join(lines[1:]))
+    text = Template(_INVENTORY.read_text()).substitute(
+        broker=lines[0], workers="\n".join(lines[1:])
+    )
     (fleet / "inventory.yaml").write_text(text)
 
 

@@ -1,4 +1,6 @@
-"""The patient on the fleet's hosts: its code, environment and database, the broker, and GLPI's stand-in."""
+"""The patient on the fleet's hosts: its code, environment and database, the broker, and GLPI's
+stand-in.
+"""
 
 import os
 import secrets
@@ -28,7 +30,9 @@ setpriv --reuid=deploy --regid=deploy --init-groups sh -euc "
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """Where the parts of one fleet's application find each other. `environment` is of the healthy host."""
+    """Where the parts of one fleet's application find each other. `environment` is of the healthy
+    host.
+    """
 
     broker_url: str
     result_backend: str
@@ -48,16 +52,25 @@ class Application:
         return cls(broker, results, password, tokens, environment)
 
     def install(self, checkout: Path, record: Record, root: Path) -> None:
-        """Put the patient as it is in the checkout into a root file system, with a database of its own."""
+        """Put the patient as it is in the checkout into a root file system, with a database of its
+        own.
+        """
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(checkout / "lab/patient", root / "srv/printer_inventory", ignore=ignored)
-        in_root(record, root, f"umask 27; cat >/{ENV_FILE}; chgrp deploy /{ENV_FILE}", stdin=self.environment)
+        in_root(
+            record,
+            root,
+            f"umask 27; cat >/{ENV_FILE}; chgrp deploy /{ENV_FILE}",
+            stdin=self.environment,
+        )
         in_root(record, root, _PREPARE)
 
     def install_broker(self, record: Record, root: Path) -> None:
         """Make a root file system that of the broker's host."""
         with (root / "etc/redis/redis.conf").open("a") as conf:
-            conf.write(f"bind {record.address(FIRST_HOST)} 127.0.0.1\nrequirepass {self.redis_password}\n")
+            conf.write(
+                f"bind {record.address(FIRST_HOST)} 127.0.0.1\nrequirepass {self.redis_password}\n"
+            )
         in_root(record, root, "systemctl --quiet enable redis-server.service")
 
     def start_glpi(self, checkout: Path, record: Record, namespace: Path, log: Path) -> None:

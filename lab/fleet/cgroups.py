@@ -1,7 +1,8 @@
-"""A cgroup of each host's own in every hierarchy its systemd works in, and the fleet's processes found by them.
+"""A cgroup of each host's own in every hierarchy its systemd works in, and the fleet's processes
+found by them.
 
-Without it systemd-nspawn puts the payload of all hosts into one cgroup, and they fight over one `system.slice`.
-**Source:** cgroups(7), systemd-nspawn(1) `--keep-unit`, cgroup v1's `cgroup.procs`.
+Without it systemd-nspawn puts the payload of all hosts into one cgroup, and they fight over one
+`system.slice`. **Source:** cgroups(7), systemd-nspawn(1) `--keep-unit`, cgroup v1's `cgroup.procs`.
 """
 
 import os
@@ -13,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-# systemd 252 uses these of cgroup v1. Not cpu: there the group of all hosts has the weight of one process.
+# systemd 252 uses these of cgroup v1. Not cpu: there the group of all hosts has the weight of one
+# process.
 _CONTROLLERS = {"name=systemd", "cpuacct", "blkio", "memory", "devices", "pids"}
 _ENTER = 'while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
 _GONE_S = 20.0
@@ -26,25 +28,38 @@ def create(name: str) -> None:
 
 
 def inside(name: str) -> list[str]:
-    """What to put before a command to run it in the cgroup `name`, made if need be, from its first instant on."""
+    """What to put before a command to run it in the cgroup `name`, made if need be, from its first
+    instant on.
+    """
     create(name)
     return ["sh", "-euc", _ENTER, "sh", *(str(root / name) for root in _roots()), "--"]
 
 
 def start(name: str, command: Sequence[object], log: Path, **options: Any) -> None:
-    """Start a process in the cgroup `name` that goes on when this one ends; `options` are `subprocess.run`'s."""
+    """Start a process in the cgroup `name` that goes on when this one ends; `options` are
+    `subprocess.run`'s.
+    """
     words = ["setsid", "--fork", *inside(name), *map(str, command)]
     with log.open("wb") as out:
-        subprocess.run(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True, **options)
+        subprocess.run(
+            words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True, **options
+        )
 
 
 def pids(name: str) -> set[int]:
     """Every process in the cgroup `name` and below it."""
-    return {int(pid) for root in _roots() for file in _tree(root / name, "cgroup.procs") for pid in _read(file).split()}
+    return {
+        int(pid)
+        for root in _roots()
+        for file in _tree(root / name, "cgroup.procs")
+        for pid in _read(file).split()
+    }
 
 
 def remove(name: str) -> None:
-    """Kill every process in the cgroup `name` and remove it from every hierarchy. Raises TimeoutError."""
+    """Kill every process in the cgroup `name` and remove it from every hierarchy. Raises
+    TimeoutError.
+    """
     deadline = time.monotonic() + _GONE_S
     while any((root / name).exists() for root in _roots()):
         for pid in pids(name):
@@ -53,17 +68,23 @@ def remove(name: str) -> None:
             for directory in _directories(root / name):
                 _remove_directory(directory)
         if time.monotonic() > deadline:
-            raise TimeoutError(f"the cgroup {name} still has processes {_GONE_S:g} s after they were killed")
+            raise TimeoutError(
+                f"the cgroup {name} still has processes {_GONE_S:g} s after they were killed"
+            )
         time.sleep(0.02)
 
 
 def _roots() -> Iterator[Path]:
-    """Where the hierarchies are mounted. **Source:** proc(5), mountinfo: optional fields end with ` - `."""
+    """Where the hierarchies are mounted. **Source:** proc(5), mountinfo: optional fields end with `
+    - `.
+    """
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
         controllers = set(options.split(","))
-        if kind == "cgroup2" or (kind == "cgroup" and controllers & _CONTROLLERS and "cpu" not in controllers):
+        if kind == "cgroup2" or (
+            kind == "cgroup" and controllers & _CONTROLLERS and "cpu" not in controllers
+        ):
             yield Path(left.split()[4])
 
 

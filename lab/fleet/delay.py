@@ -1,7 +1,8 @@
-"""A delay line between pairs of tap devices, for kernels without netem: each frame leaves a fixed time after it came.
+"""A delay line between pairs of tap devices, for kernels without netem: each frame leaves a fixed
+time after it came.
 
-`python -m lab.fleet.delay OUTSIDE:INSIDE:DELAY_MS ...` makes the devices and carries frames until it is killed; the
-devices go with it.
+`python -m lab.fleet.delay OUTSIDE:INSIDE:DELAY_MS ...` makes the devices and carries frames until
+it is killed; the devices go with it.
 
 **Source:** the kernel's networking/tuntap.rst and linux/if_tun.h: one read or write is one frame.
 """
@@ -22,7 +23,9 @@ _LONGEST_FRAME = 65536
 
 def main() -> None:
     """Carry frames both ways between each pair."""
-    ends: dict[int, tuple[int, float]] = {}  # a device → the one its frames leave by, and their delay
+    ends: dict[
+        int, tuple[int, float]
+    ] = {}  # a device → the one its frames leave by, and their delay
     for argument in sys.argv[1:]:
         outside, inside, delay_ms = argument.split(":")
         one, other = _tap(outside), _tap(inside)
@@ -40,7 +43,9 @@ def _carry(ends: dict[int, tuple[int, float]]) -> None:
     poll = select.epoll()
     for descriptor in ends:
         poll.register(descriptor, select.EPOLLIN)
-    waiting: list[tuple[float, int, int, bytes]] = []  # due at, number, device, frame: the number keeps their order
+    waiting: list[
+        tuple[float, int, int, bytes]
+    ] = []  # due at, number, device, frame: the number keeps their order
     numbers = count()
     while True:
         timeout_s = max(waiting[0][0] - time.monotonic(), 0) if waiting else None
@@ -48,7 +53,9 @@ def _carry(ends: dict[int, tuple[int, float]]) -> None:
             leaves_by, delay_s = ends[descriptor]
             with suppress(BlockingIOError):
                 while frame := os.read(descriptor, _LONGEST_FRAME):
-                    heapq.heappush(waiting, (time.monotonic() + delay_s, next(numbers), leaves_by, frame))
+                    heapq.heappush(
+                        waiting, (time.monotonic() + delay_s, next(numbers), leaves_by, frame)
+                    )
         while waiting and waiting[0][0] <= time.monotonic():
             _, _, descriptor, frame = heapq.heappop(waiting)
             with suppress(OSError):  # a link that is down loses frames

@@ -1,7 +1,8 @@
-"""What is wrong with a fresh fleet, besides that no unit is installed on it and the incident's queue waits.
+"""What is wrong with a fresh fleet, besides that no unit is installed on it and the incident's
+queue waits.
 
-The workers' hosts have one fault each in turn: the incident's environment file; a unit of ours that somebody edited,
-with its leaked workers; a cron file of ours that has no business there any more.
+The workers' hosts have one fault each in turn: the incident's environment file; a unit of ours that
+somebody edited, with its leaked workers; a cron file of ours that has no business there any more.
 """
 
 import time
@@ -21,7 +22,8 @@ OLD_UNIT = "celery-worker@worker_low.service"
 STALE_CRON = "celery-printer_inventory"
 _READY_S = 60.0
 
-# The shell is the main process: stopping the unit ends it alone, the worker lives on. Nobody sends to `low` any more.
+# The shell is the main process: stopping the unit ends it alone, the worker lives on. Nobody sends
+# to `low` any more.
 _UNIT = """\
 # Managed by celery-runbooks for printer_inventory; changes made here are replaced by the next `inv install-units`.
 [Unit]
@@ -49,7 +51,9 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 
 def victims(hosts: Sequence[Host]) -> tuple[Host, Host, Host]:
-    """The hosts of the environment file, of the old unit and of the stale cron file; one may be several of them."""
+    """The hosts of the environment file, of the old unit and of the stale cron file; one may be
+    several of them.
+    """
     environment, unit, cron = islice(cycle(hosts[1:]), 3)
     return environment, unit, cron
 
@@ -81,5 +85,7 @@ def await_leaked(record: Record, broker_url: str) -> None:
         while sum(other["cmd"] == "brpop" for other in client.client_list()) < 2:
             if time.monotonic() > deadline:
                 host = victims(record.hosts)[1].name
-                raise FleetError(f"the old workers of {host} do not consume; there: journalctl -u {OLD_UNIT}")
+                raise FleetError(
+                    f"the old workers of {host} do not consume; there: journalctl -u {OLD_UNIT}"
+                )
             time.sleep(0.05)

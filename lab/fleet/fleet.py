@@ -22,7 +22,9 @@ _AFRESH = f"For a fresh fleet: {_DOWN}, then {Command('fleet')}."
 def host_names(count: int) -> list[str]:
     """The names of a fleet's hosts: the broker's, then the workers'. Raises ValueError."""
     if not 2 <= count <= 100:
-        raise ValueError(f"--hosts: {count} is not a number from 2 to 100; the first host is the broker's")
+        raise ValueError(
+            f"--hosts: {count} is not a number from 2 to 100; the first host is the broker's"
+        )
     return ["broker", *(f"web{number}" for number in range(1, count))]
 
 
@@ -32,14 +34,18 @@ class Fleet:
     def __init__(self, checkout: Path) -> None:
         self.checkout = checkout
         self.root = checkout / ".fleet"
-        self.mounts = self.root / "run"  # a tmpfs: the hosts' layers and mounts, the network namespaces
+        self.mounts = (
+            self.root / "run"
+        )  # a tmpfs: the hosts' layers and mounts, the network namespaces
         self._record = self.root / "record.json"
         self._complete = self.root / "complete"
 
     # --- what an operator asks for
 
     def up(self, names: Sequence[str], latency_ms: Mapping[str, float]) -> str:
-        """Put the fleet up, or leave one that is up as it is; returns what to tell. Raises FleetError."""
+        """Put the fleet up, or leave one that is up as it is; returns what to tell. Raises
+        FleetError.
+        """
         machine.require_root()
         machine.require_tools(tell)
         base = image(self.checkout, tell)
@@ -87,7 +93,10 @@ class Fleet:
         layers = [self._common_layer(record, application, base), base]
         tell(f"booting {len(names)} hosts")
         delayed = self._start_delay_line(record)
-        keys = {each: self._boot(record, application, layers, each, by_tap=each in delayed) for each in record.hosts}
+        keys = {
+            each: self._boot(record, application, layers, each, by_tap=each in delayed)
+            for each in record.hosts
+        }
         application.start_glpi(self.checkout, record, self.mounts / "glpi", self._log("glpi"))
         access.write_known_hosts(self.root, keys)
         access.write_ssh_config(self.root, record.hosts)
@@ -115,8 +124,12 @@ class Fleet:
         """What is the same on all hosts of the fleet, as one more layer over the image."""
         root = host.mount([base], self.mounts / "common")
         access.let_in(self.root, record, root)
-        names = {"localhost": "127.0.0.1", "glpi": record.address(GLPI)} | {h.name: h.address for h in record.hosts}
-        (root / "etc/hosts").write_text("".join(f"{address} {name}\n" for name, address in names.items()))
+        names = {"localhost": "127.0.0.1", "glpi": record.address(GLPI)} | {
+            h.name: h.address for h in record.hosts
+        }
+        (root / "etc/hosts").write_text(
+            "".join(f"{address} {name}\n" for name, address in names.items())
+        )
         application.install(self.checkout, record, root)
         run("umount", root)
         return self.mounts / "common/upper"
@@ -130,7 +143,13 @@ class Fleet:
         return delayed
 
     def _boot(
-        self, record: Record, application: Application, layers: Sequence[Path], each: Host, *, by_tap: bool
+        self,
+        record: Record,
+        application: Application,
+        layers: Sequence[Path],
+        each: Host,
+        *,
+        by_tap: bool,
     ) -> str:
         """Make a host and start it; returns its public key."""
         folder = self.mounts / each.name
@@ -178,7 +197,10 @@ class Fleet:
 
 
 def _described(record: Record) -> str:
-    return ", ".join(each.name + (f" (+{each.latency_ms:g} ms)" if each.latency_ms else "") for each in record.hosts)
+    return ", ".join(
+        each.name + (f" (+{each.latency_ms:g} ms)" if each.latency_ms else "")
+        for each in record.hosts
+    )
 
 
 def _mounts_under(folder: Path) -> list[str]:
@@ -187,7 +209,9 @@ def _mounts_under(folder: Path) -> list[str]:
     **Source:** proc(5), mountinfo: the fifth field, with octal escapes for spaces and the like.
     """
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = [re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), line.split()[4]) for line in lines]
+    points = [
+        re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), line.split()[4]) for line in lines
+    ]
     return [point for point in points if Path(point).is_relative_to(folder)]
 
 

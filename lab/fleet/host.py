@@ -20,7 +20,9 @@ _NSPAWN = Path("/run/systemd/nspawn")
 
 
 def mount(layers: Sequence[Path], folder: Path) -> Path:
-    """Mount a root file system: the `layers`, uppermost first, under a writable one in `folder`; returns its path."""
+    """Mount a root file system: the `layers`, uppermost first, under a writable one in `folder`;
+    returns its path.
+    """
     for name in ("upper", "work", "root"):
         (folder / name).mkdir(parents=True)
     lower = ":".join(map(str, layers))
@@ -59,7 +61,8 @@ def boot(record: Record, host: Host, root: Path, namespace: Path, log: Path) -> 
 def forget(record: Record, host: Host, root: Path) -> None:
     """Remove what a killed systemd-nspawn leaves under /run.
 
-    **Source:** systemd 252, src/nspawn/nspawn.c (propagate) and src/shared/discover-image.c: image_path_lock (locks).
+    **Source:** systemd 252, src/nspawn/nspawn.c (propagate) and src/shared/discover-image.c:
+    image_path_lock (locks).
     """
     shutil.rmtree(_NSPAWN / "propagate" / record.machine(host), ignore_errors=True)
     if root.exists():
@@ -79,13 +82,17 @@ def leader(record: Record, host: Host) -> int | None:
             status = Path(f"/proc/{pid}/status").read_text()
         except OSError:  # it has ended meanwhile
             continue
-        if next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[2:] == ["1"]:
+        if next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[2:] == [
+            "1"
+        ]:
             return pid
     return None
 
 
 def on_host(record: Record, host: Host, *command: object, stdin: str = "") -> str:
-    """Run a command as root on a host without going through sshd. Raises FleetError, also where the host is down."""
+    """Run a command as root on a host without going through sshd. Raises FleetError, also where the
+    host is down.
+    """
     pid = leader(record, host)
     if pid is None:
         afresh = f"{Command('fleet', '--down')}, then {Command('fleet')}"
@@ -95,14 +102,25 @@ def on_host(record: Record, host: Host, *command: object, stdin: str = "") -> st
 
 
 def await_ready(record: Record, host: Host, log: Path) -> None:
-    """Wait until sshd answers and systemd has started everything. Raises FleetError with the end of the host's log."""
+    """Wait until sshd answers and systemd has started everything. Raises FleetError with the end of
+    the host's log.
+    """
     deadline = time.monotonic() + READY_S
     while not _sshd_answers(host.address):
         if time.monotonic() > deadline:
             last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise FleetError(f"the host {host.name} did not come up within {READY_S:g} s; its last words:\n{last}")
+            raise FleetError(
+                f"the host {host.name} did not come up within {READY_S:g} s; its last"
+                f" words:\n{last}"
+            )
         time.sleep(0.05)
-    on_host(record, host, "sh", "-euc", "systemctl is-system-running --wait || { systemctl --failed; exit 1; }")
+    on_host(
+        record,
+        host,
+        "sh",
+        "-euc",
+        "systemctl is-system-running --wait || { systemctl --failed; exit 1; }",
+    )
 
 
 def _sshd_answers(address: str) -> bool:

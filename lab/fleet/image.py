@@ -1,4 +1,6 @@
-"""Root file systems of Debian, built once and cached: the one that all hosts share, and one with an old Python."""
+"""Root file systems of Debian, built once and cached: the one that all hosts share, and one with an
+old Python.
+"""
 
 import fcntl
 import hashlib
@@ -32,15 +34,24 @@ OLD_PACKAGES = ("python3-celery", "python3-redis")
 
 
 def image(checkout: Path, tell: Tell) -> Path:
-    """The directory of the hosts' root file system, built if it is not there yet. Raises FleetError."""
+    """The directory of the hosts' root file system, built if it is not there yet. Raises
+    FleetError.
+    """
     requirements = _requirements((checkout / "requirements.lock").read_text())
     made_from = (SUITE, *PACKAGES, SETUP.read_text(), requirements)
     return _cached("fleet", made_from, tell, lambda root: _build(root, requirements))
 
 
 def old_python(tell: Tell) -> Path:
-    """The directory of a Debian 11 with its Python 3.9 and Celery 5.0, built if not there yet. Raises FleetError."""
-    return _cached("old", (OLD_SUITE, *OLD_PACKAGES), tell, lambda root: _debootstrap(root, OLD_SUITE, OLD_PACKAGES))
+    """The directory of a Debian 11 with its Python 3.9 and Celery 5.0, built if not there yet.
+    Raises FleetError.
+    """
+    return _cached(
+        "old",
+        (OLD_SUITE, *OLD_PACKAGES),
+        tell,
+        lambda root: _debootstrap(root, OLD_SUITE, OLD_PACKAGES),
+    )
 
 
 def _cached(name: str, made_from: Sequence[str], tell: Tell, build: Callable[[Path], None]) -> Path:
@@ -70,18 +81,28 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def _build(root: Path, requirements: str) -> None:
-    _debootstrap(root, SUITE, PACKAGES, f'--customize-hook=chroot "$1" sh -s <{shlex.quote(str(SETUP))}')
+    _debootstrap(
+        root, SUITE, PACKAGES, f'--customize-hook=chroot "$1" sh -s <{shlex.quote(str(SETUP))}'
+    )
     with TemporaryDirectory() as scratch:
         wanted = Path(scratch, "requirements.txt")
         wanted.write_text(requirements)
         run(*installer(Path(scratch)), "install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes",
             "--python-version=3.11", f"--target={root / SITE_PACKAGES}", f"--requirement={wanted}")  # fmt: skip
     run("chroot", root, "/srv/venv/bin/python", "-m", "compileall", "-q", "/" + SITE_PACKAGES)
-    run("chroot", root, "/srv/venv/bin/python", "-c", "import celery.bin.worker, django, kombu.transport.redis")
+    run(
+        "chroot",
+        root,
+        "/srv/venv/bin/python",
+        "-c",
+        "import celery.bin.worker, django, kombu.transport.redis",
+    )
 
 
 def _debootstrap(root: Path, suite: str, packages: Sequence[str], *options: str) -> None:
-    """Build in namespaces of its own, and as this process's child: killed, it leaves neither mounts nor processes."""
+    """Build in namespaces of its own, and as this process's child: killed, it leaves neither mounts
+    nor processes.
+    """
     run("setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
         "mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", "--dpkgopt=path-exclude=/usr/share/man/*",
         *options, suite, root)  # fmt: skip
@@ -96,9 +117,17 @@ def installer(scratch: Path) -> list[str]:
 
 
 def _requirements(lock: str) -> str:
-    """The lock file's versions and hashes of the patient's packages, without their environment markers."""
+    """The lock file's versions and hashes of the patient's packages, without their environment
+    markers.
+    """
     entries = re.findall(r"^([a-z0-9-]+)==(\S+).*\\\n((?: +--hash=.*\n)+)", lock, re.MULTILINE)
-    wanted = [f"{name}=={version} \\\n{hashes}" for name, version, hashes in entries if name in PATIENT_PACKAGES]
+    wanted = [
+        f"{name}=={version} \\\n{hashes}"
+        for name, version, hashes in entries
+        if name in PATIENT_PACKAGES
+    ]
     if len(wanted) != len(PATIENT_PACKAGES):
-        raise FleetError(f"requirements.lock lacks some of what the patient needs: {', '.join(PATIENT_PACKAGES)}")
+        raise FleetError(
+            f"requirements.lock lacks some of what the patient needs: {', '.join(PATIENT_PACKAGES)}"
+        )
     return "".join(wanted)

@@ -16,19 +16,22 @@ _TOOLS = {"systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap debia
           "ssh-keygen": "openssh-client"}  # fmt: skip
 _INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 _INOTIFY_PER_HOST = 16  # systemd and its services hold 7 or 8
-_CLAIMS = Path("/run/celery-runbooks-fleets")  # a file for what was found, and one for each fleet: NAME-NUMBER
+_CLAIMS = Path(
+    "/run/celery-runbooks-fleets"
+)  # a file for what was found, and one for each fleet: NAME-NUMBER
 
 
 def require_root() -> None:
     """Raise FleetError where hosts cannot be made at all."""
     if not sys.platform.startswith("linux"):
         raise FleetError(
-            f"the fleet lab needs Linux: its hosts are systemd-nspawn containers. Try: {Command('sandbox')}"
+            "the fleet lab needs Linux: its hosts are systemd-nspawn containers. Try:"
+            f" {Command('sandbox')}"
         )
     if os.geteuid() != 0:
         raise FleetError(
-            f"the fleet lab needs root, to make namespaces, mounts and cgroups. As root, on a machine of your own: "
-            f"{Command('fleet')}; without root: {Command('sandbox')}"
+            "the fleet lab needs root, to make namespaces, mounts and cgroups. As root, on a"
+            f" machine of your own: {Command('fleet')}; without root: {Command('sandbox')}"
         )
 
 
@@ -62,5 +65,7 @@ def release(fleet_id: str) -> None:
 
 
 def _set_limit() -> None:
-    """The limit follows from the claims alone, so it comes right whoever was killed, and whichever fleet goes first."""
+    """The limit follows from the claims alone, so it comes right whoever was killed, and whichever
+    fleet goes first.
+    """
     _INOTIFY.write_text(str(sum(int(claim.name.rpartition("-")[2]) for claim in _CLAIMS.iterdir())))

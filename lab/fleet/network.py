@@ -1,7 +1,8 @@
-"""The fleet's network: a bridge that carries the controller's address, and a namespace with one link for every host.
+"""The fleet's network: a bridge that carries the controller's address, and a namespace with one
+link for every host.
 
-A namespace is held by a file of the fleet's own, as `ip netns` holds its by files under /run/netns: nothing is named
-machine-wide but the bridge and its ends of the links.
+A namespace is held by a file of the fleet's own, as `ip netns` holds its by files under /run/netns:
+nothing is named machine-wide but the bridge and its ends of the links.
 """
 
 import ipaddress
@@ -36,7 +37,9 @@ def make_namespace(file: Path) -> None:
 
 
 def join(record: Record, address: str, namespace: Path, *, by_tap: bool = False) -> None:
-    """Link a namespace to the bridge, by a veth pair or by the two taps of a delay line, and give it its address."""
+    """Link a namespace to the bridge, by a veth pair or by the two taps of a delay line, and give
+    it its address.
+    """
     link, file = record.link(address), shlex.quote(str(namespace))
     if by_tap:
         first = f"link set {record.inner_tap(address)} netns {file} name eth0"

@@ -1,4 +1,6 @@
-"""What a fleet consists of: on the disk before any of it is made, so that it can be removed whatever happens."""
+"""What a fleet consists of: on the disk before any of it is made, so that it can be removed
+whatever happens.
+"""
 
 import hashlib
 import ipaddress
@@ -91,11 +93,19 @@ def fleet_id(checkout: Path) -> str:
 
 
 def free_network(id: str, taken: Iterable[str]) -> str:
-    """The first 10.x.y.0/24 from the id's own on that overlaps none of the `taken` networks. Raises FleetError."""
-    used = [network for text in taken if (network := ipaddress.IPv4Network(text, strict=False)).prefixlen]
+    """The first 10.x.y.0/24 from the id's own on that overlaps none of the `taken` networks. Raises
+    FleetError.
+    """
+    used = [
+        network
+        for text in taken
+        if (network := ipaddress.IPv4Network(text, strict=False)).prefixlen
+    ]
     for step in range(_NETWORKS):
         address = 0x0A000000 + ((int(id, 16) + step) % _NETWORKS << 8)
         candidate = ipaddress.IPv4Network((address, 24))
         if not any(map(candidate.overlaps, used)):
             return str(candidate)
-    raise FleetError("this machine has no free network 10.x.y.0/24 for the fleet; see: ip route show table all")
+    raise FleetError(
+        "this machine has no free network 10.x.y.0/24 for the fleet; see: ip route show table all"
+    )

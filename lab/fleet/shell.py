@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 
 class FleetError(Exception):
-    """The fleet cannot be put up or removed; the message ends with what to do, or with what a command said."""
+    """The fleet cannot be put up or removed; the message ends with what to do, or with what a
+    command said.
+    """
 
 
 def run(*command: object, stdin: str = "") -> str:
@@ -14,7 +16,9 @@ def run(*command: object, stdin: str = "") -> str:
     done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-        told = words[words.index("--") + 1 :] if "--" in words else words  # before it stands only where to run it
+        told = (
+            words[words.index("--") + 1 :] if "--" in words else words
+        )  # before it stands only where to run it
         raise FleetError(f"{' '.join(told)} failed with exit code {done.returncode}:\n{last}")
     return done.stdout
 

@@ -38,23 +38,31 @@ class FleetWorld(World):
     def ssh(self, host: str, command: str, stdin: str = "") -> Done:
         """Run a command on a host as a user of the fleet would: `web1`, or `operator@web1`."""
         words = ["ssh", "-F", str(self.fleet / "ssh_config"), "-o", "BatchMode=yes", host, command]
-        done = subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            words, input=stdin, capture_output=True, text=True, timeout=60, check=False
+        )
         return Done(done.returncode, done.stdout, done.stderr)
 
     def traces(self) -> set[str]:
-        """Everything on this machine that names this fleet: links, mounts, cgroups, files under /run, processes."""
+        """Everything on this machine that names this fleet: links, mounts, cgroups, files under
+        /run, processes.
+        """
         id, folder = fleet_id(self.path), str(self.fleet)
         names = {name for top in ("/sys/class/net", "/run/systemd/nspawn/propagate", "/run/celery-runbooks-fleets")
                  if Path(top).exists() for name in os.listdir(top) if id in name}  # fmt: skip
         cgroups = {str(path) for path in Path("/sys/fs/cgroup").glob(f"**/*{id}*")}
-        mounts = {line for line in Path("/proc/self/mountinfo").read_text().splitlines() if folder in line}
+        mounts = {
+            line for line in Path("/proc/self/mountinfo").read_text().splitlines() if folder in line
+        }
         return names | cgroups | mounts | {str(process) for process in _processes(id, folder)}
 
 
 def _processes(*words: str) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and any(w in " ".join(process.cmdline()) for w in words):
+            if process.status() != psutil.STATUS_ZOMBIE and any(
+                w in " ".join(process.cmdline()) for w in words
+            ):
                 yield process
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
@@ -67,14 +75,18 @@ def make_fleet_world(path: Path) -> FleetWorld:
 
 
 @contextmanager
-def two_hosts(path: Path, first: Callable[[FleetWorld], object] = lambda _: None) -> Iterator[FleetWorld]:
+def two_hosts(
+    path: Path, first: Callable[[FleetWorld], object] = lambda _: None
+) -> Iterator[FleetWorld]:
     """A fleet of two hosts, which a remediation has made healthy; `first` is done before it."""
     with healed(path, 2, first) as world:
         yield world
 
 
 @contextmanager
-def healed(path: Path, hosts: int, first: Callable[[FleetWorld], object] = lambda _: None) -> Iterator[FleetWorld]:
+def healed(
+    path: Path, hosts: int, first: Callable[[FleetWorld], object] = lambda _: None
+) -> Iterator[FleetWorld]:
     """A fleet of so many hosts, which a remediation has made healthy; `first` is done before it."""
     world = make_fleet_world(path)
     try:
@@ -83,7 +95,9 @@ def healed(path: Path, hosts: int, first: Callable[[FleetWorld], object] = lambd
         with broker_of(world) as client:
             client.delete(*client.keys("low_priority*"))
         first(world)
-        healed = world.inv("remediate", "--yes", "--kill-running", "--inventory", ".fleet/inventory.yaml")
+        healed = world.inv(
+            "remediate", "--yes", "--kill-running", "--inventory", ".fleet/inventory.yaml"
+        )
         assert healed.code == 0, healed.out + healed.err
         yield world
     finally:

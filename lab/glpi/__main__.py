@@ -1,4 +1,6 @@
-"""Run the stand-in: `python -m lab.glpi --port 0 --port-file FILE`, tokens in GLPI_APP_TOKEN and GLPI_USER_TOKEN."""
+"""Run the stand-in: `python -m lab.glpi --port 0 --port-file FILE`, tokens in GLPI_APP_TOKEN and
+GLPI_USER_TOKEN.
+"""
 
 import argparse
 import os
@@ -24,10 +26,14 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lab.glpi", description="A stand-in for GLPI's REST API.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.glpi", description="A stand-in for GLPI's REST API."
+    )
     parser.add_argument("--address", default="127.0.0.1", help="where to listen (127.0.0.1)")
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes any free port")
-    parser.add_argument("--port-file", type=Path, help="the port is written here once the server listens")
+    parser.add_argument(
+        "--port-file", type=Path, help="the port is written here once the server listens"
+    )
     return parser
 
 

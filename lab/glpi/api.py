@@ -1,4 +1,6 @@
-"""What GLPI answers to a request, apart from how it travels: the sessions, the checks and the search."""
+"""What GLPI answers to a request, apart from how it travels: the sessions, the checks and the
+search.
+"""
 
 import hmac
 import re
@@ -31,7 +33,9 @@ class RefusedError(Exception):
 
 
 class Api:
-    """The API behind `/apirest.php`: one instance holds the tokens it accepts and the sessions it has opened."""
+    """The API behind `/apirest.php`: one instance holds the tokens it accepts and the sessions it
+    has opened.
+    """
 
     def __init__(self, app_token: str, user_token: str) -> None:
         self._app_token = app_token
@@ -50,27 +54,39 @@ class Api:
         if resource == "search/Printer":
             return _search(query)
         raise RefusedError(
-            400, "ERROR_RESOURCE_NOT_FOUND_NOR_COMMONDBTM", "resource not found or not an instance of CommonDBTM"
+            400,
+            "ERROR_RESOURCE_NOT_FOUND_NOR_COMMONDBTM",
+            "resource not found or not an instance of CommonDBTM",
         )
 
     def _check_app_token(self, app_token: str) -> None:
         if not app_token:
-            raise RefusedError(400, "ERROR_APP_TOKEN_PARAMETERS_MISSING", "missing parameter app_token")
+            raise RefusedError(
+                400, "ERROR_APP_TOKEN_PARAMETERS_MISSING", "missing parameter app_token"
+            )
         if not _same(app_token, self._app_token):
-            raise RefusedError(400, "ERROR_WRONG_APP_TOKEN_PARAMETER", "parameter app_token seems wrong")
+            raise RefusedError(
+                400, "ERROR_WRONG_APP_TOKEN_PARAMETER", "parameter app_token seems wrong"
+            )
 
     def _open_session(self, authorization: str) -> Answer:
         if not authorization.startswith("user_token "):
-            raise RefusedError(400, "ERROR_LOGIN_PARAMETERS_MISSING", "parameter user_token is missing")
+            raise RefusedError(
+                400, "ERROR_LOGIN_PARAMETERS_MISSING", "parameter user_token is missing"
+            )
         if not _same(authorization, self._authorization):
-            raise RefusedError(401, "ERROR_GLPI_LOGIN_USER_TOKEN", "parameter user_token seems invalid")
+            raise RefusedError(
+                401, "ERROR_GLPI_LOGIN_USER_TOKEN", "parameter user_token seems invalid"
+            )
         session = secrets.token_hex(20)
         self._sessions.add(session)
         return Answer(200, {"session_token": session})
 
     def _session(self, session: str) -> str:
         if not session:
-            raise RefusedError(400, "ERROR_SESSION_TOKEN_MISSING", "parameter session_token is missing or empty")
+            raise RefusedError(
+                400, "ERROR_SESSION_TOKEN_MISSING", "parameter session_token is missing or empty"
+            )
         if session not in self._sessions:
             raise RefusedError(401, "ERROR_SESSION_TOKEN_INVALID", "session_token seems invalid")
         return session
@@ -85,10 +101,18 @@ def _search(query: Mapping[str, str]) -> Answer:
     start, end = _wanted_range(query.get("range", DEFAULT_RANGE))
     ids = card_ids(serial)
     if start > len(ids):
-        raise RefusedError(400, "ERROR_RANGE_EXCEED_TOTAL", f"Provided range exceed total count of data: {len(ids)}")
+        raise RefusedError(
+            400,
+            "ERROR_RANGE_EXCEED_TOTAL",
+            f"Provided range exceed total count of data: {len(ids)}",
+        )
     page = ids[start : end + 1]
     content_range = f"{start}-{min(end, len(ids) - 1)}/{len(ids)}"
-    body: dict[str, Any] = {"totalcount": len(ids), "count": len(page), "content-range": content_range}
+    body: dict[str, Any] = {
+        "totalcount": len(ids),
+        "count": len(page),
+        "content-range": content_range,
+    }
     if page:  # GLPI leaves the key out where nothing was found
         body["data"] = [{"2": card_id, SERIAL_FIELD: serial} for card_id in page]
     headers = {"Content-Range": content_range, "Accept-Range": "Printer 1000"}
@@ -96,7 +120,9 @@ def _search(query: Mapping[str, str]) -> Answer:
 
 
 def _wanted_serial(query: Mapping[str, str]) -> str:
-    """The serial of the one criterion this inventory can search by; `^` and `$` mark an exact match in GLPI."""
+    """The serial of the one criterion this inventory can search by; `^` and `$` mark an exact match
+    in GLPI.
+    """
     if "criteria[0][searchtype]" not in query or "criteria[0][value]" not in query:
         raise RefusedError(400, "ERROR", "Malformed search criteria")
     if query.get("criteria[0][field]") != SERIAL_FIELD:

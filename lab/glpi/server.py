@@ -1,4 +1,6 @@
-"""The stand-in's HTTP side: GLPI's resources below `/apirest.php`, its faults set by `PUT /lab/behaviour`."""
+"""The stand-in's HTTP side: GLPI's resources below `/apirest.php`, its faults set by `PUT
+/lab/behaviour`.
+"""
 
 import json
 import threading
@@ -17,7 +19,9 @@ Fault = Literal[401, 500, "hang"]
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How the API behaves from now on: answers come `latency_s` late, or fail as `fail` says (None: they do not)."""
+    """How the API behaves from now on: answers come `latency_s` late, or fail as `fail` says (None:
+    they do not).
+    """
 
     latency_s: float = 0.0
     fail: Fault | None = None
@@ -25,7 +29,9 @@ class Behaviour:
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """The behaviour a `PUT` asks for; raises ValueError for anything but its two keys and their values."""
+        """The behaviour a `PUT` asks for; raises ValueError for anything but its two keys and their
+        values.
+        """
         wanted = json.loads(text)
         if not isinstance(wanted, dict) or not wanted.keys() <= {"latency_s", "fail"}:
             raise ValueError('the body is {"latency_s": seconds, "fail": null, 401, 500 or "hang"}')
@@ -94,7 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fail == 500:
             raise RefusedError(500, "ERROR_SQL", "Unexpected SQL Error")
         resource = url.path.removeprefix(API_ROOT).strip("/")
-        return self.server.api.answer(resource, dict(self.headers), dict(parse_qsl(url.query, keep_blank_values=True)))
+        return self.server.api.answer(
+            resource, dict(self.headers), dict(parse_qsl(url.query, keep_blank_values=True))
+        )
 
     def _send(self, answer: Answer) -> None:
         body = json.dumps(answer.body).encode()

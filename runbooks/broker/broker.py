@@ -1,4 +1,6 @@
-"""The broker as a run uses it: one connection, opened at its first use, with one application's settings."""
+"""The broker as a run uses it: one connection, opened at its first use, with one application's
+settings.
+"""
 
 import math
 import os
@@ -41,7 +43,14 @@ from runbooks.broker.queues.scan import Progress
 from runbooks.broker.queues.unacked import Entry
 from runbooks.broker.results import Results, StoredResult, one_result
 from runbooks.broker.second_look import look_again
-from runbooks.broker.server.connection import Tunnel, address, broker_errors, connect, place, through
+from runbooks.broker.server.connection import (
+    Tunnel,
+    address,
+    broker_errors,
+    connect,
+    place,
+    through,
+)
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.lock import FleetLock, Holder, fleet_lock, other_run
 from runbooks.broker.server.preflight import require_able
@@ -82,15 +91,19 @@ _MANY = 20_000  # fewer are read at once
 
 
 class Waiting(Protocol):
-    """Told what is going on, and how much of it is done where that is known, for a line that is overwritten."""
+    """Told what is going on, and how much of it is done where that is known, for a line that is
+    overwritten.
+    """
 
     def __call__(self, text: str, share: float | None = None, /) -> None: ...
 
 
 class Restorable(Struct, frozen=True):
-    """What of an archive can be put back, or taken out again: messages, and malformed items that are held back.
+    """What of an archive can be put back, or taken out again: messages, and malformed items that
+    are held back.
 
-    `gone` were moved or put back, and wait no more; `damage` forbids it all; `note` has to be told before it is done.
+    `gone` were moved or put back, and wait no more; `damage` forbids it all; `note` has to be told
+    before it is done.
     """
 
     count: int
@@ -101,7 +114,9 @@ class Restorable(Struct, frozen=True):
 
 
 class Broker:
-    """Looks at the broker, and moves messages in it; where only a host can reach it, through a `tunnel`."""
+    """Looks at the broker, and moves messages in it; where only a host can reach it, through a
+    `tunnel`.
+    """
 
     def __init__(self, app: AppSettings, waiting: Waiting, tunnel: Tunnel | None = None) -> None:
         self._app, self._waiting, self._tunnel = app, waiting, tunnel
@@ -127,7 +142,9 @@ class Broker:
 
     @property
     def name(self) -> str:
-        """Where it is: `host:port/db`, `path/db` or `master of sentinels/db`, without a password; asks nobody."""
+        """Where it is: `host:port/db`, `path/db` or `master of sentinels/db`, without a password;
+        asks nobody.
+        """
         return place(self._app.broker_url.get_secret_value(), self._options)
 
     def reach(self) -> None:
@@ -135,7 +152,9 @@ class Broker:
         self._client  # noqa: B018
 
     def discover(self, known_prefix: str | None = None) -> Found:
-        """The queues of this db; None where their keys' prefix is not known either. Raises BrokerError."""
+        """The queues of this db; None where their keys' prefix is not known either. Raises
+        BrokerError.
+        """
         with broker_errors(address(self._client)):
             return discover(self._client, known_prefix)
 
@@ -159,10 +178,11 @@ class Broker:
 
         With `holdings` the nodes tell what they hold also where no message is unacknowledged.
 
-        Where the nodes cannot be asked because Redis takes no writes, or `without_nodes` for any reason, the queues are
-        looked at all the same, if they are asked for.
+        Where the nodes cannot be asked because Redis takes no writes, or `without_nodes` for any
+        reason, the queues are looked at all the same, if they are asked for.
 
-        `samples` of what a rule selects are remembered, None: all. Messages are read until `read_until` (monotonic s).
+        `samples` of what a rule selects are remembered, None: all. Messages are read until
+        `read_until` (monotonic s).
         """
         with_unacked = queues and nodes and any(rule.unacked for rule in fleet.rules)
         fetched = self._fetched(every=with_unacked) if queues and nodes else []
@@ -171,7 +191,9 @@ class Broker:
         try:
             if nodes:
                 held = holdings or with_unacked or bool(fetched)
-                answering, answered = ask_nodes(self._url, self._options, holdings=held, settings=queues)
+                answering, answered = ask_nodes(
+                    self._url, self._options, holdings=held, settings=queues
+                )
         except BrokerError as error:
             # Nothing is proved by what could not be asked.
             if not (queues and (without_nodes or isinstance(error, BrokerReadOnly))):
@@ -186,18 +208,24 @@ class Broker:
         return replace(state, unasked=unasked)
 
     def look_again(self, queues: Iterable[str]) -> SecondLook:
-        """A second look at queues that may be stuck, some seconds after the first. Raises BrokerError."""
+        """A second look at queues that may be stuck, some seconds after the first. Raises
+        BrokerError.
+        """
         begun_at = time.monotonic()
 
         def pause() -> float:
             time.sleep(_SECOND_LOOK_AFTER_S)
             return time.monotonic() - begun_at
 
-        with self._telling("", f"looking a second time, {_SECOND_LOOK_AFTER_S:g} s after the first"):
+        with self._telling(
+            "", f"looking a second time, {_SECOND_LOOK_AFTER_S:g} s after the first"
+        ):
             return look_again(self._store, queues, pause, partial(self._nodes, holdings=True))
 
     def _fetched(self, *, every: bool) -> list[Entry]:
-        """The unacked entries; without `every` some of them, or none where these may not be looked at."""
+        """The unacked entries; without `every` some of them, or none where these may not be looked
+        at.
+        """
         try:
             return unacked.entries(self._store, None if every else _UNACKED_LOOKED_AT)
         except BrokerRefused:
@@ -229,19 +257,27 @@ class Broker:
         """The nodes that can hear a question, by Redis alone; also those that were killed."""
         return bound_nodes(self._store)
 
-    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> dict[str, list[RunningTask]]:
-        """Let these nodes (node → its queues) finish what they have and take no more; what still runs after that."""
+    def drain(
+        self, queues: Mapping[str, Sequence[str]], patience_s: float
+    ) -> dict[str, list[RunningTask]]:
+        """Let these nodes (node → its queues) finish what they have and take no more; what still
+        runs after that.
+        """
         return drain(self._url, self._options, queues, patience_s, self._waiting)
 
     def consume_again(self, queues: Mapping[str, Sequence[str]]) -> None:
-        """Let nodes that were drained, and go on all the same, take messages again (node → its queues)."""
+        """Let nodes that were drained, and go on all the same, take messages again (node → its
+        queues).
+        """
         consume_again(self._url, self._options, queues)
 
     @contextmanager
     def lock(self, run_id: str, verb: str) -> Iterator[FleetLock]:
         """The one-operator lock of the fleet. Raises LockHeld naming who has it."""
         now = time.time()
-        holder = Holder.this_process(os.getpid(), user=user_name(), run_id=run_id, verb=verb, since_at=now)
+        holder = Holder.this_process(
+            os.getpid(), user=user_name(), run_id=run_id, verb=verb, since_at=now
+        )
         with fleet_lock(self._client, self._keys.lock, holder, now) as lock:
             self._keys = replace(self._keys, holder=lock.token)
             try:
@@ -250,7 +286,8 @@ class Broker:
                 self._keys = replace(self._keys, holder="")
 
     def require_able(self, queues: Collection[str], *, unacked: bool) -> None:
-        """Raise BrokerRefused where a change of these queues, or of what is `unacked`, would fail half-way.
+        """Raise BrokerRefused where a change of these queues, or of what is `unacked`, would fail
+        half-way.
 
         See `preflight.py`. Where there is no queue nothing is asked.
         """
@@ -259,12 +296,16 @@ class Broker:
             require_able(self._store, keys, "run", unacked=unacked)
 
     def take(self, effect: TakeMessages, path: Path) -> str:
-        """Take messages out of a queue into a new archive, and move on what is to be; returns what was done."""
+        """Take messages out of a queue into a new archive, and move on what is to be; returns what
+        was done.
+        """
 
         rules = [parse(rule) for rule in effect.rules]
         registered = self._registered() if any(rule.unregistered for rule in rules) else None
         with self._new_archive(path, effect.queue) as archive, self._telling(effect.queue) as told:
-            report = take_restore.take(self._store, effect.queue, rules, archive, Facts(time.time(), registered), told)
+            report = take_restore.take(
+                self._store, effect.queue, rules, archive, Facts(time.time(), registered), told
+            )
             # Asking the archive what is to be moved reads all of it.
             moves = any(rule.requeue_to for rule in rules)
             moved = requeue.move(self._store, archive, told) if moves else 0
@@ -273,7 +314,9 @@ class Broker:
     def _registered(self) -> frozenset[str]:
         registered = registered_in(self._nodes())
         if registered is None:
-            raise NodesSilent("no node answers, so nobody can say which tasks are unregistered", _SILENT)
+            raise NodesSilent(
+                "no node answers, so nobody can say which tasks are unregistered", _SILENT
+            )
         return registered
 
     def take_unacked(self, fleet: Fleet, effect: TakeUnacked, path: Path) -> str:
@@ -284,10 +327,16 @@ class Broker:
         known = under_their_names(fleet.workers, nodes, {})
         if silent := silent_nodes(fleet.all_nodes, known) - set(effect.stopped):
             names = ", ".join(sorted(silent))
-            raise NodesSilent(f"{names} may hold messages and does not answer any more; nothing was taken", _SILENT)
+            raise NodesSilent(
+                f"{names} may hold messages and does not answer any more; nothing was taken",
+                _SILENT,
+            )
         facts = Facts(time.time(), registered_in(nodes))
         chosen, notices = unacked.choose(fetched, nodes, rules, self._keys, effect.queue, facts)
-        with self._new_archive(path, f"{effect.queue}:unacked") as archive, self._telling(effect.queue) as told:
+        with (
+            self._new_archive(path, f"{effect.queue}:unacked") as archive,
+            self._telling(effect.queue) as told,
+        ):
             report = unacked.take(self._store, chosen, notices, archive)
             moved = requeue.move(self._store, archive, told)
         return _told(report, moved, path)
@@ -297,7 +346,9 @@ class Broker:
         return Archive.create(path, f"{path.parent.name}:{what}", time.time())
 
     def restorable(self, path: Path, *, malformed: bool) -> Restorable:
-        """What `restore` would put back; batches of unknown fate count as taken, restoring finds out."""
+        """What `restore` would put back; batches of unknown fate count as taken, restoring finds
+        out.
+        """
         with self._of_archive(path) as told:
             ledger, damage = _ledger(path)
             waiting = 0 if damage else requeue.standing(self._store, ledger, None, told)
@@ -311,22 +362,29 @@ class Broker:
         )
         held_back = 0 if malformed else out[True]
         moved = sum(1 for _ in ledger.numbers(Fate.MOVED))
-        return Restorable(out.total() - held_back + waiting, held_back, damage, moved - waiting, note)
+        return Restorable(
+            out.total() - held_back + waiting, held_back, damage, moved - waiting, note
+        )
 
     def difference(self, path: Path, *, always: bool = False) -> tuple[reconcile.Rewound, str]:
-        """How Redis and an archive differ, and what has to be told of it, "" where Redis remembers its last step.
+        """How Redis and an archive differ, and what has to be told of it, "" where Redis remembers
+        its last step.
 
         In that case they are compared only with `always`.
         """
         with self._of_archive(path) as told:
             return self._difference(_ledger(path)[0], told, always=always)
 
-    def _difference(self, ledger: Ledger, told: Progress, *, always: bool = False) -> tuple[reconcile.Rewound, str]:
+    def _difference(
+        self, ledger: Ledger, told: Progress, *, always: bool = False
+    ) -> tuple[reconcile.Rewound, str]:
         behind = reconcile.is_behind(self._store, ledger)
         if not behind and not always:
             return reconcile.Rewound(), ""
         found = reconcile.compare(self._store, ledger, told)
-        return found, reconcile.told(found) if behind else reconcile.CONSUMED if found.missing else ""
+        return found, (
+            reconcile.told(found) if behind else reconcile.CONSUMED if found.missing else ""
+        )
 
     def knows_last_step(self, ledger: Ledger) -> bool:
         """Whether Redis has the record of an archive's last step, so that the two agree."""
@@ -340,7 +398,9 @@ class Broker:
             recalled = requeue.recall(self._store, archive, None, told)
             wanted = frozenset(archive.ledger().messages) - doubtful if doubtful else None
             unheld = unacked.restore(self._store, archive, wanted)
-            report = take_restore.restore(self._store, archive, malformed=malformed, wanted=wanted, on_progress=told)
+            report = take_restore.restore(
+                self._store, archive, malformed=malformed, wanted=wanted, on_progress=told
+            )
         left = counted(report.withheld, "malformed stays", "malformed stay")
         held = f"; {left} in the archive" if report.withheld else ""
         back = f", {recalled:,} of them from where they were moved to" if recalled else ""
@@ -357,7 +417,11 @@ class Broker:
                 again = frozenset(m.n for m in means if effect.malformed or not m.malformed)
             doubtful = reconcile.agree(self._store, archive, reclaim=again, on_progress=told)
             ledger = archive.ledger()
-            out = (m for m in chosen(ledger, effect.rule, time.time()) if ledger.fates[m.n] is Fate.TAKEN)
+            out = (
+                m
+                for m in chosen(ledger, effect.rule, time.time())
+                if ledger.fates[m.n] is Fate.TAKEN
+            )
             back = (m for m in out if m.n not in doubtful and (effect.malformed or not m.malformed))
             if effect.without:
                 back = (m for m in back if row(m, ledger, "")["id"] not in effect.without)
@@ -373,17 +437,23 @@ class Broker:
         return f"{counted(count, 'message')} put back"
 
     def archive_new(self, path: Path, queue: str, messages: Iterable[tuple[str, bytes]]) -> None:
-        """Write new messages (each after its reason) into a new archive, as if they had been taken out of a queue."""
+        """Write new messages (each after its reason) into a new archive, as if they had been taken
+        out of a queue.
+        """
         by_key: dict[str, list[Victim]] = {}
         for reason, raw in messages:
-            victims = by_key.setdefault(self._keys.list_of(queue, priority_of(envelope_of(raw))), [])
+            victims = by_key.setdefault(
+                self._keys.list_of(queue, priority_of(envelope_of(raw))), []
+            )
             victims.append(Victim(raw, len(victims), None, reason, False))
         with self._new_archive(path, queue) as archive:
             for key, victims in by_key.items():
                 archive.done(batch := archive.taking(key, victims), batch.messages)
 
     def send_again(self, effect: SendAgain, path: Path) -> str:
-        """Send new messages of an archive that were not sent yet, so many a second; returns what was done."""
+        """Send new messages of an archive that were not sent yet, so many a second; returns what
+        was done.
+        """
         with Archive.open(path, effect.token) as archive, self._telling(queue_of(path)) as told:
             take_restore.settle(self._store, archive)
             ledger = archive.ledger()
@@ -443,7 +513,8 @@ class Broker:
             yield client
 
     def results(self, prefix: str, look: Results, seconds: float) -> Iterator[StoredResult]:
-        """What tasks left in the result backend, which has to be a Redis, for so many seconds; `look` counts.
+        """What tasks left in the result backend, which has to be a Redis, for so many seconds;
+        `look` counts.
 
         Raises BrokerUnreachable, and BrokerRefused also where results may not be read.
         """
@@ -451,12 +522,15 @@ class Broker:
             yield from look.each(client, prefix, time.monotonic() + seconds)
 
     def result(self, prefix: str, task_id: str) -> tuple[bool, StoredResult | None]:
-        """Whether a task left something in the result backend, and what that says; None where it cannot be read."""
+        """Whether a task left something in the result backend, and what that says; None where it
+        cannot be read.
+        """
         with self._results_client() as client:
             return one_result(client, prefix, task_id)
 
     def queue_looks(self, named: Sequence[str], before: Before) -> Callable[[Asked], QueuesView]:
-        """Looks at the queues that are named, those that nodes consume, and others that hold messages.
+        """Looks at the queues that are named, those that nodes consume, and others that hold
+        messages.
 
         Each call is a look; from the second on, rates are those since the one before.
         """
@@ -469,21 +543,29 @@ class Broker:
         return look
 
     def messages(self, queue: str, named: Sequence[str], wanted: Wanted) -> MessagesView:
-        """Messages of one queue. Raises NodesSilent where only nodes could tell which are meant, and none does."""
+        """Messages of one queue. Raises NodesSilent where only nodes could tell which are meant,
+        and none does.
+        """
         registered = self._registered() if wanted.rule and wanted.rule.unregistered else None
         with self._telling(queue) as told:
-            return show_messages(self._store, queue, named, wanted, Facts(time.time(), registered), told)
+            return show_messages(
+                self._store, queue, named, wanted, Facts(time.time(), registered), told
+            )
 
     def node_views(self, nodes: Mapping[str, NodeState]) -> tuple[NodeView, ...]:
         """What these nodes, which are known to answer, say of themselves in detail."""
         return node_views(self._url, self._options, nodes)
 
     def running_versions(self, nodes: Mapping[str, NodeState]) -> dict[str, dict[str, str]]:
-        """The versions of the libraries that these nodes run with, by Celery's name of each that says so."""
+        """The versions of the libraries that these nodes run with, by Celery's name of each that
+        says so.
+        """
         return running_versions(self._url, nodes, self._options)
 
     def one_node(self, name: str) -> AbstractContextManager[OneNode]:
-        """The node of this name, to be told something. Raises RunbookError where several or none answer to it."""
+        """The node of this name, to be told something. Raises RunbookError where several or none
+        answer to it.
+        """
         return one_node(self._url, self._options, name)
 
     def shut_down(self, name: str) -> str:
@@ -495,7 +577,9 @@ class Broker:
         return revoke(self._url, self._options, ids)
 
     def server(self, queues: Sequence[str]) -> BrokerView:
-        """What the server tells of itself; of its memory what these queues hold, and others that are found."""
+        """What the server tells of itself; of its memory what these queues hold, and others that
+        are found.
+        """
         return look_at_server(self._store, queues)
 
     def holder(self, task_id: str) -> HeldTask | None:
@@ -503,7 +587,9 @@ class Broker:
         return find_holder(self._url, task_id, self._options)
 
     def watch(self, task_id: str, event_nodes: Sequence[str] = ()) -> AbstractContextManager[Watch]:
-        """Watch a task through the result backend, or by the events of `event_nodes` where these are given."""
+        """Watch a task through the result backend, or by the events of `event_nodes` where these
+        are given.
+        """
         if event_nodes:
             return watch_events(self._url, self._options, event_nodes, task_id)
         return watch_results(self._backend_url, task_id)
@@ -518,13 +604,18 @@ class Broker:
         """Run a task to its end, or to the canary's timeout, while it is watched."""
 
         def progress(seen: TaskState) -> None:
-            waiting(f"{canary.task}: {seen.state} {seen.result if isinstance(seen.result, dict) else ''}")
+            waiting(
+                f"{canary.task}:"
+                f" {seen.state} {seen.result if isinstance(seen.result, dict) else ''}"
+            )
 
         return run_task(self._url, self._options, canary, task_id, watch, progress)
 
 
 def _ledger(path: Path) -> tuple[Ledger, str]:
-    """An archive, and what is wrong with it; an empty one where the run ended before anything was archived."""
+    """An archive, and what is wrong with it; an empty one where the run ended before anything was
+    archived.
+    """
     if not path.exists():
         return Ledger(), ""
     try:
@@ -540,5 +631,7 @@ def _told(report: take_restore.TakeReport, moved: int, path: Path) -> str:
         lines.append(f"{moved:,} of them moved on")
     if report.gone:
         lines.append(f"{counted(report.gone, 'was', 'were')} consumed meanwhile")
-    lines += [f"{one.count:,} {one.what}" for one in report.notices]  # which, the plan and the archive say
+    lines += [
+        f"{one.count:,} {one.what}" for one in report.notices
+    ]  # which, the plan and the archive say
     return as_lines([*lines, f"archive {path}"])

@@ -1,4 +1,6 @@
-"""Looks at the whole broker, read-only: the server, the inventory's queues, other lists, and who waits for messages."""
+"""Looks at the whole broker, read-only: the server, the inventory's queues, other lists, and who
+waits for messages.
+"""
 
 import math
 import re
@@ -32,7 +34,17 @@ from runbooks.broker.server.connection import address, broker_errors, db_of, in_
 from runbooks.broker.server.keys import readable
 from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import SAMPLES, Binding, BrokerState, Client, Lasting, NaiveEta, NodeState, Rule, Stray
+from runbooks.core.model import (
+    SAMPLES,
+    Binding,
+    BrokerState,
+    Client,
+    Lasting,
+    NaiveEta,
+    NodeState,
+    Rule,
+    Stray,
+)
 
 _HELD_LOOKED_AT = 1000
 _STRAYS_LOOKED_AT = 20
@@ -52,11 +64,13 @@ def observe_broker(
     on_progress: Callable[[str, int, int], None] = lambda _queue, _looked_at, _total: None,
     read_until: float = math.inf,
 ) -> BrokerState:
-    """Everything a diagnosis needs of the broker; `nodes` and `answered` are from `control.ask_nodes`.
+    """Everything a diagnosis needs of the broker; `nodes` and `answered` are from
+    `control.ask_nodes`.
 
-    `fetched` are the unacked entries as they were before that; `samples` are `scan_queue`'s. Of the time up to
-    `read_until` (monotonic s) each queue has its share, and what those before it have left.
-    Where the broker's user may not ask (ACL), what that would have told is missing: see BrokerState.
+    `fetched` are the unacked entries as they were before that; `samples` are `scan_queue`'s. Of the
+    time up to `read_until` (monotonic s) each queue has its share, and what those before it have
+    left. Where the broker's user may not ask (ACL), what that would have told is missing: see
+    BrokerState.
     """
     rules, clock_ahead_s = tuple(rules), _clock_ahead_s(store.client)
     facts = Facts(now, registered_in(nodes))
@@ -67,7 +81,10 @@ def observe_broker(
             queue,
             rules,
             facts,
-            Reading(partial(on_progress, queue), until=begun + (read_until - begun) * number / len(queues)),
+            Reading(
+                partial(on_progress, queue),
+                until=begun + (read_until - begun) * number / len(queues),
+            ),
             samples,
         )
         for number, queue in enumerate(queues, 1)
@@ -89,15 +106,22 @@ def observe_broker(
             db=db_of(store.client),
             maxmemory_bytes=int(info.get("maxmemory", 0)),
             maxmemory_policy=str(info.get("maxmemory_policy", "")),
-            used_memory_bytes=int(info.get("used_memory", 0)) - int(info.get("mem_not_counted_for_evict", 0)),
+            used_memory_bytes=int(info.get("used_memory", 0))
+            - int(info.get("mem_not_counted_for_evict", 0)),
             queues=states,
             nodes=nodes,
             unacked=_unacked(store),
             other_lists={readable(key): of for key, of in others.items()},
             strays={readable(key): _stray(store, key) for key in celerys[:_STRAYS_LOOKED_AT]},
             depths_by_db=_depths_by_db(store, queues, info) if queues else {},
-            blocked_clients=None if consumers is None else sum("b" in c["flags"] for c in consumers),
-            consumer_ages_s=None if consumers is None else tuple(int(c["age"]) - (asked_at - now) for c in consumers),
+            blocked_clients=(
+                None if consumers is None else sum("b" in c["flags"] for c in consumers)
+            ),
+            consumer_ages_s=(
+                None
+                if consumers is None
+                else tuple(int(c["age"]) - (asked_at - now) for c in consumers)
+            ),
             oldest_unacked_at=_oldest_unacked_at(store),
             held_s=held.longest_s,
             naive_etas=held.naive,
@@ -148,17 +172,26 @@ def _unacked(store: Store) -> int:
         if not str(error).startswith("WRONGTYPE"):
             raise
         problem = f"{store.keys.unacked} in {store.address} is no hash"
-        raise BrokerRefused(problem, "another application uses that name: workers cannot run in this db") from error
+        raise BrokerRefused(
+            problem, "another application uses that name: workers cannot run in this db"
+        ) from error
 
 
 def _oldest_unacked_at(store: Store) -> float | None:
-    """**Source:** kombu 5.7.0 `transport/redis.py: QoS.append`: the score is when the message was fetched."""
-    oldest = cast("list[tuple[bytes, float]]", store.client.zrange(store.keys.unacked_index, 0, 0, withscores=True))
+    """**Source:** kombu 5.7.0 `transport/redis.py: QoS.append`: the score is when the message was
+    fetched.
+    """
+    oldest = cast(
+        "list[tuple[bytes, float]]",
+        store.client.zrange(store.keys.unacked_index, 0, 0, withscores=True),
+    )
     return oldest[0][1] if oldest else None
 
 
 class _Held(Struct):
-    """What is held for an ETA, by task: the longest time from a fetch to it, and those without a time zone."""
+    """What is held for an ETA, by task: the longest time from a fetch to it, and those without a
+    time zone.
+    """
 
     longest_s: dict[str, float] = field(default_factory=dict)
     naive: dict[str, NaiveEta] = field(default_factory=dict)
@@ -168,7 +201,11 @@ def _held(store: Store) -> _Held:
     """Of so many of the unacked messages; nothing where we may not."""
     held = _Held()
     try:
-        some = dict(islice(store.client.hscan_iter(store.keys.unacked, count=_HELD_LOOKED_AT), _HELD_LOOKED_AT))
+        some = dict(
+            islice(
+                store.client.hscan_iter(store.keys.unacked, count=_HELD_LOOKED_AT), _HELD_LOOKED_AT
+            )
+        )
         fetched = store.client.zmscore(store.keys.unacked_index, list(some)) if some else []
     except redis.exceptions.NoPermissionError:
         return held
@@ -183,8 +220,9 @@ def _held(store: Store) -> _Held:
 
 
 def _note_naive(found: dict[str, NaiveEta], raw: bytes, task: str, eta_at: float) -> None:
-    """**Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`: an ETA is written as it was given, with a countdown
-    always with its zone; `utils/time.py: maybe_make_aware`: a worker takes one without for UTC.
+    """**Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`: an ETA is written as it was given,
+    with a countdown always with its zone; `utils/time.py: maybe_make_aware`: a worker takes one
+    without for UTC.
     """
     eta = headers_of(envelope_of(raw)).get("eta")
     if not isinstance(eta, str) or _HAS_ZONE.search(eta):
@@ -210,7 +248,8 @@ def _other_lists(store: Store, queues: Sequence[str]) -> OtherLists:
 def _unbound(store: Store, nodes: Mapping[str, NodeState]) -> tuple[Binding, ...]:
     """The bindings of consumed queues that are not in the tables of their exchanges.
 
-    **Source:** kombu 5.7.0 `transport/redis.py: Channel._queue_bind`: a member is routing key, pattern, queue.
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel._queue_bind`: a member is routing key,
+    pattern, queue.
     """
     wanted = sorted({one for node in nodes.values() for one in node.bindings}, key=astuple)
     exchanges = list(dict.fromkeys(one.exchange for one in wanted))
@@ -218,7 +257,11 @@ def _unbound(store: Store, nodes: Mapping[str, NodeState]) -> tuple[Binding, ...
         for exchange in exchanges:
             pipe.smembers(store.keys.binding(exchange))
         answers = pipe.execute(raise_on_error=False) if exchanges else []
-    tables = {exchange: answer for exchange, answer in zip(exchanges, answers, strict=True) if isinstance(answer, set)}
+    tables = {
+        exchange: answer
+        for exchange, answer in zip(exchanges, answers, strict=True)
+        if isinstance(answer, set)
+    }
     bound = {
         (exchange, parts[0], parts[-1])
         for exchange, members in tables.items()
@@ -226,7 +269,9 @@ def _unbound(store: Store, nodes: Mapping[str, NodeState]) -> tuple[Binding, ...
         if len(parts := member.decode(errors="replace").split(store.keys.sep)) > 1
     }
     return tuple(
-        one for one in wanted if one.exchange in tables and (one.exchange, one.routing_key, one.queue) not in bound
+        one
+        for one in wanted
+        if one.exchange in tables and (one.exchange, one.routing_key, one.queue) not in bound
     )
 
 
@@ -243,7 +288,9 @@ _SAVES = {
 
 
 def _replies_left(store: Store, keys: Sequence[bytes]) -> Lasting | None:
-    """Replies to remote control without a time to live, which whoever asked has left; None where there are none."""
+    """Replies to remote control without a time to live, which whoever asked has left; None where
+    there are none.
+    """
     looked_at = keys[:_REPLIES_LOOKED_AT]
     with store.client.pipeline(transaction=False) as pipe:
         for key in looked_at:
@@ -256,10 +303,11 @@ def _replies_left(store: Store, keys: Sequence[bytes]) -> Lasting | None:
 
 
 def _results_left(store: Store, info: Mapping[str, Any]) -> Lasting | None:
-    """How many results of this db never expire, by a sample; None where few keys are without a time to live.
+    """How many results of this db never expire, by a sample; None where few keys are without a time
+    to live.
 
-    **Source:** Redis, `INFO keyspace`: keys, and those of them that expire; celery 5.7.0 `backends/base.py:
-    KeyValueStoreBackend.task_keyprefix`.
+    **Source:** Redis, `INFO keyspace`: keys, and those of them that expire; celery 5.7.0
+    `backends/base.py: KeyValueStoreBackend.task_keyprefix`.
     """
     keyspace = info.get(f"db{db_of(store.client)}") or {}
     lasting = int(keyspace.get("keys", 0)) - int(keyspace.get("expires", 0))
@@ -272,7 +320,9 @@ def _results_left(store: Store, info: Mapping[str, Any]) -> Lasting | None:
         results = [key for key in sampled if _RESULT in key]
         for key in results:
             pipe.ttl(key)
-        left = sum(ttl == _FOR_EVER for ttl in (pipe.execute(raise_on_error=False) if results else ()))
+        left = sum(
+            ttl == _FOR_EVER for ttl in (pipe.execute(raise_on_error=False) if results else ())
+        )
     return Lasting(lasting * left // len(sampled)) if left * 2 > len(sampled) else None
 
 
@@ -292,7 +342,9 @@ def _stray(store: Store, key: bytes) -> Stray:
     queue, sep, step = name.partition(store.keys.sep)
     other_sep = ""
     if not (sep and step.isdecimal()):
-        queue, other_sep, step = _by_another_sep(name, {routing_key_of(item) for item, _ in messages})
+        queue, other_sep, step = _by_another_sep(
+            name, {routing_key_of(item) for item, _ in messages}
+        )
     return Stray(
         queue if step else readable(name),
         int(step or 0),
@@ -304,9 +356,11 @@ def _stray(store: Store, key: bytes) -> Stray:
 
 
 def _by_another_sep(name: str, sent_to: Collection[str | None]) -> tuple[str, str, str]:
-    """Queue, separator and priority, where all messages were sent to a queue and the list's name begins with that.
+    """Queue, separator and priority, where all messages were sent to a queue and the list's name
+    begins with that.
 
-    **Source:** kombu 5.7.0 `transport/redis.py: Channel._q_for_pri`: the separator is a transport option.
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel._q_for_pri`: the separator is a transport
+    option.
     """
     queue = next(iter(sent_to)) if len(sent_to) == 1 else None
     found = _SEP_AND_STEP.fullmatch(name, len(queue)) if queue and name.startswith(queue) else None
@@ -325,7 +379,9 @@ def _depths_by_db(store: Store, queues: Sequence[str], info: Mapping[str, Any]) 
     for db in (int(name[2:]) for name in info if name.startswith("db") and name[2:].isdigit()):
         if db != db_of(store.client):
             try:
-                depth = _depth_in(store.client, db, [key for queue in queues for key in store.keys.queue(queue)])
+                depth = _depth_in(
+                    store.client, db, [key for queue in queues for key in store.keys.queue(queue)]
+                )
             except redis.exceptions.NoPermissionError:
                 return {}
             if depth:
@@ -347,8 +403,8 @@ def _depth_in(client: "redis.Redis", db: int, keys: Sequence[str]) -> int:
 def client_list(client: "redis.Redis") -> list[dict[str, str]] | None:
     """The clients of the server; None where CLIENT LIST is not allowed.
 
-    **Source:** Redis `CLIENT LIST`: `cmd` is the last command, `age` the connection's in seconds, flag `b` a client
-    that waits in a blocking operation: a worker that has nothing to do.
+    **Source:** Redis `CLIENT LIST`: `cmd` is the last command, `age` the connection's in seconds,
+    flag `b` a client that waits in a blocking operation: a worker that has nothing to do.
     """
     try:
         clients: list[dict[str, str]] = client.client_list()
@@ -358,10 +414,14 @@ def client_list(client: "redis.Redis") -> list[dict[str, str]] | None:
 
 
 def _client(told: Mapping[str, str]) -> Client:
-    """**Source:** Redis, `CLIENT LIST`: `laddr` is the server's own end (since 6.2); `networking.c: writeToClient`."""
+    """**Source:** Redis, `CLIENT LIST`: `laddr` is the server's own end (since 6.2); `networking.c:
+    writeToClient`.
+    """
     subscribed = told.get("sub", "0") != "0" or told.get("psub", "0") != "0"
     idle_s = None if subscribed else float(told.get("idle", 0))
-    return Client(told["addr"], int(told["db"]), consumes(told), to=told.get("laddr", ""), idle_s=idle_s)
+    return Client(
+        told["addr"], int(told["db"]), consumes(told), to=told.get("laddr", ""), idle_s=idle_s
+    )
 
 
 def consumes(client: Mapping[str, str]) -> bool:

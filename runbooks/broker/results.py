@@ -1,7 +1,8 @@
 """Reads what tasks left in a result backend that is a Redis, as it is stored: nothing is unpickled.
 
-**Source:** celery 5.7.0 `backends/base.py: Backend._get_result_meta, prepare_exception`, `KeyValueStoreBackend`
-(`celery-task-meta-ID`); the name, the arguments, the worker and the queue only with `result_extended`.
+**Source:** celery 5.7.0 `backends/base.py: Backend._get_result_meta, prepare_exception`,
+`KeyValueStoreBackend` (`celery-task-meta-ID`); the name, the arguments, the worker and the queue
+only with `result_extended`.
 """
 
 import json
@@ -20,10 +21,11 @@ _KEYS_AT_ONCE = 1000
 
 
 class StoredResult(Struct, frozen=True):
-    """What a result says; None is what it does not. `args` and `kwargs` are JSON values as they are stored.
+    """What a result says; None is what it does not. `args` and `kwargs` are JSON values as they are
+    stored.
 
-    Of a failure `error` is the exception's type and `message` what it says. `in_group`: it is one of a group, perhaps
-    of a chord. `ended_at` is None also while the task runs.
+    Of a failure `error` is the exception's type and `message` what it says. `in_group`: it is one
+    of a group, perhaps of a chord. `ended_at` is None also while the task runs.
     """
 
     id: str
@@ -48,14 +50,18 @@ class StoredResult(Struct, frozen=True):
 
 
 class Results(Struct):
-    """How far a look at results came: `looked_at` were read, `unread` are no JSON; `complete` where these were all."""
+    """How far a look at results came: `looked_at` were read, `unread` are no JSON; `complete` where
+    these were all.
+    """
 
     looked_at: int = 0
     unread: int = 0
     complete: bool = False
 
     def each(self, client: "redis.Redis", prefix: str, until: float) -> Iterator[StoredResult]:
-        """The results under a key prefix, until a time (monotonic s). Raises NoPermissionError, redis-py's errors."""
+        """The results under a key prefix, until a time (monotonic s). Raises NoPermissionError,
+        redis-py's errors.
+        """
         start = prefix.encode() + _MARK
         cursor = 0
         while True:
@@ -65,7 +71,9 @@ class Results(Struct):
                 if raw is None:  # it expired since SCAN named it
                     continue
                 self.looked_at += 1
-                if found := stored(key.removeprefix(start).decode(errors="replace"), cast(bytes, raw)):
+                if found := stored(
+                    key.removeprefix(start).decode(errors="replace"), cast(bytes, raw)
+                ):
                     yield found
                 else:
                     self.unread += 1
@@ -79,7 +87,9 @@ def _glob(start: bytes) -> bytes:
     return escaped + b"*"
 
 
-def one_result(client: "redis.Redis", prefix: str, task_id: str) -> tuple[bool, StoredResult | None]:
+def one_result(
+    client: "redis.Redis", prefix: str, task_id: str
+) -> tuple[bool, StoredResult | None]:
     """Whether there is a result under this id, and what it says; None where that is no JSON."""
     raw = client.get(f"{prefix}{_MARK.decode()}{task_id}")
     return raw is not None, None if raw is None else stored(task_id, cast(bytes, raw))

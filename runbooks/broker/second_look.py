@@ -1,7 +1,8 @@
 """Looks at the broker a second time, where the first look left a suspicion that a queue is stuck.
 
-One look cannot tell a queue that is being worked on from one that is not: in both, messages wait while a worker happens
-to hold none. Two looks can: in a queue that moves, another message is next to run the second time.
+One look cannot tell a queue that is being worked on from one that is not: in both, messages wait
+while a worker happens to hold none. Two looks can: in a queue that moves, another message is next
+to run the second time.
 """
 
 from collections import Counter
@@ -33,13 +34,16 @@ def look_again(
 ) -> SecondLook:
     """Watch queues for as long as `pause` takes, and ask the nodes once more.
 
-    `pause` waits and returns for how many seconds. Raises BrokerError where the broker cannot be asked.
+    `pause` waits and returns for how many seconds. Raises BrokerError where the broker cannot be
+    asked.
     """
     queues = list(queues)
     before = {queue: _next(store, queue) for queue in queues}
     after_s = pause()
     nodes = ask_nodes()
-    unmoved = frozenset(queue for queue in queues if before[queue] and _next(store, queue) == before[queue])
+    unmoved = frozenset(
+        queue for queue in queues if before[queue] and _next(store, queue) == before[queue]
+    )
     fetched = _fetched(store)
     waiting = frozenset[str]().union(*(node.reserved for node in nodes.values()))
     reserved = [entry for entry in fetched if entry.message.id in waiting]
@@ -63,7 +67,9 @@ def _fetched(store: Store) -> list[Entry]:
 
 
 def _next(store: Store, queue: str) -> Next:
-    """**Source:** kombu 5.7.0 `transport/redis.py`: messages are pushed on the left and popped on the right."""
+    """**Source:** kombu 5.7.0 `transport/redis.py`: messages are pushed on the left and popped on
+    the right.
+    """
     found: dict[str, bytes] = {}
     with store.errors():
         for key in store.keys.queue(queue):
@@ -74,7 +80,8 @@ def _next(store: Store, queue: str) -> Next:
 
 
 def _senders(store: Store, queue: str, reserved: Iterable[Entry]) -> Mapping[str, int]:
-    """The tasks that sent what waits, in the queue or in a worker, each with how many of the messages read.
+    """The tasks that sent what waits, in the queue or in a worker, each with how many of the
+    messages read.
 
     **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`: the header `parent_id`.
     """
@@ -86,10 +93,18 @@ def _senders(store: Store, queue: str, reserved: Iterable[Entry]) -> Mapping[str
     return dict(Counter(parent for parent in parents if isinstance(parent, str)))
 
 
-def _held_back(fetched: Iterable[Entry], nodes: Mapping[str, NodeState]) -> Mapping[tuple[str, str], int]:
-    """What workers have fetched and do not list, by queue and task: they hold it for a rate limit, or are gone."""
+def _held_back(
+    fetched: Iterable[Entry], nodes: Mapping[str, NodeState]
+) -> Mapping[tuple[str, str], int]:
+    """What workers have fetched and do not list, by queue and task: they hold it for a rate limit,
+    or are gone.
+    """
     listed = frozenset[str]().union(*(node.holds or () for node in nodes.values()))
-    return dict(Counter((entry.queue, entry.message.task) for entry in fetched if entry.message.id not in listed))
+    return dict(
+        Counter(
+            (entry.queue, entry.message.task) for entry in fetched if entry.message.id not in listed
+        )
+    )
 
 
 def _waiting_clients(store: Store) -> int | None:
@@ -99,4 +114,6 @@ def _waiting_clients(store: Store) -> int | None:
     if clients is None:
         return None
     db = str(db_of(store.client))
-    return sum(consumes(client) and "b" in client["flags"] and client["db"] == db for client in clients)
+    return sum(
+        consumes(client) and "b" in client["flags"] and client["db"] == db for client in clients
+    )

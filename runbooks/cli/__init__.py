@@ -12,7 +12,8 @@ import yaml
 def _import_invoke() -> None:
     """Import Invoke without two modules that take a seventh of a verb's start.
 
-    `unittest.mock` serves its MockContext alone; its copy of PyYAML does what the installed one does.
+    `unittest.mock` serves its MockContext alone; its copy of PyYAML does what the installed one
+    does.
 
     **Source:** invoke 2.2 `context.py`, `util.py`.
     """

@@ -22,7 +22,9 @@ REST = "Work on this tool"
 
 
 def grouped(verbs: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Put verbs, each with its help, under the headings of their purposes; a heading without a verb is left out."""
+    """Put verbs, each with its help, under the headings of their purposes; a heading without a verb
+    is left out.
+    """
     known = [name for names in GROUPS.values() for name in names]
     rest = tuple(name for name in verbs if name not in known)
     for heading, names in (*GROUPS.items(), (REST, rest)):

@@ -1,7 +1,9 @@
-"""The broker's URL as Celery takes it: what is wrong with one, told without its secrets, and what nobody checks.
+"""The broker's URL as Celery takes it: what is wrong with one, told without its secrets, and what
+nobody checks.
 
-**Source:** kombu 5.7.0 `transport/redis.py: Channel._connparams, SentinelChannel`, `connection.py: Connection.__init__`
-(the URL's forms; `rediss://` without options), `utils/url.py` (`ssl_` options).
+**Source:** kombu 5.7.0 `transport/redis.py: Channel._connparams, SentinelChannel`, `connection.py:
+Connection.__init__` (the URL's forms; `rediss://` without options), `utils/url.py` (`ssl_`
+options).
 """
 
 import re
@@ -20,7 +22,9 @@ _ESCAPED = "write / as %2F, # as %23 and ? as %3F in a password"
 
 
 def shown(url: str) -> str:
-    """A broker URL for messages: only what stands before an `@`, or is an option with a secret, is hidden."""
+    """A broker URL for messages: only what stands before an `@`, or is an option with a secret, is
+    hidden.
+    """
     return ";".join(map(_shown, url.split(";")))
 
 
@@ -45,12 +49,17 @@ def problem_of(url: str) -> str | None:
         return f"{shown(url)} is no URL: {_FORM} is wanted"
     if scheme in _VALKEY:
         written = "rediss" if scheme == "valkeys" else "redis"
-        return f"write {written}:// for {scheme}://: Celery has no other name for it, and Valkey understands the same"
+        return (
+            f"write {written}:// for {scheme}://: Celery has no other name for it, and Valkey"
+            " understands the same"
+        )
     if scheme not in SCHEMES:
         hint = did_you_mean(scheme, SCHEMES)
         return f"{shown(url)} is no Redis URL, and this tool is for Celery on Redis: {_FORM}{hint}"
     if scheme == "sentinel":
-        return next((problem for part in url.split(";") if (problem := _of_part(part, "sentinel"))), None)
+        return next(
+            (problem for part in url.split(";") if (problem := _of_part(part, "sentinel"))), None
+        )
     if ";" in url:
         return f"{shown(url)} names several brokers: name the one that the workers use"
     return _of_part(url, scheme)
@@ -67,7 +76,11 @@ def _of_part(url: str, scheme: str) -> str | None:
         return f"{shown(url)} ends before its host: {_ESCAPED}"
     if scheme.endswith("socket"):
         db = dict(parse_qsl(parts.query)).get("virtual_host", "0").strip("/") or "0"
-        return None if parts.path and db.isdigit() else f"{shown(url)}: {scheme}:///PATH?virtual_host=DB is wanted"
+        return (
+            None
+            if parts.path and db.isdigit()
+            else f"{shown(url)}: {scheme}:///PATH?virtual_host=DB is wanted"
+        )
     if not _has_port(parts):
         return f"{shown(url)}: what stands behind the host's `:` is no port"
     if not (parts.path.strip("/") or "0").isdigit():
@@ -83,6 +96,8 @@ def _has_port(parts: SplitResult) -> bool:
 
 
 def is_unchecked(url: str) -> bool:
-    """Whether no certificate is checked, as Celery has it for `rediss://` without any of its options."""
+    """Whether no certificate is checked, as Celery has it for `rediss://` without any of its
+    options.
+    """
     parts = urlsplit(url)
     return parts.scheme == "rediss" and "ssl_" not in parts.query

@@ -27,8 +27,9 @@ class Manager(Enum):
 class Kind(Enum):
     """What a process is to Celery.
 
-    A `CHILD` is a process of a pool, an `EMBEDDED_BEAT` the beat that a worker forks for `-B`. `UNCLEAR` is one whose
-    command is that of a worker or beat, and whose signals are not: it may be about to start, or to end.
+    A `CHILD` is a process of a pool, an `EMBEDDED_BEAT` the beat that a worker forks for `-B`.
+    `UNCLEAR` is one whose command is that of a worker or beat, and whose signals are not: it may be
+    about to start, or to end.
     """
 
     MAIN = "worker"
@@ -39,7 +40,9 @@ class Kind(Enum):
 
 
 class BrokerPlace(Struct, frozen=True):
-    """Where a broker is said to be: `host` is the path of a socket where `port` is None; `db` None is not known."""
+    """Where a broker is said to be: `host` is the path of a socket where `port` is None; `db` None
+    is not known.
+    """
 
     host: str
     port: int | None
@@ -51,12 +54,14 @@ class BrokerPlace(Struct, frozen=True):
 
 
 class Options(Struct, frozen=True):
-    """What a command line says of a worker or beat, as Celery reads it; "" or None is what it does not say.
+    """What a command line says of a worker or beat, as Celery reads it; "" or None is what it does
+    not say.
 
-    All of it may come from the environment or the application as well. `node` is the name as it was given (`a@%h`), or
-    in full where the process has told it in its title (`titled`). `concurrency` is that of `-c`, `autoscale` its
-    "MAX,MIN". `with_beat`: the worker is a beat, too (`-B`). `schedule` is beat's file, `max_interval` the
-    seconds for which it sleeps at most. `broker` is that of `-b`.
+    All of it may come from the environment or the application as well. `node` is the name as it was
+    given (`a@%h`), or in full where the process has told it in its title (`titled`). `concurrency`
+    is that of `-c`, `autoscale` its "MAX,MIN". `with_beat`: the worker is a beat, too (`-B`).
+    `schedule` is beat's file, `max_interval` the seconds for which it sleeps at most. `broker` is
+    that of `-b`.
     """
 
     role: Literal["worker", "beat"]
@@ -84,11 +89,12 @@ class Connection(Struct, frozen=True):
 class Unit(Struct, frozen=True):
     """A unit of systemd's as `systemctl show` tells it; what it does not tell is "" or None.
 
-    `path` is its file. `enabled` is its UnitFileState (`enabled`, `disabled`, `static`, …). `names_celery`: its
-    ExecStart does. `restarts` are the automatic ones since it was last told to start. `variables` are the names of
-    those that it sets (Environment=), None where they could not be told apart from their values. `pid_file` is its
-    PIDFile, `directory` its WorkingDirectory. `multi`: it starts `celery multi`. `lines` are those of its files that
-    set a KillMode= or Type= which does not suit Celery, as `PATH:NUMBER: KEY=VALUE`.
+    `path` is its file. `enabled` is its UnitFileState (`enabled`, `disabled`, `static`, …).
+    `names_celery`: its ExecStart does. `restarts` are the automatic ones since it was last told to
+    start. `variables` are the names of those that it sets (Environment=), None where they could not
+    be told apart from their values. `pid_file` is its PIDFile, `directory` its WorkingDirectory.
+    `multi`: it starts `celery multi`. `lines` are those of its files that set a KillMode= or Type=
+    which does not suit Celery, as `PATH:NUMBER: KEY=VALUE`.
     """
 
     name: str
@@ -118,18 +124,21 @@ class Ancestor(Struct, frozen=True):
 class CeleryProcess(Struct, frozen=True):
     """A Celery process of a host, of any user.
 
-    `start_ticks` (since boot) belongs to its identity, as in `Process`. `state` is the kernel's letter: T is stopped.
-    `leftover`: it is of a pool, or the beat of `-B`, and its worker is gone. `here`: it works in the application's
-    directory; None where that cannot be seen. `user` is its owner's name, `memory_bytes` its resident set, `cpu_s` what
-    it has used since its start. `inner_pid` is by what number it knows itself: another one in a container.
+    `start_ticks` (since boot) belongs to its identity, as in `Process`. `state` is the kernel's
+    letter: T is stopped. `leftover`: it is of a pool, or the beat of `-B`, and its worker is gone.
+    `here`: it works in the application's directory; None where that cannot be seen. `user` is its
+    owner's name, `memory_bytes` its resident set, `cpu_s` what it has used since its start.
+    `inner_pid` is by what number it knows itself: another one in a container.
 
-    `unit` is the unit or scope of systemd's that it is in; `users_unit` is the uid of the user whose own systemd that
-    is, "" where it is the machine's. `container` is the id of its container, `engine` whose that is, None where not
-    known. `program` is the GROUP:NAME by which a supervisord started it, which may be gone; "" where that is not known.
-    `above` are the processes above it, the nearest first. `terminal`: it has one.
+    `unit` is the unit or scope of systemd's that it is in; `users_unit` is the uid of the user
+    whose own systemd that is, "" where it is the machine's. `container` is the id of its container,
+    `engine` whose that is, None where not known. `program` is the GROUP:NAME by which a supervisord
+    started it, which may be gone; "" where that is not known. `above` are the processes above it,
+    the nearest first. `terminal`: it has one.
 
-    `connections` are its TCP connections, and `told_broker` is the broker that its environment names; both are None
-    where they cannot be read, or were not asked for: in what a worker has forked, and where a node answers from it.
+    `connections` are its TCP connections, and `told_broker` is the broker that its environment
+    names; both are None where they cannot be read, or were not asked for: in what a worker has
+    forked, and where a node answers from it.
     """
 
     pid: int
@@ -157,17 +166,23 @@ class CeleryProcess(Struct, frozen=True):
 
     @property
     def stopped(self) -> bool:
-        """Whether it was sent SIGSTOP, or is being traced, so that it does nothing. **Source:** proc(5), `stat`."""
+        """Whether it was sent SIGSTOP, or is being traced, so that it does nothing. **Source:**
+        proc(5), `stat`.
+        """
         return self.state in ("T", "t")
 
     @property
     def is_beat(self) -> bool:
-        """Whether it sends the schedule itself; a worker with `-B` does so in a process of its own where it can."""
+        """Whether it sends the schedule itself; a worker with `-B` does so in a process of its own
+        where it can.
+        """
         return self.kind in (Kind.BEAT, Kind.EMBEDDED_BEAT)
 
     @property
     def wrappers(self) -> tuple[str, ...]:
-        """What stands between it and whatever runs it (a shell, tini, watchmedo, timeout), nearest first."""
+        """What stands between it and whatever runs it (a shell, tini, watchmedo, timeout), nearest
+        first.
+        """
         between = takewhile(lambda one: one.pid != 1 and one.name not in _RUNNERS, self.above)
         return tuple(one.name for one in between)
 
@@ -189,8 +204,8 @@ _RUNNERS = ("systemd", "supervisord", "containerd-shim", "conmon", "sshd", "logi
 class StartedBy(Struct, frozen=True):
     """Who runs a process: `manager` is None where nobody is known to.
 
-    `name` is that of a unit or scope, `UNIT of user UID` for one of a user's own systemd, `container ID`,
-    `supervisord`, or `process PID`.
+    `name` is that of a unit or scope, `UNIT of user UID` for one of a user's own systemd,
+    `container ID`, `supervisord`, or `process PID`.
     """
 
     manager: Manager | None
@@ -200,8 +215,8 @@ class StartedBy(Struct, frozen=True):
 def started_by(one: CeleryProcess, units: Mapping[str, Unit]) -> StartedBy:
     """Who runs a process of a host with these units.
 
-    A unit that does not name Celery in what it starts (cron, sshd, a login, a script's) is told by its name alone:
-    whether it does anything else is not known, so it is not one to be stopped.
+    A unit that does not name Celery in what it starts (cron, sshd, a login, a script's) is told by
+    its name alone: whether it does anything else is not known, so it is not one to be stopped.
     """
     name = one.unit or f"process {one.pid}"
     if one.container:
@@ -218,7 +233,8 @@ def started_by(one: CeleryProcess, units: Mapping[str, Unit]) -> StartedBy:
 
 
 class Census(Struct, frozen=True):
-    """All Celery processes of a host, by their pids, and the units that run them or whose files name Celery.
+    """All Celery processes of a host, by their pids, and the units that run them or whose files
+    name Celery.
 
     `hidden`: processes of other users are not shown to the one who asked, so there may be more.
     """

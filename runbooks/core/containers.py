@@ -8,15 +8,17 @@ _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "busybox")
 
 
 class Container(Struct, frozen=True):
-    """A container: `id` in full, `name` as Docker shows it, `status` as Docker calls it (`running`, `exited`, …).
+    """A container: `id` in full, `name` as Docker shows it, `status` as Docker calls it (`running`,
+    `exited`, …).
 
-    `pid` is its first process as the host knows it, None where it does not run, and `program` what that process runs:
-    the path, "" where it may not be seen. `command` is what the container was told to run. `made_at` is when it was
-    created, and so read its environment files; `started_at` when it was last started, None for never. `restarts` are
-    those by its policy since somebody last started it. `exit_code` and `out_of_memory` are those of its last end.
-    `health` is "" without a health check, and `health_said` is the last output of one that failed.
-    `stop_signal` and `grace_s` are how `docker stop` ends it. `hostname` is its own. `number` is which of the service's
-    containers it is, "" without Compose.
+    `pid` is its first process as the host knows it, None where it does not run, and `program` what
+    that process runs: the path, "" where it may not be seen. `command` is what the container was
+    told to run. `made_at` is when it was created, and so read its environment files; `started_at`
+    when it was last started, None for never. `restarts` are those by its policy since somebody last
+    started it. `exit_code` and `out_of_memory` are those of its last end. `health` is "" without a
+    health check, and `health_said` is the last output of one that failed. `stop_signal` and
+    `grace_s` are how `docker stop` ends it. `hostname` is its own. `number` is which of the
+    service's containers it is, "" without Compose.
     """
 
     id: str
@@ -50,14 +52,17 @@ class Container(Struct, frozen=True):
 
     @property
     def signals_all(self) -> str:
-        """The init that passes a signal on to all processes, and not to the first alone; "" where none is known.
+        """The init that passes a signal on to all processes, and not to the first alone; "" where
+        none is known.
 
         **Source:** tini(1), `-g`; dumb-init, `--single-child`.
         """
         if not self.command:
             return ""
         name, options = PurePosixPath(self.command[0]).name, self._own_options()
-        if name in ("tini", "docker-init") and any(one.startswith("-") and "g" in one for one in options):
+        if name in ("tini", "docker-init") and any(
+            one.startswith("-") and "g" in one for one in options
+        ):
             return f"{name} -g"
         return name if name == "dumb-init" and not {"--single-child", "-c"} & set(options) else ""
 
@@ -74,7 +79,9 @@ class Container(Struct, frozen=True):
     def told(self) -> str:
         """Its state in words, as `docker ps` has it."""
         if self.status == "running":
-            return f"{self.name}: running" + (f" ({self.health})" if self.health not in ("", "none") else "")
+            return f"{self.name}: running" + (
+                f" ({self.health})" if self.health not in ("", "none") else ""
+            )
         text = f"{self.name}: {self.status}"
         if self.status in ("exited", "restarting", "dead"):
             text += f", exit code {self.exit_code}"

@@ -1,4 +1,6 @@
-"""Effects and changes: what is to be done, as data, to be shown, written down, carried out and taken back."""
+"""Effects and changes: what is to be done, as data, to be shown, written down, carried out and
+taken back.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -26,9 +28,10 @@ class _Effect(Discreet, frozen=True, tag_field="kind"):
 class WriteFile(_Effect, frozen=True, tag="write_file"):
     """Put a file of exactly these bytes and this mode in place; `content` None removes it.
 
-    It is refused when the file is neither what was seen (`replaces`, a sha256 or `absent`) nor already what is wanted,
-    and, with `check`, when the host's own judge of such files finds anything wrong in it. A file that is put back gets
-    the time of its last change back too (`changed_at`), else the services that run on it would look outdated.
+    It is refused when the file is neither what was seen (`replaces`, a sha256 or `absent`) nor
+    already what is wanted, and, with `check`, when the host's own judge of such files finds
+    anything wrong in it. A file that is put back gets the time of its last change back too
+    (`changed_at`), else the services that run on it would look outdated.
     """
 
     HIDDEN = ("content", "replaces")
@@ -42,12 +45,14 @@ class WriteFile(_Effect, frozen=True, tag="write_file"):
 
 
 class SetEnvironment(_Effect, frozen=True, tag="set_environment"):
-    """Set variables in an environment file, None removing one; all its other lines stay as they are.
+    """Set variables in an environment file, None removing one; all its other lines stay as they
+    are.
 
-    It is refused when a variable is neither what was seen (`replaces`) nor already what is wanted, each as the file's
-    `reader` has it. Only these variables are written down: what else the file holds (tokens, keys) never leaves the
-    host's file. `changed_at` is WriteFile's; `was_absent`: the file goes when nothing is left in it. `as_written` has
-    how a value that is put back was written, quotes and all.
+    It is refused when a variable is neither what was seen (`replaces`) nor already what is wanted,
+    each as the file's `reader` has it. Only these variables are written down: what else the file
+    holds (tokens, keys) never leaves the host's file. `changed_at` is WriteFile's; `was_absent`:
+    the file goes when nothing is left in it. `as_written` has how a value that is put back was
+    written, quotes and all.
     """
 
     HIDDEN = ("values", "replaces", "as_written")
@@ -62,7 +67,8 @@ class SetEnvironment(_Effect, frozen=True, tag="set_environment"):
 
 
 class LostContents(_Effect, frozen=True, tag="lost_contents"):
-    """Stands for a change of a file in the record of a run that no longer has its contents, and `why` it has not.
+    """Stands for a change of a file in the record of a run that no longer has its contents, and
+    `why` it has not.
 
     It can neither be made nor taken back.
     """
@@ -72,12 +78,13 @@ class LostContents(_Effect, frozen=True, tag="lost_contents"):
 
 
 class ControlService(_Effect, frozen=True, tag="control_service"):
-    """Start, stop or restart a worker or beat through the host's service manager, or recreate its containers.
+    """Start, stop or restart a worker or beat through the host's service manager, or recreate its
+    containers.
 
-    To recreate is to restart in such a way that a container reads its environment anew.
-    `together` are the other services that the same command starts and stops. `processes` are the main ones that a
-    restart has to see gone before it starts anything, each by its pid and its start in clock ticks since boot; empty
-    where the service manager knows them.
+    To recreate is to restart in such a way that a container reads its environment anew. `together`
+    are the other services that the same command starts and stops. `processes` are the main ones
+    that a restart has to see gone before it starts anything, each by its pid and its start in clock
+    ticks since boot; empty where the service manager knows them.
     """
 
     service: str
@@ -91,7 +98,9 @@ class ControlService(_Effect, frozen=True, tag="control_service"):
 
 
 class ReloadUnits(_Effect, frozen=True, tag="reload_units"):
-    """Let the service manager read the files again that describe services; `summary` says so of this one."""
+    """Let the service manager read the files again that describe services; `summary` says so of
+    this one.
+    """
 
     summary: str = "let systemd read its units again"
 
@@ -104,9 +113,11 @@ class EnableService(_Effect, frozen=True, tag="enable_service"):
 
 
 class EndProcesses(_Effect, frozen=True, tag="end_processes"):
-    """End processes, each named by its pid and its start in clock ticks since boot: warmly, and by force with `kill`.
+    """End processes, each named by its pid and its start in clock ticks since boot: warmly, and by
+    force with `kill`.
 
-    Where they are not to be killed, those that go on with their tasks for longer than a stop may take are a failure.
+    Where they are not to be killed, those that go on with their tasks for longer than a stop may
+    take are a failure.
     """
 
     service: str
@@ -117,11 +128,11 @@ class EndProcesses(_Effect, frozen=True, tag="end_processes"):
 class ControlOther(_Effect, frozen=True, tag="control_other"):
     """Stop what somebody else started, or let the `manager` that ran it start it again.
 
-    `name` is a unit of systemd's, or a program of supervisord's, which has its processes under the names `programs`.
-    Where no manager runs it, it is `process PID`, and can only be stopped. `processes` are its own, each by its pid and
-    its start in clock ticks since boot: its main ones are told to end by themselves, so that tasks finish, and are
-    killed only with `kill`. `nodes` has the queues of each worker among them that can be told before to take nothing
-    more.
+    `name` is a unit of systemd's, or a program of supervisord's, which has its processes under the
+    names `programs`. Where no manager runs it, it is `process PID`, and can only be stopped.
+    `processes` are its own, each by its pid and its start in clock ticks since boot: its main ones
+    are told to end by themselves, so that tasks finish, and are killed only with `kill`. `nodes`
+    has the queues of each worker among them that can be told before to take nothing more.
     """
 
     manager: Literal["systemd", "supervisord", ""]
@@ -134,7 +145,9 @@ class ControlOther(_Effect, frozen=True, tag="control_other"):
 
 
 class LinkUnit(_Effect, frozen=True, tag="link_unit"):
-    """Let a unit of somebody else's start with the host through these links (path and where it leads), or not."""
+    """Let a unit of somebody else's start with the host through these links (path and where it
+    leads), or not.
+    """
 
     unit: str
     links: tuple[tuple[str, str], ...]
@@ -142,7 +155,8 @@ class LinkUnit(_Effect, frozen=True, tag="link_unit"):
 
 
 class StartByHand(_Effect, frozen=True, tag="start_by_hand"):
-    """Stands for the start of a process that no manager runs; `told` is what is known of its command.
+    """Stands for the start of a process that no manager runs; `told` is what is known of its
+    command.
 
     It can be neither made nor taken back.
     """
@@ -152,7 +166,8 @@ class StartByHand(_Effect, frozen=True, tag="start_by_hand"):
 
 
 class TakeMessages(_Effect, frozen=True, tag="take_messages"):
-    """Take what the rules mean out of a queue, into the run's archive file, and move on what is to be moved.
+    """Take what the rules mean out of a queue, into the run's archive file, and move on what is to
+    be moved.
 
     The rules are as `core/rules.py` writes them.
     """
@@ -165,7 +180,8 @@ class TakeMessages(_Effect, frozen=True, tag="take_messages"):
 class TakeUnacked(_Effect, frozen=True, tag="take_unacked"):
     """The same for a queue's messages that were fetched and that no node holds.
 
-    It is refused when a node of the inventory does not answer, but for those that are known to be `stopped`.
+    It is refused when a node of the inventory does not answer, but for those that are known to be
+    `stopped`.
     """
 
     queue: str
@@ -175,7 +191,8 @@ class TakeUnacked(_Effect, frozen=True, tag="take_unacked"):
 
 
 class RestoreMessages(_Effect, frozen=True, tag="restore_messages"):
-    """Put the messages of an archive file back where they came from, also those that were moved and still wait.
+    """Put the messages of an archive file back where they came from, also those that were moved and
+    still wait.
 
     Malformed ones only when asked to.
     """
@@ -185,10 +202,12 @@ class RestoreMessages(_Effect, frozen=True, tag="restore_messages"):
 
 
 class RestoreSelected(_Effect, frozen=True, tag="restore_selected"):
-    """Put those messages of an archive file back that a rule means, "" all: to their places, or to run next or last.
+    """Put those messages of an archive file back that a rule means, "" all: to their places, or to
+    run next or last.
 
-    The archive remembers the `token`, by which they can be recalled. With `even_restored` also those that the archive
-    calls put back or moved, and that stand nowhere in Redis; never those of these ids (`without`).
+    The archive remembers the `token`, by which they can be recalled. With `even_restored` also
+    those that the archive calls put back or moved, and that stand nowhere in Redis; never those of
+    these ids (`without`).
     """
 
     archive: str
@@ -216,10 +235,11 @@ class RunTask(_Effect, frozen=True, tag="run_task"):
 
 
 class SendAgain(_Effect, frozen=True, tag="send_again"):
-    """Send messages of an archive file, each made anew for an older task: `ids` has the new id → the old one.
+    """Send messages of an archive file, each made anew for an older task: `ids` has the new id →
+    the old one.
 
-    No more than `per_s` a second. The archive remembers the `token`, by which they can be recalled. `queue` is where
-    the old messages were taken out of, "" where the tasks failed.
+    No more than `per_s` a second. The archive remembers the `token`, by which they can be recalled.
+    `queue` is where the old messages were taken out of, "" where the tasks failed.
     """
 
     archive: str
@@ -242,7 +262,9 @@ class SetRateLimit(_Effect, frozen=True, tag="set_rate_limit"):
 
 
 class ResizePool(_Effect, frozen=True, tag="resize_pool"):
-    """Give a node's prefork pool another `size`; refused when the size does not stand between that and `replaces`."""
+    """Give a node's prefork pool another `size`; refused when the size does not stand between that
+    and `replaces`.
+    """
 
     node: str
     size: int
@@ -334,7 +356,9 @@ def target_of(effect: Effect) -> Target:
     match effect:
         case WriteFile(path=path) | SetEnvironment(path=path) | LostContents(path=path):
             return File(path)
-        case ControlService(service=name) | EnableService(service=name) | EndProcesses(service=name):
+        case (
+            ControlService(service=name) | EnableService(service=name) | EndProcesses(service=name)
+        ):
             return Service(name)
         case ControlOther(name=name) | LinkUnit(unit=name) | StartByHand(name=name):
             return Other(name)
@@ -358,7 +382,11 @@ def target_of(effect: Effect) -> Target:
 
 def targets_of(effect: Effect) -> tuple[Target, ...]:
     """What an effect changes, with every service that changes together with its own."""
-    return tuple(map(Service, effect.services)) if isinstance(effect, ControlService) else (target_of(effect),)
+    return (
+        tuple(map(Service, effect.services))
+        if isinstance(effect, ControlService)
+        else (target_of(effect),)
+    )
 
 
 def shown_of(effect: Effect) -> dict[str, Any]:
@@ -377,7 +405,9 @@ def _to_json(effect: Effect) -> dict[str, Any]:
 
 
 def from_json(value: Any) -> Effect:
-    """The effect of which this is what it shows and what it hides. Raises ValueError for anything else."""
+    """The effect of which this is what it shows and what it hides. Raises ValueError for anything
+    else.
+    """
     effect: Effect = _convert(value, Effect)
     return effect
 
@@ -396,11 +426,13 @@ def _convert(value: Any, kinds: Any) -> Any:
 
 
 class Change(Struct, frozen=True):
-    """One effect on one host (or `BROKER`), why, and the effect that takes it back (None: nothing can).
+    """One effect on one host (or `BROKER`), why, and the effect that takes it back (None: nothing
+    can).
 
-    `detail` is what the operator reads before agreeing: a diff, or the messages by task with samples. `messages` are
-    those it is about, as far as they were asked for, each with its reason; `count` is how many there are. `why` are
-    reasons that stand after the summary; where several findings ask for the same effect, all of theirs do.
+    `detail` is what the operator reads before agreeing: a diff, or the messages by task with
+    samples. `messages` are those it is about, as far as they were asked for, each with its reason;
+    `count` is how many there are. `why` are reasons that stand after the summary; where several
+    findings ask for the same effect, all of theirs do.
     """
 
     host: str
@@ -422,7 +454,9 @@ class Change(Struct, frozen=True):
     @property
     def services(self) -> tuple[str, ...]:
         """The same, with those that can be changed only together with that one."""
-        return tuple(target.name for target in targets_of(self.do) if isinstance(target, Service | Other))
+        return tuple(
+            target.name for target in targets_of(self.do) if isinstance(target, Service | Other)
+        )
 
     @property
     def path(self) -> str:
@@ -435,16 +469,34 @@ class Change(Struct, frozen=True):
         """The file that it gives other contents, "" for none."""
         match self.do:
             case WriteFile(path=path, content=after):
-                return path if isinstance(self.undo, WriteFile) and self.undo.content != after else ""
+                return (
+                    path if isinstance(self.undo, WriteFile) and self.undo.content != after else ""
+                )
             case SetEnvironment(path=path):
                 return path
-            case LostContents() | ControlService() | ReloadUnits() | EnableService() | EndProcesses():
+            case (
+                LostContents() | ControlService() | ReloadUnits() | EnableService() | EndProcesses()
+            ):
                 return ""
             case ControlOther() | LinkUnit() | StartByHand():
                 return ""
-            case TakeMessages() | TakeUnacked() | RestoreMessages() | RestoreSelected() | RecallMessages() | RunTask():
+            case (
+                TakeMessages()
+                | TakeUnacked()
+                | RestoreMessages()
+                | RestoreSelected()
+                | RecallMessages()
+                | RunTask()
+            ):
                 return ""
-            case SetRateLimit() | ResizePool() | SwitchConsumer() | RevokeTasks() | ShutDownNode() | SendAgain():
+            case (
+                SetRateLimit()
+                | ResizePool()
+                | SwitchConsumer()
+                | RevokeTasks()
+                | ShutDownNode()
+                | SendAgain()
+            ):
                 return ""
             case _:
                 assert_never(self.do)

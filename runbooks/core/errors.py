@@ -1,4 +1,6 @@
-"""Every error an operator can be shown: what is wrong, what to do next, and the exit code that says so to a script."""
+"""Every error an operator can be shown: what is wrong, what to do next, and the exit code that says
+so to a script.
+"""
 
 from collections.abc import Iterable, Mapping
 from enum import Enum, IntEnum
@@ -21,7 +23,9 @@ class ExitCode(IntEnum):
 EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.OK: "ok",
     ExitCode.FINDINGS: "findings or failed checks",
-    ExitCode.FAILED: "a step failed, something had to be left as it is, or the output could not be written",
+    ExitCode.FAILED: (
+        "a step failed, something had to be left as it is, or the output could not be written"
+    ),
     ExitCode.UNREACHABLE: "unreachable",
     ExitCode.USAGE: "usage or bad input",
     ExitCode.FAILED_AND_UNREACHABLE: "failed and unreachable",
@@ -33,7 +37,9 @@ EXIT_CODES: Mapping[ExitCode, str] = {
 
 
 class RunbookError(Exception):
-    """A failure the operator can act on: `problem` names it in one line, `advice` says what to do next."""
+    """A failure the operator can act on: `problem` names it in one line, `advice` says what to do
+    next.
+    """
 
     exit_code = ExitCode.FAILED
 
@@ -50,7 +56,9 @@ class UsageError(RunbookError):
 
 
 class InventoryError(UsageError):
-    """The inventory is wrong: `problems` holds a line each, as `FILE:LINE: what`, all found at once, in order."""
+    """The inventory is wrong: `problems` holds a line each, as `FILE:LINE: what`, all found at
+    once, in order.
+    """
 
     def __init__(self, problems: Iterable[str], advice: str = "") -> None:
         self.problems = sorted(problems, key=_place)
@@ -104,11 +112,15 @@ class BrokerError(RunbookError):
 
 
 class BrokerRefused(BrokerError, UsageError):
-    """The broker answers, but not as this tool needs it: wrong password, a Cluster, a replica, missing rights."""
+    """The broker answers, but not as this tool needs it: wrong password, a Cluster, a replica,
+    missing rights.
+    """
 
 
 class BrokerReadOnly(BrokerRefused):
-    """The broker answers, and takes no writes just now: it has no memory, no disk, or too few replicas."""
+    """The broker answers, and takes no writes just now: it has no memory, no disk, or too few
+    replicas.
+    """
 
 
 class BrokerUnreachable(BrokerError):
@@ -136,7 +148,9 @@ class HostUnreachable(RunbookError):
 
     exit_code = ExitCode.UNREACHABLE
 
-    def __init__(self, problem: str, advice: str = "", trouble: HostTrouble = HostTrouble.UNREACHABLE) -> None:
+    def __init__(
+        self, problem: str, advice: str = "", trouble: HostTrouble = HostTrouble.UNREACHABLE
+    ) -> None:
         super().__init__(problem, advice)
         self.trouble = trouble
 

@@ -18,17 +18,20 @@ from runbooks.core.settings import AppSettings, HostSettings, Worker
 
 
 def mark_of(app: str) -> str:
-    """How a file of this tool's begins, so that one the inventory no longer wants can be told from anybody else's."""
+    """How a file of this tool's begins, so that one the inventory no longer wants can be told from
+    anybody else's.
+    """
     return f"# Managed by celery-runbooks for {app};"
 
 
 class FleetHost(Discreet, frozen=True):
     """A host of the application with its settings; `variables` are all its inventory variables.
 
-    This tool's own and those that begin with `ansible_` were rendered when the fleet was built; another one is rendered
-    when it is asked for, and raises InventoryError where it cannot be. `environment` is what the application gets here
-    beside its environment file, where no inventory describes the host and nothing of it runs there; `container` is the
-    one that the operator names for it then.
+    This tool's own and those that begin with `ansible_` were rendered when the fleet was built;
+    another one is rendered when it is asked for, and raises InventoryError where it cannot be.
+    `environment` is what the application gets here beside its environment file, where no inventory
+    describes the host and nothing of it runs there; `container` is the one that the operator names
+    for it then.
     """
 
     HIDDEN = ("variables", "environment")
@@ -41,15 +44,21 @@ class FleetHost(Discreet, frozen=True):
     container: str = ""
 
     def node(self, worker: Worker) -> str:
-        """What the node of one of its workers is called here; Celery may know it by another name (`Worker.node`)."""
+        """What the node of one of its workers is called here; Celery may know it by another name
+        (`Worker.node`).
+        """
         return f"{worker.name}@{self.name}"
 
     def workers_of(self, service: str) -> tuple[Worker, ...]:
-        """The workers that this service runs: several of a unit that starts several nodes, none for beat."""
+        """The workers that this service runs: several of a unit that starts several nodes, none for
+        beat.
+        """
         return tuple(worker for worker in self.settings.workers if worker.known_as == service)
 
     def worker_of(self, service: str) -> Worker | None:
-        """The worker that this service runs, the first of several; None for beat, and what is not the inventory's."""
+        """The worker that this service runs, the first of several; None for beat, and what is not
+        the inventory's.
+        """
         return next(iter(self.workers_of(service)), None)
 
     def node_of(self, service: str) -> str:
@@ -62,7 +71,9 @@ class FleetHost(Discreet, frozen=True):
 
     @property
     def together(self) -> tuple[str, ...]:
-        """The services that its commands start and stop only all at once; empty where each has its own."""
+        """The services that its commands start and stop only all at once; empty where each has its
+        own.
+        """
         commands = self.settings.commands
         return self.services if commands and commands.for_all else ()
 
@@ -92,7 +103,9 @@ class FleetHost(Discreet, frozen=True):
     def why_not(self, action: str) -> str:
         """Why this tool does not `start`, `stop` or `restart` its services; "" where it does."""
         if self.settings.service_manager != "commands":
-            return "celery_service_manager is none" if self.settings.service_manager == "none" else ""
+            return (
+                "celery_service_manager is none" if self.settings.service_manager == "none" else ""
+            )
         given = self.settings.commands.given if self.settings.commands else {}
         wanted = ("stop", "start") if action == "restart" else (action,)
         lacking = [f"`{name}`" for name in wanted if name not in given]
@@ -116,13 +129,16 @@ class FleetHost(Discreet, frozen=True):
     def wanted_units(self) -> UnitFiles | None:
         """The unit files that it is to have, None for none.
 
-        Where other commands start the services units would only mislead, unless the inventory asks for them.
+        Where other commands start the services units would only mislead, unless the inventory asks
+        for them.
         """
         asked = "unit_directory" in self.settings.model_fields_set
         return self.manager.units if self.manager.starts_from_units or asked else None
 
     def unit_path(self, service: str) -> str:
-        """Where this tool's unit file of a service stands. Its manager has such files, and it is none of others'."""
+        """Where this tool's unit file of a service stands. Its manager has such files, and it is
+        none of others'.
+        """
         assert self.manager.units
         return f"{self.settings.unit_directory}/{self.manager.units.name(service)}"
 
@@ -143,15 +159,17 @@ class FleetHost(Discreet, frozen=True):
         return tuple(service for service in self.services if not self.is_others(service))
 
     def is_others(self, service: str) -> bool:
-        """Whether a service is somebody else's unit or program, which the inventory names and nothing writes."""
+        """Whether a service is somebody else's unit or program, which the inventory names and
+        nothing writes.
+        """
         worker = self.worker_of(service)
         named = (worker.service if worker else None) or self.settings.beat_service
         return is_unit(service) or (self.manager.names_services and service == named)
 
 
 class Found(Struct, frozen=True):
-    """What a broker's db shows of a fleet: its queues, their keys' prefix, the prefixes of others there, and other dbs
-    that Celery uses.
+    """What a broker's db shows of a fleet: its queues, their keys' prefix, the prefixes of others
+    there, and other dbs that Celery uses.
 
     `unseen` is what is not looked at without an inventory, each with what would make it known.
     """
@@ -164,12 +182,13 @@ class Found(Struct, frozen=True):
 
 
 class Fleet(Struct, frozen=True):
-    """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not.
+    """An application and the hosts a verb is to touch; `all_workers` are those of every host,
+    touched or not.
 
-    `all_nodes` are their node names. A `selection` of the command line stands in for the inventory's rules.
-    `monitor_host` is where cron runs the monitor, None where it does not. `found` is what the broker shows of a fleet
-    that no inventory describes, None where one does. `unchecked` are hosts that are left out as they lack variables,
-    which these are.
+    `all_nodes` are their node names. A `selection` of the command line stands in for the
+    inventory's rules. `monitor_host` is where cron runs the monitor, None where it does not.
+    `found` is what the broker shows of a fleet that no inventory describes, None where one does.
+    `unchecked` are hosts that are left out as they lack variables, which these are.
     """
 
     app: AppSettings
@@ -194,30 +213,47 @@ class Fleet(Struct, frozen=True):
         return without if self.found else by_inventory
 
     def tells_services(self, host: FleetHost) -> bool:
-        """Whether an inventory, or a service manager, tells the services of a host from what else runs there."""
+        """Whether an inventory, or a service manager, tells the services of a host from what else
+        runs there.
+        """
         return not self.found or host.settings.service_manager != "none"
 
     def nodes_by_pattern(self, nodes: Mapping[str, NodeState]) -> dict[str, NodeState]:
-        """Those of the nodes that answer which are the fleet's by `celery_nodes`, and no worker's of a host."""
+        """Those of the nodes that answer which are the fleet's by `celery_nodes`, and no worker's
+        of a host.
+        """
         return by_patterns(self.app.nodes, nodes, self.all_nodes)
 
     def nodes_of(self, services: Iterable[tuple[str, str]]) -> frozenset[str]:
         """The nodes of services, each after its host, as far as these hosts are to be touched."""
         hosts = {host.name: host for host in self.hosts}
-        return frozenset(node for host, service in services if host in hosts for node in hosts[host].nodes_of(service))
+        return frozenset(
+            node
+            for host, service in services
+            if host in hosts
+            for node in hosts[host].nodes_of(service)
+        )
 
     @property
     def consumed(self) -> tuple[str, ...]:
-        """Every queue that a worker, or any node, is to consume, in the inventory's order, or was found; once each."""
+        """Every queue that a worker, or any node, is to consume, in the inventory's order, or was
+        found; once each.
+        """
         named = (queue for worker in self.all_workers for queue in worker.queues)
-        return tuple(dict.fromkeys((*named, *self.app.queues, *(self.found.queues if self.found else ()))))
+        return tuple(
+            dict.fromkeys((*named, *self.app.queues, *(self.found.queues if self.found else ())))
+        )
 
     @property
     def queues(self) -> tuple[str, ...]:
-        """Every queue that a worker consumes or a rule names, once each; with a selection only those it means."""
+        """Every queue that a worker consumes or a rule names, once each; with a selection only
+        those it means.
+        """
         named = (queue for rule in self.rules for queue in literal(rule.queue))
         queues = dict.fromkeys((*self.consumed, *named))
-        return tuple(queue for queue in queues if self.selection is None or fits(self.selection.queue, queue))
+        return tuple(
+            queue for queue in queues if self.selection is None or fits(self.selection.queue, queue)
+        )
 
     @property
     def rules(self) -> tuple[Rule, ...]:

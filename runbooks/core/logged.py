@@ -25,7 +25,9 @@ class Event(Enum):
 
 
 class Logged(Struct, frozen=True):
-    """Lines of one event about one `subject` (the task; "": nothing is named): how many, the first, and their times."""
+    """Lines of one event about one `subject` (the task; "": nothing is named): how many, the first,
+    and their times.
+    """
 
     event: Event
     subject: str
@@ -38,9 +40,10 @@ class Logged(Struct, frozen=True):
 class ServiceLog(Struct, frozen=True):
     """What was read of the log of a service that runs, no line older than its start.
 
-    Counts hold from `since_at` on: the time of the oldest line that was read, or the start where there is none.
-    `succeeded` has how often a task did, and `received` how often the message of a task (name, id) came that has not
-    ended; both are empty unless something failed, and where the log level leaves them out.
+    Counts hold from `since_at` on: the time of the oldest line that was read, or the start where
+    there is none. `succeeded` has how often a task did, and `received` how often the message of a
+    task (name, id) came that has not ended; both are empty unless something failed, and where the
+    log level leaves them out.
     """
 
     since_at: float
@@ -53,4 +56,8 @@ class ServiceLog(Struct, frozen=True):
 
     def last(self, *events: Event) -> Logged | None:
         """The latest of these events."""
-        return max((one for one in self.events if one.event in events), key=lambda one: one.last_at, default=None)
+        return max(
+            (one for one in self.events if one.event in events),
+            key=lambda one: one.last_at,
+            default=None,
+        )

@@ -1,4 +1,6 @@
-"""What each service manager does by itself, as data to judge by; `hosts/services/` has how it is asked and told."""
+"""What each service manager does by itself, as data to judge by; `hosts/services/` has how it is
+asked and told.
+"""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -12,14 +14,16 @@ ManagerName = Literal["systemd", "supervisor", "docker", "commands", "none"]
 
 
 class UnitFiles(Struct, frozen=True):
-    """The files that describe services to a manager; `{}` in the name of a worker's stands for the service.
+    """The files that describe services to a manager; `{}` in the name of a worker's stands for the
+    service.
 
-    Their templates have the same names in that folder of `templates/`, a worker's without the service. `common` are
-    those of no service, which hold the others together. They stand in this `directory` where the inventory names none.
+    Their templates have the same names in that folder of `templates/`, a worker's without the
+    service. `common` are those of no service, which hold the others together. They stand in this
+    `directory` where the inventory names none.
 
-    Such a file is `called` a unit or a conf file. `maskable`: an empty one says that the service is not to start. For
-    the evidence: what shows that the manager has not read one since it changed (`unread`), and what lets it
-    (`read_again`).
+    Such a file is `called` a unit or a conf file. `maskable`: an empty one says that the service is
+    not to start. For the evidence: what shows that the manager has not read one since it changed
+    (`unread`), and what lets it (`read_again`).
     """
 
     folder: str
@@ -48,18 +52,20 @@ class UnitFiles(Struct, frozen=True):
 class Abilities(Struct, frozen=True):
     """What a manager does by itself; what is not said here it does not do.
 
-    `told_by` says in the evidence who told whether a service runs. `units` are the files that describe services, None
-    where there are none. It `starts_from_units`: else other commands start the services, and units would only mislead,
-    unless the inventory asks for them. `starts_at_boot`: which services start with the host is its to say.
-    `judges_files`: a host that has it judges each new file by its own means; `judges_units`: it judges at least those
-    that describe services. `reads_env_as`: whose rules environment
-    files are read by where the inventory does not say, its own or those of a shell, which starts the services.
-    It `has_timers`, which can run what cron would. `is_the_machines`: there is one on a machine, so two hosts of the
-    inventory that are one machine share their services. `gives_up`: it tells which services have failed for good.
-    `names_services`: one that exists and is somebody else's is a `service` of the inventory, and not a `unit`.
-    For the evidence: what `one_service` is to it, what shows one (`shown_by`), and all (`listed_by`).
-    It `has_drop_ins`: files beside a unit's own that change it. `in_containers`: the application's directory and Python
-    are those of its containers, and not of the host.
+    `told_by` says in the evidence who told whether a service runs. `units` are the files that
+    describe services, None where there are none. It `starts_from_units`: else other commands start
+    the services, and units would only mislead, unless the inventory asks for them.
+    `starts_at_boot`: which services start with the host is its to say. `judges_files`: a host that
+    has it judges each new file by its own means; `judges_units`: it judges at least those that
+    describe services. `reads_env_as`: whose rules environment files are read by where the inventory
+    does not say, its own or those of a shell, which starts the services. It `has_timers`, which can
+    run what cron would. `is_the_machines`: there is one on a machine, so two hosts of the inventory
+    that are one machine share their services. `gives_up`: it tells which services have failed for
+    good. `names_services`: one that exists and is somebody else's is a `service` of the inventory,
+    and not a `unit`. For the evidence: what `one_service` is to it, what shows one (`shown_by`),
+    and all (`listed_by`). It `has_drop_ins`: files beside a unit's own that change it.
+    `in_containers`: the application's directory and Python are those of its containers, and not of
+    the host.
     """
 
     told_by: str
@@ -81,7 +87,11 @@ class Abilities(Struct, frozen=True):
 
 
 SYSTEMD_UNITS = UnitFiles(
-    "systemd", "/etc/systemd/system", "celery-worker@{}.service", "celery-beat.service", ("celery.target",)
+    "systemd",
+    "/etc/systemd/system",
+    "celery-worker@{}.service",
+    "celery-beat.service",
+    ("celery.target",),
 )
 SUPERVISOR_PROGRAMS = UnitFiles(
     "supervisor",
@@ -137,7 +147,9 @@ ABILITIES: Mapping[ManagerName, Abilities] = {
 
 
 def is_unit(service: str) -> bool:
-    """Whether a service is known by its unit, which is somebody else's: the inventory names it, nothing writes it."""
+    """Whether a service is known by its unit, which is somebody else's: the inventory names it,
+    nothing writes it.
+    """
     return service.endswith(".service")
 
 

@@ -12,18 +12,23 @@ NAMES = {
     "task_routes": ("task_routes", "celery_routes"),
     "beat_schedule": ("beat_schedule", "celerybeat_schedule"),
 }
-"""Each setting, and what it may be called. **Source:** celery 5.7.0 `app/defaults.py: _OLD_DEFAULTS`."""
+"""Each setting, and what it may be called. **Source:** celery 5.7.0 `app/defaults.py:
+_OLD_DEFAULTS`.
+"""
 
 _OWN = re.compile(r" at 0x[0-9a-f]+|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
-"""What differs from process to process: the address of an object, and in the name of a broadcast's queue a UUID."""
+"""What differs from process to process: the address of an object, and in the name of a broadcast's
+queue a UUID.
+"""
 
 
 def settings_of(conf: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings under their own names, wherever they are set; those that have their default are missing.
+    """The settings under their own names, wherever they are set; those that have their default are
+    missing.
 
-    With a namespace (`CELERY`, as Django applications have it) a name is in capitals, and has that in front. What
-    differs from process to process is cut out.
-    **Source:** celery 5.7.0 `worker/control.py: conf`, `app/utils.py: Settings`.
+    With a namespace (`CELERY`, as Django applications have it) a name is in capitals, and has that
+    in front. What differs from process to process is cut out. **Source:** celery 5.7.0
+    `worker/control.py: conf`, `app/utils.py: Settings`.
     """
     by_name = {name.lower(): value for name, value in conf.items()}
     found = {

@@ -1,8 +1,10 @@
-"""Text from outside (names, errors, log lines, what hosts and programs say) is shown as text, whatever it holds.
+"""Text from outside (names, errors, log lines, what hosts and programs say) is shown as text,
+whatever it holds.
 
-A terminal takes some characters for commands, and some make it show others elsewhere, or nothing at all. They are shown
-as Python writes them: `\\x1b`, `\\u202e`. A line break is shown as `\\n`, so nothing from outside looks like a line of
-ours; where a text of several lines is told, whoever tells it parts it first.
+A terminal takes some characters for commands, and some make it show others elsewhere, or nothing at
+all. They are shown as Python writes them: `\\x1b`, `\\u202e`. A line break is shown as `\\n`, so
+nothing from outside looks like a line of ours; where a text of several lines is told, whoever tells
+it parts it first.
 """
 
 import re
@@ -13,7 +15,9 @@ _UNSHOWN = re.compile(
     "\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-"""**Source:** Unicode 15: Cc (without the tab), Zl, Zp, Cs, and Default_Ignorable_Code_Point (bidi, zero width)."""
+"""**Source:** Unicode 15: Cc (without the tab), Zl, Zp, Cs, and Default_Ignorable_Code_Point (bidi,
+zero width).
+"""
 
 _LONE = re.compile("[\ud800-\udfff]")
 

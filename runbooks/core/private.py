@@ -1,4 +1,6 @@
-"""What this tool writes on this machine is for its user alone: whoever could write there could have root undo it."""
+"""What this tool writes on this machine is for its user alone: whoever could write there could have
+root undo it.
+"""
 
 import os
 import stat
@@ -16,15 +18,17 @@ def make_private(path: Path) -> None:
 
 
 def require_private(state_directory: Path, *below: Path) -> None:
-    """Raise RunbookError where somebody else could have put something into a state directory, or into folders of it."""
+    """Raise RunbookError where somebody else could have put something into a state directory, or
+    into folders of it.
+    """
     for path in (state_directory, *below):
         if (path.exists() or path.is_symlink()) and (
             why := not_ours(path.stat() if path == state_directory else path.lstat())
         ):
             raise RunbookError(
                 f"{path} {why}: what is recorded there may not be this user's",
-                "nothing was changed; name another folder with --state-dir, or, where all that is in it is yours, "
-                f"chmod 700 {path}",
+                "nothing was changed; name another folder with --state-dir, or, where all that is"
+                f" in it is yours, chmod 700 {path}",
             )
 
 

@@ -1,8 +1,10 @@
-"""What must not leave this tool: secrets, hidden by value, by the name they stand under, and by their look.
+"""What must not leave this tool: secrets, hidden by value, by the name they stand under, and by
+their look.
 
-A value that is known as a secret is remembered for as long as the process lives (`keep_secret`), whichever host or file
-it came from. `redact` takes it out of a text in every form that programs write it in. Whatever is printed, written down
-or sent goes through it; `docs/secrets.md` says what an operator has to know of it.
+A value that is known as a secret is remembered for as long as the process lives (`keep_secret`),
+whichever host or file it came from. `redact` takes it out of a text in every form that programs
+write it in. Whatever is printed, written down or sent goes through it; `docs/secrets.md` says what
+an operator has to know of it.
 """
 
 import re
@@ -47,8 +49,9 @@ _STEMS = ("pass", "pw", "secret", "token", "credential", "webhook", "auth", "key
 class _Known:
     """The values that are known as secrets, and the operator's own names of such.
 
-    `clues` are texts that stand wherever a value does, each with it: a word of it, or what it is in base64. Those of
-    four letters or more are in `by_start`, too, by these. `beginnings` are of what may be cut off.
+    `clues` are texts that stand wherever a value does, each with it: a word of it, or what it is in
+    base64. Those of four letters or more are in `by_start`, too, by these. `beginnings` are of what
+    may be cut off.
     """
 
     def __init__(self) -> None:
@@ -122,7 +125,9 @@ def _worth_hiding(value: str) -> Iterable[str]:
 
 
 def keep_secrets_in(value: Any, name: str = "") -> None:
-    """Never show the texts of a variable's value that stand under the name of a secret, nor passwords in its URLs."""
+    """Never show the texts of a variable's value that stand under the name of a secret, nor
+    passwords in its URLs.
+    """
     if isinstance(value, Mapping):
         for key, item in value.items():
             keep_secrets_in(item, name if is_secret_name(name) else str(key))
@@ -156,7 +161,9 @@ def redact(text: str) -> str:
 
 
 def redact_value(value: Any) -> Any:
-    """A JSON value with the secrets in its texts replaced, and what stands under a name that looks like one."""
+    """A JSON value with the secrets in its texts replaced, and what stands under a name that looks
+    like one.
+    """
     if isinstance(value, Mapping):
         return {redact_value(key): _of_key(key, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -265,13 +272,17 @@ def hide_by_look(text: str) -> str:
     lowered = text.lower()
     if any(stem in lowered for stem in _known.stems):
         if "authorization" in lowered or "cookie" in lowered:
-            text = _AUTHORIZATION.sub(lambda found: f"{found['head'] or found['cookie']}{HIDDEN}", text)
+            text = _AUTHORIZATION.sub(
+                lambda found: f"{found['head'] or found['cookie']}{HIDDEN}", text
+            )
         text = _by_name(text)
     return text
 
 
 def _by_name(text: str) -> str:
-    """What is assigned to the name of a secret: `PASSWORD=x`, `'token': 'x'`, `--password x`, `?passwd=x`."""
+    """What is assigned to the name of a secret: `PASSWORD=x`, `'token': 'x'`, `--password x`,
+    `?passwd=x`.
+    """
     parts: list[str] = []
     done = 0
     for head in _HEAD.finditer(text):
@@ -289,7 +300,11 @@ def _hidden(head: re.Match[str], value: re.Match[str], text: str) -> str:
     if value["quote"]:
         return f"{value['open']}{HIDDEN}" if value["body"].strip("*") else ""
     bare = value[0]
-    if _HIDDEN_ALREADY.match(bare) or bare.lower() in _NEVER_SECRET or _is_folder(head["name"], bare):
+    if (
+        _HIDDEN_ALREADY.match(bare)
+        or bare.lower() in _NEVER_SECRET
+        or _is_folder(head["name"], bare)
+    ):
         return ""
     if _WEAK_NUMBER.fullmatch(bare) and not _PASSWORD.search(head["name"]):
         return ""
@@ -299,7 +314,9 @@ def _hidden(head: re.Match[str], value: re.Match[str], text: str) -> str:
 
 
 def _after_colon(head: re.Match[str], bare: str, text: str) -> bool:
-    """Whether what follows `name:` is its value, and not a sentence: a task's or a queue's name may be any word."""
+    """Whether what follows `name:` is its value, and not a sentence: a task's or a queue's name may
+    be any word.
+    """
     if text[: head.start()].endswith((".", "/", "@")):
         return False
     mixed = len(bare) >= 6 and any(map(str.isdigit, bare)) and any(map(str.isalpha, bare))
@@ -307,7 +324,8 @@ def _after_colon(head: re.Match[str], bare: str, text: str) -> bool:
 
 
 def url_secrets(text: str) -> list[str]:
-    """The passwords in the URLs of a text, as they stand there and decoded; without a password, what stands for a user.
+    """The passwords in the URLs of a text, as they stand there and decoded; without a password,
+    what stands for a user.
 
     A password may hold what has to be escaped in a URL, and is not: it ends at the last `@`.
     """

@@ -25,7 +25,8 @@ class Outcome(Enum):
 
 
 class Tally(Struct):
-    """A host's line of the recap, counted as Ansible does: steps that were right, changes made, failed, left out.
+    """A host's line of the recap, counted as Ansible does: steps that were right, changes made,
+    failed, left out.
 
     `blocked` counts the findings that kept something on it from being touched.
     """
@@ -53,9 +54,9 @@ class Seen(Struct, frozen=True):
 class About(Struct, frozen=True):
     """What an output is about; None is what does not apply, or is not known yet.
 
-    `inventory` is what stands behind `--inventory` in any folder, `broker` where it is, without a password; `records`
-    the folder of the runs that are shown; `loaded_at` when the application was loaded that all is judged by, where that
-    was earlier: on several hosts the first time.
+    `inventory` is what stands behind `--inventory` in any folder, `broker` where it is, without a
+    password; `records` the folder of the runs that are shown; `loaded_at` when the application was
+    loaded that all is judged by, where that was earlier: on several hosts the first time.
     """
 
     application: str | None = None
@@ -70,7 +71,8 @@ class About(Struct, frozen=True):
 
 
 class Check(Struct, frozen=True):
-    """One expectation that was tested: what, whether it holds, and what was seen; `ok` None: not all could be seen.
+    """One expectation that was tested: what, whether it holds, and what was seen; `ok` None: not
+    all could be seen.
 
     `one_of_many`: another check has their sum, so while it holds it need not be read.
     """
@@ -82,7 +84,9 @@ class Check(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True):
-    """How far a task is: `percent` and `left_s` None where it does not tell; `counts` and `note` are for reading."""
+    """How far a task is: `percent` and `left_s` None where it does not tell; `counts` and `note`
+    are for reading.
+    """
 
     task: str
     state: str
@@ -94,9 +98,11 @@ class Progress(Struct, frozen=True):
 
 
 class TaskReport(Struct, frozen=True):
-    """How a task stands or ended: `state` is Celery's, or SENT; `note` says where it is while it has not ended.
+    """How a task stands or ended: `state` is Celery's, or SENT; `note` says where it is while it
+    has not ended.
 
-    `differs` is how its result does from what was expected, "" where it does not or nothing was, None: not known.
+    `differs` is how its result does from what was expected, "" where it does not or nothing was,
+    None: not known.
     """
 
     id: str
@@ -114,7 +120,10 @@ class TaskReport(Struct, frozen=True):
     def unlike(self) -> str:
         """What is to be said of its result beside that, "" for nothing."""
         if self.differs is None:
-            return "whether its result is as expected is not known: its worker's event has it only as text"
+            return (
+                "whether its result is as expected is not known: its worker's event has it only as"
+                " text"
+            )
         return f"its result is not as expected: {self.differs}" if self.differs else ""
 
 
@@ -122,7 +131,9 @@ class Reporter(Protocol):
     """Hears of everything in the order it happens."""
 
     def about(self, about: About) -> None:
-        """What all that follows is about. It is the first thing that is told; until then a later one replaces it."""
+        """What all that follows is about. It is the first thing that is told; until then a later
+        one replaces it.
+        """
         ...
 
     def findings(self, findings: Sequence[Finding], *, conclusive: bool = True) -> None:
@@ -161,11 +172,15 @@ class Reporter(Protocol):
 
     def file(self, host: str, path: str, content: bytes) -> None: ...
     def log(self, lines: Iterable[LogLine], *, brief: bool = False) -> None:
-        """Lines of logs, told one by one as they come out of the iterator; `brief`: what of each fits on a screen."""
+        """Lines of logs, told one by one as they come out of the iterator; `brief`: what of each
+        fits on a screen.
+        """
         ...
 
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
-        """What a run came to, host by host; `undo` is the run that can be taken back, "" where there is none."""
+        """What a run came to, host by host; `undo` is the run that can be taken back, "" where
+        there is none.
+        """
         ...
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
@@ -185,5 +200,7 @@ class Reporter(Protocol):
 
     def error(self, error: RunbookError) -> None: ...
     def close(self, exit_code: int) -> int:
-        """Tell what is left; returns the exit code to end with: another one where the output could not be written."""
+        """Tell what is left; returns the exit code to end with: another one where the output could
+        not be written.
+        """
         ...

@@ -1,8 +1,8 @@
 """The selection language: which messages of a queue are meant, what becomes of them, and why.
 
-It has one vocabulary and two spellings: keys of an inventory's `celery_queue_rules`, and flags of a command line
-(`eta_overdue: 1h` is `--eta-overdue 1h`). Reports and journals show a rule as flags, so what they show can be typed.
-`docs/queues.md` is its page for operators.
+It has one vocabulary and two spellings: keys of an inventory's `celery_queue_rules`, and flags of a
+command line (`eta_overdue: 1h` is `--eta-overdue 1h`). Reports and journals show a rule as flags,
+so what they show can be typed. `docs/queues.md` is its page for operators.
 """
 
 import json
@@ -14,7 +14,15 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
 from msgspec.structs import replace
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from runbooks.core.errors import UsageError
 from runbooks.core.model import Rule
@@ -27,7 +35,9 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 
 def seconds(value: object) -> float:
     """Seconds of `90`, `'90s'`, `'15m'`, `'1h'` or `'2d'`."""
-    if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())):
+    if isinstance(value, str) and (
+        found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())
+    ):
         return float(found[1]) * _UNITS_S[found[2]]
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
@@ -39,7 +49,9 @@ def duration(flag: str, text: str) -> float:
     try:
         return seconds(text)
     except ValueError:
-        raise UsageError(f"{flag} {text!r} is no duration", "a number with s, m, h or d, e.g. 24h") from None
+        raise UsageError(
+            f"{flag} {text!r} is no duration", "a number with s, m, h or d, e.g. 24h"
+        ) from None
 
 
 def _more_than(value: object) -> object:
@@ -89,10 +101,14 @@ def _args(value: object) -> tuple[str, ...]:
 
 
 def _arg(value: object) -> str:
-    """`VALUE` or `KEY=VALUE` with the value as canonical JSON; a text that is no JSON stands for itself."""
+    """`VALUE` or `KEY=VALUE` with the value as canonical JSON; a text that is no JSON stands for
+    itself.
+    """
     if isinstance(value, str) and (found := _KEYWORD.fullmatch(value)):
         return (
-            f"{found[1]}={_arg(found[2])}" if not _KEYWORD.fullmatch(found[2]) else f"{found[1]}={canonical(found[2])}"
+            f"{found[1]}={_arg(found[2])}"
+            if not _KEYWORD.fullmatch(found[2])
+            else f"{found[1]}={canonical(found[2])}"
         )
     try:
         return canonical(json.loads(value) if isinstance(value, str) else value)
@@ -106,7 +122,11 @@ def canonical(value: object) -> str:
 
 
 def _keep(value: object) -> object:
-    if isinstance(value, str) and value.removeprefix("keep=") in ("newest", "oldest") and value.startswith("keep="):
+    if (
+        isinstance(value, str)
+        and value.removeprefix("keep=") in ("newest", "oldest")
+        and value.startswith("keep=")
+    ):
         return value.removeprefix("keep=")
     raise ValueError("write it as keep=newest or keep=oldest")
 
@@ -120,7 +140,9 @@ def destination(text: str) -> tuple[str, int | None]:
 def _destination(value: str) -> str:
     queue, priority = destination(one_line(value))
     if not queue or "," in queue or (priority or 0) > 9:
-        raise ValueError("write it as QUEUE or QUEUE:PRIORITY, the priority from 0 (runs first) to 9")
+        raise ValueError(
+            "write it as QUEUE or QUEUE:PRIORITY, the priority from 0 (runs first) to 9"
+        )
     return value
 
 
@@ -162,14 +184,19 @@ class QueueRule(BaseModel):
         if not given:
             raise ValueError("it says nothing of which messages: name at least a queue")
         if self.duplicate and self.unacked:
-            raise ValueError("which of several duplicates is the oldest is not known of unacked messages")
+            raise ValueError(
+                "which of several duplicates is the oldest is not known of unacked messages"
+            )
         if self.keep_newest and self.unacked:
             raise ValueError("which messages are the newest is not known of unacked messages")
         if self.keep_newest and self.duplicate:
-            raise ValueError("`keep_newest` and `duplicate` both say which messages stay: give one of them")
+            raise ValueError(
+                "`keep_newest` and `duplicate` both say which messages stay: give one of them"
+            )
         if self.malformed and (action or given - {"malformed", "queue"}):
             raise ValueError(
-                "malformed items are no messages: beside `malformed` only a queue and a reason mean anything"
+                "malformed items are no messages: beside `malformed` only a queue and a reason mean"
+                " anything"
             )
         return self
 
@@ -192,13 +219,19 @@ def from_flags(flags: Mapping[str, Any]) -> Rule | None:
 
     A flag that was not given is None, False or empty. Raises UsageError with every problem.
     """
-    given = {name: value for name, value in flags.items() if value is not None and value is not False and value != []}
+    given = {
+        name: value
+        for name, value in flags.items()
+        if value is not None and value is not False and value != []
+    }
     if not given:
         return None
     try:
         return QueueRule.model_validate(given).rule()
     except ValidationError as error:
-        raise UsageError("\n".join(_problems(error)), "nothing was looked at; docs/queues.md has the flags") from None
+        raise UsageError(
+            "\n".join(_problems(error)), "nothing was looked at; docs/queues.md has the flags"
+        ) from None
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
@@ -215,7 +248,9 @@ def parse(line: str) -> Rule:
     for word in words:
         name = word.removeprefix("--").replace("-", "_")
         field = QueueRule.model_fields.get(name)
-        flags[name] = True if field and field.annotation is bool else [*flags.get(name, []), next(words, "")]
+        flags[name] = (
+            True if field and field.annotation is bool else [*flags.get(name, []), next(words, "")]
+        )
     for name in flags.keys() - {"queue", "task", "content_type", "compression", "id", "arg"}:
         flags[name] = flags[name][-1] if isinstance(flags[name], list) else flags[name]
     rule = from_flags(flags)
@@ -227,12 +262,20 @@ def parse(line: str) -> Rule:
 def text(rule: Rule) -> str:
     """A rule as the flags that say it."""
     words = " ".join(_words(rule))
-    return words if rule.reason in ("", words) else f"{words} --reason {shlex.quote(rule.reason)}".strip()
+    return (
+        words
+        if rule.reason in ("", words)
+        else f"{words} --reason {shlex.quote(rule.reason)}".strip()
+    )
 
 
 def _words(rule: Rule) -> Iterator[str]:
     values: dict[str, str | Iterable[str] | bool | None] = {
-        "queue": rule.queue if rule.queue != "*" or (says_only_where(rule) and not rule.unacked) else None,
+        "queue": (
+            rule.queue
+            if rule.queue != "*" or (says_only_where(rule) and not rule.unacked)
+            else None
+        ),
         "priority": None if rule.priority is None else str(rule.priority),
         "task": rule.task if rule.task != "*" else None,
         "content_type": rule.content_type if rule.content_type != "*" else None,
@@ -255,7 +298,8 @@ def _words(rule: Rule) -> Iterator[str]:
             yield _flag(name)
         elif value:
             yield from (
-                f"{_flag(name)} {shlex.quote(str(one))}" for one in ([value] if isinstance(value, str) else value)
+                f"{_flag(name)} {shlex.quote(str(one))}"
+                for one in ([value] if isinstance(value, str) else value)
             )
 
 

@@ -23,8 +23,11 @@ def parsed(schedule: str) -> CronSim:
         raise ValueError("@reboot is not taken: as a timer it would run when it is installed, too")
     fields = _SHORT.get(schedule, schedule)
     try:
-        # CronSim also takes what cron does not: a field of seconds, `L`, `#`, and a line break between two fields.
-        if not re.fullmatch(r"(\S+ +){4}\S+", fields) or re.search(r"#|\bLW?\b|\dL\b", fields, re.IGNORECASE):
+        # CronSim also takes what cron does not: a field of seconds, `L`, `#`, and a line break
+        # between two fields.
+        if not re.fullmatch(r"(\S+ +){4}\S+", fields) or re.search(
+            r"#|\bLW?\b|\dL\b", fields, re.IGNORECASE
+        ):
             raise CronSimError("five fields of numbers, names, ranges and steps are wanted")
         return CronSim(fields, _EPOCH)
     except CronSimError as error:
@@ -34,13 +37,18 @@ def parsed(schedule: str) -> CronSim:
 def calendars(schedule: str) -> Sequence[str]:
     """systemd's `OnCalendar=` values that together are a schedule of cron's.
 
-    Two where cron runs on the days of the month and on the days of the week: a calendar wants both to be right.
+    Two where cron runs on the days of the month and on the days of the week: a calendar wants both
+    to be right.
     """
     cron = parsed(schedule)
     days, months = _listed(cron.days, range(1, 32)), _listed(cron.months, range(1, 13))
     at = f"{_listed(cron.hours, range(24))}:{_listed(cron.minutes, range(60))}:00"
     weekdays = {day % 7 for day in cron.weekdays if isinstance(day, int)}
-    named = "" if len(weekdays) == len(_WEEKDAYS) else ",".join(_WEEKDAYS[day] for day in sorted(weekdays)) + " "
+    named = (
+        ""
+        if len(weekdays) == len(_WEEKDAYS)
+        else ",".join(_WEEKDAYS[day] for day in sorted(weekdays)) + " "
+    )
     if cron.day_and:
         return (f"{named}*-{months}-{days} {at}",)
     return (f"*-{months}-{days} {at}", f"{named}*-{months}-* {at}")

@@ -11,5 +11,9 @@ class Discreet(Struct, frozen=True):
     HIDDEN: ClassVar[tuple[str, ...]] = ()
 
     def __repr__(self) -> str:
-        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name not in self.HIDDEN)
+        shown = (
+            f"{name}={getattr(self, name)!r}"
+            for name in self.__struct_fields__
+            if name not in self.HIDDEN
+        )
         return f"{type(self).__name__}({', '.join(shown)})"

@@ -1,7 +1,7 @@
 """The project's own inventory variables: what each may be, as frozen records that check themselves.
 
-A variable `celery_workers` is the field `workers` here. Variables of other prefixes are the operator's own, free to be
-used in Jinja expressions.
+A variable `celery_workers` is the field `workers` here. Variables of other prefixes are the
+operator's own, free to be used in Jinja expressions.
 """
 
 import re
@@ -58,7 +58,9 @@ OF_A_WORKER = ("node", "queues", "concurrency", "options")
 
 
 def filled(command: str, words: Mapping[str, str]) -> str:
-    """The command with these words for its placeholders; one that means nothing here stays as it is."""
+    """The command with these words for its placeholders; one that means nothing here stays as it
+    is.
+    """
     return PLACEHOLDER.sub(lambda found: words.get(found[1], found[0]), command)
 
 
@@ -81,43 +83,69 @@ def _no_secrets(value: dict[str, str]) -> dict[str, str]:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ValueError(f"'{name}' is not the name of an environment variable")
         if is_secret_name(name):
-            raise ValueError(f"'{name}' looks like a secret; it belongs into the host's environment file, not in here")
+            raise ValueError(
+                f"'{name}' looks like a secret; it belongs into the host's environment file, not in"
+                " here"
+            )
         if holds_secret(text):
-            raise ValueError(f"'{name}' holds a secret; it belongs into the host's environment file, not in here")
+            raise ValueError(
+                f"'{name}' holds a secret; it belongs into the host's environment file, not in here"
+            )
     return value
 
 
 def _node_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", value) or value == "beat" or value.endswith(".timer"):
-        raise ValueError("a worker's name is letters, digits, _ . or -, not 'beat', and does not end with .timer")
+        raise ValueError(
+            "a worker's name is letters, digits, _ . or -, not 'beat', and does not end with .timer"
+        )
     if is_unit(value):
-        raise ValueError(f"{value} is the name of a unit: give the worker a name of its own, and `unit: {value}`")
+        raise ValueError(
+            f"{value} is the name of a unit: give the worker a name of its own, and `unit: {value}`"
+        )
     return value
 
 
 def _unit_name(value: str) -> str:
-    """**Source:** systemd.unit(5): of a template, `NAME@.service`, only instances are units, `NAME@ONE.service`."""
+    """**Source:** systemd.unit(5): of a template, `NAME@.service`, only instances are units,
+    `NAME@ONE.service`.
+    """
     if not re.fullmatch(r"[A-Za-z0-9:_.\\@-]+\.service", value):
-        raise ValueError(f"{value!r} is not the name of a service's unit; write it in full, e.g. celery.service")
+        raise ValueError(
+            f"{value!r} is not the name of a service's unit; write it in full, e.g. celery.service"
+        )
     if value.endswith("@.service"):
-        raise ValueError(f"{value} is a template: name one of its instances, e.g. {value[:-8]}high.service")
+        raise ValueError(
+            f"{value} is a template: name one of its instances, e.g. {value[:-8]}high.service"
+        )
     if service_of_unit(value):
-        raise ValueError(f"{value} is a unit of this tool's own; leave it out, and this tool installs it")
+        raise ValueError(
+            f"{value} is a unit of this tool's own; leave it out, and this tool installs it"
+        )
     return value
 
 
 def _service_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.:@-]+", value) or is_unit(value) or value == "beat":
-        raise ValueError("a service's name is letters, digits, _ . : @ or -, is not 'beat', and ends not in .service")
+        raise ValueError(
+            "a service's name is letters, digits, _ . : @ or -, is not 'beat', and ends not in"
+            " .service"
+        )
     return value
 
 
 def _node_pattern(value: str) -> str:
-    """**Source:** celery 5.7.0 `utils/nodenames.py: host_format`: `%h` is the host's name, `%n` and `%d` its parts."""
+    """**Source:** celery 5.7.0 `utils/nodenames.py: host_format`: `%h` is the host's name, `%n` and
+    `%d` its parts.
+    """
     if wrong := re.search(r"%[^hnd]|%$", value):
-        raise ValueError(f"{wrong[0]} means nothing here; %h, %n and %d stand for the host's own name")
+        raise ValueError(
+            f"{wrong[0]} means nothing here; %h, %n and %d stand for the host's own name"
+        )
     if "@" not in value and "*" not in value:
-        raise ValueError(f"{value!r} is not the name of a node: that is NAME@HOST, or a pattern such as NAME@*")
+        raise ValueError(
+            f"{value!r} is not the name of a node: that is NAME@HOST, or a pattern such as NAME@*"
+        )
     if re.search(r"\s", value):
         raise ValueError("a node's name has no spaces")
     return value
@@ -125,7 +153,9 @@ def _node_pattern(value: str) -> str:
 
 def _consumed_queue(value: str) -> str:
     if "," in value:
-        raise ValueError(f"{value!r} would be several queues to the worker: name each by itself, [{value}]")
+        raise ValueError(
+            f"{value!r} would be several queues to the worker: name each by itself, [{value}]"
+        )
     return one_line(value)
 
 
@@ -138,7 +168,9 @@ def _at_least_one(value: tuple[str, ...]) -> tuple[str, ...]:
 
 def _option(value: str) -> str:
     if re.match(r"-[^\s=]+\s", value):
-        raise ValueError(f"{value!r} would be one word to the worker: write [{', '.join(value.split(None, 1))}]")
+        raise ValueError(
+            f"{value!r} would be one word to the worker: write [{', '.join(value.split(None, 1))}]"
+        )
     return one_line(value)
 
 
@@ -162,7 +194,10 @@ def _result(value: Any) -> Any:
 def _project(value: str) -> str:
     """**Source:** Compose specification, "Name top-level element"."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", value):
-        raise ValueError("a Compose project is lowercase letters, digits, - or _, and begins with neither of these two")
+        raise ValueError(
+            "a Compose project is lowercase letters, digits, - or _, and begins with neither of"
+            " these two"
+        )
     return value
 
 
@@ -197,9 +232,9 @@ class _Settings(BaseModel):
 class Worker(_Settings):
     """One worker: its node, the queues it consumes and how it is started.
 
-    `node` is the name, or a pattern of the names, by which Celery knows it; None: `NAME@HOST`. `unit` is a unit of
-    systemd's that runs it, maybe with other workers, and is not this tool's; `service` is how another service manager
-    knows it. None: by its name.
+    `node` is the name, or a pattern of the names, by which Celery knows it; None: `NAME@HOST`.
+    `unit` is a unit of systemd's that runs it, maybe with other workers, and is not this tool's;
+    `service` is how another service manager knows it. None: by its name.
     """
 
     name: NodeName
@@ -227,7 +262,8 @@ class Worker(_Settings):
     def with_beat(self) -> bool:
         """Whether it sends the schedule, too.
 
-        **Source:** celery 5.7.0 `bin/worker.py`: -B, --beat; of the short flags only -D and -E take no value, too.
+        **Source:** celery 5.7.0 `bin/worker.py`: -B, --beat; of the short flags only -D and -E take
+        no value, too.
         """
         return any(option == "--beat" or re.match(r"-[DE]*B", option) for option in self.options)
 
@@ -245,10 +281,11 @@ def _names_differ(value: tuple[Worker, ...]) -> tuple[Worker, ...]:
 class Commands(_Settings):
     """How services are started, stopped and asked for on a host without systemd.
 
-    `{worker}` stands for the worker's name (`beat` for beat), `{node}`, `{queues}`, `{concurrency}` and `{options}` for
-    what the inventory says of it, each quoted for the shell. `status` prints the main process's pid and exits 0 when it
-    runs, 3 when it does not; None: the list of the host's processes tells.
-    **Source:** the exit codes are LSB's for the `status` action of an init script.
+    `{worker}` stands for the worker's name (`beat` for beat), `{node}`, `{queues}`, `{concurrency}`
+    and `{options}` for what the inventory says of it, each quoted for the shell. `status` prints
+    the main process's pid and exits 0 when it runs, 3 when it does not; None: the list of the
+    host's processes tells. **Source:** the exit codes are LSB's for the `status` action of an init
+    script.
     """
 
     start: Command | None = None
@@ -258,7 +295,11 @@ class Commands(_Settings):
     @property
     def given(self) -> dict[str, str]:
         """Those that there are, by their names."""
-        return {name: command for name in ("start", "stop", "status") if (command := getattr(self, name))}
+        return {
+            name: command
+            for name in ("start", "stop", "status")
+            if (command := getattr(self, name))
+        }
 
     @property
     def for_all(self) -> bool:
@@ -268,7 +309,9 @@ class Commands(_Settings):
 
 
 class Supervisor(_Settings):
-    """The supervisord of a host: its configuration file, its `supervisorctl`, and where its programs' logs go."""
+    """The supervisord of a host: its configuration file, its `supervisorctl`, and where its
+    programs' logs go.
+    """
 
     conf: AbsolutePath = "/etc/supervisor/supervisord.conf"
     ctl: OneLine = "supervisorctl"
@@ -278,8 +321,9 @@ class Supervisor(_Settings):
 class DockerSettings(_Settings):
     """Where the containers of a host's services are found.
 
-    Those of a Compose `project`, by their labels; or `containers` is the pattern of their names, in which `{worker}`
-    stands for the service (`beat` for beat). `socket` is that of the engine; None: where Docker's client looks.
+    Those of a Compose `project`, by their labels; or `containers` is the pattern of their names, in
+    which `{worker}` stands for the service (`beat` for beat). `socket` is that of the engine; None:
+    where Docker's client looks.
     """
 
     project: ProjectName | None = None
@@ -289,7 +333,9 @@ class DockerSettings(_Settings):
     @model_validator(mode="after")
     def _one_way(self) -> "DockerSettings":
         if (self.project is None) == (self.containers is None):
-            raise ValueError("give either the Compose `project` or a pattern of names, `containers`")
+            raise ValueError(
+                "give either the Compose `project` or a pattern of names, `containers`"
+            )
         return self
 
 
@@ -302,9 +348,11 @@ class CronEntry(_Settings):
 
 
 class Limits(_Settings):
-    """Above which a queue is a finding: its depth, a message's retries, the time by which an ETA has passed.
+    """Above which a queue is a finding: its depth, a message's retries, the time by which an ETA
+    has passed.
 
-    `drain_time` is how long the queue may take to empty as fast as it does now; None: it is not asked.
+    `drain_time` is how long the queue may take to empty as fast as it does now; None: it is not
+    asked.
     """
 
     depth: Annotated[int, Field(ge=0)] = 15000
@@ -316,9 +364,10 @@ class Limits(_Settings):
 class Thresholds(Limits):
     """The limits of all queues, of single ones where they differ, and of what belongs to no queue.
 
-    `unacked_age` is how long a fetched message may stay without an acknowledgement: by default as long as Celery waits
-    until it is delivered a second time. `beat_silence` is how long ago beat may have sent something; None: not asked.
-    `runtime` is how long tasks may keep every process of a queue's workers busy while messages wait behind them.
+    `unacked_age` is how long a fetched message may stay without an acknowledgement: by default as
+    long as Celery waits until it is delivered a second time. `beat_silence` is how long ago beat
+    may have sent something; None: not asked. `runtime` is how long tasks may keep every process of
+    a queue's workers busy while messages wait behind them.
     """
 
     unacked_age: Duration = 3600.0
@@ -329,13 +378,20 @@ class Thresholds(Limits):
     def of(self, queue: str) -> Limits:
         """What holds for a queue: its own limits, and those of all queues for the rest."""
         own = self.queues.get(queue, Limits())
-        return Limits(**(self.model_dump(include=set(Limits.model_fields)) | own.model_dump(exclude_unset=True)))
+        return Limits(
+            **(
+                self.model_dump(include=set(Limits.model_fields))
+                | own.model_dump(exclude_unset=True)
+            )
+        )
 
 
 class MonitorSettings(_Settings):
-    """What `inv monitor` keeps and takes, and where cron runs it: on one host, the first one where `host` is a group.
+    """What `inv monitor` keeps and takes, and where cron runs it: on one host, the first one where
+    `host` is a group.
 
-    `command`, `inventory`, `log` and `textfile` are paths on that host; `user` is the application's where it is None.
+    `command`, `inventory`, `log` and `textfile` are paths on that host; `user` is the application's
+    where it is None.
     """
 
     host: OneLine | None = None
@@ -351,14 +407,19 @@ class MonitorSettings(_Settings):
     @model_validator(mode="after")
     def _cron_needs_paths(self) -> "MonitorSettings":
         if self.host and not (self.inventory and self.log):
-            raise ValueError("cron needs `inventory` and `log`: what it reads on that host, and what it appends to")
+            raise ValueError(
+                "cron needs `inventory` and `log`: what it reads on that host, and what it"
+                " appends to"
+            )
         if self.user == "root":
             raise ValueError("the monitor only looks: name a user without privileges")
         return self
 
 
 class _Expecting(_Settings):
-    """Of a task that succeeded: what it has to return. A mapping has to hold these items, a text to match a pattern."""
+    """Of a task that succeeded: what it has to return. A mapping has to hold these items, a text to
+    match a pattern.
+    """
 
     result: ExpectedResult = None
 
@@ -395,9 +456,11 @@ class TaskCall(_Expecting):
 
 
 class Probe(_Settings):
-    """A command whose outcome shows whether something the application needs is well; run in its directory.
+    """A command whose outcome shows whether something the application needs is well; run in its
+    directory.
 
-    `hosts` is a pattern as for `--limit` (None: all that have this variable); `output` must be found in what it prints.
+    `hosts` is a pattern as for `--limit` (None: all that have this variable); `output` must be
+    found in what it prints.
     """
 
     name: OneLine
@@ -436,7 +499,9 @@ class BrokerOptions(_Settings):
         return options | ({"sentinel_kwargs": access} if access else {})
 
     def differing(self, own: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """The options that an application sets otherwise in its `own` ones: name → (its value, the one here)."""
+        """The options that an application sets otherwise in its `own` ones: name → (its value, the
+        one here).
+        """
         here = self.model_dump(mode="json")
         default = BrokerOptions().model_dump(mode="json")
         both = {name: (own.get(name, default[name]), here[name]) for name in OPTIONS}
@@ -455,7 +520,9 @@ def _is_url(value: SecretStr) -> SecretStr:
 
 def _name_part(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{2,}", value):
-        raise ValueError(f"{value!r} is no part of a variable's name: two or more letters, digits, _ or -")
+        raise ValueError(
+            f"{value!r} is no part of a variable's name: two or more letters, digits, _ or -"
+        )
     return value
 
 
@@ -480,11 +547,17 @@ def _each_by_its_name(value: Any) -> Any:
     """A list of queues, or a map of which a queue may say nothing, as a map that says all."""
     if isinstance(value, list | tuple):
         return {name: {} for name in value}
-    return {name: {} if one is None else one for name, one in value.items()} if isinstance(value, Mapping) else value
+    return (
+        {name: {} if one is None else one for name, one in value.items()}
+        if isinstance(value, Mapping)
+        else value
+    )
 
 
 class Accepted(_Settings):
-    """Findings that are not counted until the end of a day in UTC: those of `code` whose subject fits a pattern."""
+    """Findings that are not counted until the end of a day in UTC: those of `code` whose subject
+    fits a pattern.
+    """
 
     code: OneLine
     subject: OneLine = "*"
@@ -523,8 +596,9 @@ _PLACE = ("directory", "python", "user", "env_file")
 class HostSettings(_Settings):
     """What is true of one host: where the application lives there, its services and its files.
 
-    `directory`, `python` and `user` are "" where there is no application, as `is_empty` says. So is `env_file`, also
-    where none is known: the application is loaded with the variables of a process of it then.
+    `directory`, `python` and `user` are "" where there is no application, as `is_empty` says. So is
+    `env_file`, also where none is known: the application is loaded with the variables of a process
+    of it then.
     """
 
     directory: AbsolutePath = ""
@@ -559,15 +633,27 @@ class HostSettings(_Settings):
 
     @property
     def beat_scheduler(self) -> str:
-        """The scheduler that `beat_options` name, "" where they name none. **Source:** celery 5.7.0 `bin/beat.py`."""
+        """The scheduler that `beat_options` name, "" where they name none. **Source:** celery 5.7.0
+        `bin/beat.py`.
+        """
         words = [word for option in self.beat_options for word in option.split()]
         found = re.search(r"(?:^|\s)(?:--scheduler[\s=]|-S\s*)(\S+)", " ".join(words))
         return found[1] if found else ""
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of the application is on it: it says only what is true of the whole application."""
-        return not (self._place or self.workers or self.beat or self.env or self.cron or self.logs or self.probes)
+        """Whether nothing of the application is on it: it says only what is true of the whole
+        application.
+        """
+        return not (
+            self._place
+            or self.workers
+            or self.beat
+            or self.env
+            or self.cron
+            or self.logs
+            or self.probes
+        )
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -588,7 +674,9 @@ class HostSettings(_Settings):
 
     @field_validator("commands")
     @classmethod
-    def _suit_the_services(cls, commands: Commands | None, others: ValidationInfo) -> Commands | None:
+    def _suit_the_services(
+        cls, commands: Commands | None, others: ValidationInfo
+    ) -> Commands | None:
         """What would start something else than it says, or end more than it starts."""
         if commands is None:
             return None
@@ -601,14 +689,22 @@ class HostSettings(_Settings):
         if len(workers) + has_beat > 1 and len(for_one) == 1 and {"start", "stop"} <= used.keys():
             (one,) = for_one
             raise ValueError(
-                f"`{one}` is for one service, and the other of start and stop for all of the host: it has no {{worker}}"
+                f"`{one}` is for one service, and the other of start and stop for all of the host:"
+                " it has no {worker}"
             )
         for name, placeholders in used.items():
             if has_beat and (alone := placeholders & set(OF_A_WORKER)):
                 raise ValueError(f"`{name}` is for beat, too, which has no {{{sorted(alone)[0]}}}")
-            patterns = [worker.node for worker in workers if worker.node and re.search(r"[*?\[]", worker.node)]
+            patterns = [
+                worker.node
+                for worker in workers
+                if worker.node and re.search(r"[*?\[]", worker.node)
+            ]
             if patterns and "node" in placeholders:
-                raise ValueError(f"`{name}` has {{node}}, and {patterns[0]} is a pattern, not the name of one node")
+                raise ValueError(
+                    f"`{name}` has {{node}}, and {patterns[0]} is a pattern, not the name of one"
+                    " node"
+                )
         return commands
 
     @field_validator("unit_directory")
@@ -626,7 +722,8 @@ class HostSettings(_Settings):
             raise ValueError("celery_docker is needed with `celery_service_manager: docker`")
         if self.env and not self.docker.project:
             raise ValueError(
-                "celery_env needs a Compose project (celery_docker): only Compose can recreate a container"
+                "celery_env needs a Compose project (celery_docker): only Compose can recreate a"
+                " container"
             )
         return self
 
@@ -639,14 +736,18 @@ class HostSettings(_Settings):
 
     @field_validator("env_file_format")
     @classmethod
-    def _systemd_reads_its_own_files(cls, value: Reader | None, others: ValidationInfo) -> Reader | None:
+    def _systemd_reads_its_own_files(
+        cls, value: Reader | None, others: ValidationInfo
+    ) -> Reader | None:
         if value and others.data.get("service_manager") == "systemd":
             raise ValueError("systemd reads the file by its own rules; this is for celery_commands")
         return value
 
     @field_validator("workers")
     @classmethod
-    def _named_as_the_manager_does(cls, workers: tuple[Worker, ...], others: ValidationInfo) -> tuple[Worker, ...]:
+    def _named_as_the_manager_does(
+        cls, workers: tuple[Worker, ...], others: ValidationInfo
+    ) -> tuple[Worker, ...]:
         manager: ManagerName | None = others.data.get("service_manager")
         if manager is None:
             return workers
@@ -654,15 +755,24 @@ class HostSettings(_Settings):
         own_names_node = ABILITIES[manager].starts_from_units
         for worker in workers:
             if worker.unit and named_by == "service":
-                raise ValueError(f"'{worker.name}' has a `unit`, but with {manager} it is known by its `service`")
+                raise ValueError(
+                    f"'{worker.name}' has a `unit`, but with {manager} it is known by its `service`"
+                )
             if worker.service and named_by == "unit":
-                raise ValueError(f"'{worker.name}' has a `service`, but with {manager} that is a `unit`")
+                raise ValueError(
+                    f"'{worker.name}' has a `service`, but with {manager} that is a `unit`"
+                )
             if worker.node and own_names_node and not (worker.unit or worker.service):
                 raise ValueError(
-                    f"'{worker.name}' has a `node`, but this tool's unit names the node; give its `{named_by}`, too"
+                    f"'{worker.name}' has a `node`, but this tool's unit names the node; give its"
+                    f" `{named_by}`, too"
                 )
-        if ABILITIES[manager].in_containers:  # whose host's name is another one each time they are made
-            return tuple(one.model_copy(update={"node": one.node or f"{one.name}@*"}) for one in workers)
+        if ABILITIES[
+            manager
+        ].in_containers:  # whose host's name is another one each time they are made
+            return tuple(
+                one.model_copy(update={"node": one.node or f"{one.name}@*"}) for one in workers
+            )
         return workers
 
     @field_validator("beat_unit")
@@ -672,13 +782,19 @@ class HostSettings(_Settings):
         if unit and manager and not (others.data.get("beat") and ABILITIES[manager].has_drop_ins):
             raise ValueError("it goes with `celery_beat: true` under systemd")
         if unit and unit in (worker.unit for worker in others.data.get("workers", ())):
-            raise ValueError(f"{unit} is a worker's, too; a worker that is also beat has -B in its `options`")
+            raise ValueError(
+                f"{unit} is a worker's, too; a worker that is also beat has -B in its `options`"
+            )
         return unit
 
     @field_validator("beat_service")
     @classmethod
     def _of_beats_program(cls, service: str | None, others: ValidationInfo) -> str | None:
         manager: ManagerName | None = others.data.get("service_manager")
-        if service and manager and not (others.data.get("beat") and ABILITIES[manager].names_services):
+        if (
+            service
+            and manager
+            and not (others.data.get("beat") and ABILITIES[manager].names_services)
+        ):
             raise ValueError("it goes with `celery_beat: true` under supervisord or Docker")
         return service

@@ -1,8 +1,8 @@
 """What the views show: `queues`, `messages`, `broker`, `workers`, `schedule` and `explain`.
 
-`--json` writes these records under the names of their fields, which docs/views.md explains: they stay as they are.
-Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes (`_bytes`). None is what is not known, or does
-not apply.
+`--json` writes these records under the names of their fields, which docs/views.md explains: they
+stay as they are. Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes (`_bytes`).
+None is what is not known, or does not apply.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,8 @@ class Counted(Struct, frozen=True):
 class TaskTally(Struct, frozen=True):
     """The messages of one task, as far as they were looked at.
 
-    `retries` has for each number of retries how many messages have it. `args` and `origins` are the most frequent ones.
+    `retries` has for each number of retries how many messages have it. `args` and `origins` are the
+    most frequent ones.
     """
 
     task: str
@@ -44,14 +45,15 @@ class TaskTally(Struct, frozen=True):
 
 
 class QueueView(Struct, frozen=True):
-    """One queue over all its priorities. `depth` and `depths` are exact, what is counted in messages is of `looked_at`.
+    """One queue over all its priorities. `depth` and `depths` are exact, what is counted in
+    messages is of `looked_at`.
 
-    `in_inventory` is None where no inventory describes the fleet. `depths` has the length by priority step, `aside` of
-    it is what a run of this tool works on, or has left behind. `consumers` are the nodes that consume it. `in_per_s`
-    and `out_per_s` are of what was seen to wait, over `rate_span_s`; `change_per_s` is how fast the depth has grown
-    since a look of the monitor's, `change_span_s` ago.
-    `drain_s` says how long it takes to empty at the rate of the longer of the two spans; `limits` what is known to
-    hold it back.
+    `in_inventory` is None where no inventory describes the fleet. `depths` has the length by
+    priority step, `aside` of it is what a run of this tool works on, or has left behind.
+    `consumers` are the nodes that consume it. `in_per_s` and `out_per_s` are of what was seen to
+    wait, over `rate_span_s`; `change_per_s` is how fast the depth has grown since a look of the
+    monitor's, `change_span_s` ago. `drain_s` says how long it takes to empty at the rate of the
+    longer of the two spans; `limits` what is known to hold it back.
     """
 
     name: str
@@ -79,7 +81,9 @@ class QueueView(Struct, frozen=True):
 
 
 class QueuesView(Struct, frozen=True):
-    """The queues of a broker; `detailed` where one was asked for. `unknown` says what was not seen, and why."""
+    """The queues of a broker; `detailed` where one was asked for. `unknown` says what was not seen,
+    and why.
+    """
 
     at: float
     queues: tuple[QueueView, ...]
@@ -89,10 +93,12 @@ class QueuesView(Struct, frozen=True):
 
 
 class MessageView(Struct, frozen=True):
-    """One item of a queue: `state` is `message`, or `malformed` or `unreadable` for the reason `why`.
+    """One item of a queue: `state` is `message`, or `malformed` or `unreadable` for the reason
+    `why`.
 
-    `ahead` is how many of its queue run before it, None where a worker has fetched it, at `fetched_at`. `envelope` and
-    `body` only where they were asked for; `body` is None where it cannot be read, for the reason `body_unread`.
+    `ahead` is how many of its queue run before it, None where a worker has fetched it, at
+    `fetched_at`. `envelope` and `body` only where they were asked for; `body` is None where it
+    cannot be read, for the reason `body_unread`.
     """
 
     state: Literal["message", "malformed", "unreadable"]
@@ -117,9 +123,11 @@ class MessageView(Struct, frozen=True):
 
 
 class MessagesView(Struct, frozen=True):
-    """Messages of one queue, of which `depth` wait; the next to run first, or where they are `fetched` the oldest.
+    """Messages of one queue, of which `depth` wait; the next to run first, or where they are
+    `fetched` the oldest.
 
-    `looked_at` were compared with the `selection` (as flags) and the text of `grep`; `complete`: no others fit.
+    `looked_at` were compared with the `selection` (as flags) and the text of `grep`; `complete`: no
+    others fit.
     """
 
     at: float
@@ -135,7 +143,8 @@ class MessagesView(Struct, frozen=True):
 
 
 class Fact(Struct, frozen=True):
-    """Something that the server told: its `value` for scripts, `text` for a reader, and what it `means` for Celery.
+    """Something that the server told: its `value` for scripts, `text` for a reader, and what it
+    `means` for Celery.
 
     `value` is None where it is not known, for the reason `unknown`.
     """
@@ -147,19 +156,23 @@ class Fact(Struct, frozen=True):
 
 
 class BrokerView(Struct, frozen=True):
-    """What the broker's server tells of itself, by the name of each fact, in the order in which they are read."""
+    """What the broker's server tells of itself, by the name of each fact, in the order in which
+    they are read.
+    """
 
     at: float
     facts: Mapping[str, Fact] = field(name="broker")
 
 
 class WorkerLine(Struct, frozen=True):
-    """A worker or beat, what is left of one, or a service that has no process; None is what is not known of it.
+    """A worker or beat, what is left of one, or a service that has no process; None is what is not
+    known of it.
 
-    `worker` is the node's name as far as it is known, or else what it is. `service` is the inventory's. `pool` is the
-    name of its pool and `size` how many tasks that runs at once; `processes` are its own and those below it, and memory
-    and CPU are theirs together. `run_by` is the unit, container or program that runs it, `wrappers` are the programs
-    between these two, the nearest first. `twins` are other processes of the same node name.
+    `worker` is the node's name as far as it is known, or else what it is. `service` is the
+    inventory's. `pool` is the name of its pool and `size` how many tasks that runs at once;
+    `processes` are its own and those below it, and memory and CPU are theirs together. `run_by` is
+    the unit, container or program that runs it, `wrappers` are the programs between these two, the
+    nearest first. `twins` are other processes of the same node name.
     """
 
     host: str | None
@@ -186,11 +199,12 @@ class WorkerLine(Struct, frozen=True):
 
 
 class HostTotal(Struct, frozen=True):
-    """A host's Celery processes: those of the application with their memory, and how many are of another application.
+    """A host's Celery processes: those of the application with their memory, and how many are of
+    another application.
 
     Or of another installation of the same: without systemd, what works in another directory.
-    `clock_ahead_s` is by how much the host's clock is ahead of this machine's (negative: behind), give or take
-    `clock_margin_s`, which is how long the host took to answer.
+    `clock_ahead_s` is by how much the host's clock is ahead of this machine's (negative: behind),
+    give or take `clock_margin_s`, which is how long the host took to answer.
     """
 
     host: str
@@ -210,7 +224,8 @@ class WorkersView(Struct, frozen=True):
 
 
 class HeldView(Struct, frozen=True):
-    """A task that a node holds: it runs since `since_at` in the pool's process `pid`, or waits for `eta_at`.
+    """A task that a node holds: it runs since `since_at` in the pool's process `pid`, or waits for
+    `eta_at`.
 
     `args` are the positional and keyword arguments as text; they are cut where they are long.
     """
@@ -225,12 +240,13 @@ class HeldView(Struct, frozen=True):
 
 
 class NodeView(Struct, frozen=True):
-    """What a node says of itself. None is what it did not say; `unanswered` are the questions it left unanswered.
+    """What a node says of itself. None is what it did not say; `unanswered` are the questions it
+    left unanswered.
 
-    `worker` is the name here, where that is another. With `twins` several processes answer under the name, and
-    everything is what they said together. `started` counts by task those that began since the node's start, `done`
-    those of them that run no more; remote control does not tell how many of these failed. `prefetch` is how many
-    messages it may hold at once, 0 any number.
+    `worker` is the name here, where that is another. With `twins` several processes answer under
+    the name, and everything is what they said together. `started` counts by task those that began
+    since the node's start, `done` those of them that run no more; remote control does not tell how
+    many of these failed. `prefetch` is how many messages it may hold at once, 0 any number.
     `settings` are the application's, as the node has them, by name.
     """
 
@@ -255,7 +271,9 @@ class NodeView(Struct, frozen=True):
 
 
 class NodesView(Struct, frozen=True):
-    """Nodes in detail, by name; `silent` are those that are bound to remote control, were meant and did not answer."""
+    """Nodes in detail, by name; `silent` are those that are bound to remote control, were meant and
+    did not answer.
+    """
 
     at: float
     nodes: tuple[NodeView, ...]
@@ -263,12 +281,13 @@ class NodesView(Struct, frozen=True):
 
 
 class TaskLine(Struct, frozen=True):
-    """A task: what applies to it, who knows it, and what became of it. None is what is not known, or not set.
+    """A task: what applies to it, who knows it, and what became of it. None is what is not known,
+    or not set.
 
-    `queue` is where the application sends it, `route_unknown` why that is not known. `max_retries` None sets no limit
-    where the application `is_loaded`. `node_rate_limits` are what nodes have (node → limit). `running` run now, the
-    longest for `longest_s`. `succeeded` and `failed` count the results that were looked at and name the task, `errors`
-    the failures' exceptions.
+    `queue` is where the application sends it, `route_unknown` why that is not known. `max_retries`
+    None sets no limit where the application `is_loaded`. `node_rate_limits` are what nodes have
+    (node → limit). `running` run now, the longest for `longest_s`. `succeeded` and `failed` count
+    the results that were looked at and name the task, `errors` the failures' exceptions.
     """
 
     task: str
@@ -293,9 +312,11 @@ class TaskLine(Struct, frozen=True):
 
 
 class TasksView(Struct, frozen=True):
-    """Every task that is known, by name. `results` were looked at, of which `unnamed` do not say whose they are.
+    """Every task that is known, by name. `results` were looked at, of which `unnamed` do not say
+    whose they are.
 
-    `results_complete`: these were all; None where none could be looked at. `unknown` says what was not seen, and why.
+    `results_complete`: these were all; None where none could be looked at. `unknown` says what was
+    not seen, and why.
     """
 
     at: float
@@ -307,7 +328,8 @@ class TasksView(Struct, frozen=True):
 
 
 class TaskPlace(Struct, frozen=True):
-    """Where a task's message is: `ahead` run before it in its queue, None where a worker has fetched it.
+    """Where a task's message is: `ahead` run before it in its queue, None where a worker has
+    fetched it.
 
     `fetched_at` is when, None where that is not known.
     """
@@ -355,8 +377,9 @@ class TaskResult(Struct, frozen=True):
 class TaskView(Struct, frozen=True):
     """Where one task is and what became of it; `name` is None where nothing says it.
 
-    `revoked_on` are the nodes that will discard it. `sent_by` is the run of this tool that sent it. `result` is None
-    where there is none, or none can be read: `unknown` says what could not be seen, and why.
+    `revoked_on` are the nodes that will discard it. `sent_by` is the run of this tool that sent it.
+    `result` is None where there is none, or none can be read: `unknown` says what could not be
+    seen, and why.
     """
 
     at: float
@@ -372,10 +395,12 @@ class TaskView(Struct, frozen=True):
 
 
 class EntryLine(Struct, frozen=True):
-    """An entry of the schedule and where it leads; `schedule` is its text, None is what is not known.
+    """An entry of the schedule and where it leads; `schedule` is its text, None is what is not
+    known.
 
-    `broken` are the links of its way that do not hold, `unknown` those of which it is not known. One that is not
-    `enabled` is not sent. `last_sent_at` is None, too, where it never was sent: `untold` is why that is not known.
+    `broken` are the links of its way that do not hold, `unknown` those of which it is not known.
+    One that is not `enabled` is not sent. `last_sent_at` is None, too, where it never was sent:
+    `untold` is why that is not known.
     """
 
     entry: str
@@ -403,7 +428,8 @@ class ScheduleView(Struct, frozen=True):
 class Explanation(Struct, frozen=True, forbid_unknown_fields=True):
     """What an operator should know about the code of a finding.
 
-    `not_meant` says what the finding does not say. `next_step` is "" where there is none; `no_step` says why then.
+    `not_meant` says what the finding does not say. `next_step` is "" where there is none; `no_step`
+    says why then.
     """
 
     code: str
@@ -420,5 +446,13 @@ class Explanation(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 View = (
-    QueuesView | MessagesView | BrokerView | WorkersView | NodesView | TasksView | TaskView | ScheduleView | Explanation
+    QueuesView
+    | MessagesView
+    | BrokerView
+    | WorkersView
+    | NodesView
+    | TasksView
+    | TaskView
+    | ScheduleView
+    | Explanation
 )

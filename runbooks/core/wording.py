@@ -29,7 +29,9 @@ def ago(seconds: float) -> str:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """`1 message`, `5,000 messages`; `many` where it is not `one` with an s: `1 message waits`, `2 messages wait`."""
+    """`1 message`, `5,000 messages`; `many` where it is not `one` with an s: `1 message waits`, `2
+    messages wait`.
+    """
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
@@ -73,7 +75,9 @@ def notice(told: Notice, ids: int = 5) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of `known`, or nothing. That both are flags makes no two words alike."""
+    """`; did you mean 'x'?` for the nearest of `known`, or nothing. That both are flags makes no
+    two words alike.
+    """
     bare = {name.lstrip("-"): name for name in known}
     near = difflib.get_close_matches(word.lstrip("-"), bare, n=1)
     return f"; did you mean '{bare[near[0]]}'?" if near else ""

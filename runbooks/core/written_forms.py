@@ -1,4 +1,6 @@
-"""A text as programs write it: in Python, JSON, a shell, a URL, HTML, base64, and one inside of another."""
+"""A text as programs write it: in Python, JSON, a shell, a URL, HTML, base64, and one inside of
+another.
+"""
 
 import base64
 import re
@@ -38,7 +40,9 @@ is_cut = re.compile(_ENDS).search
 
 
 _BACKSLASH = r"(?:\\|(?i:%(?:25){0,9}5c)|&(?:amp;){0,9}#92;)"
-"""Each level of quotes in quotes adds some. All repetition is bounded: a hostile log must not take for ever."""
+"""Each level of quotes in quotes adds some. All repetition is bounded: a hostile log must not take
+for ever.
+"""
 
 
 _TOGETHER = r"""["\\]*'['"\\]*|."""
@@ -46,7 +50,9 @@ _TOGETHER = r"""["\\]*'['"\\]*|."""
 
 
 def _written(part: str) -> str:
-    """A character, or what is matched as a whole, once: where quotes mix there are many ways to read each of them."""
+    """A character, or what is matched as a whole, once: where quotes mix there are many ways to
+    read each of them.
+    """
     if "'" not in part:
         return _character(part)
     quote = "|".join((_stands_for("'"), _stands_for('"')))
@@ -82,7 +88,9 @@ def _stands_for(one: str) -> str:
 
 
 def longest_word(text: str) -> str:
-    """The part of the text that stands in every way to write it, but for base64; "" where there is none."""
+    """The part of the text that stands in every way to write it, but for base64; "" where there is
+    none.
+    """
     return max(re.findall(r"[A-Za-z0-9_]+", text), key=len, default="")
 
 

@@ -14,7 +14,8 @@ from runbooks.diagnosis.codes import catalogue
 
 
 def with_accepted(fleet: Fleet, findings: Iterable[Finding], at: float) -> list[Finding]:
-    """Mark what `celery_accepted` means as accepted: a note without a remedy, which still blocks what it blocks.
+    """Mark what `celery_accepted` means as accepted: a note without a remedy, which still blocks
+    what it blocks.
 
     After its date (UTC) a finding counts again, and says so.
     """
@@ -32,9 +33,15 @@ def unmatched(fleet: Fleet, findings: Iterable[Finding]) -> Iterator[Finding]:
         yield Finding(
             "inventory.accepts_nothing",
             one.code,
-            f"celery_accepted has {one.code}, and there is no such finding{did_you_mean(one.code, known)}"
-            if wrong
-            else f"celery_accepted has {one.code} of {one.subject}, and nothing like it was found",
+            (
+                f"celery_accepted has {one.code}, and there is no such"
+                f" finding{did_you_mean(one.code, known)}"
+                if wrong
+                else (
+                    f"celery_accepted has {one.code} of {one.subject}, and nothing like it was"
+                    " found"
+                )
+            ),
             (f"reason: {one.reason}", f"until {one.until}"),
             severity=Severity.WARNING if wrong else Severity.INFO,
         )

@@ -1,4 +1,6 @@
-"""What the application says of itself on each host, held against the inventory and against the other hosts."""
+"""What the application says of itself on each host, held against the inventory and against the
+other hosts.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +20,9 @@ Held = tuple[FleetHost, HostState, Application]
 
 
 def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) -> Iterator[Finding]:
-    """One finding for each fault, however many hosts it has; what mends it are changes of those that are `known`."""
+    """One finding for each fault, however many hosts it has; what mends it are changes of those
+    that are `known`.
+    """
     yield from _other_broker(fleet, snapshot, known)
     yield from _other_options(fleet, snapshot)
     yield from _other_results(fleet, snapshot)
@@ -41,9 +45,11 @@ def places_of(url: str) -> tuple[Place, ...]:
 
 
 def _other_broker(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) -> Iterator[Finding]:
-    """Where workers use, or would use once they are started, another broker than the inventory names.
+    """Where workers use, or would use once they are started, another broker than the inventory
+    names.
 
-    Then restarting them mends nothing: silent ones would be as silent, and those that answer would be lost.
+    Then restarting them mends nothing: silent ones would be as silent, and those that answer would
+    be lost.
     """
     assert snapshot.broker is not None
     ours = places_of(fleet.app.broker_url.get_secret_value())
@@ -52,23 +58,37 @@ def _other_broker(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) ->
         state = snapshot.reachable().get(host.name)
         if not state or not host.services:
             continue
-        answers = any(host.node(worker) in snapshot.broker.nodes for worker in host.settings.workers)
+        answers = any(
+            host.node(worker) in snapshot.broker.nodes for worker in host.settings.workers
+        )
         silent = not answers and any(service.pid for service in state.services.values())
-        theirs = state.application.broker if state.application else _urls_of(host, state) if silent else ()
+        theirs = (
+            state.application.broker
+            if state.application
+            else _urls_of(host, state)
+            if silent
+            else ()
+        )
         same = answers or _is_same_server(snapshot, state)
         if _leads_elsewhere(theirs, ours, same_server=same):
             faults.setdefault((silent, theirs), []).append((host, state))
     for (silent, theirs), hosts in faults.items():
         names = ", ".join(host.name for host, _ in hosts)
         mended = all(_is_mended(state, ours) for _, state in hosts)
-        fix = tuple(change for host, _ in hosts for change in environment_of(host, known)) if mended else ()
+        fix = (
+            tuple(change for host, _ in hosts for change in environment_of(host, known))
+            if mended
+            else ()
+        )
         blocks = () if mended else tuple(Block(host.name) for host, _ in hosts)
         evidence = [line for host, state in hosts for line in _where_from(host, state, theirs)]
         sides = (
             *dict.fromkeys(evidence),
             f"{fleet.worded('celery_broker_url of the inventory', 'looked at')}: {told(ours)}",
         )
-        advice = fleet.worded("correct one of the two", "leave --broker out, or correct the application's")
+        advice = fleet.worded(
+            "correct one of the two", "leave --broker out, or correct the application's"
+        )
         advice = "with the inventory's celery_env it uses that" if mended else advice
         which = f"the broker that {fleet.worded('the inventory names', 'was looked at')}"
         if silent:
@@ -87,7 +107,8 @@ def _other_broker(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) ->
             yield Finding(
                 "broker.would_be_another",
                 names,
-                f"a worker that is started on {names} would use {told(theirs)} and not {told(ours)}, {which}: {advice}",
+                f"a worker that is started on {names} would use {told(theirs)} and not"
+                f" {told(ours)}, {which}: {advice}",
                 sides,
                 remedy=SET_VALUES if mended else None,
                 fix=fix,
@@ -96,7 +117,9 @@ def _other_broker(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) ->
 
 
 def _leads_elsewhere(theirs: Sequence[Place], ours: Sequence[Place], *, same_server: bool) -> bool:
-    """A server may have several names and addresses, so these prove something only where nobody answers there."""
+    """A server may have several names and addresses, so these prove something only where nobody
+    answers there.
+    """
     if not theirs:
         return False
     if not any(place.is_redis for place in theirs):
@@ -110,7 +133,9 @@ def _leads_elsewhere(theirs: Sequence[Place], ours: Sequence[Place], *, same_ser
 
 
 def _is_same_server(snapshot: Snapshot, state: HostState) -> bool:
-    """Whether the server that a worker's connection from the host came to is the one that was looked at."""
+    """Whether the server that a worker's connection from the host came to is the one that was
+    looked at.
+    """
     assert snapshot.broker is not None
     tried = state.imports_now.broker_run_id if state.imports_now else ""
     return bool(tried) and tried == snapshot.broker.run_id
@@ -128,11 +153,15 @@ def _urls_of(host: FleetHost, state: HostState) -> tuple[Place, ...]:
 
 
 def _is_mended(state: HostState, ours: Sequence[Place]) -> bool:
-    """Whether the application was loaded with the inventory's values too, and uses the inventory's broker then."""
+    """Whether the application was loaded with the inventory's values too, and uses the inventory's
+    broker then.
+    """
     wanted = state.imports_wanted
     if wanted is None or wanted is state.imports_now or wanted.application is None:
         return False
-    return bool(wanted.application.broker) and not _leads_elsewhere(wanted.application.broker, ours, same_server=False)
+    return bool(wanted.application.broker) and not _leads_elsewhere(
+        wanted.application.broker, ours, same_server=False
+    )
 
 
 def told(where: Iterable[Place]) -> str:
@@ -146,9 +175,14 @@ _CELERYS_OWN = re.compile(r"/site-packages/(?:celery|kombu)/")
 
 def _where_from(host: FleetHost, state: HostState, theirs: Sequence[Place]) -> Iterator[str]:
     """Which variables the application has its broker from, as far as their names and values tell."""
-    file, values = host.settings.env_file, host.environment_in(state.files[host.settings.env_file]).values
+    file, values = (
+        host.settings.env_file,
+        host.environment_in(state.files[host.settings.env_file]).values,
+    )
     read = {one.name: one.place for one in state.application.variables} if state.application else {}
-    parts = {text for place in theirs for text in (place.host, str(place.usual.port), place.usual.db)}
+    parts = {
+        text for place in theirs for text in (place.host, str(place.usual.port), place.usual.db)
+    }
     found = []
     for name in read or values:
         value, at = values.get(name), f", read at {read[name]}" if name in read else ""
@@ -160,7 +194,10 @@ def _where_from(host: FleetHost, state: HostState, theirs: Sequence[Place]) -> I
             elif value in parts:
                 found.append(f"{file}: {name} is {value!r}{at}")
     if state.application and not found:
-        yield f"no variable of {file} that it reads names that: look for it in the application's settings"
+        yield (
+            f"no variable of {file} that it reads names that: look for it in the application's"
+            " settings"
+        )
     yield from found
 
 
@@ -168,10 +205,11 @@ def _where_from(host: FleetHost, state: HostState, theirs: Sequence[Place]) -> I
 
 
 def _other_options(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Transport options that the application has otherwise, by its nodes or, with the inventory's environment, loaded.
+    """Transport options that the application has otherwise, by its nodes or, with the inventory's
+    environment, loaded.
 
-    With another prefix or separator no question arrives at the workers, so that restarting them mends nothing.
-    **Source:** kombu 5.7.0 `transport/redis.py: Channel.from_transport_options`.
+    With another prefix or separator no question arrives at the workers, so that restarting them
+    mends nothing. **Source:** kombu 5.7.0 `transport/redis.py: Channel.from_transport_options`.
     """
     faults: dict[tuple[str, ...], list[str]] = {}
     unheard = set[str]()
@@ -190,7 +228,9 @@ def _other_options(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             f"the application on {', '.join(hosts)} has another {names} than "
             + fleet.worded("the inventory", "what was found first")
             + ", by which all is judged here: "
-            + fleet.worded("correct celery_broker_options, or the application's", "give all that runs the same")
+            + fleet.worded(
+                "correct celery_broker_options, or the application's", "give all that runs the same"
+            )
             + " broker_transport_options",
             tuple(lines),
             severity=Severity.ERROR if mute else Severity.WARNING,
@@ -202,7 +242,9 @@ _UNHEARD = frozenset({"global_keyprefix", "sep"})
 """The options without which a worker does not hear what it is asked."""
 
 
-def _differing_options(fleet: Fleet, host: FleetHost, snapshot: Snapshot) -> dict[str, tuple[Any, Any]]:
+def _differing_options(
+    fleet: Fleet, host: FleetHost, snapshot: Snapshot
+) -> dict[str, tuple[Any, Any]]:
     assert snapshot.broker is not None
     here, state = fleet.app.broker_options, snapshot.reachable().get(host.name)
     heard = {"global_keyprefix": here.global_keyprefix, "sep": here.sep}  # of those who answer
@@ -226,7 +268,8 @@ def _options_of(state: HostState) -> Mapping[str, Any] | None:
 def _other_results(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Results that the application keeps elsewhere than this tool looks for them.
 
-    A server may have several names, so these prove something only where both sides name the broker alike.
+    A server may have several names, so these prove something only where both sides name the broker
+    alike.
     """
     if not fleet.app.result_backend:
         return
@@ -242,11 +285,17 @@ def _other_results(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(
             "results.elsewhere",
             ", ".join(hosts),
-            f"results are looked for at {told(ours)}, but the application on {', '.join(hosts)} {kept}: "
-            + fleet.worded("correct celery_result_backend, or the application's", "give all hosts the same")
+            f"results are looked for at {told(ours)}, but the application on"
+            f" {', '.join(hosts)} {kept}: "
+            + fleet.worded(
+                "correct celery_result_backend, or the application's", "give all hosts the same"
+            )
             + " result_backend",
             (
-                f"{fleet.worded('celery_result_backend of the inventory', 'found first')}: {told(ours)}",
+                (
+                    f"{fleet.worded('celery_result_backend of the inventory', 'found first')}:"
+                    f" {told(ours)}"
+                ),
                 f"result_backend, loaded: {told(theirs)}",
             ),
             severity=Severity.WARNING,
@@ -257,9 +306,14 @@ def _other_results(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _hosts_differ(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Hosts that do not say the same: what becomes of a message depends on who sends it, and on who takes it."""
+    """Hosts that do not say the same: what becomes of a message depends on who sends it, and on who
+    takes it.
+    """
     said = {host.name: one for host, _, one in held(fleet, snapshot)}
-    has = {host: dict.fromkeys((task.name for task in one.own_tasks), "registered") for host, one in said.items()}
+    has = {
+        host: dict.fromkeys((task.name for task in one.own_tasks), "registered")
+        for host, one in said.items()
+    }
     yield from _differ("tasks", "tasks", has)
     everywhere = set[str].intersection(*map(set, has.values())) if has else set[str]()
     routes = {
@@ -267,7 +321,11 @@ def _hosts_differ(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         for host, one in said.items()
     }
     yield from _differ("routes", "routes", routes)
-    yield from _differ("versions", "versions of its libraries", {host: _versions(one) for host, one in said.items()})
+    yield from _differ(
+        "versions",
+        "versions of its libraries",
+        {host: _versions(one) for host, one in said.items()},
+    )
     results = {host: {"result_backend": told(one.backend)} for host, one in said.items()}
     yield from _differ("results", "result backends", results)
 
@@ -281,12 +339,16 @@ def _differ(which: str, what: str, said: Mapping[str, Mapping[str, str]]) -> Ite
         for host, facts in said.items():
             by_value.setdefault(facts.get(name, "not there"), []).append(host)
         if len(by_value) > 1:
-            lines.append(f"{name}: " + "; ".join(f"{value} on {', '.join(on)}" for value, on in by_value.items()))
+            lines.append(
+                f"{name}: "
+                + "; ".join(f"{value} on {', '.join(on)}" for value, on in by_value.items())
+            )
     if lines:
         yield Finding(
             f"application.{which}_differ",
             ", ".join(said),
-            f"the hosts of the application have different {what}: deploy the same code and settings to all of them",
+            f"the hosts of the application have different {what}: deploy the same code and settings"
+            " to all of them",
             (*lines[:_MOST], *([f"and {len(lines) - _MOST} more"] if len(lines) > _MOST else [])),
             severity=Severity.WARNING,
         )
@@ -299,9 +361,15 @@ def _shown(route: Route) -> str:
     if route.looks_at_arguments:
         return "by its arguments"
     to = route.queue or f"exchange {route.exchange} with {route.routing_key}"
-    return route.error or f"to {to}{f', priority {route.priority}' if route.priority is not None else ''}"
+    return (
+        route.error
+        or f"to {to}{f', priority {route.priority}' if route.priority is not None else ''}"
+    )
 
 
 def _versions(said: Application) -> dict[str, str]:
     """Of Python only as far as it makes a difference to code."""
-    return {name: ".".join(one.split(".")[:2]) if name == "python" else one for name, one in said.versions.items()}
+    return {
+        name: ".".join(one.split(".")[:2]) if name == "python" else one
+        for name, one in said.versions.items()
+    }

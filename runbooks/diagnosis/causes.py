@@ -1,6 +1,7 @@
 """Causes first: which finding explains which. What follows from another finding is told below it.
 
-Only what the snapshot shows counts: a pair has to be about the same workers or beats, and may ask for more.
+Only what the snapshot shows counts: a pair has to be about the same workers or beats, and may ask
+for more.
 """
 
 import re
@@ -29,10 +30,11 @@ class _Look(Struct, frozen=True):
 
 
 class _Pair(Struct, frozen=True):
-    """Findings of the `causes` explain those of the `effects`, where they are about the same workers or beats.
+    """Findings of the `causes` explain those of the `effects`, where they are about the same
+    workers or beats.
 
-    All of an effect's need a cause, or with `any_of_them` one of them. `where` asks for more of each cause. What is
-    `of_all` is about what all workers use, such as the broker.
+    All of an effect's need a cause, or with `any_of_them` one of them. `where` asks for more of
+    each cause. What is `of_all` is about what all workers use, such as the broker.
     """
 
     causes: tuple[str, ...]
@@ -42,27 +44,38 @@ class _Pair(Struct, frozen=True):
     of_all: bool = False
 
 
-def causes_first(fleet: Fleet, snapshot: Snapshot, findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Order the findings: the worst first, by all that follows from it, and below each what follows from it."""
+def causes_first(
+    fleet: Fleet, snapshot: Snapshot, findings: Iterable[Finding]
+) -> tuple[Finding, ...]:
+    """Order the findings: the worst first, by all that follows from it, and below each what follows
+    from it.
+    """
     findings = list(findings)
     look = _Look(fleet, snapshot, _names(fleet))
     outdated = [_parts(look, one) for one in findings if one.code == "worker.outdated"]
     look = replace(look, outdated=frozenset().union(*outdated))
-    told = [replace(one, caused_by=tuple(map(Cause.of, _causes_of(look, one, findings)))) for one in findings]
+    told = [
+        replace(one, caused_by=tuple(map(Cause.of, _causes_of(look, one, findings))))
+        for one in findings
+    ]
     below: dict[Cause | None, list[Finding]] = {}
     for one in told:
         below.setdefault(one.caused_by[0] if one.caused_by else None, []).append(one)
     return tuple(_ordered(below, None))
 
 
-def _ordered(below: Mapping[Cause | None, Sequence[Finding]], cause: Cause | None) -> Iterator[Finding]:
+def _ordered(
+    below: Mapping[Cause | None, Sequence[Finding]], cause: Cause | None
+) -> Iterator[Finding]:
     trees = [(one, *_ordered(below, Cause.of(one))) for one in below.get(cause, ())]
     for tree in sorted(trees, key=lambda tree: min(_ORDER.index(one.severity) for one in tree)):
         yield from tree
 
 
 def _causes_of(look: _Look, effect: Finding, findings: Collection[Finding]) -> list[Finding]:
-    """The findings that together explain this one: those of the first pair that does; none where no pair does."""
+    """The findings that together explain this one: those of the first pair that does; none where no
+    pair does.
+    """
     about = _parts(look, effect)
     for pair in _PAIRS:
         if effect.code not in pair.effects or not (about or pair.of_all):
@@ -70,7 +83,9 @@ def _causes_of(look: _Look, effect: Finding, findings: Collection[Finding]) -> l
         causes = [
             one
             for one in findings
-            if one.code in pair.causes and (pair.of_all or _parts(look, one) & about) and pair.where(look, one, effect)
+            if one.code in pair.causes
+            and (pair.of_all or _parts(look, one) & about)
+            and pair.where(look, one, effect)
         ]
         if causes and pair.of_all:
             return causes
@@ -90,23 +105,33 @@ def _names(fleet: Fleet) -> dict[str, Parts]:
         of_services = {service: _run_by(host, service) for service in host.services}
         names[host.name] = frozenset[tuple[str, str]]().union(*of_services.values())
         names |= {f"{service} on {host.name}": parts for service, parts in of_services.items()}
-        names |= {host.node(one): frozenset({(host.name, one.name)}) for one in host.settings.workers}
+        names |= {
+            host.node(one): frozenset({(host.name, one.name)}) for one in host.settings.workers
+        }
     return names
 
 
 def _run_by(host: FleetHost, service: str) -> Parts:
-    workers = frozenset((host.name, one.name) for one in host.settings.workers if one.known_as == service)
+    workers = frozenset(
+        (host.name, one.name) for one in host.settings.workers if one.known_as == service
+    )
     return workers or frozenset({(host.name, service)})
 
 
 def _parts(look: _Look, finding: Finding) -> Parts:
-    """The workers and beats that a finding is about; none where that is not known of a part of its subject."""
-    if finding.code.startswith("queue.") or (finding.code in _OF_QUEUE and finding.subject not in look.names):
+    """The workers and beats that a finding is about; none where that is not known of a part of its
+    subject.
+    """
+    if finding.code.startswith("queue.") or (
+        finding.code in _OF_QUEUE and finding.subject not in look.names
+    ):
         return _consumers(look.fleet, finding.subject)
     if finding.subject == "broker":
         return frozenset({("", "broker")})
     if finding.code in _OF_BEAT:
-        return frozenset((host.name, host.beat) for host in look.fleet.hosts if host.name == finding.subject)
+        return frozenset(
+            (host.name, host.beat) for host in look.fleet.hosts if host.name == finding.subject
+        )
     if finding.code == "schedule.overdue":
         return frozenset((host.name, host.beat) for host in look.fleet.hosts if host.settings.beat)
     if finding.code == "unit.not_enabled":
@@ -115,7 +140,9 @@ def _parts(look: _Look, finding: Finding) -> Parts:
         return _of_unit_files(look.fleet, finding)
     subjects = finding.subject.split(", ")
     known = [look.names[one] for one in subjects if one in look.names]
-    return frozenset[tuple[str, str]]().union(*known) if len(known) == len(subjects) else frozenset()
+    return (
+        frozenset[tuple[str, str]]().union(*known) if len(known) == len(subjects) else frozenset()
+    )
 
 
 _OF_QUEUE = ("worker.hangs", "worker.waits_for_itself", "worker.rate_limited")
@@ -126,8 +153,15 @@ _OF_UNIT_FILES = ("unit.missing", "unit.differs")
 
 def _consumers(fleet: Fleet, queue: str) -> Parts:
     """The workers that should consume a queue; none where one of them was not looked at."""
-    its = [(host.name, one.name) for host in fleet.hosts for one in host.settings.workers if queue in one.queues]
-    return frozenset(its if len(its) == sum(queue in worker.queues for worker in fleet.all_workers) else ())
+    its = [
+        (host.name, one.name)
+        for host in fleet.hosts
+        for one in host.settings.workers
+        if queue in one.queues
+    ]
+    return frozenset(
+        its if len(its) == sum(queue in worker.queues for worker in fleet.all_workers) else ()
+    )
 
 
 def _of_unit_files(fleet: Fleet, finding: Finding) -> Parts:
@@ -145,7 +179,10 @@ def _of_changes(fleet: Fleet, finding: Finding) -> Parts:
     """The workers and beats of the services that a finding's changes are about."""
     hosts = {host.name: host for host in fleet.hosts}
     return frozenset(
-        part for change in finding.fix for name in change.services for part in _run_by(hosts[change.host], name)
+        part
+        for change in finding.fix
+        for name in change.services
+        for part in _run_by(hosts[change.host], name)
     )
 
 
@@ -167,7 +204,9 @@ def _was_refused_memory(look: _Look, cause: Finding, effect: Finding) -> bool:  
 
 def _other_lists(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
     """Whether the options that differ are those by which lists are called."""
-    return any(line.startswith(("global_keyprefix:", "priority_steps:", "sep:")) for line in cause.evidence)
+    return any(
+        line.startswith(("global_keyprefix:", "priority_steps:", "sep:")) for line in cause.evidence
+    )
 
 
 def _same_subject(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
@@ -175,7 +214,9 @@ def _same_subject(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa
 
 
 def _may_be_its_text(look: _Look, cause: Finding, effect: Finding) -> bool:
-    """Whether what differs changes what runs, and the service ran on it; one that ended well was simply stopped."""
+    """Whether what differs changes what runs, and the service ran on it; one that ended well was
+    simply stopped.
+    """
     if cause.code == "unit.missing":
         return True
     about = _parts(look, effect)
@@ -187,7 +228,9 @@ def _may_be_its_text(look: _Look, cause: Finding, effect: Finding) -> bool:
 
 
 def _changes_what_runs(line: str) -> bool:
-    """Whether a line of a unit, or of its difference, changes what runs: an option stands on a line of its command."""
+    """Whether a line of a unit, or of its difference, changes what runs: an option stands on a line
+    of its command.
+    """
     text = line.strip()
     if text[:1] in ("+", "-") and text[1:2] != "-":
         text = text[1:].strip()
@@ -206,7 +249,11 @@ def _of_its_file(look: _Look, cause: Finding, effect: Finding) -> bool:
     host = effect.subject.rpartition(" on ")[2]
     env_files = [one.settings.env_file for one in look.fleet.hosts if one.name == host]
     said = " ".join((effect.summary, *effect.evidence))
-    names = env_files if cause.code.startswith("environment.") else (cause.summary.split()[0], *cause.evidence)
+    names = (
+        env_files
+        if cause.code.startswith("environment.")
+        else (cause.summary.split()[0], *cause.evidence)
+    )
     return any(name in said for name in names if name.startswith("/"))
 
 
@@ -223,13 +270,20 @@ def _lacks_them_too(look: _Look, cause: Finding, effect: Finding) -> bool:
     registers = state.imports_now.registered if state.imports_now else frozenset[str]()
     expected = expected_by(look.fleet, look.snapshot)
     here = [name for name in effect.subject.split(", ") if _on(look, name, cause.subject)]
-    return all(not (expected.get(name, frozenset()) - nodes[name].registered) & registers for name in here)
+    return all(
+        not (expected.get(name, frozenset()) - nodes[name].registered) & registers for name in here
+    )
 
 
 def _restart_brings_them(look: _Look, cause: Finding, effect: Finding) -> bool:
-    """Whether the application, as it loads now, has what the worker lacks: then its age alone is why."""
+    """Whether the application, as it loads now, has what the worker lacks: then its age alone is
+    why.
+    """
     assert look.snapshot.broker is not None
-    (host, _), node = next(iter(look.names[cause.subject])), look.snapshot.broker.nodes[cause.subject]
+    (host, _), node = (
+        next(iter(look.names[cause.subject])),
+        look.snapshot.broker.nodes[cause.subject],
+    )
     said = look.snapshot.reachable()[host].application
     registers = frozenset(task.name for task in said.own_tasks) if said else frozenset[str]()
     if effect.code == "task.not_registered":
@@ -254,7 +308,9 @@ def _is_on_some_hosts(look: _Look, cause: Finding, effect: Finding) -> bool:  # 
 
 def _is_its_other_name(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
     """Whether the only task that is never imported is one of the two names."""
-    return effect.summary.partition(":")[0] in cause.summary.partition(" are one task")[0].split(" and ")
+    return effect.summary.partition(":")[0] in cause.summary.partition(" are one task")[0].split(
+        " and "
+    )
 
 
 def _loads_not(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001

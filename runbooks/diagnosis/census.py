@@ -1,7 +1,8 @@
-"""What is expected, what runs and who answers, matched in one place: a row for each worker and beat.
+"""What is expected, what runs and who answers, matched in one place: a row for each worker and
+beat.
 
-A finding, a plan and the verb `workers` have to agree on what a process is. So none of them asks a host, a node or the
-broker by itself; each takes its rows from here.
+A finding, a plan and the verb `workers` have to agree on what a process is. So none of them asks a
+host, a node or the broker by itself; each takes its rows from here.
 """
 
 from collections import defaultdict
@@ -30,15 +31,16 @@ class SeenBy(Enum):
 class Row(Struct, frozen=True):
     """A worker or beat: a process, a service that has none, or a node whose process was not seen.
 
-    `host` is its name in the inventory; "" where a node is on none that was seen. `service` is the service that it is
-    or belongs to, "" for none; it is `expected` where the inventory has that service.
-    `process` is its main process, or what is left of one; None where none was seen. `below` are the processes of its
-    pool and its beat, `by` who runs it. `of_app`: whether it is the application's; None where that is not known.
-    `node` is the name it has to remote control, "" where that is not known; `answer` is what the node said, None where
-    it did not, or where it could not be told whether it was this one.
-    `broker` is where it takes messages from, as `seen_by` knows; both None where that is not known. `at_ours`: whether
-    that is the inventory's broker and db; None where that is not known.
-    `twins` are the host and pid of each other main process that has the same node's name.
+    `host` is its name in the inventory; "" where a node is on none that was seen. `service` is the
+    service that it is or belongs to, "" for none; it is `expected` where the inventory has that
+    service. `process` is its main process, or what is left of one; None where none was seen.
+    `below` are the processes of its pool and its beat, `by` who runs it. `of_app`: whether it is
+    the application's; None where that is not known. `node` is the name it has to remote control, ""
+    where that is not known; `answer` is what the node said, None where it did not, or where it
+    could not be told whether it was this one. `broker` is where it takes messages from, as
+    `seen_by` knows; both None where that is not known. `at_ours`: whether that is the inventory's
+    broker and db; None where that is not known. `twins` are the host and pid of each other main
+    process that has the same node's name.
     """
 
     host: str
@@ -72,24 +74,36 @@ def which(row: Row) -> str:
 
 
 def table(fleet: Fleet, snapshot: Snapshot) -> tuple[Row, ...]:
-    """The rows by host and service, in the inventory's order; last the nodes whose processes were not seen.
+    """The rows by host and service, in the inventory's order; last the nodes whose processes were
+    not seen.
 
-    A host that did not answer, or was not asked for its processes, has none but those of its nodes that answer.
+    A host that did not answer, or was not asked for its processes, has none but those of its nodes
+    that answer.
     """
     states = snapshot.reachable()
-    seen = [row for host in fleet.hosts if host.name in states for row in _at(fleet, host, states[host.name])]
+    seen = [
+        row
+        for host in fleet.hosts
+        if host.name in states
+        for row in _at(fleet, host, states[host.name])
+    ]
     seen = _each_once(seen, states)
     nodes = snapshot.broker.nodes if snapshot.broker else {}
     answers, hostnames = _answers(fleet, snapshot, seen, nodes), _hostnames(fleet, snapshot)
     rows = [_with_node(fleet, row, answers.get(row.identity), hostnames) for row in seen]
     rows = [_of_its_application(fleet, _with_broker(fleet, row, snapshot)) for row in rows]
     rows = list(_of_unseen_services(fleet, rows, nodes))
-    unseen = [_of_node(fleet, node) for name, node in nodes.items() if not any(row.answer is node for row in rows)]
+    unseen = [
+        _of_node(fleet, node)
+        for name, node in nodes.items()
+        if not any(row.answer is node for row in rows)
+    ]
     return (*_with_twins(rows), *unseen)
 
 
 def _each_once(rows: Sequence[Row], states: Mapping[str, HostState]) -> list[Row]:
-    """Without what a second host of the inventory, which is the same machine, sees of a process once more.
+    """Without what a second host of the inventory, which is the same machine, sees of a process
+    once more.
 
     The host whose service it is keeps it.
     """
@@ -109,7 +123,9 @@ def _at(fleet: Fleet, host: FleetHost, state: HostState) -> list[Row]:
     rows = list(_processes(fleet, host, state))
     running = {row.service for row in rows if row.process and not row.process.leftover}
     if state.census is not None:
-        rows += [Row(host.name, name, True, of_app=True) for name in host.services if name not in running]
+        rows += [
+            Row(host.name, name, True, of_app=True) for name in host.services if name not in running
+        ]
     order = {name: n for n, name in enumerate(host.services)}
     return sorted(rows, key=lambda row: (order.get(row.service, len(order)), row.identity))
 
@@ -127,18 +143,30 @@ def _processes(fleet: Fleet, host: FleetHost, state: HostState) -> Iterator[Row]
             one,
             tuple(state.census.children_of(one.pid)),
             started_by(one, state.census.units),
-            True if service else is_its(fleet.app.app, one, everywhere=host.manager.is_the_machines),
+            (
+                True
+                if service
+                else is_its(fleet.app.app, one, everywhere=host.manager.is_the_machines)
+            ),
         )
 
 
 def _service_of(one: CeleryProcess, services: Mapping[str, ServiceState]) -> str:
-    return next((name for name, state in services.items() if one.pid == state.pid or one.pid in state.pids), "")
+    return next(
+        (name for name, state in services.items() if one.pid == state.pid or one.pid in state.pids),
+        "",
+    )
 
 
 def _hostnames(fleet: Fleet, snapshot: Snapshot) -> dict[str, str]:
     """What the containers of services take for their host's name, by their ids."""
     states = snapshot.reachable()
-    services = (found for host in fleet.hosts if host.name in states for found in states[host.name].services.values())
+    services = (
+        found
+        for host in fleet.hosts
+        if host.name in states
+        for found in states[host.name].services.values()
+    )
     return {one.id: one.hostname for found in services for one in found.containers}
 
 
@@ -147,9 +175,9 @@ def _answers(
 ) -> dict[tuple[str, int], NodeState]:
     """Which process is which node, as far as that is certain.
 
-    A node tells the pid by which it knows itself, which may be that of several processes: on other hosts, or in
-    containers. Its name then tells the host, or the pids of its pool do. Without a pid it is that process of its
-    service, where only one answers to the name.
+    A node tells the pid by which it knows itself, which may be that of several processes: on other
+    hosts, or in containers. Its name then tells the host, or the pids of its pool do. Without a pid
+    it is that process of its service, where only one answers to the name.
     """
     found = dict[tuple[str, int], NodeState]()
     mains = [row for row in rows if row.process and row.process.kind in (Kind.MAIN, Kind.UNCLEAR)]
@@ -172,7 +200,9 @@ def _answers(
             for row in _one_of(_called(node, of_pid[pid]), node):
                 found[row.identity] = node
         if not node.pids and node.twins == 1:
-            so_called = [row for row in _called(node, mains) if _nodes_name(fleet, row) == node.name]
+            so_called = [
+                row for row in _called(node, mains) if _nodes_name(fleet, row) == node.name
+            ]
             found |= {row.identity: node for row in so_called if len(so_called) == 1}
     return found
 
@@ -208,7 +238,9 @@ def _nodes_name(fleet: Fleet, row: Row) -> str:
     return nodes[0] if len(nodes) == 1 else ""
 
 
-def _with_node(fleet: Fleet, row: Row, answer: NodeState | None, hostnames: Mapping[str, str]) -> Row:
+def _with_node(
+    fleet: Fleet, row: Row, answer: NodeState | None, hostnames: Mapping[str, str]
+) -> Row:
     if row.process is None or row.process.options.role == "beat":
         return row
     if hostname := hostnames.get(row.process.container):
@@ -216,8 +248,12 @@ def _with_node(fleet: Fleet, row: Row, answer: NodeState | None, hostnames: Mapp
     return replace(row, node=answer.name if answer else _nodes_name(fleet, row), answer=answer)
 
 
-def _of_unseen_services(fleet: Fleet, rows: Sequence[Row], nodes: Mapping[str, NodeState]) -> Iterator[Row]:
-    """The rows; a service whose process was not seen has the answer in its name, unless that came from another row."""
+def _of_unseen_services(
+    fleet: Fleet, rows: Sequence[Row], nodes: Mapping[str, NodeState]
+) -> Iterator[Row]:
+    """The rows; a service whose process was not seen has the answer in its name, unless that came
+    from another row.
+    """
     hosts = {host.name: host for host in fleet.hosts}
     for row in rows:
         own = hosts[row.host].nodes_of(row.service) if row.expected and not row.process else ()
@@ -231,15 +267,21 @@ def _of_unseen_services(fleet: Fleet, rows: Sequence[Row], nodes: Mapping[str, N
 def _of_node(fleet: Fleet, node: NodeState) -> Row:
     place = node.name.partition("@")[2]
     host = next((host for host in fleet.hosts if host.name == place), None)
-    return Row(host.name if host else "", node=node.name, answer=node, seen_by=SeenBy.ANSWER, at_ours=True)
+    return Row(
+        host.name if host else "", node=node.name, answer=node, seen_by=SeenBy.ANSWER, at_ours=True
+    )
 
 
 def _with_broker(fleet: Fleet, row: Row, snapshot: Snapshot) -> Row:
-    """The best of what tells it: its answer, the broker's own list of connections, what it was started with."""
+    """The best of what tells it: its answer, the broker's own list of connections, what it was
+    started with.
+    """
     if row.process is None or snapshot.broker is None:
         return row
     place = place_of(fleet.app.broker_url.get_secret_value())
-    ours = place if place is None or snapshot.broker.unseen else replace(place, db=snapshot.broker.db)
+    ours = (
+        place if place is None or snapshot.broker.unseen else replace(place, db=snapshot.broker.db)
+    )
     told = row.process.told_broker
     if row.answer:
         return replace(row, broker=ours, seen_by=SeenBy.ANSWER, at_ours=True)
@@ -247,26 +289,41 @@ def _with_broker(fleet: Fleet, row: Row, snapshot: Snapshot) -> Row:
     dbs = {client.db for client in found if client.takes_messages}
     if not dbs and snapshot.broker.db in {client.db for client in found}:
         dbs = {snapshot.broker.db}
-    if dbs or (found and not told):  # one that takes no messages may be at its results, in a db of theirs
+    if dbs or (
+        found and not told
+    ):  # one that takes no messages may be at its results, in a db of theirs
         db = dbs.pop() if len(dbs) == 1 else None
         broker = replace(ours, db=db) if ours else None
         return replace(
-            row, broker=broker, seen_by=SeenBy.CLIENT_LIST, at_ours=None if db is None else db == snapshot.broker.db
+            row,
+            broker=broker,
+            seen_by=SeenBy.CLIENT_LIST,
+            at_ours=None if db is None else db == snapshot.broker.db,
         )
     if told:
         same_host = ours and told.host == ours.host  # another name may be one of the same server
-        return replace(row, broker=told, seen_by=SeenBy.TOLD, at_ours=told == ours if same_host else None)
+        return replace(
+            row, broker=told, seen_by=SeenBy.TOLD, at_ours=told == ours if same_host else None
+        )
     return row
 
 
 def _of_its_application(fleet: Fleet, row: Row) -> Row:
     """The row; one in a container that works with another server's port is another installation's.
 
-    A container may know the server by another name, and its published port may differ. So what answers, or has a
-    connection at the inventory's broker, is the inventory's application all the same.
+    A container may know the server by another name, and its published port may differ. So what
+    answers, or has a connection at the inventory's broker, is the inventory's application all the
+    same.
     """
-    place, told = place_of(fleet.app.broker_url.get_secret_value()), row.process.told_broker if row.process else None
-    if not (row.process and row.process.container and row.of_app and place and told) or row.service or row.at_ours:
+    place, told = (
+        place_of(fleet.app.broker_url.get_secret_value()),
+        (row.process.told_broker if row.process else None),
+    )
+    if (
+        not (row.process and row.process.container and row.of_app and place and told)
+        or row.service
+        or row.at_ours
+    ):
         return row
     return replace(row, of_app=False, at_ours=False) if told.port != place.port else row
 
@@ -280,12 +337,14 @@ def in_other_installations(fleet: Fleet, snapshot: Snapshot) -> dict[str, frozen
     return {host: frozenset(pids) for host, pids in found.items()}
 
 
-def _clients_of(one: CeleryProcess, clients: Iterable[Client], ours: BrokerPlace | None) -> list[Client]:
+def _clients_of(
+    one: CeleryProcess, clients: Iterable[Client], ours: BrokerPlace | None
+) -> list[Client]:
     """The broker's connections that are this process's.
 
-    An address alone does not tell: from one host a connection to another server may have the same port. Where something
-    forwards connections, the process and the broker know the broker's end by different addresses; the port is then
-    that of the inventory's URL.
+    An address alone does not tell: from one host a connection to another server may have the same
+    port. Where something forwards connections, the process and the broker know the broker's end by
+    different addresses; the port is then that of the inventory's URL.
     """
     peers = defaultdict[str, list[str]](list)
     for connection in one.connections or ():
@@ -293,7 +352,9 @@ def _clients_of(one: CeleryProcess, clients: Iterable[Client], ours: BrokerPlace
 
     def is_its(client: Client) -> bool:
         likely = peers.get(client.address, ())
-        return client.to in likely or bool(ours and any(peer.endswith(f":{ours.port}") for peer in likely))
+        return client.to in likely or bool(
+            ours and any(peer.endswith(f":{ours.port}") for peer in likely)
+        )
 
     return [client for client in clients if is_its(client)]
 

@@ -15,15 +15,18 @@ from runbooks.diagnosis.ending import ended_by
 
 _SHOWN = 5
 _TAKES_TURNS = "redbeat"
-"""**Source:** celery-redbeat 2.3 `schedulers.py`: RedBeatScheduler holds a lock in Redis while it sends."""
+"""**Source:** celery-redbeat 2.3 `schedulers.py`: RedBeatScheduler holds a lock in Redis while it
+sends.
+"""
 
 
 class Beat(Struct, frozen=True):
     """A beat that runs: `pid` is its own, and `what` says where it is and who runs it.
 
-    `service` is the service of the inventory that it belongs to, "" for none; `schedule` is its file, "" where its
-    command does not say. `remedy` is what keeps it from running, "" where the inventory alone says that. `started_at`
-    is None where that is not known; `max_interval_s` is that of its command line, 0 where that says none.
+    `service` is the service of the inventory that it belongs to, "" for none; `schedule` is its
+    file, "" where its command does not say. `remedy` is what keeps it from running, "" where the
+    inventory alone says that. `started_at` is None where that is not known; `max_interval_s` is
+    that of its command line, 0 where that says none.
     """
 
     host: str
@@ -42,10 +45,12 @@ class Beat(Struct, frozen=True):
 
 
 def running(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> list[Beat]:
-    """The application's beats on the hosts that answer: beat itself, those of `-B`, and what is left of one.
+    """The application's beats on the hosts that answer: beat itself, those of `-B`, and what is
+    left of one.
 
-    A service whose process does not show as Celery's counts where its manager says that it runs. Two names of the
-    inventory for one machine do not make two beats of one. A beat that sends to another broker is none of these.
+    A service whose process does not show as Celery's counts where its manager says that it runs.
+    Two names of the inventory for one machine do not make two beats of one. A beat that sends to
+    another broker is none of these.
     """
     states = snapshot.reachable()
     found = dict[tuple[str, int], Beat]()
@@ -84,7 +89,9 @@ def _beat(fleet: Fleet, row: Row, one: CeleryProcess, service: str) -> Beat:
     its = fleet.worded(f" (the inventory's {service})", f" ({service})") if service else ""
     if one is not row.process:
         what = f"pid {one.pid} on {row.host}, the -B of {which(row)}{its}"
-        remedy = "" if service else f"take -B from what starts pid {row.process.pid}, and restart that"
+        remedy = (
+            "" if service else f"take -B from what starts pid {row.process.pid}, and restart that"
+        )
     elif one.leftover:
         what = f"{which(row)}, left of a worker with -B that has ended"
         remedy = f"sudo kill -TERM {one.pid}"
@@ -106,7 +113,9 @@ def _beat(fleet: Fleet, row: Row, one: CeleryProcess, service: str) -> Beat:
 
 
 def several(fleet: Fleet, snapshot: Snapshot, beats: Sequence[Beat]) -> Iterator[Finding]:
-    """**Source:** Celery's guide "Periodic Tasks": a single scheduler has to run for a schedule at a time."""
+    """**Source:** Celery's guide "Periodic Tasks": a single scheduler has to run for a schedule at
+    a time.
+    """
     if len(beats) < 2:
         return
     number, hosts = len(beats), ", ".join(dict.fromkeys(beat.host for beat in beats))
@@ -138,7 +147,9 @@ def _entries(snapshot: Snapshot) -> Iterator[str]:
     apps = [state.application for state in snapshot.reachable().values() if state.application]
     if entries := next((app.schedule for app in apps if app.schedule), ()):
         names = [f"{one.name} ({when})" if (when := _when(one)) else one.name for one in entries]
-        yield f"the schedule has {', '.join(names[:_SHOWN])}" + (", …" if len(names) > _SHOWN else "")
+        yield f"the schedule has {', '.join(names[:_SHOWN])}" + (
+            ", …" if len(names) > _SHOWN else ""
+        )
 
 
 def _when(entry: ScheduleEntry) -> str:
@@ -149,7 +160,8 @@ def _advice(fleet: Fleet, beats: Sequence[Beat]) -> Iterator[str]:
     own = [beat for beat in beats if beat.service]
     if len(own) > 1:
         yield fleet.worded(
-            f"the inventory itself has {len(own)} of them ({_told(own)}): leave one celery_beat, or one worker with -B",
+            f"the inventory itself has {len(own)} of them ({_told(own)}): leave one celery_beat, or"
+            " one worker with -B",
             f"{len(own)} of them are services ({_told(own)}): leave one",
         )
     if not own:
@@ -166,11 +178,17 @@ def _told(beats: Iterable[Beat]) -> str:
 def without(rows: Iterable[Row], beats: Sequence[Beat]) -> list[Row]:
     """The rows without the beats that have lost their worker, where these are told among several."""
     several = {(beat.host, beat.pid) for beat in beats} if len(beats) > 1 else set()
-    return [row for row in rows if not (row.process and row.process.leftover and row.identity in several)]
+    return [
+        row
+        for row in rows
+        if not (row.process and row.process.leftover and row.identity in several)
+    ]
 
 
 def with_other_schedule(host: FleetHost, beats: Sequence[Beat]) -> tuple[Beat, ...]:
-    """The beats of a host where each was told to keep another schedule than the inventory's; else none."""
+    """The beats of a host where each was told to keep another schedule than the inventory's; else
+    none.
+    """
     its = tuple(beat for beat in beats if beat.host == host.name)
     wanted = _in(host, host.settings.beat_schedule)
     return its if all(beat.schedule and _in(host, beat.schedule) != wanted for beat in its) else ()

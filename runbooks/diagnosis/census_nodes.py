@@ -1,4 +1,6 @@
-"""Workers that are not where, or not who, the inventory expects: another broker, another name, or a name twice."""
+"""Workers that are not where, or not who, the inventory expects: another broker, another name, or a
+name twice.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +17,9 @@ from runbooks.hosts.celery_argv import place_of
 
 
 def faults(fleet: Fleet, snapshot: Snapshot, rows: Sequence[Row]) -> Iterator[Finding]:
-    """Of the workers of the application that were seen; one that is left of an earlier start is to be ended anyway."""
+    """Of the workers of the application that were seen; one that is left of an earlier start is to
+    be ended anyway.
+    """
     hosts = {host.name: host for host in fleet.hosts}
     leaked = {
         (name, process.pid)
@@ -32,13 +36,17 @@ def faults(fleet: Fleet, snapshot: Snapshot, rows: Sequence[Row]) -> Iterator[Fi
         if row.at_ours is False:
             yield from _elsewhere(fleet, snapshot, row)
         elif is_named_otherwise(fleet, host, row):
-            yield _named_otherwise(host, host.workers_of(row.service)[0], row, snapshot.reachable()[row.host])
+            yield _named_otherwise(
+                host, host.workers_of(row.service)[0], row, snapshot.reachable()[row.host]
+            )
 
 
 def is_named_otherwise(fleet: Fleet, host: FleetHost, row: Row) -> bool:
     """Whether a worker of the inventory answers, and in another name."""
     workers, answer = host.workers_of(row.service), row.answer
-    return bool(workers and answer and not any(_is_named(fleet, host, one, answer) for one in workers))
+    return bool(
+        workers and answer and not any(_is_named(fleet, host, one, answer) for one in workers)
+    )
 
 
 def _is_named(fleet: Fleet, host: FleetHost, worker: Worker, node: NodeState) -> bool:
@@ -48,7 +56,9 @@ def _is_named(fleet: Fleet, host: FleetHost, worker: Worker, node: NodeState) ->
 
 
 def _elsewhere(fleet: Fleet, snapshot: Snapshot, row: Row) -> Iterator[Finding]:
-    """One at another broker, or db, than the inventory's; where the application names another, that is the fault."""
+    """One at another broker, or db, than the inventory's; where the application names another, that
+    is the fault.
+    """
     assert row.process
     ours, given = place_of(fleet.app.broker_url.get_secret_value()), row.process.options.broker
     state = snapshot.reachable()[row.host]
@@ -60,16 +70,24 @@ def _elsewhere(fleet: Fleet, snapshot: Snapshot, row: Row) -> Iterator[Finding]:
     if given:
         help_ = "a restart does not help: what starts it has to name another"
     elif now:
-        help_ = f"the application on {row.host} names {', '.join(sorted(now))} now, which a restart makes it work with"
+        help_ = (
+            f"the application on {row.host} names {', '.join(sorted(now))} now, which a restart"
+            " makes it work with"
+        )
     else:
-        help_ = "a restart does not help, unless what names its broker has changed since it was started"
+        help_ = (
+            "a restart does not help, unless what names its broker has changed since it was started"
+        )
     this = fleet.worded("the inventory's broker", "the broker that was looked at")
     yield Finding(
         f"{kind}.other_broker",
         f"{service or f'process {row.process.pid}'} on {row.host}",
-        f"{service or f'a {kind} of {fleet.app.app}'} works with {row.broker}, and {this} is {ours}",
+        f"{service or f'a {kind} of {fleet.app.app}'} works with {row.broker}, and {this} is"
+        f" {ours}",
         (f"seen: {which(row)}", _named_where(row), help_),
-        severity=Severity.ERROR if service else Severity.WARNING if row.process.here else Severity.INFO,
+        severity=(
+            Severity.ERROR if service else Severity.WARNING if row.process.here else Severity.INFO
+        ),
         blocks=(Block(row.host, service),) if service and (given or not now) else (),
     )
 
@@ -84,10 +102,15 @@ def _named_where(row: Row) -> str:
 
 
 def _named_otherwise(host: FleetHost, worker: Worker, row: Row, state: HostState) -> Finding:
-    """**Source:** celery 5.7.0 `utils/nodenames.py: default_nodename`: with %h it is the host's own name."""
+    """**Source:** celery 5.7.0 `utils/nodenames.py: default_nodename`: with %h it is the host's own
+    name.
+    """
     assert row.answer
     wanted, (name, _, place) = host.node(worker), row.answer.name.partition("@")
-    advice = [f"give the worker `node: {row.answer.name}` in the inventory", f"start it with -n {wanted}"]
+    advice = [
+        f"give the worker `node: {row.answer.name}` in the inventory",
+        f"start it with -n {wanted}",
+    ]
     if name == wanted.partition("@")[0]:
         advice.insert(0, f"name the host {place} in the inventory")
     return Finding(
@@ -106,12 +129,18 @@ def _named_otherwise(host: FleetHost, worker: Worker, row: Row, state: HostState
 def twins(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> Iterator[Finding]:
     """Several workers under one name: as many as answer to it, or as were seen, whichever are more."""
     assert snapshot.broker
-    workers = {host.node(worker): (host, worker) for host in fleet.hosts for worker in host.settings.workers}
+    workers = {
+        host.node(worker): (host, worker)
+        for host in fleet.hosts
+        for worker in host.settings.workers
+    }
     seen = defaultdict[str, list[Row]](list)
     answering = {name: node.twins for name, node in snapshot.broker.nodes.items()}
     ours = {*workers, *answering}
     for row in rows:
-        takes_messages = row.process and not (row.process.leftover or row.process.stopped or row.at_ours is False)
+        takes_messages = row.process and not (
+            row.process.leftover or row.process.stopped or row.at_ours is False
+        )
         may_be_ours = row.of_app is None and row.node in ours
         if takes_messages and row.node and (row.of_app or row.at_ours or may_be_ours):
             seen[row.node].append(row)
@@ -122,9 +151,12 @@ def twins(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> Iterator[Fin
         yield Finding(
             "worker.twins",
             name,
-            f"{number} workers answer as {name}, so one that nobody knows of takes messages, too"
-            if answering.get(name, 0) == number
-            else f"{number} workers are called {name}, and each takes messages",
+            (
+                f"{number} workers answer as {name}, so one that nobody knows of takes"
+                " messages, too"
+                if answering.get(name, 0) == number
+                else f"{number} workers are called {name}, and each takes messages"
+            ),
             (
                 f"inspect ping: {counted(answering.get(name, 0), 'answer')} from {name}",
                 *(_told(fleet, snapshot, row) for row in processes),
@@ -132,7 +164,11 @@ def twins(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> Iterator[Fin
                 *_to_end(fleet, processes),
                 "where all are wanted, start each with a name of its own: -n NAME@HOST",
             ),
-            blocks=(Block(workers[name][0].name, workers[name][1].known_as),) if name in workers else (),
+            blocks=(
+                (Block(workers[name][0].name, workers[name][1].known_as),)
+                if name in workers
+                else ()
+            ),
         )
 
 
@@ -145,13 +181,19 @@ def _leaks(snapshot: Snapshot, host: FleetHost | None = None, worker: Worker | N
 
 def _is_service(fleet: Fleet, row: Row) -> bool:
     """Whether it is of a service, and so told from what else runs."""
-    return row.expected and any(host.name == row.host and fleet.tells_services(host) for host in fleet.hosts)
+    return row.expected and any(
+        host.name == row.host and fleet.tells_services(host) for host in fleet.hosts
+    )
 
 
 def _told(fleet: Fleet, snapshot: Snapshot, row: Row) -> str:
     assert row.process
     age_s = snapshot.reachable()[row.host].clock_at - row.process.started_at
-    its = fleet.worded(f" (the inventory's {row.service})", f" ({row.service})") if _is_service(fleet, row) else ""
+    its = (
+        fleet.worded(f" (the inventory's {row.service})", f" ({row.service})")
+        if _is_service(fleet, row)
+        else ""
+    )
     below = f", below {row.process.wrappers[0]}" if row.process.wrappers else ""
     return f"seen: {which(row)}{its}{below}; it has been running for {span(age_s)}"
 

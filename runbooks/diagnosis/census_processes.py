@@ -1,4 +1,6 @@
-"""Processes that do no work or are too many: stopped ones, those whose worker is gone, pools that are too large."""
+"""Processes that do no work or are too many: stopped ones, those whose worker is gone, pools that
+are too large.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -25,7 +27,9 @@ def faults(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> Iterator[Fi
 
 
 def _stopped(rows: Iterable[Row]) -> Iterator[Finding]:
-    """**Source:** signal(7), proc(5): SIGSTOP is not caught; a stopped process gets a SIGTERM when it goes on."""
+    """**Source:** signal(7), proc(5): SIGSTOP is not caught; a stopped process gets a SIGTERM when
+    it goes on.
+    """
     for row in rows:
         assert row.process
         stopped = [one for one in (row.process, *row.below) if one.stopped]
@@ -33,7 +37,10 @@ def _stopped(rows: Iterable[Row]) -> Iterator[Finding]:
             continue
         pids = " ".join(str(one.pid) for one in stopped)
         if row.process.stopped:
-            what = f"{which(row)} is stopped (SIGSTOP): it does nothing, and keeps the messages that it has taken"
+            what = (
+                f"{which(row)} is stopped (SIGSTOP): it does nothing, and keeps the messages that"
+                " it has taken"
+            )
         else:
             number = counted(len(stopped), "process is", "processes are")
             what = f"{number} stopped (SIGSTOP) in the pool of {which(row)}, and so are their tasks"
@@ -48,9 +55,11 @@ def _stopped(rows: Iterable[Row]) -> Iterator[Finding]:
             what + (f"; {its_service} is left as it is" if its_service else ""),
             (
                 *(f"pid {one.pid} ({one.kind.value}): state {one.state}" for one in stopped),
-                "a debugger holds it: it goes on when that lets it go"
-                if traced
-                else f"it goes on with, on {row.host}: sudo kill -CONT {pids}",
+                (
+                    "a debugger holds it: it goes on when that lets it go"
+                    if traced
+                    else f"it goes on with, on {row.host}: sudo kill -CONT {pids}"
+                ),
                 *_to_end(row, traced=traced),
             ),
             blocks=(Block(row.host, its_service),) if its_service else (),
@@ -61,22 +70,36 @@ def _to_end(row: Row, *, traced: bool) -> Iterator[str]:
     assert row.process
     if row.process.stopped and not row.expected and not traced:
         pid = row.process.pid
-        yield f"to end it instead: sudo kill -TERM {pid}; sudo kill -CONT {pid} (TERM alone waits until it goes on)"
+        yield (
+            f"to end it instead: sudo kill -TERM {pid}; sudo kill -CONT {pid} (TERM alone waits"
+            " until it goes on)"
+        )
 
 
 def _left(host: FleetHost, state: HostState, rows: Iterable[Row]) -> Iterator[Finding]:
-    """Those that no step ends: what is left in the control group of a service of ours is planned in `services`."""
+    """Those that no step ends: what is left in the control group of a service of ours is planned in
+    `services`.
+    """
     planned = {process.pid for service in state.all_services.values() for process in service.leaked}
-    left = [row for row in rows if row.process and row.process.leftover and row.process.pid not in planned]
+    left = [
+        row
+        for row in rows
+        if row.process and row.process.leftover and row.process.pid not in planned
+    ]
     if left:
         pids = [row.process.pid for row in left if row.process and not row.process.stopped]
         yield Finding(
             "worker.left_processes",
             host.name,
-            f"{counted(len(left), 'process is', 'processes are')} left of workers that have ended on {host.name}",
+            f"{counted(len(left), 'process is', 'processes are')} left of workers that have ended"
+            f" on {host.name}",
             (
                 *(_told(row) for row in left),
-                *([f"to end {them(len(pids))}: sudo kill -TERM {' '.join(map(str, pids))}"] if pids else []),
+                *(
+                    [f"to end {them(len(pids))}: sudo kill -TERM {' '.join(map(str, pids))}"]
+                    if pids
+                    else []
+                ),
             ),
             severity=Severity.WARNING,
         )
@@ -86,10 +109,14 @@ def _told(row: Row) -> str:
     assert row.process
     if row.process.kind is Kind.EMBEDDED_BEAT:
         return f"{which(row)}: the beat of -B, which goes on sending the schedule"
-    return f"{which(row)}: of a pool; if it has a task, it ends after it, and TERM ends both at once"
+    return (
+        f"{which(row)}: of a pool; if it has a task, it ends after it, and TERM ends both at once"
+    )
 
 
-def _too_many(fleet: Fleet, host: FleetHost, state: HostState, rows: Iterable[Row]) -> Iterator[Finding]:
+def _too_many(
+    fleet: Fleet, host: FleetHost, state: HostState, rows: Iterable[Row]
+) -> Iterator[Finding]:
     for row in rows:
         worker, pool = _worker_of(host, row), _pool(row)
         if not (row.process and worker and has_too_many(host, row)):
@@ -122,15 +149,25 @@ def _pool(row: Row) -> list[CeleryProcess]:
 
 
 def _worker_of(host: FleetHost, row: Row) -> Worker | None:
-    """The worker of the inventory that a process is; None where it is none, or one of several of its unit."""
+    """The worker of the inventory that a process is; None where it is none, or one of several of
+    its unit.
+    """
     workers = host.workers_of(row.service)
-    its = workers if len(workers) == 1 else [one for one in workers if fits(row.node, one.node or host.node(one))]
+    its = (
+        workers
+        if len(workers) == 1
+        else [one for one in workers if fits(row.node, one.node or host.node(one))]
+    )
     return its[0] if len(its) == 1 else None
 
 
 def _allowed(worker: Worker) -> int:
-    """**Source:** celery 5.7.0 `bin/worker.py`: --autoscale MAX,MIN; with it the pool begins with MAX at most."""
-    told = options_of(["celery", "worker", *(word for option in worker.options for word in option.split())])
+    """**Source:** celery 5.7.0 `bin/worker.py`: --autoscale MAX,MIN; with it the pool begins with
+    MAX at most.
+    """
+    told = options_of(
+        ["celery", "worker", *(word for option in worker.options for word in option.split())]
+    )
     most = told.autoscale.partition(",")[0] if told else ""
     return max(worker.concurrency, int(most) if most.isdigit() else 0)
 
@@ -140,7 +177,10 @@ def _why(one: CeleryProcess, allowed: int) -> str:
     if options.autoscale:
         return f"it was started with --autoscale {options.autoscale}"
     if options.concurrency is None:
-        return "its command line has no -c: then it is the setting worker_concurrency, or the number of CPUs"
+        return (
+            "its command line has no -c: then it is the setting worker_concurrency, or the number"
+            " of CPUs"
+        )
     if options.concurrency > allowed:
         return f"it was started with -c {options.concurrency}"
     return f"it was started with -c {options.concurrency}, so its pool has grown since (pool_grow)"

@@ -27,7 +27,9 @@ def faults(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> Iterator[Fi
 
 
 def _runs(unit: Unit, row: Row) -> bool:
-    return bool(row.of_app and row.by and row.by.manager is Manager.SYSTEMD and row.by.name == unit.name)
+    return bool(
+        row.of_app and row.by and row.by.manager is Manager.SYSTEMD and row.by.name == unit.name
+    )
 
 
 def _services(host: FleetHost) -> dict[str, str]:
@@ -37,7 +39,9 @@ def _services(host: FleetHost) -> dict[str, str]:
 
 
 def _is_the_applications(host: FleetHost, unit: Unit, its: Sequence[Row]) -> bool:
-    """Not one that neither runs nor starts with the host, and of which nothing is left: nobody uses it any more."""
+    """Not one that neither runs nor starts with the host, and of which nothing is left: nobody uses
+    it any more.
+    """
     if not unit.names_celery:
         return False
     in_use = unit.active != "inactive" or unit.enabled.startswith("enabled")
@@ -45,18 +49,27 @@ def _is_the_applications(host: FleetHost, unit: Unit, its: Sequence[Row]) -> boo
     return bool(its) or unit.name in _services(host) or (here and in_use)
 
 
-def _of(fleet: Fleet, host: FleetHost, state: HostState, unit: Unit, its: Sequence[Row]) -> Iterator[Finding]:
+def _of(
+    fleet: Fleet, host: FleetHost, state: HostState, unit: Unit, its: Sequence[Row]
+) -> Iterator[Finding]:
     service = _services(host).get(unit.name, "")
     subject = f"{service or unit.name} on {host.name}"
     left = [row for row in its if row.process and row.process.leftover]
     leaked = state.all_services[service].leaked if service in state.all_services else ()
     if unit.kill_mode in ("process", "none"):
-        number = len({row.process.pid for row in left if row.process} | {process.pid for process in leaked})
-        now = f"; {counted(number, 'process is', 'processes are')} left of earlier starts" if number else ""
+        number = len(
+            {row.process.pid for row in left if row.process} | {process.pid for process in leaked}
+        )
+        now = (
+            f"; {counted(number, 'process is', 'processes are')} left of earlier starts"
+            if number
+            else ""
+        )
         yield Finding(
             "unit.kill_mode",
             subject,
-            f"{unit.name} has KillMode={unit.kill_mode}, so a stop or restart may leave processes of it running{now}",
+            f"{unit.name} has KillMode={unit.kill_mode}, so a stop or restart may leave processes"
+            f" of it running{now}",
             (*_where(unit, "KillMode"), *_mended(host, unit, service, "KillMode=mixed")),
             severity=Severity.ERROR if number else Severity.WARNING,
         )
@@ -66,20 +79,32 @@ def _of(fleet: Fleet, host: FleetHost, state: HostState, unit: Unit, its: Sequen
         yield Finding(
             "unit.forking",
             subject,
-            f"{unit.name} has Type=forking{', and celery multi' if unit.multi else ''}, so systemd guesses its main "
-            f"process{'' if unit.pid_file else ', for it has no PIDFile='}" + (f"; {loops}" if loops else ""),
-            (*_where(unit, "Type"), *_mended(host, unit, service, "Type=exec and celery worker, without multi")),
+            f"{unit.name} has Type=forking{', and celery multi' if unit.multi else ''}, so systemd"
+            f" guesses its main process{'' if unit.pid_file else ', for it has no PIDFile='}"
+            + (f"; {loops}" if loops else ""),
+            (
+                *_where(unit, "Type"),
+                *_mended(host, unit, service, "Type=exec and celery worker, without multi"),
+            ),
             severity=Severity.ERROR if loops else Severity.WARNING,
         )
     elif loops and not service:
         yield Finding(
             "unit.restarting",
             subject,
-            fleet.worded(f"{unit.name} is not the inventory's, and {loops}", f"{unit.name}: {loops}"),
+            fleet.worded(
+                f"{unit.name} is not the inventory's, and {loops}", f"{unit.name}: {loops}"
+            ),
             (f"why it ends, on {host.name}: journalctl -u {unit.name} -n 50", *_file(unit)),
             severity=Severity.WARNING,
         )
-    if not service and not its and not loops and unit.active != "active" and unit.enabled.startswith("enabled"):
+    if (
+        not service
+        and not its
+        and not loops
+        and unit.active != "active"
+        and unit.enabled.startswith("enabled")
+    ):
         yield Finding(
             "unit.comes_back",
             subject,
@@ -96,10 +121,16 @@ def _of(fleet: Fleet, host: FleetHost, state: HostState, unit: Unit, its: Sequen
 
 
 def _loops(state: HostState, unit: Unit, its: Sequence[Row]) -> str:
-    """How often systemd has restarted it, where that goes on; "" where it does not, or that is not known."""
-    young = any(row.process and state.clock_at - row.process.started_at < _NOT_LONG_S for row in its)
+    """How often systemd has restarted it, where that goes on; "" where it does not, or that is not
+    known.
+    """
+    young = any(
+        row.process and state.clock_at - row.process.started_at < _NOT_LONG_S for row in its
+    )
     if unit.restarts and (unit.sub == "auto-restart" or (unit.restarts >= _A_LOOP and young)):
-        return f"systemd has restarted it {counted(unit.restarts, 'time')} since it was told to start"
+        return (
+            f"systemd has restarted it {counted(unit.restarts, 'time')} since it was told to start"
+        )
     return ""
 
 

@@ -1,7 +1,8 @@
 """The catalogue: every code that a finding may have, and what an operator should know about it.
 
-The texts are in `catalogue/`, one TOML file per subject and one table per code: `[no_consumer]` of `queue.toml` is
-`queue.no_consumer`. `inv explain` prints them, and docs/findings.md is made from them.
+The texts are in `catalogue/`, one TOML file per subject and one table per code: `[no_consumer]` of
+`queue.toml` is `queue.no_consumer`. `inv explain` prints them, and docs/findings.md is made from
+them.
 """
 
 from pathlib import Path
@@ -19,7 +20,10 @@ def catalogue() -> dict[str, Explanation]:
 
     return {
         f"{path.stem}.{name}": convert(
-            {"code": f"{path.stem}.{name}", **{key: " ".join(text.split()) for key, text in texts.items()}},
+            {
+                "code": f"{path.stem}.{name}",
+                **{key: " ".join(text.split()) for key, text in texts.items()},
+            },
             Explanation,
         )
         for path in sorted(_FOLDER.glob("*.toml"))

@@ -5,14 +5,24 @@ from collections.abc import Iterator
 
 from runbooks.core.containers import Container
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import Block, Finding, HostState, RunningTask, ServiceState, Severity, Snapshot
+from runbooks.core.model import (
+    Block,
+    Finding,
+    HostState,
+    RunningTask,
+    ServiceState,
+    Severity,
+    Snapshot,
+)
 from runbooks.core.wording import counted, span
 from runbooks.diagnosis.patience import stop_may_take
 from runbooks.diagnosis.services import control
 from runbooks.diagnosis.told import told
 
 _HEALS = ("SIGTERM", "SIGINT")
-"""What a worker ends warmly at. **Source:** celery 5.7.0 `apps/worker.py`: QUIT is a cold shutdown, or a soft one."""
+"""What a worker ends warmly at. **Source:** celery 5.7.0 `apps/worker.py`: QUIT is a cold shutdown,
+or a soft one.
+"""
 
 
 def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
@@ -38,8 +48,12 @@ def _partly(host: FleetHost, service: str, found: ServiceState, down: list[str])
     return Finding(
         "container.not_running",
         f"{service} on {host.name}",
-        f"{len(down)} of {len(found.containers)} containers of {service} are not running: {', '.join(down)}",
-        (f"docker says: {found.answer}", f"if they are wanted, on {host.name}: docker start {' '.join(down)}"),
+        f"{len(down)} of {len(found.containers)} containers of {service} are not running:"
+        f" {', '.join(down)}",
+        (
+            f"docker says: {found.answer}",
+            f"if they are wanted, on {host.name}: docker start {' '.join(down)}",
+        ),
         severity=Severity.WARNING,
     )
 
@@ -51,7 +65,10 @@ def _no_service(host: FleetHost, service: str, found: ServiceState, snapshot: Sn
         f"{service} has no container, so it is left as it is: {found.answer}",
         (
             f"if its name is right, create its container once: docker compose up -d {service}",
-            "else correct the worker's `service` in the inventory (celery_docker says where it is looked for)",
+            (
+                "else correct the worker's `service` in the inventory (celery_docker says where it"
+                " is looked for)"
+            ),
         ),
         fix=(control(host, service, "start", "it has no container", snapshot),),
         blocks=(Block(host.name, service),),
@@ -64,15 +81,20 @@ def _state(host: FleetHost, service: str, one: Container) -> Iterator[Finding]:
         yield Finding(
             "container.restarting",
             subject,
-            f"the container {one.name} of {service} starts and ends again and again: "
-            f"{counted(one.restarts, 'restart')} by its policy, the last with exit code {one.exit_code}",
-            (_what_it_means(one), f"its log says why, on {host.name}: docker logs --tail 50 {one.name}"),
+            f"the container {one.name} of {service} starts and ends again and again:"
+            f" {counted(one.restarts, 'restart')} by its policy, the last with exit code"
+            f" {one.exit_code}",
+            (
+                _what_it_means(one),
+                f"its log says why, on {host.name}: docker logs --tail 50 {one.name}",
+            ),
         )
     elif one.status == "paused":
         yield Finding(
             "container.paused",
             subject,
-            f"the container {one.name} of {service} is paused, so it does nothing; it is left as it is",
+            f"the container {one.name} of {service} is paused, so it does nothing; it is left as"
+            " it is",
             (f"to let it go on, on {host.name}: docker unpause {one.name}",),
             blocks=(Block(host.name, service),),
         )
@@ -80,15 +102,20 @@ def _state(host: FleetHost, service: str, one: Container) -> Iterator[Finding]:
         yield Finding(
             "container.out_of_memory",
             subject,
-            f"the container {one.name} of {service} ran out of memory, and the kernel killed a process in it",
-            ("docker inspect: OOMKilled is true", "raise its limit (mem_limit), or lower the worker's concurrency"),
+            f"the container {one.name} of {service} ran out of memory, and the kernel killed a"
+            " process in it",
+            (
+                "docker inspect: OOMKilled is true",
+                "raise its limit (mem_limit), or lower the worker's concurrency",
+            ),
             severity=Severity.WARNING if one.pid else Severity.ERROR,
         )
     if one.health == "unhealthy":
         yield Finding(
             "container.unhealthy",
             subject,
-            f"the health check of the container {one.name} of {service} fails; Docker restarts nothing for that",
+            f"the health check of the container {one.name} of {service} fails; Docker restarts"
+            " nothing for that",
             (f"it said last: {one.health_said or 'nothing'}",),
             severity=Severity.WARNING,
         )
@@ -104,13 +131,18 @@ def _what_it_means(one: Container) -> str:
         139: "it crashed (SIGSEGV)",
         143: "it was ended (SIGTERM)",
     }
-    return f"exit code {one.exit_code}: {meaning.get(one.exit_code, 'its program ended with an error')}"
+    return (
+        f"exit code {one.exit_code}:"
+        f" {meaning.get(one.exit_code, 'its program ended with an error')}"
+    )
 
 
 def _ending(
     host: FleetHost, service: str, found: ServiceState, snapshot: Snapshot, state: HostState
 ) -> Iterator[Finding]:
-    """Containers whose stop would lose tasks. This tool drains a worker first; whoever else stops it does not."""
+    """Containers whose stop would lose tasks. This tool drains a worker first; whoever else stops
+    it does not.
+    """
     assert snapshot.broker is not None
     node = snapshot.broker.nodes.get(host.node_of(service))
     running = node.running if node else ()
@@ -132,7 +164,9 @@ def _running(tasks: tuple[RunningTask, ...], now: float) -> Iterator[str]:
     yield from (f"a stop now: {told(task, now)}" for task in tasks[:3])
 
 
-def _loses(host: FleetHost, one: Container, longest_s: float, known_by: str) -> tuple[str, str] | None:
+def _loses(
+    host: FleetHost, one: Container, longest_s: float, known_by: str
+) -> tuple[str, str] | None:
     """What a stop does to its tasks, and what to do about it; None where it lets them finish.
 
     A stop may take `longest_s`, as it is `known_by`.
@@ -142,28 +176,45 @@ def _loses(host: FleetHost, one: Container, longest_s: float, known_by: str) -> 
         if one.stop_signal == "SIGQUIT":
             return None
         return (
-            f"docker stop sends {one.stop_signal} to {one.name}, and its worker ends without finishing its tasks",
-            "leave stop_signal out of the Compose file, or --stop-signal out of docker run (the default is SIGTERM)",
+            (
+                f"docker stop sends {one.stop_signal} to {one.name}, and its worker ends without"
+                " finishing its tasks"
+            ),
+            (
+                "leave stop_signal out of the Compose file, or --stop-signal out of docker run (the"
+                " default is SIGTERM)"
+            ),
         )
     if one.shell:
         return (
-            f"docker stop cannot end {one.name} gently: its first process is {one.shell}, which ignores "
-            f"{one.stop_signal}, so its worker is killed with its tasks after {grace}",
-            "have the shell replaced by the worker (exec celery …), or write the command as a list: [celery, …]",
+            (
+                f"docker stop cannot end {one.name} gently: its first process is {one.shell}, which"
+                f" ignores {one.stop_signal}, so its worker is killed with its tasks after {grace}"
+            ),
+            (
+                "have the shell replaced by the worker (exec celery …), or write the command as a"
+                " list: [celery, …]"
+            ),
         )
     if one.signals_all:
         return (
-            f"{one.signals_all} in {one.name} passes {one.stop_signal} to the pool's processes as well, so a stop ends "
-            "their tasks at once",
+            (
+                f"{one.signals_all} in {one.name} passes {one.stop_signal} to the pool's processes"
+                " as well, so a stop ends their tasks at once"
+            ),
             "use tini without -g (init: true), or dumb-init --single-child",
         )
     if one.grace_s < longest_s:
         wanted_s = math.ceil(longest_s)
         return (
-            f"docker stop kills {one.name} after {grace}, and a stop may take {span(longest_s)} ({known_by}): tasks "
-            "that run longer are lost",
-            f"give the service stop_grace_period: {wanted_s}s in the Compose file"
-            if host.settings.docker and host.settings.docker.project
-            else f"run the container with --stop-timeout {wanted_s}",
+            (
+                f"docker stop kills {one.name} after {grace}, and a stop may take"
+                f" {span(longest_s)} ({known_by}): tasks that run longer are lost"
+            ),
+            (
+                f"give the service stop_grace_period: {wanted_s}s in the Compose file"
+                if host.settings.docker and host.settings.docker.project
+                else f"run the container with --stop-timeout {wanted_s}"
+            ),
         )
     return None

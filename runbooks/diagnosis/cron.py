@@ -16,11 +16,17 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding(
                 "cron.not_running",
                 host.name,
-                f"no cron runs on {host.name}, so nothing runs the entries that the inventory has for it",
+                f"no cron runs on {host.name}, so nothing runs the entries that the inventory has"
+                " for it",
                 (
-                    "no process is called cron, crond or bcron-sched, and systemd has no active cron.target",
-                    f"on {host.name}: sudo systemctl enable --now cron (on Red Hat: crond); where there is no such "
-                    "unit, install its package",
+                    (
+                        "no process is called cron, crond or bcron-sched, and systemd has no active"
+                        " cron.target"
+                    ),
+                    (
+                        f"on {host.name}: sudo systemctl enable --now cron (on Red Hat: crond);"
+                        " where there is no such unit, install its package"
+                    ),
                 ),
                 severity=Severity.WARNING,
             )

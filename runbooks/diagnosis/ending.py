@@ -6,17 +6,25 @@ from runbooks.core.census import Manager, StartedBy
 
 
 def end_of(manager: Manager | None, name: str, pids: Iterable[int]) -> str:
-    """What ends these processes for good, as far as that is known; `manager` and `name` are those of `StartedBy`."""
+    """What ends these processes for good, as far as that is known; `manager` and `name` are those
+    of `StartedBy`.
+    """
     match manager:
         case Manager.SYSTEMD:
             return f"sudo systemctl disable --now {name}"
         case Manager.USERS_SYSTEMD:
             unit, _, uid = name.partition(" of user ")
-            return f"sudo -u '#{uid}' XDG_RUNTIME_DIR=/run/user/{uid} systemctl --user disable --now {unit}"
+            return (
+                f"sudo -u '#{uid}' XDG_RUNTIME_DIR=/run/user/{uid} systemctl --user disable --now"
+                f" {unit}"
+            )
         case Manager.DOCKER | Manager.PODMAN:
             return f"sudo {manager.value} stop {name.removeprefix('container ')}"
         case Manager.SUPERVISORD:
-            return "sudo supervisorctl stop, with the name that sudo supervisorctl status shows beside its pid"
+            return (
+                "sudo supervisorctl stop, with the name that sudo supervisorctl status shows beside"
+                " its pid"
+            )
         case Manager.CONTAINER:
             return "whatever runs that container has to stop it"
     return f"sudo kill -TERM {' '.join(map(str, pids))}"

@@ -1,4 +1,6 @@
-"""Faults of the files: units, cron entries and rotations that are not as the inventory wants them, and of systemd."""
+"""Faults of the files: units, cron entries and rotations that are not as the inventory wants them,
+and of systemd.
+"""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -9,7 +11,14 @@ from typing import Literal
 from msgspec.structs import replace
 
 from runbooks.core.command import Command
-from runbooks.core.effects import Change, ControlService, EnableService, ReloadUnits, WriteFile, sha256
+from runbooks.core.effects import (
+    Change,
+    ControlService,
+    EnableService,
+    ReloadUnits,
+    WriteFile,
+    sha256,
+)
 from runbooks.core.fleet import Fleet, FleetHost, mark_of
 from runbooks.core.model import Block, FileState, Finding, HostState, Severity, Snapshot
 from runbooks.core.outside import as_lines
@@ -29,9 +38,14 @@ from runbooks.diagnosis.wanted_files import (
 )
 from runbooks.hosts.foreign import variable_of, words_of
 
-STEPS: Mapping[Kind, str] = {"unit": "units", "cron": "cron", "timer": "cron", "logrotate": "logrotate"}
-"""The step that puts the files of a kind in place. Services whose unit goes are stopped before, and their manager reads
-its files after: `STALE` and `MANAGER`."""
+STEPS: Mapping[Kind, str] = {
+    "unit": "units",
+    "cron": "cron",
+    "timer": "cron",
+    "logrotate": "logrotate",
+}
+"""The step that puts the files of a kind in place. Services whose unit goes are stopped before, and
+their manager reads its files after: `STALE` and `MANAGER`."""
 
 _SHOWN_EDITS = 6
 
@@ -42,7 +56,8 @@ MANAGER = "service manager"
 def faults(
     fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted], *, taking: bool = False
 ) -> Iterator[Finding]:
-    """Of each host that answers; and hosts that are one. `taking`: files of somebody else's are replaced, too.
+    """Of each host that answers; and hosts that are one. `taking`: files of somebody else's are
+    replaced, too.
 
     Without an inventory no file is wanted, and none is one too many.
     """
@@ -56,8 +71,12 @@ def faults(
     yield from of_systemd(fleet, snapshot)
 
 
-def of_kind(fleet: Fleet, snapshot: Snapshot, kind: Kind, wanted: Wanted, *, taking: bool = False) -> Iterator[Finding]:
-    """Files of one kind: missing, edited, somebody else's, or ours and no longer wanted. A masked unit stays masked."""
+def of_kind(
+    fleet: Fleet, snapshot: Snapshot, kind: Kind, wanted: Wanted, *, taking: bool = False
+) -> Iterator[Finding]:
+    """Files of one kind: missing, edited, somebody else's, or ours and no longer wanted. A masked
+    unit stays masked.
+    """
     states = snapshot.reachable()
     for host in fleet.hosts:
         if host.name in states:
@@ -72,29 +91,48 @@ def of_kind(fleet: Fleet, snapshot: Snapshot, kind: Kind, wanted: Wanted, *, tak
                 yield from _rotated_by_others(host, states[host.name], wanted[host.name])
 
 
-def _rotated_by_others(host: FleetHost, state: HostState, ours: Collection[str]) -> Iterator[Finding]:
-    """**Source:** logrotate(8): a log that two stanzas name is an error, and the second stanza is left out."""
+def _rotated_by_others(
+    host: FleetHost, state: HostState, ours: Collection[str]
+) -> Iterator[Finding]:
+    """**Source:** logrotate(8): a log that two stanzas name is an error, and the second stanza is
+    left out.
+    """
     if not (rotated := rotated_by_others(host, state, ours)):
         return
     left = [log for log in host.settings.logs if log not in rotated]
     twice = [log for log, places in rotated.items() if len(places) > 1]
-    summary = f"other files on {host.name} rotate {', '.join(rotated)}, so this tool's is not installed"
+    summary = (
+        f"other files on {host.name} rotate {', '.join(rotated)}, so this tool's is not installed"
+    )
     summary += f"; nothing rotates {', '.join(left)}" if left else ""
-    summary += f"; {', '.join(twice)} is rotated by more than one, which makes logrotate fail" if twice else ""
+    summary += (
+        f"; {', '.join(twice)} is rotated by more than one, which makes logrotate fail"
+        if twice
+        else ""
+    )
     yield Finding(
         "logrotate.by_another",
         host.name,
         summary,
         (
-            *(f"{one.path}:{one.line}: {one.pattern}" for places in rotated.values() for one in places),
-            "celery_logrotate: false says that somebody else rotates the logs; or take these names out there",
+            *(
+                f"{one.path}:{one.line}: {one.pattern}"
+                for places in rotated.values()
+                for one in places
+            ),
+            (
+                "celery_logrotate: false says that somebody else rotates the logs; or take these"
+                " names out there"
+            ),
         ),
         severity=Severity.WARNING if left or twice else Severity.INFO,
     )
 
 
 def of_systemd(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Units that systemd has not read, does not start with the host, or that the inventory no longer has."""
+    """Units that systemd has not read, does not start with the host, or that the inventory no
+    longer has.
+    """
     states = snapshot.reachable()
     for host in fleet.hosts:
         if host.name in states:
@@ -106,7 +144,9 @@ def of_systemd(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def same_machine(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Two hosts of the inventory that are one machine, and share files or units there: each would undo the other's."""
+    """Two hosts of the inventory that are one machine, and share files or units there: each would
+    undo the other's.
+    """
     states = snapshot.reachable()
     for one, other in combinations([host for host in fleet.hosts if host.name in states], 2):
         a, b = states[one.name], states[other.name]
@@ -115,14 +155,14 @@ def same_machine(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding(
                 "inventory.same_machine",
                 f"{one.name}, {other.name}",
-                f"{one.name} and {other.name} are one machine: each would put its own units and files in the place of "
-                "the other's",
+                f"{one.name} and {other.name} are one machine: each would put its own units and"
+                " files in the place of the other's",
                 (
                     "both answer with the same machine-id, the same boot and the same processes",
                     *(f"both have {path}" for path in shared),
                     fleet.worded(
-                        "leave one of the two names in the inventory, with all its workers; look where each leads: "
-                        f"{Command('hosts')}",
+                        "leave one of the two names in the inventory, with all its workers; look"
+                        f" where each leads: {Command('hosts')}",
                         "name it once",
                     ),
                 ),
@@ -131,7 +171,9 @@ def same_machine(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def may_not_be_written(snapshot: Snapshot, planned: Iterable[Change]) -> Iterator[Finding]:
-    """Hosts where a planned file goes into a folder that may not be written: nothing is changed there, not a part."""
+    """Hosts where a planned file goes into a folder that may not be written: nothing is changed
+    there, not a part.
+    """
     wanted: dict[str, set[str]] = {}
     for change in planned:
         if change.path:
@@ -146,9 +188,13 @@ def may_not_be_written(snapshot: Snapshot, planned: Iterable[Change]) -> Iterato
                 host,
                 f"{user} may not write in {', '.join(refused)}, so nothing is changed on {host}",
                 (
-                    "is the file system read-only?"
-                    if user == "root"
-                    else "scripts run there as that user: ansible_become: true runs them as root",
+                    (
+                        "is the file system read-only?"
+                        if user == "root"
+                        else (
+                            "scripts run there as that user: ansible_become: true runs them as root"
+                        )
+                    ),
                 ),
                 blocks=(Block(host),),
             )
@@ -160,33 +206,54 @@ def _share_services(one: FleetHost, other: FleetHost) -> bool:
 
 
 def units_of_others(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Hosts with a unit of ours for a node of a host that was not looked at: they may be one machine.
+    """Hosts with a unit of ours for a node of a host that was not looked at: they may be one
+    machine.
 
     Of those that were looked at `same_machine` knows.
     """
     states = snapshot.reachable()
-    seen = {host.node(worker) for host in fleet.hosts if host.name in states for worker in host.settings.workers}
+    seen = {
+        host.node(worker)
+        for host in fleet.hosts
+        if host.name in states
+        for worker in host.settings.workers
+    }
     unseen = [node for node in fleet.all_nodes if node not in seen]
     for host in fleet.hosts:
         state = states.get(host.name)
         units = {**state.files, **state.managed} if state else {}
-        named = {path: node for path, unit in sorted(units.items()) for node in unseen if _runs(unit, fleet, node)}
+        named = {
+            path: node
+            for path, unit in sorted(units.items())
+            for node in unseen
+            if _runs(unit, fleet, node)
+        }
         for other in sorted({node.rpartition("@")[2] for node in named.values()}):
             yield Finding(
                 "inventory.units_of_another",
                 host.name,
-                f"{host.name} has units of {other}, which was not looked at: it may be the same machine, and lose them",
+                f"{host.name} has units of {other}, which was not looked at: it may be the same"
+                " machine, and lose them",
                 (
-                    *(f"{path} is of {node}" for path, node in named.items() if node.endswith(f"@{other}")),
-                    f"let it see both, {host.name} and {other} (--limit names both): their machine-ids tell; "
-                    "leave a name that means nothing any more out of the inventory",
+                    *(
+                        f"{path} is of {node}"
+                        for path, node in named.items()
+                        if node.endswith(f"@{other}")
+                    ),
+                    (
+                        f"let it see both, {host.name} and {other} (--limit names both): their"
+                        " machine-ids tell; leave a name that means nothing any more out of the"
+                        " inventory"
+                    ),
                 ),
                 blocks=(Block(host.name),),
             )
 
 
 def _runs(unit: FileState, fleet: Fleet, node: str) -> bool:
-    """Whether a file of ours names this node. **Source:** `templates/systemd/celery-worker@.service.j2`."""
+    """Whether a file of ours names this node. **Source:**
+    `templates/systemd/celery-worker@.service.j2`.
+    """
     content = (unit.content or b"").decode(errors="replace")
     return (
         content.startswith(mark_of(fleet.app.app))
@@ -206,24 +273,39 @@ def _folders(host: FleetHost, state: HostState, wanted: Iterable[str]) -> Iterat
 
 
 def _theirs(
-    fleet: Fleet, host: FleetHost, state: HostState, kind: Kind, wanted: Mapping[str, bytes], *, taking: bool
+    fleet: Fleet,
+    host: FleetHost,
+    state: HostState,
+    kind: Kind,
+    wanted: Mapping[str, bytes],
+    *,
+    taking: bool,
 ) -> list[str]:
     """The files at the places of ours that somebody else wrote, and that are left as they are."""
     kept = kept_units.of(host, state) if kind == "unit" else {}
     return [
         path
         for path, content in wanted.items()
-        if path not in kept and not state.files[path].is_folder and state.files[path].content != content
+        if path not in kept
+        and not state.files[path].is_folder
+        and state.files[path].content != content
         if not take_over.is_ours(fleet.app.app, state.files[path])
         if not (taking and (kind != "unit" or take_over.may_replace(host, state, path)))
     ]
 
 
 def _not_ours(
-    host: FleetHost, state: HostState, kind: Kind, wanted: Mapping[str, bytes], theirs: Sequence[str]
+    host: FleetHost,
+    state: HostState,
+    kind: Kind,
+    wanted: Mapping[str, bytes],
+    theirs: Sequence[str],
 ) -> Iterator[Finding]:
     for path in theirs:
-        service = next((name for name in host.own_services if kind == "unit" and host.unit_path(name) == path), "")
+        service = next(
+            (name for name in host.own_services if kind == "unit" and host.unit_path(name) == path),
+            "",
+        )
         name = PurePosixPath(path).name if kind == "unit" else path
         yield Finding(
             f"{kind}.not_ours",
@@ -233,21 +315,32 @@ def _not_ours(
                 *_edits(state, wanted, [path]),
                 f"what taking it over would do: {Command('remediate', '--take-over', '--dry-run')}",
             ),
-            blocks=(Block(host.name, service),) if service and host.manager.starts_from_units else (),
+            blocks=(
+                (Block(host.name, service),) if service and host.manager.starts_from_units else ()
+            ),
             severity=Severity.WARNING,
         )
 
 
 def _missing_or_edited(
-    host: FleetHost, state: HostState, kind: Kind, wanted: Mapping[str, bytes], theirs: Sequence[str]
+    host: FleetHost,
+    state: HostState,
+    kind: Kind,
+    wanted: Mapping[str, bytes],
+    theirs: Sequence[str],
 ) -> Iterator[Finding]:
     kept = [*(kept_units.of(host, state) if kind == "unit" else ()), *theirs]
-    paths = {path: content for path, content in wanted.items() if path not in kept and not state.files[path].is_folder}
+    paths = {
+        path: content
+        for path, content in wanted.items()
+        if path not in kept and not state.files[path].is_folder
+    }
     missing = [path for path in paths if state.files[path].content is None]
     edited = [
         path
         for path, content in paths.items()
-        if path not in missing and (state.files[path].content, state.files[path].mode) != (content, MODE)
+        if path not in missing
+        and (state.files[path].content, state.files[path].mode) != (content, MODE)
     ]
     edits = tuple(_edits(state, paths, edited))
     for what, told, found, evidence in (
@@ -270,21 +363,33 @@ def _missing_or_edited(
 
 
 def _edits(state: HostState, wanted: Mapping[str, bytes], found: Iterable[str]) -> Iterator[str]:
-    """Each path, and below it what installing the file would take away (-) and bring (+), in its first lines."""
+    """Each path, and below it what installing the file would take away (-) and bring (+), in its
+    first lines.
+    """
     for path in found:
         yield path
         lines = diff(path, state.files[path].content, wanted[path]).splitlines()[2:]
-        edits = [f"  {line}" for line in lines if line[:1] in ("-", "+")] or [f"  mode {state.files[path].mode:o}"]
+        edits = [f"  {line}" for line in lines if line[:1] in ("-", "+")] or [
+            f"  mode {state.files[path].mode:o}"
+        ]
         yield from edits[:_SHOWN_EDITS]
         if len(edits) > _SHOWN_EDITS:
             yield f"  {counted(len(edits) - _SHOWN_EDITS, 'more line')}"
 
 
-def _timers_off(host: FleetHost, state: HostState, wanted: Iterable[str], theirs: Collection[str]) -> Iterator[Finding]:
-    """Timers that would not run, now or after the next boot; none that is, or starts, somebody else's unit."""
+def _timers_off(
+    host: FleetHost, state: HostState, wanted: Iterable[str], theirs: Collection[str]
+) -> Iterator[Finding]:
+    """Timers that would not run, now or after the next boot; none that is, or starts, somebody
+    else's unit.
+    """
     kept = {PurePosixPath(path).stem for path in theirs}
-    timers = [timer for timer in map(timer_of, wanted) if timer and PurePosixPath(timer).stem not in kept]
-    if off := [name for name in timers if name not in state.timers or not state.timers[name].enabled]:
+    timers = [
+        timer for timer in map(timer_of, wanted) if timer and PurePosixPath(timer).stem not in kept
+    ]
+    if off := [
+        name for name in timers if name not in state.timers or not state.timers[name].enabled
+    ]:
         yield Finding(
             "timer.not_enabled",
             host.name,
@@ -307,7 +412,9 @@ def _enable_timer(host: FleetHost, name: str, *, enabled: bool) -> Change:
     )
 
 
-def _stale_files(fleet: Fleet, host: FleetHost, state: HostState, kind: Kind, wanted: Wanted) -> Iterator[Finding]:
+def _stale_files(
+    fleet: Fleet, host: FleetHost, state: HostState, kind: Kind, wanted: Wanted
+) -> Iterator[Finding]:
     services = {host.unit_path(name) for name in state.stale}
     for path, file in stale_files(fleet, host, state, kind, wanted).items():
         timer = timer_of(path)
@@ -337,9 +444,16 @@ _RUN_BY_THE_OTHER = {
 
 
 def _write(
-    host: FleetHost, kind: Kind, path: str, actual: FileState, content: bytes | None, why_gone: str = _GONE
+    host: FleetHost,
+    kind: Kind,
+    path: str,
+    actual: FileState,
+    content: bytes | None,
+    why_gone: str = _GONE,
 ) -> Change:
-    """A host judges each file by its own means before it is put in place, where its manager is one that does."""
+    """A host judges each file by its own means before it is put in place, where its manager is one
+    that does.
+    """
     by: Literal["unit", "cron", "logrotate"] = "unit" if kind == "timer" else kind
     judged = host.manager.judges_files or (host.manager.judges_units and by == "unit")
     judge: Literal["", "unit", "cron", "logrotate"] = by if content and judged else ""
@@ -350,7 +464,9 @@ def _write(
         STEPS[kind],
         f"{verb} {path}{why}",
         do=WriteFile(path, content, MODE, sha256(actual.content), check=judge),
-        undo=WriteFile(path, actual.content, actual.mode, sha256(content), changed_at=actual.changed_at or None),
+        undo=WriteFile(
+            path, actual.content, actual.mode, sha256(content), changed_at=actual.changed_at or None
+        ),
         detail=diff(path, actual.content, content) or f"mode {actual.mode:o} → {MODE:o}",
     )
 
@@ -387,15 +503,17 @@ def _called(host: FleetHost) -> str:
 
 
 def _not_loaded(host: FleetHost, state: HostState) -> Iterator[Finding]:
-    unread = [name for name, unit in {**state.services, **state.timers}.items() if unit.needs_reload]
+    unread = [
+        name for name, unit in {**state.services, **state.timers}.items() if unit.needs_reload
+    ]
     if not (unread and (units := host.manager.units)):
         return
     if others := [name for name in unread if host.is_others(name)]:
         yield Finding(
             "unit.not_loaded",
             host.name,
-            f"{host.manager.told_by} has not read {', '.join(others)} since it changed, and is not told to: that is "
-            "not this tool's",
+            f"{host.manager.told_by} has not read {', '.join(others)} since it changed, and is not"
+            " told to: that is not this tool's",
             (units.unread, f"on {host.name}: {units.read_again}"),
             severity=Severity.WARNING,
         )
@@ -403,7 +521,8 @@ def _not_loaded(host: FleetHost, state: HostState) -> Iterator[Finding]:
         yield Finding(
             "unit.not_loaded",
             host.name,
-            f"{host.manager.told_by} has not read the {_called(host)} of {', '.join(unread)} since it changed",
+            f"{host.manager.told_by} has not read the {_called(host)} of {', '.join(unread)} since"
+            " it changed",
             (units.unread,),
             remedy=f"let {host.manager.told_by} read it",
             fix=(_reload(host, f"the {_called(host)} of {', '.join(unread)} has changed"),),
@@ -416,14 +535,16 @@ def _not_enabled(host: FleetHost, state: HostState) -> Iterator[Finding]:
     if not host.manager.starts_at_boot:
         return
     disabled = [
-        name for name, service in state.services.items() if not (service.enabled or service.masked or service.alias_of)
+        name
+        for name, service in state.services.items()
+        if not (service.enabled or service.masked or service.alias_of)
     ]
     if others := [name for name in disabled if host.is_others(name)]:
         yield Finding(
             "unit.not_enabled",
             host.name,
-            f"{', '.join(others)} is not enabled, which is left so: unless something else starts it, it does not start "
-            "with the host",
+            f"{', '.join(others)} is not enabled, which is left so: unless something else starts"
+            " it, it does not start with the host",
             ("systemctl show: UnitFileState=disabled",),
             severity=Severity.INFO,
         )
@@ -456,14 +577,23 @@ def _stale_services(host: FleetHost, state: HostState, snapshot: Snapshot) -> It
         fix = []
         if service.enabled:
             fix.append(
-                Change(host.name, STALE, f"disable {why}", EnableService(name, False), EnableService(name, True))
+                Change(
+                    host.name,
+                    STALE,
+                    f"disable {why}",
+                    EnableService(name, False),
+                    EnableService(name, True),
+                )
             )
         if service.pid is not None:
             running = as_lines(told_of(host.nodes_of(name), snapshot, state))
             stop, start = ControlService(name, "stop"), ControlService(name, "start")
             fix.append(Change(host.name, STALE, f"stop {why}", stop, start, running))
         if path in state.managed:
-            fix += [_write(host, "unit", path, state.managed[path], None), *_read_again(host, "unit", [path])]
+            fix += [
+                _write(host, "unit", path, state.managed[path], None),
+                *_read_again(host, "unit", [path]),
+            ]
         yield Finding(
             "unit.stale",
             f"{name} on {host.name}",
@@ -494,6 +624,7 @@ def _without_secret(line: str) -> str:
         return line
     variables = [variable_of(word) for word in words_of(value)]
     hidden = (
-        f"{name}=…" if is_secret_name(name) or holds_secret(told) else f"{name}={told}" for name, _, told in variables
+        f"{name}=…" if is_secret_name(name) or holds_secret(told) else f"{name}={told}"
+        for name, _, told in variables
     )
     return f"{key}={' '.join(hidden)}"

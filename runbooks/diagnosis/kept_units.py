@@ -1,4 +1,6 @@
-"""Units that are left as they are: masked ones, names of a unit of somebody else's, and one that is not there."""
+"""Units that are left as they are: masked ones, names of a unit of somebody else's, and one that is
+not there.
+"""
 
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
@@ -15,14 +17,22 @@ def faults(host: FleetHost, state: HostState) -> Iterator[Finding]:
 
 def of(host: FleetHost, state: HostState) -> dict[str, str]:
     """The unit files that are left as they are, each with its service, "" for none."""
-    aliases = {host.unit_path(name): name for name, service in _own(host, state).items() if service.alias_of}
+    aliases = {
+        host.unit_path(name): name
+        for name, service in _own(host, state).items()
+        if service.alias_of
+    }
     return {**_masked_units(host, state), **aliases}
 
 
 def _masked(host: FleetHost, state: HostState) -> Iterator[Finding]:
     """A unit that somebody masked is left as it is: they do not want it to start."""
     for path, service in _masked_units(host, state).items():
-        evidence = [f"systemctl show: {state.services[service].answer}"] if service in state.services else []
+        evidence = (
+            [f"systemctl show: {state.services[service].answer}"]
+            if service in state.services
+            else []
+        )
         if path in state.files and state.files[path].content == b"":
             evidence.append(f"{path} is empty, or a link to /dev/null")
         yield _is_left_masked(host, PurePosixPath(path).name, service, evidence)
@@ -50,16 +60,20 @@ def _named_units(host: FleetHost, state: HostState) -> Iterator[Finding]:
             yield Finding(
                 "unit.alias",
                 f"{name} on {host.name}",
-                f"{name} is only another name of {service.alias_of}, so it is left as it is, and not looked at",
-                (f"systemctl show {name}: Id={service.alias_of}", f"name {service.alias_of} in the inventory"),
+                f"{name} is only another name of {service.alias_of}, so it is left as it is, and"
+                " not looked at",
+                (
+                    f"systemctl show {name}: Id={service.alias_of}",
+                    f"name {service.alias_of} in the inventory",
+                ),
                 blocks=(Block(host.name, name),),
             )
         elif not service.exists:
             yield Finding(
                 "unit.unknown",
                 f"{name} on {host.name}",
-                f"{host.manager.told_by} on {host.name} has no {host.manager.one_service} {name}, which the inventory "
-                "names, so it cannot be started",
+                f"{host.manager.told_by} on {host.name} has no {host.manager.one_service} {name},"
+                " which the inventory names, so it cannot be started",
                 (
                     f"{host.manager.shown_by} {name}: {service.answer}",
                     f"what it has, on {host.name}: {host.manager.listed_by}",
@@ -74,29 +88,36 @@ def _own(host: FleetHost, state: HostState) -> dict[str, ServiceState]:
 
 
 def _aliases(host: FleetHost, state: HostState) -> Iterator[Finding]:
-    """A service whose unit's name stands for a unit of somebody else's: that is neither written nor controlled."""
+    """A service whose unit's name stands for a unit of somebody else's: that is neither written nor
+    controlled.
+    """
     for name, service in _own(host, state).items():
         if service.alias_of:
             unit = PurePosixPath(host.unit_path(name)).name
             yield Finding(
                 "unit.alias",
                 f"{name} on {host.name}",
-                f"{unit} is only another name of {service.alias_of}, so {name} is left as it is, and not looked at",
+                f"{unit} is only another name of {service.alias_of}, so {name} is left as it is,"
+                " and not looked at",
                 (
                     f"systemctl show {unit}: Id={service.alias_of}",
-                    f"if the inventory's service is to do that work, on {host.name}: sudo systemctl disable --now "
-                    f"{service.alias_of}; remove the Alias= or the link that gives it this name; sudo systemctl "
-                    "daemon-reload",
+                    (
+                        f"if the inventory's service is to do that work, on {host.name}: sudo"
+                        f" systemctl disable --now {service.alias_of}; remove the Alias= or the"
+                        " link that gives it this name; sudo systemctl daemon-reload"
+                    ),
                 ),
                 blocks=(Block(host.name, name),),
             )
 
 
 def _masked_units(host: FleetHost, state: HostState) -> dict[str, str]:
-    """The unit files that somebody masked, each with its service, "" for none: these are not to start.
+    """The unit files that somebody masked, each with its service, "" for none: these are not to
+    start.
 
-    **Source:** systemctl(1), `mask`: a link to /dev/null; systemd takes an empty file for the same. With `--runtime`
-    the link is under /run, where a file that was put in place here would outrank it.
+    **Source:** systemctl(1), `mask`: a link to /dev/null; systemd takes an empty file for the same.
+    With `--runtime` the link is under /run, where a file that was put in place here would outrank
+    it.
     """
     if not (host.manager.units and host.manager.units.maskable):
         return {}
@@ -107,4 +128,6 @@ def _masked_units(host: FleetHost, state: HostState) -> dict[str, str]:
 
 def _is_masked(state: HostState, path: str, service: str) -> bool:
     found = state.services.get(service)
-    return (path in state.files and state.files[path].content == b"") or (found is not None and found.masked)
+    return (path in state.files and state.files[path].content == b"") or (
+        found is not None and found.masked
+    )

@@ -1,4 +1,6 @@
-"""What the logs of services that run are evidence of: tasks that fail, processes that are killed, refused passwords."""
+"""What the logs of services that run are evidence of: tasks that fail, processes that are killed,
+refused passwords.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,7 +48,10 @@ def quoted(service: str, one: Logged) -> str:
     first = one.first if len(one.first) <= _QUOTED else f"{one.first[:_QUOTED]}…"
     if one.count == 1:
         return f"log of {service} at {utc(one.first_at)}: {first}"
-    return f"log of {service}, {one.count:,} times from {utc(one.first_at)} to {utc(one.last_at)}, first: {first}"
+    return (
+        f"log of {service}, {one.count:,} times from {utc(one.first_at)} to {utc(one.last_at)},"
+        f" first: {first}"
+    )
 
 
 def _sources(fleet: Fleet, snapshot: Snapshot) -> Iterator[Source]:
@@ -68,7 +73,11 @@ def _failing(sources: Sequence[Source]) -> Iterator[Finding]:
         for one in source.log.of(Event.FAILED):
             by_task[one.subject].append((source, one))
     for task, places in by_task.items():
-        worst = [(source, one) for source, one in places if _is_bad(one.count, source.log.succeeded.get(task, 0))]
+        worst = [
+            (source, one)
+            for source, one in places
+            if _is_bad(one.count, source.log.succeeded.get(task, 0))
+        ]
         failed = sum(one.count for _, one in places)
         succeeded = sum(source.log.succeeded.get(task, 0) for source in sources)
         if worst or _is_bad(failed, succeeded):
@@ -79,19 +88,30 @@ def _is_bad(failed: int, succeeded: int) -> bool:
     return failed >= FEW and failed >= succeeded
 
 
-def _task_failing(task: str, places: Sequence[tuple[Source, Logged]], sources: Iterable[Source]) -> Finding:
+def _task_failing(
+    task: str, places: Sequence[tuple[Source, Logged]], sources: Iterable[Source]
+) -> Finding:
     failed = sum(one.count for _, one in places)
     ended = failed + sum(source.log.succeeded.get(task, 0) for source, _ in places)
-    where = "" if len(places) == len({*_running(task, sources)}) else f" on {', '.join(s.name for s, _ in places)}"
+    where = (
+        ""
+        if len(places) == len({*_running(task, sources)})
+        else f" on {', '.join(s.name for s, _ in places)}"
+    )
     # below INFO a worker writes only what failed, so that there were no others cannot be told
     logs_all = any(source.log.succeeded or source.log.received for source, _ in places)
     of_all = f"{failed:,} of {ended:,} runs of {task} have failed{where}"
     return Finding(
         "task.failing",
         task,
-        of_all
-        if logs_all
-        else f"{counted(failed, 'run')} of {task} have failed{where}; how many did not is not logged",
+        (
+            of_all
+            if logs_all
+            else (
+                f"{counted(failed, 'run')} of {task} have failed{where}; how many did not is not"
+                " logged"
+            )
+        ),
         (
             *(_share(source, one) for source, one in places[:_SHOWN]),
             *([f"and {counted(len(places) - _SHOWN, 'more log')}"] if len(places) > _SHOWN else []),
@@ -111,16 +131,22 @@ def _running(task: str, sources: Iterable[Source]) -> Iterator[str]:
 def _share(source: Source, one: Logged) -> str:
     succeeded = source.log.succeeded.get(one.subject, 0)
     line = quoted(source.name, one)
-    return f"{line}; {succeeded:,} succeeded since {utc(source.log.since_at)}" if succeeded else line
+    return (
+        f"{line}; {succeeded:,} succeeded since {utc(source.log.since_at)}" if succeeded else line
+    )
 
 
 # --- processes that are killed ----------------------------------------------------------------------------------------
 
 
 def _killed(source: Source) -> Iterator[Finding]:
-    """**Source:** billiard 4.2.1 `pool.py: _join_exited_workers`; a hard time limit kills a process as well."""
+    """**Source:** billiard 4.2.1 `pool.py: _join_exited_workers`; a hard time limit kills a process
+    as well.
+    """
     killed = next(source.log.of(Event.KILLED), None)
-    timed_out = sum(one.count for one in source.log.of(Event.FAILED) if one.first.startswith("Hard time limit"))
+    timed_out = sum(
+        one.count for one in source.log.of(Event.FAILED) if one.first.startswith("Hard time limit")
+    )
     if not killed or killed.count <= timed_out:
         return
     lines = (quoted(source.name, killed),)
@@ -130,11 +156,14 @@ def _killed(source: Source) -> Iterator[Finding]:
         yield Finding(
             "task.kills_its_process",
             task,
-            f"message {id} of {task} has come {count:,} times to {source.name} and never ended, while "
-            f"{counted(killed.count, 'process', 'processes')} of its pool died",
+            f"message {id} of {task} has come {count:,} times to {source.name} and never ended,"
+            f" while {counted(killed.count, 'process', 'processes')} of its pool died",
             (
                 *lines,
-                "with task_reject_on_worker_lost, or a worker that dies as well, such a message comes back for ever",
+                (
+                    "with task_reject_on_worker_lost, or a worker that dies as well, such a message"
+                    " comes back for ever"
+                ),
                 *_others(again, (task, id)),
                 f"to take it out: {Command('clean-queues', '--task', task)}",
             ),
@@ -144,10 +173,14 @@ def _killed(source: Source) -> Iterator[Finding]:
     yield Finding(
         "worker.processes_killed",
         source.name,
-        f"{counted(killed.count, 'process', 'processes')} of the pool of {source.name} died with what they ran",
+        f"{counted(killed.count, 'process', 'processes')} of the pool of {source.name} died with"
+        " what they ran",
         (
             *lines,
-            *(f"received and not ended: {counted(count, 'message')} of {task}" for task, count in which.most_common(3)),
+            *(
+                f"received and not ended: {counted(count, 'message')} of {task}"
+                for task, count in which.most_common(3)
+            ),
             *_why_killed(killed),
         ),
         severity=Severity.WARNING,
@@ -162,18 +195,27 @@ def _others(again: Mapping[tuple[str, str], int], shown: tuple[str, str]) -> Ite
 
 def _why_killed(killed: Logged) -> Iterator[str]:
     if "signal 9" in killed.first:
-        yield "Celery sends signal 9 at a hard time limit alone, and logs that; the kernel does when memory runs out"
+        yield (
+            "Celery sends signal 9 at a hard time limit alone, and logs that; the kernel does when"
+            " memory runs out"
+        )
         yield "journalctl -k --grep 'Killed process' shows whether it was the kernel"
 
 
 def _loses_results(source: Source) -> Iterator[Finding]:
-    """**Source:** billiard 4.2.1 `pool.py: ApplyResult._set`: what Celery does after a task raised an error."""
+    """**Source:** billiard 4.2.1 `pool.py: ApplyResult._set`: what Celery does after a task raised
+    an error.
+    """
     for one in source.log.of(Event.NO_RESULT):
         yield Finding(
             "worker.loses_results",
             source.name,
-            f"{source.name} could not handle the end of {counted(one.count, 'task')}: are results stored?",
-            (quoted(source.name, one), "the traceback below that line in the log names the server or file"),
+            f"{source.name} could not handle the end of {counted(one.count, 'task')}: are results"
+            " stored?",
+            (
+                quoted(source.name, one),
+                "the traceback below that line in the log names the server or file",
+            ),
             severity=Severity.WARNING,
         )
 
@@ -188,8 +230,8 @@ def _discards(source: Source) -> Iterator[Finding]:
         yield Finding(
             "task.was_discarded",
             source.name,
-            f"{source.name} has discarded {counted(count, 'message')} of {tasks(one.subject for one in unknown)}, "
-            "which it does not have registered",
+            f"{source.name} has discarded {counted(count, 'message')} of"
+            f" {tasks(one.subject for one in unknown)}, which it does not have registered",
             (*(quoted(source.name, one) for one in unknown[:_SHOWN]), gone),
             severity=Severity.WARNING,
         )
@@ -197,11 +239,14 @@ def _discards(source: Source) -> Iterator[Finding]:
         yield Finding(
             "message.was_discarded",
             source.name,
-            f"{source.name} has discarded {counted(one.count, 'message')} that it does not accept or cannot read",
+            f"{source.name} has discarded {counted(one.count, 'message')} that it does not accept"
+            " or cannot read",
             (
                 quoted(source.name, one),
-                "whoever sends them writes in a way (task_serializer) that this worker does not take (accept_content): "
-                "give both the same",
+                (
+                    "whoever sends them writes in a way (task_serializer) that this worker does not"
+                    " take (accept_content): give both the same"
+                ),
                 gone,
             ),
             severity=Severity.WARNING,
@@ -219,6 +264,9 @@ def _refused(source: Source) -> Iterator[Finding]:
             (
                 quoted(source.name, refused),
                 "connections that were made before go on until they are lost",
-                "the broker and the result backend of its environment and settings are what it asks",
+                (
+                    "the broker and the result backend of its environment and settings are what it"
+                    " asks"
+                ),
             ),
         )

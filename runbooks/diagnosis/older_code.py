@@ -1,4 +1,6 @@
-"""Workers and beats that were started before their application changed, and what they have otherwise since."""
+"""Workers and beats that were started before their application changed, and what they have
+otherwise since.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,28 +21,44 @@ _DEFAULT_ENTRY = "celery.backend_cleanup"
 
 
 def workers(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding] = ()) -> Iterator[Finding]:
-    """Workers whose settings or tasks are not those of the application on their host, as it is loaded now.
+    """Workers whose settings or tasks are not those of the application on their host, as it is
+    loaded now.
 
-    Where its files changed after the worker was started a restart mends that. Where they did not, something sets it
-    for the worker alone, and a restart does not. One that is restarted by what is `known` is left out.
+    Where its files changed after the worker was started a restart mends that. Where they did not,
+    something sets it for the worker alone, and a restart does not. One that is restarted by what is
+    `known` is left out.
     """
     assert snapshot.broker is not None
     for host, state, said in held(fleet, snapshot):
         for worker in host.settings.workers:
-            node, service = snapshot.broker.nodes.get(host.node(worker)), state.services.get(worker.known_as)
+            node, service = (
+                snapshot.broker.nodes.get(host.node(worker)),
+                state.services.get(worker.known_as),
+            )
             one = node and node.twins == len(node.known_as) == 1
             if node and one and service and not changes_of(known, {(host.name, worker.known_as)}):
                 yield from _worker(host, worker, service, node, said, snapshot)
 
 
 def _worker(
-    host: FleetHost, worker: Worker, service: ServiceState, node: NodeState, said: Application, snapshot: Snapshot
+    host: FleetHost,
+    worker: Worker,
+    service: ServiceState,
+    node: NodeState,
+    said: Application,
+    snapshot: Snapshot,
 ) -> Iterator[Finding]:
     older = _is_older(service, said)
     lines = [*_settings(node, said), *_versions(node, said)]
-    lacking = sorted(task.name for task in said.own_tasks if task.name not in node.registered) if older else []
+    lacking = (
+        sorted(task.name for task in said.own_tasks if task.name not in node.registered)
+        if older
+        else []
+    )
     if lacking:
-        lines.append(f"inspect registered: {node.name} lacks {tasks(lacking)}, which the application has")
+        lines.append(
+            f"inspect registered: {node.name} lacks {tasks(lacking)}, which the application has"
+        )
     if not lines:
         return
     name = host.node(worker)
@@ -49,7 +67,8 @@ def _worker(
         why = "it was started before the application's files changed"
         restart = control(host, worker.known_as, "restart", why, snapshot)
         lines.append(
-            f"it was started at {_at(service.started_at)}, its files last changed at {_at(said.came_from.changed_at)}"
+            f"it was started at {_at(service.started_at)}, its files last changed at"
+            f" {_at(said.came_from.changed_at)}"
         )
         yield Finding(
             "worker.older_code", name, f"{summary}: {why}", tuple(lines),
@@ -59,8 +78,9 @@ def _worker(
         yield Finding(
             "worker.settings_differ",
             name,
-            f"{summary}, and no file of it changed since its start, so that a restart changes nothing: look for what "
-            "sets this for the worker alone, such as its command line or a signal handler",
+            f"{summary}, and no file of it changed since its start, so that a restart changes"
+            " nothing: look for what sets this for the worker alone, such as its command line or a"
+            " signal handler",
             tuple(lines),
             severity=Severity.WARNING,
         )
@@ -73,14 +93,22 @@ def _settings(node: NodeState, said: Application) -> Iterator[str]:
     for name in sorted({*node.settings, *said.settings} - {"beat_schedule"}):
         theirs, ours = node.settings.get(name), said.settings.get(name)
         if theirs != ours:
-            yield f"{name}: {node.name} has {_short(theirs, ours)}, the application {_short(ours, theirs)}"
+            yield (
+                f"{name}: {node.name} has {_short(theirs, ours)}, the application"
+                f" {_short(ours, theirs)}"
+            )
 
 
 def _versions(node: NodeState, said: Application) -> Iterator[str]:
-    """The libraries of which the node runs another version than the application would be loaded with now."""
+    """The libraries of which the node runs another version than the application would be loaded
+    with now.
+    """
     for name, theirs in sorted((node.versions or {}).items()):
         if (ours := said.versions.get(name, theirs)) != theirs:
-            yield f"inspect report: {node.name} runs with {name} {theirs}, the application with {ours}"
+            yield (
+                f"inspect report: {node.name} runs with {name} {theirs}, the application with"
+                f" {ours}"
+            )
 
 
 def _short(value: Any, other: Any) -> str:
@@ -94,26 +122,37 @@ def _short(value: Any, other: Any) -> str:
 
 
 def beats(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Beats that send an older schedule than the application has, by what their scheduler keeps of the code.
+    """Beats that send an older schedule than the application has, by what their scheduler keeps of
+    the code.
 
-    django-celery-beat's tables do not say which of their rows are of the code, so they tell nothing.
+    django-celery-beat's tables do not say which of their rows are of the code, so they tell
+    nothing.
     """
     for host, state, said in held(fleet, snapshot):
         kept = state.kept
-        if not (is_older_beat(host, state) and kept and kept.kind in ("file", "redbeat") and not kept.error):
+        if not (
+            is_older_beat(host, state)
+            and kept
+            and kept.kind in ("file", "redbeat")
+            and not kept.error
+        ):
             continue
         if lines := list(_entries(kept, said)):
-            why = "it was started before the application's files changed, and sends an older schedule"
+            why = (
+                "it was started before the application's files changed, and sends an older schedule"
+            )
             yield Finding(
                 "beat.older_schedule",
                 host.name,
-                f"beat on {host.name} sends an older schedule than the application has, for it was started before the "
-                "application's files changed",
+                f"beat on {host.name} sends an older schedule than the application has, for it was"
+                " started before the application's files changed",
                 (
                     *lines[:_MOST],
                     *([f"and {len(lines) - _MOST} more"] if len(lines) > _MOST else []),
-                    f"it was started at {_at(state.services[host.beat].started_at)}, the application's files last "
-                    f"changed at {_at(said.came_from.changed_at)}",
+                    (
+                        f"it was started at {_at(state.services[host.beat].started_at)}, the"
+                        f" application's files last changed at {_at(said.came_from.changed_at)}"
+                    ),
                 ),
                 remedy="restart it",
                 fix=(control(host, host.beat, "restart", why, snapshot),),
@@ -121,10 +160,11 @@ def beats(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def is_older_beat(host: FleetHost, state: HostState) -> bool:
-    """Whether a host's beat was started before its application changed: only then its schedule may be an older one.
+    """Whether a host's beat was started before its application changed: only then its schedule may
+    be an older one.
 
-    **Source:** celery 5.7.0 `beat.py: PersistentScheduler.setup_schedule`; celery-redbeat 2.4.2 `schedulers.py:
-    RedBeatScheduler.setup_schedule`: they take up `beat_schedule` when they start.
+    **Source:** celery 5.7.0 `beat.py: PersistentScheduler.setup_schedule`; celery-redbeat 2.4.2
+    `schedulers.py: RedBeatScheduler.setup_schedule`: they take up `beat_schedule` when they start.
     """
     beat, said = state.services.get(host.beat), state.application
     return bool(beat and said and _is_older(beat, said))
@@ -161,7 +201,9 @@ def is_older_worker(worker: Worker, state: HostState) -> bool:
 
 def _is_older(service: ServiceState, said: Application) -> bool:
     """Whether a service was started before a file that the application is loaded from last changed."""
-    return service.started_at is not None and service.started_at + MARGIN_S < said.came_from.changed_at
+    return (
+        service.started_at is not None and service.started_at + MARGIN_S < said.came_from.changed_at
+    )
 
 
 def _at(time: float | None) -> str:

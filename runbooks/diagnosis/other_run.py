@@ -23,11 +23,16 @@ _OF_THE_FLEET = frozenset(
     }
 )  # fmt: skip
 MAY_BE_ITS_DOING = _OF_SERVICES | _OF_THE_FLEET
-"""The findings that a fleet which is well has, too, while a run restarts its services or works on its queues."""
+"""The findings that a fleet which is well has, too, while a run restarts its services or works on
+its queues.
+"""
 
 
-def without_its_doing(fleet: Fleet, snapshot: Snapshot, findings: Iterable[Finding]) -> Iterator[Finding]:
-    """The findings, those of services that another run is restarting as one for each of these, which is no fault.
+def without_its_doing(
+    fleet: Fleet, snapshot: Snapshot, findings: Iterable[Finding]
+) -> Iterator[Finding]:
+    """The findings, those of services that another run is restarting as one for each of these,
+    which is no fault.
 
     Where it is not known what the run is doing, those that may be its doing say so.
     """
@@ -55,23 +60,40 @@ def _perhaps_its_doing(finding: Finding, run: OtherRun) -> Finding:
     """What a run has set aside it works on, as far as anybody can tell before it ends."""
     if finding.code == "queue.aside":
         return replace(
-            finding, evidence=(*finding.evidence, going_on(run)), remedy=None, fix=(), severity=Severity.INFO
+            finding,
+            evidence=(*finding.evidence, going_on(run)),
+            remedy=None,
+            fix=(),
+            severity=Severity.INFO,
         )
     if run.restarts is None and finding.code in MAY_BE_ITS_DOING:
-        return replace(finding, evidence=(*finding.evidence, f"{going_on(run)}; it may be the reason"))
+        return replace(
+            finding, evidence=(*finding.evidence, f"{going_on(run)}; it may be the reason")
+        )
     return finding
 
 
-def _restarted(fleet: Fleet, finding: Finding, restarts: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The services that are being restarted, where that explains the whole finding; each after its host."""
+def _restarted(
+    fleet: Fleet, finding: Finding, restarts: Collection[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """The services that are being restarted, where that explains the whole finding; each after its
+    host.
+    """
     hosts = {host.name: host for host in fleet.hosts}
     names = {f"{service} on {host}": (host, service) for host, service in restarts}
     names |= {
-        node: (host, service) for host, service in restarts if host in hosts for node in hosts[host].nodes_of(service)
+        node: (host, service)
+        for host, service in restarts
+        if host in hosts
+        for node in hosts[host].nodes_of(service)
     }
     if finding.code == "queue.no_consumer":
         consumers = [(host.name, one.known_as) for host in fleet.hosts for one in host.settings.workers
                      if finding.subject in one.queues]  # fmt: skip
         return [service for service in consumers if service in restarts]
     subjects = finding.subject.split(", ") if finding.code in _OF_SERVICES else []
-    return [names[subject] for subject in subjects] if subjects and all(one in names for one in subjects) else []
+    return (
+        [names[subject] for subject in subjects]
+        if subjects and all(one in names for one in subjects)
+        else []
+    )

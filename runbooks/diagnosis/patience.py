@@ -7,14 +7,17 @@ from runbooks.core.model import RunningTask
 
 
 def stop_may_take(host: FleetHost, running: Sequence[RunningTask], now: float) -> tuple[float, str]:
-    """The longest that is known, in seconds, and how; 0 where nothing is: a default of ours says nothing of the tasks.
+    """The longest that is known, in seconds, and how; 0 where nothing is: a default of ours says
+    nothing of the tasks.
 
     `running` are the tasks of the worker.
     """
     return max(_known(host, running, now), default=(0.0, ""))
 
 
-def _known(host: FleetHost, running: Sequence[RunningTask], now: float) -> Iterator[tuple[float, str]]:
+def _known(
+    host: FleetHost, running: Sequence[RunningTask], now: float
+) -> Iterator[tuple[float, str]]:
     if "stop_timeout" in host.settings.model_fields_set:
         yield host.settings.stop_timeout, "celery_stop_timeout"
     for task in running:

@@ -1,4 +1,6 @@
-"""What this tool does itself: a start or restart that it does not make is told to the operator, and is in no plan."""
+"""What this tool does itself: a start or restart that it does not make is told to the operator, and
+is in no plan.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from shlex import quote
@@ -10,12 +12,20 @@ from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding
 from runbooks.core.settings import filled
 
-_OF_NODES = ("queue.few_consumers", "queue.no_consumer", "task.discarded", "task.not_registered", "worker.none_fits")
+_OF_NODES = (
+    "queue.few_consumers",
+    "queue.no_consumer",
+    "task.discarded",
+    "task.not_registered",
+    "worker.none_fits",
+)
 """What may be wrong with nodes that no host of the inventory runs."""
 
 
 def possible(fleet: Fleet, findings: Iterable[Finding]) -> Iterator[Finding]:
-    """The findings without the changes that this tool does not make; each says why, and what does it instead."""
+    """The findings without the changes that this tool does not make; each says why, and what does
+    it instead.
+    """
     hosts = {host.name: host for host in fleet.hosts}
     for finding in findings:
         left = [change for change in finding.fix if _why_not(hosts, change)]
@@ -35,7 +45,9 @@ def _why_not(hosts: Mapping[str, FleetHost], change: Change) -> str:
 def _told(fleet: Fleet, host: FleetHost, change: Change) -> Iterator[str]:
     assert isinstance(change.do, ControlService)
     why = host.why_not(change.do.action)
-    yield f"this tool does not {change.do.action} {', '.join(change.services)} on {host.name}: {why}"
+    yield (
+        f"this tool does not {change.do.action} {', '.join(change.services)} on {host.name}: {why}"
+    )
     for service in change.services:
         yield from _hint(fleet, host, service)
 
@@ -46,8 +58,14 @@ def _hint(fleet: Fleet, host: FleetHost, service: str) -> Iterator[str]:
 
 
 def _by_their_platform(fleet: Fleet, finding: Finding) -> Iterator[str]:
-    """Of nodes that no host of the inventory runs; what the inventory does not know of one stays a placeholder."""
-    if finding.code not in _OF_NODES or finding.fix or not (fleet.app.restart_hint and fleet.app.nodes):
+    """Of nodes that no host of the inventory runs; what the inventory does not know of one stays a
+    placeholder.
+    """
+    if (
+        finding.code not in _OF_NODES
+        or finding.fix
+        or not (fleet.app.restart_hint and fleet.app.nodes)
+    ):
         return
     names = finding.subject.split(", ") if finding.code.startswith("task.") else []
     unknown = [name for name in names if name not in fleet.all_nodes]
@@ -58,7 +76,9 @@ def _by_their_platform(fleet: Fleet, finding: Finding) -> Iterator[str]:
 
 
 def not_restarted(fleet: Fleet, services: Iterable[tuple[str, str]]) -> Iterator[Finding]:
-    """Of these services, each after its host, those that this tool does not restart, though it was asked to."""
+    """Of these services, each after its host, those that this tool does not restart, though it was
+    asked to.
+    """
     asked = set(services)
     for host in fleet.hosts:
         names = [service for service in host.services if (host.name, service) in asked]

@@ -13,23 +13,36 @@ _SHOWN = 3
 
 
 def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Of each worker that is such a program and runs. This tool drains it first; whoever else stops it does not."""
+    """Of each worker that is such a program and runs. This tool drains it first; whoever else stops
+    it does not.
+    """
     states = snapshot.reachable()
     for host in fleet.hosts:
         for service in host.services if host.name in states else ():
             found = states[host.name].services[service]
-            if found.program_stop and found.pid is not None and host.is_others(service) and service != host.beat:
+            if (
+                found.program_stop
+                and found.pid is not None
+                and host.is_others(service)
+                and service != host.beat
+            ):
                 yield from _loses(fleet, host, service, found.program_stop, snapshot)
 
 
-def _loses(fleet: Fleet, host: FleetHost, service: str, stop: ProgramStop, snapshot: Snapshot) -> Iterator[Finding]:
+def _loses(
+    fleet: Fleet, host: FleetHost, service: str, stop: ProgramStop, snapshot: Snapshot
+) -> Iterator[Finding]:
     state, nodes = snapshot.reachable()[host.name], snapshot.broker.nodes if snapshot.broker else {}
-    running = tuple(task for name in host.nodes_of(service) if name in nodes for task in nodes[name].running)
-    rows = [row for row in table(fleet, snapshot) if (row.host, row.service) == (host.name, service)]
+    running = tuple(
+        task for name in host.nodes_of(service) if name in nodes for task in nodes[name].running
+    )
+    rows = [
+        row for row in table(fleet, snapshot) if (row.host, row.service) == (host.name, service)
+    ]
     if stop.as_group and any(row.below for row in rows):
         summary = (
-            f"a stop of {service} tells the processes of its pool to end as well (stopasgroup=true), so it ends their "
-            "tasks at once"
+            f"a stop of {service} tells the processes of its pool to end as well"
+            " (stopasgroup=true), so it ends their tasks at once"
         )
         advice = "stopasgroup=false, and killasgroup=true"
     else:
@@ -37,8 +50,9 @@ def _loses(fleet: Fleet, host: FleetHost, service: str, stop: ProgramStop, snaps
         if stop.wait_s >= longest_s:
             return
         summary = (
-            f"supervisord kills {service} {span(stop.wait_s)} after it was told to stop (stopwaitsecs), and a stop may "
-            f"take {span(longest_s)} ({why}): tasks that run longer are lost"
+            f"supervisord kills {service} {span(stop.wait_s)} after it was told to stop"
+            f" (stopwaitsecs), and a stop may take {span(longest_s)} ({why}): tasks that run longer"
+            " are lost"
         )
         advice = f"stopwaitsecs={int(longest_s) + 1}, or more: longer than the longest task"
     yield Finding(
@@ -49,7 +63,10 @@ def _loses(fleet: Fleet, host: FleetHost, service: str, stop: ProgramStop, snaps
             *(f"a stop now: {told(task, state.clock_at)}" for task in running[:_SHOWN]),
             *_limits(state, stop.wait_s),
             f"write in the program's section: {advice}",
-            f"it counts after sudo supervisorctl update {service.split(':')[0]}, which restarts that whole group",
+            (
+                f"it counts after sudo supervisorctl update {service.split(':')[0]}, which restarts"
+                " that whole group"
+            ),
         ),
         severity=Severity.WARNING,
     )

@@ -1,4 +1,6 @@
-"""Whether what is scheduled and what is routed comes to a worker: each link of its way, before anything waits."""
+"""Whether what is scheduled and what is routed comes to a worker: each link of its way, before
+anything waits.
+"""
 
 import difflib
 from bisect import bisect
@@ -16,9 +18,22 @@ from runbooks.diagnosis.silence import busy_solo, not_seen_by_the_broker
 
 _CLEANUP = "celery.backend_cleanup"
 _EXPIRE_BY_THEMSELVES = frozenset(
-    {"disabled", "redis", "rediss", "redis+socket", "socket", "sentinel", "rpc", "cache", "cache+memory", "memcached"}
+    {
+        "disabled",
+        "redis",
+        "rediss",
+        "redis+socket",
+        "socket",
+        "sentinel",
+        "rpc",
+        "cache",
+        "cache+memory",
+        "memcached",
+    }
 )
-"""Schemes of result backends. **Source:** celery 5.7.0 `backends/`: `supports_autoexpire`; "disabled" keeps none."""
+"""Schemes of result backends. **Source:** celery 5.7.0 `backends/`: `supports_autoexpire`;
+"disabled" keeps none.
+"""
 
 _CLOSE = 0.75
 _MARGIN_S = 60.0
@@ -36,10 +51,11 @@ class Link(Struct, frozen=True):
 
 
 class Path(Struct, frozen=True):
-    """An entry of the schedule, the host whose application told it, who consumes its queue, and its weak `links`.
+    """An entry of the schedule, the host whose application told it, who consumes its queue, and its
+    weak `links`.
 
-    One that is not `enabled` is not sent. `last_sent_at` is None where it never was, or, for the reason `untold`, that
-    is not known; `next_due_at` None where that is not known.
+    One that is not `enabled` is not sent. `last_sent_at` is None where it never was, or, for the
+    reason `untold`, that is not known; `next_due_at` None where that is not known.
     """
 
     entry: ScheduleEntry
@@ -67,12 +83,16 @@ class Path(Struct, frozen=True):
 
 def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Every broken link that no other fault explains."""
-    yield from (link.finding for path in paths(fleet, snapshot) for link in path.links if link.finding)
+    yield from (
+        link.finding for path in paths(fleet, snapshot) for link in path.links if link.finding
+    )
     yield from _routed_nowhere(fleet, snapshot)
 
 
 def paths(fleet: Fleet, snapshot: Snapshot) -> list[Path]:
-    """The way of every entry, once for all hosts that tell the same; where beat's hosts told, only theirs."""
+    """The way of every entry, once for all hosts that tell the same; where beat's hosts told, only
+    theirs.
+    """
     asked = {host.name: host for host in fleet.hosts}
     said = {name: state for name, state in snapshot.reachable().items() if state.application}
     of_beat = {name: state for name, state in said.items() if asked[name].settings.beat}
@@ -97,7 +117,9 @@ def _entries(state: HostState) -> Iterator[tuple[ScheduleEntry, KeptEntry | None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for a name of `known` that is spelt nearly so, or a task of that name elsewhere."""
+    """`; did you mean 'x'?` for a name of `known` that is spelt nearly so, or a task of that name
+    elsewhere.
+    """
     by_end = {one.rpartition(".")[2]: one for one in sorted(known, reverse=True)}
     near = difflib.get_close_matches(name.rpartition(".")[2], list(by_end), n=1, cutoff=_CLOSE)
     return f"; did you mean '{by_end[near[0]]}'?" if near else ""
@@ -118,29 +140,53 @@ class _Way:
         assert snapshot.broker is not None
         assert state.application
         self._fleet, self._snapshot, self._broker = fleet, snapshot, snapshot.broker
-        self._host, self._state, self._said, self._entry = host.name, state, state.application, entry
+        self._host, self._state, self._said, self._entry = (
+            host.name,
+            state,
+            state.application,
+            entry,
+        )
         self._kept, self._beat = kept, state.services.get(host.beat)
         self._what = f"the schedule's {entry.name}"
         queue = entry.route.queue if entry.route else ""
-        self.consumers = {name: node for name, node in self._broker.nodes.items() if queue and queue in node.queues}
+        self.consumers = {
+            name: node
+            for name, node in self._broker.nodes.items()
+            if queue and queue in node.queues
+        }
 
     def path(self) -> Path:
         """All that is known of it."""
         if self._kept and not self._kept.enabled:
-            return Path(self._entry, self._host, enabled=False, last_sent_at=self._kept.last_sent_at)
+            return Path(
+                self._entry, self._host, enabled=False, last_sent_at=self._kept.last_sent_at
+            )
         now, kept = self._state.clock_at, self._kept
         untold = "" if kept else self._untold()
         sent_at = kept.last_sent_at if kept else None
         due_at = self._due_at() if kept else self._entry.next_due_at(None, now)
         links = (*self._links(), *self._overdue())
         ahead = due_at if due_at is not None and due_at > now else None
-        return Path(self._entry, self._host, tuple(sorted(self.consumers)), links, True, sent_at, ahead, untold)
+        return Path(
+            self._entry,
+            self._host,
+            tuple(sorted(self.consumers)),
+            links,
+            True,
+            sent_at,
+            ahead,
+            untold,
+        )
 
     def _untold(self) -> str:
         kept = self._state.kept
         if kept is None:
             return "beat's schedule was not read"
-        return f"beat's schedule could not be read: {kept.error}" if kept.error else "beat has not taken it up yet"
+        return (
+            f"beat's schedule could not be read: {kept.error}"
+            if kept.error
+            else "beat has not taken it up yet"
+        )
 
     def _due_at(self) -> float | None:
         """When it is due after what beat counts from; that may be over."""
@@ -150,9 +196,11 @@ class _Way:
         return kept.entry.next_due_at(kept.counted_from_at, self._state.clock_at)
 
     def _overdue(self) -> Iterator[Link]:
-        """What was due while beat ran, and was not sent when beat last wrote down all that it had sent.
+        """What was due while beat ran, and was not sent when beat last wrote down all that it had
+        sent.
 
-        **Source:** celery 5.7.0 `beat.py: Scheduler.should_sync`: not at each message, and then all of it.
+        **Source:** celery 5.7.0 `beat.py: Scheduler.should_sync`: not at each message, and then all
+        of it.
         """
         due_at, saved_at, beat = self._due_at(), self._saved_at(), self._beat
         if due_at is None or saved_at is None or beat is None or beat.started_at is None:
@@ -166,12 +214,17 @@ class _Way:
                 Finding(
                     "schedule.overdue",
                     self._entry.name,
-                    f"{self._what} was due {late} ago, and beat, which runs, has not sent it: look into beat's "
-                    f"log with {Command('tail-logs', '--grep', self._entry.name)}",
+                    f"{self._what} was due {late} ago, and beat, which runs, has not sent it: look"
+                    f" into beat's log with {Command('tail-logs', '--grep', self._entry.name)}",
                     (
-                        f"last sent: {utc(sent_at) if sent_at is not None else 'never'}; due: {utc(due_at)}",
-                        f"beat has been running since {utc(beat.started_at)}, and wrote down at {utc(saved_at)} what "
-                        "it had sent",
+                        (
+                            f"last sent: {utc(sent_at) if sent_at is not None else 'never'}; due:"
+                            f" {utc(due_at)}"
+                        ),
+                        (
+                            f"beat has been running since {utc(beat.started_at)}, and wrote down at"
+                            f" {utc(saved_at)} what it had sent"
+                        ),
                     ),
                 ),
             )
@@ -183,7 +236,9 @@ class _Way:
             return self._state.clock_at
         times = [one.last_sent_at for one in kept.entries]
         times += [self._state.beat_sent_at] if kept.kind == "file" else []
-        return max((at for at in times if at is not None and at <= self._state.clock_at), default=None)
+        return max(
+            (at for at in times if at is not None and at <= self._state.clock_at), default=None
+        )
 
     def _links(self) -> Iterator[Link]:
         """What is weak, in the order of the way."""
@@ -209,7 +264,9 @@ class _Way:
 
     def _known(self) -> frozenset[str]:
         """The tasks that the application or a node knows, wherever."""
-        said = (state.application for state in self._snapshot.reachable().values() if state.application)
+        said = (
+            state.application for state in self._snapshot.reachable().values() if state.application
+        )
         nodes = (node.registered for node in self._broker.nodes.values())
         return frozenset(task.name for one in said for task in one.tasks).union(*nodes)
 
@@ -221,15 +278,19 @@ class _Way:
         if task in self._fleet.app.expected_tasks:
             return Link(told)
         own = [name for name in known if not name.startswith("celery.")]
-        registers = f"loaded on {self._host}, the application registers {counted(len(self._said.tasks), 'task')}"
+        registers = (
+            f"loaded on {self._host}, the application registers"
+            f" {counted(len(self._said.tasks), 'task')}"
+        )
         nodes = ", ".join(sorted(self._broker.nodes))
         return Link(
             told + nearest(task, own),
             Finding(
                 "schedule.unknown_task",
                 self._entry.name,
-                f"{self._what} sends {task}, which nobody knows, so the worker that takes it discards it: correct the "
-                f"name in the schedule, or let the application import its module{nearest(task, own)}",
+                f"{self._what} sends {task}, which nobody knows, so the worker that takes it"
+                " discards it: correct the name in the schedule, or let the application import its"
+                f" module{nearest(task, own)}",
                 (
                     f"{registers}, not this one",
                     *([f"inspect registered: none of {nodes} knows it"] if nodes else []),
@@ -238,7 +299,9 @@ class _Way:
         )
 
     def _arguments(self) -> Iterator[Link]:
-        """**Source:** celery 5.7.0 `app/task.py: Task.apply_async`: a task that beat knows checks them before."""
+        """**Source:** celery 5.7.0 `app/task.py: Task.apply_async`: a task that beat knows checks
+        them before.
+        """
         entry, task = self._entry, self._said.task(self._entry.task)
         if task is None or entry.args is None or entry.kwargs is None:
             return
@@ -250,8 +313,8 @@ class _Way:
                 Finding(
                     "schedule.bad_arguments",
                     entry.name,
-                    f"{self._what} has arguments that do not fit {entry.task}, so {then}: {misfit}; correct its args "
-                    "and kwargs in the schedule",
+                    f"{self._what} has arguments that do not fit {entry.task}, so {then}: {misfit};"
+                    " correct its args and kwargs in the schedule",
                     (
                         f"args {list(entry.args)!r}, kwargs {entry.kwargs!r}",
                         f"loaded on {self._host}, {entry.task} takes {_parameters(task)}",
@@ -260,32 +323,42 @@ class _Way:
             )
 
     def _unsendable(self, route: Route) -> Link:
-        said = f"Celery's router, in the application loaded on {self._host}, says of {self._entry.task}: {route.error}"
+        said = (
+            f"Celery's router, in the application loaded on {self._host}, says of"
+            f" {self._entry.task}: {route.error}"
+        )
         return Link(
             f"it cannot be sent: {route.error}",
             Finding(
                 "schedule.unsendable",
                 self._entry.name,
-                f"{self._what} cannot be sent: correct its options or the application's task_queues",
+                f"{self._what} cannot be sent: correct its options or the application's"
+                " task_queues",
                 (said,),
             ),
         )
 
     def _has_nothing_to_do(self) -> bool:
-        """Whether it is Celery's own entry that removes old results, and there are none that have to be removed.
+        """Whether it is Celery's own entry that removes old results, and there are none that have
+        to be removed.
 
-        **Source:** celery 5.7.0 `beat.py: Scheduler.install_default_entries`; django-celery-beat 2.9.0 `schedulers.py`,
-        which installs it for every result backend.
+        **Source:** celery 5.7.0 `beat.py: Scheduler.install_default_entries`; django-celery-beat
+        2.9.0 `schedulers.py`, which installs it for every result backend.
         """
         kept_by = {place.scheme for place in self._said.backend}
         return self._entry.task == _CLEANUP and bool(kept_by) and kept_by <= _EXPIRE_BY_THEMSELVES
 
     def _no_consumer(self, queue: str) -> Link:
         if self._broker.unasked:
-            return Link(f"who consumes {queue} is not known: the nodes could not be asked", unknown=True)
+            return Link(
+                f"who consumes {queue} is not known: the nodes could not be asked", unknown=True
+            )
         wanted = [name for name, worker in self._fleet.workers if queue in worker.queues]
         if busy := sorted(busy_solo(self._fleet, self._snapshot).intersection(wanted)):
-            return Link(f"{', '.join(busy)}, which is to consume {queue}, is at a task and does not tell", unknown=True)
+            return Link(
+                f"{', '.join(busy)}, which is to consume {queue}, is at a task and does not tell",
+                unknown=True,
+            )
         if queue in self._fleet.consumed:
             by = self._fleet.worded("by the inventory ", "")
             who = f" ({by}{', '.join(wanted)} should)" if wanted else ""
@@ -296,9 +369,12 @@ class _Way:
             Finding(
                 "schedule.no_consumer",
                 self._entry.name,
-                f"{self._what} sends {self._entry.task} to {queue}, which no worker consumes, so its messages pile up "
-                f"there: correct the queue, or let a worker consume it{near}",
-                (f"told by Celery's router, in the application loaded on {self._host}", _nobody(self._fleet)),
+                f"{self._what} sends {self._entry.task} to {queue}, which no worker consumes, so"
+                f" its messages pile up there: correct the queue, or let a worker consume it{near}",
+                (
+                    f"told by Celery's router, in the application loaded on {self._host}",
+                    _nobody(self._fleet),
+                ),
                 severity=_severity(self._snapshot),
             ),
         )
@@ -315,17 +391,23 @@ class _Way:
                 Finding(
                     "schedule.unpolled_priority",
                     self._entry.name,
-                    f"{self._what} is sent with priority {given}, into the list of priority {step} of {route.queue}, "
-                    f"which {', '.join(deaf)} does not poll: give both the same priority_steps",
+                    f"{self._what} is sent with priority {given}, into the list of priority"
+                    f" {step} of {route.queue}, which {', '.join(deaf)} does not poll: give both"
+                    " the same priority_steps",
                     (
-                        f"broker_transport_options, loaded on {self._host}: priority_steps {list(_steps(self._said))}",
+                        (
+                            f"broker_transport_options, loaded on {self._host}: priority_steps"
+                            f" {list(_steps(self._said))}"
+                        ),
                         *(f"{name} polls {list(self._polled(name))}" for name in deaf),
                     ),
                 ),
             )
 
     def _polled(self, node: str) -> tuple[int, ...]:
-        """The priorities whose lists a node polls: as it says, or the application on its host, or the inventory."""
+        """The priorities whose lists a node polls: as it says, or the application on its host, or
+        the inventory.
+        """
         own = self.consumers[node].options
         if own is not None and "priority_steps" in own:
             return tuple(own["priority_steps"])
@@ -339,20 +421,27 @@ class _Way:
         task = self._entry.task
         if task.startswith("celery."):
             return
-        lacking = sorted(name for name, node in self.consumers.items() if task not in node.registered)
+        lacking = sorted(
+            name for name, node in self.consumers.items() if task not in node.registered
+        )
         if not lacking:
             return
         expected = expected_by(self._fleet, self._snapshot)
-        of_strangers = frozenset(self._fleet.app.expected_tasks)  # `worker.unknown` says what a stranger discards
+        of_strangers = frozenset(
+            self._fleet.app.expected_tasks
+        )  # `worker.unknown` says what a stranger discards
         untold = [name for name in lacking if task not in expected.get(name, of_strangers)]
         finding = Finding(
             "schedule.not_registered",
             self._entry.name,
-            f"{self._what} sends {task} to {queue}, where {', '.join(untold)} takes it, does not know it, and so "
-            "discards it: give it the code that has it and restart it, or let it consume other queues",
+            f"{self._what} sends {task} to {queue}, where {', '.join(untold)} takes it, does not"
+            " know it, and so discards it: give it the code that has it and restart it, or let it"
+            " consume other queues",
             tuple(f"inspect registered: {name} lacks {task}" for name in untold),
         )
-        yield Link(f"{', '.join(lacking)} takes it and does not know it", finding if untold else None)
+        yield Link(
+            f"{', '.join(lacking)} takes it and does not know it", finding if untold else None
+        )
 
 
 def _nobody(fleet: Fleet) -> str:
@@ -376,7 +465,9 @@ def _steps(said: Application) -> tuple[int, ...]:
 
 
 def _step(priority: int, steps: tuple[int, ...]) -> int:
-    """**Source:** kombu 5.7.0 `transport/redis.py: Channel.priority, _get_message_priority`: from 0 to 9."""
+    """**Source:** kombu 5.7.0 `transport/redis.py: Channel.priority, _get_message_priority`: from 0
+    to 9.
+    """
     return steps[bisect(steps, max(0, min(priority, 9))) - 1]
 
 
@@ -387,10 +478,11 @@ def _parameters(task: RegisteredTask) -> str:
 
 
 def _routed_nowhere(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Queues that nobody consumes and that routes lead to: those of the expected tasks, or of all where none are named.
+    """Queues that nobody consumes and that routes lead to: those of the expected tasks, or of all
+    where none are named.
 
-    What no route names is left to the default queue. That counts where its messages wait there: whoever sends it may
-    always name another queue.
+    What no route names is left to the default queue. That counts where its messages wait there:
+    whoever sends it may always name another queue.
     """
     assert snapshot.broker is not None
     if snapshot.broker.unasked:

@@ -16,7 +16,8 @@ MARGIN_S = 2.0
 def loads(host: FleetHost, service: str, found: ServiceState | None) -> tuple[str, ...]:
     """The files that a service reads when it starts, as far as they may be this tool's to write.
 
-    A unit that is somebody else's may read another environment file; where its state is not known it may read this one.
+    A unit that is somebody else's may read another environment file; where its state is not known
+    it may read this one.
     """
     if is_unit(service):
         return (host.settings.env_file,) if found is None or reads_env_file(host, found) else ()
@@ -34,25 +35,36 @@ def reads_env_file(host: FleetHost, found: ServiceState) -> bool:
 
 
 def changed_since_start(host: FleetHost, service: str, state: HostState) -> list[str]:
-    """Those of these files, and of the drop-ins of its unit, that say something else than when it was started."""
+    """Those of these files, and of the drop-ins of its unit, that say something else than when it
+    was started.
+    """
     return [path for path, changed in _since_start(host, service, state) if changed]
 
 
 def touched_since_start(host: FleetHost, service: str, state: HostState) -> list[str]:
-    """Those that were written after the service was started, and of which nobody knows what they said before."""
+    """Those that were written after the service was started, and of which nobody knows what they
+    said before.
+    """
     return [path for path, changed in _since_start(host, service, state) if changed is None]
 
 
-def _since_start(host: FleetHost, service: str, state: HostState) -> Iterator[tuple[str, bool | None]]:
-    """Each file that was written, and whether it says something else now than at the start; None where nobody knows.
+def _since_start(
+    host: FleetHost, service: str, state: HostState
+) -> Iterator[tuple[str, bool | None]]:
+    """Each file that was written, and whether it says something else now than at the start; None
+    where nobody knows.
 
-    A time alone proves nothing: whatever writes a file with the same bytes changes it, too. So systemd, which goes by
-    that time, may want to read units again that say what it knows.
+    A time alone proves nothing: whatever writes a file with the same bytes changes it, too. So
+    systemd, which goes by that time, may want to read units again that say what it knows.
     """
     found, env_file = state.services[service], host.settings.env_file
     seen = found.started_with or StartedWith({}, {}, frozenset(), same=False)
     files = {path: state.files[path] for path in loads(host, service, found) if path in state.files}
-    now = {path: DropIn(file.changed_at, sha256(file.content)) for path, file in files.items() if file.content}
+    now = {
+        path: DropIn(file.changed_at, sha256(file.content))
+        for path, file in files.items()
+        if file.content
+    }
     before = {**seen.files, **seen.drop_ins}
     if has_environment_of(host, found, state):
         now.pop(env_file, None)
@@ -69,21 +81,37 @@ def _since_start(host: FleetHost, service: str, state: HostState) -> Iterator[tu
 
 
 _SYSTEMDS = frozenset(
-    {"HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LOGNAME", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"}
+    {
+        "HOME",
+        "INVOCATION_ID",
+        "JOURNAL_STREAM",
+        "LANG",
+        "LOGNAME",
+        "MEMORY_PRESSURE_WATCH",
+        "MEMORY_PRESSURE_WRITE",
+    }
     | {"PATH", "SHELL", "SYSTEMD_EXEC_PID", "USER"}
 )
-"""What systemd gives a service. **Source:** systemd.exec(5), "Environment Variables in Spawned Processes"."""
+"""What systemd gives a service. **Source:** systemd.exec(5), "Environment Variables in Spawned
+Processes".
+"""
 
 
 def has_environment_of(host: FleetHost, found: ServiceState, state: HostState) -> bool:
-    """Whether a service was started with exactly what its environment file says now, whenever that was written."""
+    """Whether a service was started with exactly what its environment file says now, whenever that
+    was written.
+    """
     return _differs_from_environment(host, found, state) is False
 
 
-def _differs_from_environment(host: FleetHost, found: ServiceState, state: HostState) -> bool | None:
-    """Whether the file sets a variable otherwise than the service was started with; None where that is not known.
+def _differs_from_environment(
+    host: FleetHost, found: ServiceState, state: HostState
+) -> bool | None:
+    """Whether the file sets a variable otherwise than the service was started with; None where that
+    is not known.
 
-    Of what the service has besides, nobody knows whether it once stood in the file, or came from somewhere else.
+    Of what the service has besides, nobody knows whether it once stood in the file, or came from
+    somewhere else.
     """
     file = state.files.get(host.settings.env_file)
     if found.environment is None or file is None or file.content is None:

@@ -1,4 +1,6 @@
-"""What a service would be started with: where files say so, a restart that starts the same again is no remedy."""
+"""What a service would be started with: where files say so, a restart that starts the same again is
+no remedy.
+"""
 
 import re
 from collections.abc import Collection, Iterator
@@ -13,15 +15,23 @@ from runbooks.diagnosis.since_start import reads_env_file
 from runbooks.hosts.option_lines import scripts_of
 
 
-def starts_without(host: FleetHost, worker: Worker, state: HostState, queues: Collection[str]) -> tuple[str, ...]:
-    """The evidence that a restart would start the worker without these queues again; empty where it may help.
+def starts_without(
+    host: FleetHost, worker: Worker, state: HostState, queues: Collection[str]
+) -> tuple[str, ...]:
+    """The evidence that a restart would start the worker without these queues again; empty where it
+    may help.
 
-    That is so where a file that starts it has the very queues its process was given, or names others and none of these;
-    and where none names all that it should have, as it does when somebody has corrected it.
+    That is so where a file that starts it has the very queues its process was given, or names
+    others and none of these; and where none names all that it should have, as it does when somebody
+    has corrected it.
     """
     process = process_of(worker.known_as, state)
     given = process.options.queues if process else ()
-    lines = [line for line in _lines(host, worker.known_as, state) if not _is_in_our_unit(host, worker.known_as, line)]
+    lines = [
+        line
+        for line in _lines(host, worker.known_as, state)
+        if not _is_in_our_unit(host, worker.known_as, line)
+    ]
     options = [line for line in lines if line.is_of("-Q", "--queues")]
     if not (process and given and options) or set(queues) <= set(given):
         return ()
@@ -33,20 +43,30 @@ def starts_without(host: FleetHost, worker: Worker, state: HostState, queues: Co
     return (
         f"pid {process.pid} was started with -Q {','.join(given)}",
         *map(str, where or options),
-        f"a restart starts it the same: write {', '.join(sorted(queues))} there, "
-        f"then {Command('restart-workers', worker.name)}",
+        (
+            f"a restart starts it the same: write {', '.join(sorted(queues))} there, "
+            f"then {Command('restart-workers', worker.name)}"
+        ),
     )
 
 
 def in_our_unit(host: FleetHost, worker: Worker, state: HostState) -> tuple[str, ...]:
-    """The lines of this tool's own unit that name other queues than the worker's: the unit has to be installed anew."""
+    """The lines of this tool's own unit that name other queues than the worker's: the unit has to
+    be installed anew.
+    """
     lines = _lines(host, worker.known_as, state)
-    options = [line for line in lines if line.is_of("-Q", "--queues") and _is_in_our_unit(host, worker.known_as, line)]
+    options = [
+        line
+        for line in lines
+        if line.is_of("-Q", "--queues") and _is_in_our_unit(host, worker.known_as, line)
+    ]
     return tuple(str(line) for line in options if not _names(line) >= set(worker.queues))
 
 
 def given_in(host: FleetHost, service: str, state: HostState, *names: str) -> list[str]:
-    """Where the files that start a service have this option, under any of its names: `PATH:LINE: OPTION VALUE`."""
+    """Where the files that start a service have this option, under any of its names: `PATH:LINE:
+    OPTION VALUE`.
+    """
     return [str(line) for line in _lines(host, service, state) if line.is_of(*names)]
 
 
@@ -69,7 +89,11 @@ def _lines(host: FleetHost, service: str, state: HostState) -> Iterator[OptionLi
         }
     else:
         files = {*scripts_of(host), host.settings.env_file, "celery_commands.start"}
-    return (line for line in state.option_lines if line.where.rpartition(":")[0] in files or line.where in files)
+    return (
+        line
+        for line in state.option_lines
+        if line.where.rpartition(":")[0] in files or line.where in files
+    )
 
 
 def _is_in_our_unit(host: FleetHost, service: str, line: OptionLine) -> bool:

@@ -12,11 +12,13 @@ from runbooks.core.needs import Needs
 
 
 class Step(Protocol):
-    """A part of a plan. It has worked when nothing is `lacking` in a new look; that is the only proof that counts.
+    """A part of a plan. It has worked when nothing is `lacking` in a new look; that is the only
+    proof that counts.
 
     `rolling` says that its changes interrupt service, so that hosts are changed in batches.
-    `patience_s` is how long the state may take to come about after the changes are made (workers start slowly).
-    `puts_back` says that a host where it has not worked gets back what the run has changed there.
+    `patience_s` is how long the state may take to come about after the changes are made (workers
+    start slowly). `puts_back` says that a host where it has not worked gets back what the run has
+    changed there.
     """
 
     @property
@@ -44,7 +46,8 @@ class Step(Protocol):
 
 
 class Fixing(Struct, frozen=True):
-    """The step that makes the changes of its name that `judge` finds, in this order if there is one.
+    """The step that makes the changes of its name that `judge` finds, in this order if there is
+    one.
 
     `proof` is what a look after them is judged by, where that is something else.
     """
@@ -75,10 +78,19 @@ class Fixing(Struct, frozen=True):
 
 
 def changes(findings: Iterable[Finding], step: str) -> tuple[Change, ...]:
-    """The changes of a step that findings ask for: each effect once, with the reasons of all who ask for it."""
+    """The changes of a step that findings ask for: each effect once, with the reasons of all who
+    ask for it.
+    """
     merged: list[Change] = []
     for change in (change for finding in findings for change in finding.fix if change.step == step):
-        same = next((n for n, one in enumerate(merged) if one.host == change.host and _is_one(one.do, change.do)), None)
+        same = next(
+            (
+                n
+                for n, one in enumerate(merged)
+                if one.host == change.host and _is_one(one.do, change.do)
+            ),
+            None,
+        )
         if same is None:
             merged.append(change)
         else:
@@ -91,7 +103,9 @@ def _is_one(one: Effect, other: Effect) -> bool:
     """Whether one effect is enough; to recreate a service is to restart it, too."""
     if not (isinstance(one, ControlService) and isinstance(other, ControlService)):
         return one == other
-    return one == other or (one.service == other.service and {one.action, other.action} == {"restart", "recreate"})
+    return one == other or (
+        one.service == other.service and {one.action, other.action} == {"restart", "recreate"}
+    )
 
 
 def _recreates(effect: Effect) -> bool:

@@ -1,4 +1,6 @@
-"""The steps there are: which findings each takes its changes from, what it has to see, and whether it interrupts."""
+"""The steps there are: which findings each takes its changes from, what it has to see, and whether
+it interrupts.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -7,7 +9,17 @@ from runbooks.core.effects import Change, EnableService, ReloadUnits
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Snapshot
 from runbooks.core.needs import Needs
-from runbooks.diagnosis import code, environment, files, imports, older_code, queues, services, take_over, taking
+from runbooks.diagnosis import (
+    code,
+    environment,
+    files,
+    imports,
+    older_code,
+    queues,
+    services,
+    take_over,
+    taking,
+)
 from runbooks.diagnosis.possible import possible
 from runbooks.diagnosis.step import Fixing, Step
 from runbooks.diagnosis.wanted_files import Kind, Wanted
@@ -43,7 +55,9 @@ def unit_steps(fleet: Fleet, wanted: Wanted, of_others: Judge | None = None) -> 
 
 
 def _once(judge: Judge) -> Judge:
-    """The same, for several steps: a snapshot is judged when the first of them asks, and not again for the others."""
+    """The same, for several steps: a snapshot is judged when the first of them asks, and not again
+    for the others.
+    """
     last: tuple[Snapshot, Sequence[Finding]] | None = None
 
     def remembered(snapshot: Snapshot) -> Sequence[Finding]:
@@ -55,7 +69,9 @@ def _once(judge: Judge) -> Judge:
     return remembered
 
 
-def file_steps(fleet: Fleet, wanted: Mapping[Kind, Wanted], *, taking: bool = False) -> tuple[Step, ...]:
+def file_steps(
+    fleet: Fleet, wanted: Mapping[Kind, Wanted], *, taking: bool = False
+) -> tuple[Step, ...]:
     """The cron entries, for cron or as timers, and the rotation of the logs are in place.
 
     `taking`: files that somebody else wrote are replaced, too.
@@ -67,7 +83,9 @@ def file_steps(fleet: Fleet, wanted: Mapping[Kind, Wanted], *, taking: bool = Fa
 
 
 def cron_step(fleet: Fleet, cron: Wanted, timers: Wanted, *, taking: bool) -> Step:
-    """The cron entries are in place: timers that nobody wants are stopped before, the others are started after."""
+    """The cron entries are in place: timers that nobody wants are stopped before, the others are
+    started after.
+    """
     as_rendered = _as_rendered(timers)
 
     def judge(snapshot: Snapshot) -> Iterator[Finding]:
@@ -93,7 +111,9 @@ def file_step(fleet: Fleet, kind: Kind, wanted: Wanted, *, taking: bool = False)
 
 
 def _as_rendered(wanted: Wanted) -> Callable[[Change], int]:
-    """The order of the files of a host, those that go last: after one that is refused no other is put in place."""
+    """The order of the files of a host, those that go last: after one that is refused no other is
+    put in place.
+    """
     places = {(host, path): n for host, paths in wanted.items() for n, path in enumerate(paths)}
 
     def place(change: Change) -> int:
@@ -103,8 +123,8 @@ def _as_rendered(wanted: Wanted) -> Callable[[Change], int]:
 
 
 def import_step(fleet: Fleet, first: Snapshot) -> Step:
-    """The application imports all expected tasks. A host where it does not after that gets back the file of before,
-    which the `first` look has seen.
+    """The application imports all expected tasks. A host where it does not after that gets back the
+    file of before, which the `first` look has seen.
     """
     judge = partial(imports.to_be_inserted, fleet)
     proof = partial(imports.not_registered, fleet, first)
@@ -112,7 +132,9 @@ def import_step(fleet: Fleet, first: Snapshot) -> Step:
 
 
 def queue_step(fleet: Fleet) -> Step:
-    """Nothing waits that a rule means, or that would kill a worker; all else stays where it is, in order."""
+    """Nothing waits that a rule means, or that would kill a worker; all else stays where it is, in
+    order.
+    """
 
     def judge(snapshot: Snapshot) -> Iterator[Finding]:
         assert snapshot.broker is not None
@@ -124,19 +146,25 @@ def queue_step(fleet: Fleet) -> Step:
 
 
 def leaked_step(fleet: Fleet, *, kill: bool = False) -> Step:
-    """No process of an earlier start lives on in a service's control group, as after `KillMode=process`."""
+    """No process of an earlier start lives on in a service's control group, as after
+    `KillMode=process`.
+    """
     return Fixing(services.LEAKED, Needs.SERVICES, partial(services.leaked, fleet, kill=kill))
 
 
 def worker_step(
-    fleet: Fleet, since: Mapping[str, float], before: Sequence[Step] = (), of_others: Judge | None = None
+    fleet: Fleet,
+    since: Mapping[str, float],
+    before: Sequence[Step] = (),
+    of_others: Judge | None = None,
 ) -> Step:
     """Every worker and beat runs, since its files last changed, and proves it.
 
-    `since` asks besides that each was started at or after this time of its host's clock (host → epoch seconds): a
-    restart is a state too, so one that did nothing is a failure, and one that was done is not done twice.
-    What the steps `before` it change makes services restart that load it. `of_others` is `taken_over`, None where what
-    others have started is left alone; it is stopped before anything is started on its host.
+    `since` asks besides that each was started at or after this time of its host's clock (host →
+    epoch seconds): a restart is a state too, so one that did nothing is a failure, and one that was
+    done is not done twice. What the steps `before` it change makes services restart that load it.
+    `of_others` is `taken_over`, None where what others have started is left alone; it is stopped
+    before anything is started on its host.
     """
 
     def judge(snapshot: Snapshot) -> Iterator[Finding]:

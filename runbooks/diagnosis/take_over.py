@@ -1,7 +1,9 @@
-"""Taking over what others have started: which of it does the work of the inventory's services, and what that takes.
+"""Taking over what others have started: which of it does the work of the inventory's services, and
+what that takes.
 
-A runner is a unit, a program of supervisord's, or a process that no manager runs. It is taken over as a whole or not at
-all: where a part of it fits no service of the inventory, stopping it would end that part, too.
+A runner is a unit, a program of supervisord's, or a process that no manager runs. It is taken over
+as a whole or not at all: where a part of it fits no service of the inventory, stopping it would end
+that part, too.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -42,8 +44,23 @@ _CARRIED = (
 )  # fmt: skip
 _OF_ITS_NAME = ("%i", "%I", "%n", "%N", "%p", "%P", "%j", "%J")
 """**Source:** systemd.unit(5), "Specifiers": what these stand for depends on the name of the unit."""
-_SHELLS = ("sh", "bash", "dash", "su", "sudo", "runuser", "screen", "tmux: server", "nohup", "timeout", "tee", "login")
-"""What ends with the worker that it started, or does not mind; anything else above one may start it again."""
+_SHELLS = (
+    "sh",
+    "bash",
+    "dash",
+    "su",
+    "sudo",
+    "runuser",
+    "screen",
+    "tmux: server",
+    "nohup",
+    "timeout",
+    "tee",
+    "login",
+)
+"""What ends with the worker that it started, or does not mind; anything else above one may start it
+again.
+"""
 
 
 _OF_LOGINS = ("ssh*.service", "cron*.service", "atd.service", "*getty@*.service", "*-getty.service")
@@ -53,9 +70,10 @@ _OF_LOGINS = ("ssh*.service", "cron*.service", "atd.service", "*getty@*.service"
 class Runner(Struct, frozen=True):
     """What somebody else has started on a host, and the inventory's services whose work it does.
 
-    `name` is that of a unit, `program NAME`, or `process PID`. `rows` are its workers and beats, none where it is a
-    unit or program that does not run and starts with the host. `why_not` says why it is not taken over, "" where it is.
-    `left` is what a unit that runs has left of its earlier starts.
+    `name` is that of a unit, `program NAME`, or `process PID`. `rows` are its workers and beats,
+    none where it is a unit or program that does not run and starts with the host. `why_not` says
+    why it is not taken over, "" where it is. `left` is what a unit that runs has left of its
+    earlier starts.
     """
 
     host: FleetHost
@@ -73,16 +91,24 @@ def drop_in(host: FleetHost, service: str) -> str:
 
 
 def drop_ins(host: FleetHost) -> list[str]:
-    return [drop_in(host, service) for service in host.own_services] if host.manager.has_drop_ins else []
+    return (
+        [drop_in(host, service) for service in host.own_services]
+        if host.manager.has_drop_ins
+        else []
+    )
 
 
 def is_ours(app: str, file: FileState) -> bool:
-    """Whether a unit file is this tool's, edited or not; one that is not there, or masked, is nobody else's."""
+    """Whether a unit file is this tool's, edited or not; one that is not there, or masked, is
+    nobody else's.
+    """
     return not file.content or mark_of(app).encode() in file.content
 
 
 def units_to_ask(fleet: Fleet, host: FleetHost, state: HostState) -> list[str]:
-    """The units of a host whose text is needed: those of others that name Celery, also at the places of ours."""
+    """The units of a host whose text is needed: those of others that name Celery, also at the
+    places of ours.
+    """
     own = {
         PurePosixPath(host.unit_path(name)).name: host.unit_path(name)
         for name in host.own_services
@@ -93,20 +119,31 @@ def units_to_ask(fleet: Fleet, host: FleetHost, state: HostState) -> list[str]:
         name
         for name, unit in units.items()
         if unit.names_celery and unit.path and name not in host.services
-        if name not in own or not is_ours(fleet.app.app, state.files.get(own[name], FileState(None)))
+        if name not in own
+        or not is_ours(fleet.app.app, state.files.get(own[name], FileState(None)))
     ]
 
 
 def runners(fleet: Fleet, snapshot: Snapshot, *, kill: bool = False) -> list[Runner]:
-    """What others run on the hosts that answer and is the application's; without what takes messages elsewhere."""
+    """What others run on the hosts that answer and is the application's; without what takes
+    messages elsewhere.
+    """
     found = list[Runner]()
     all_rows = [row for row in table(fleet, snapshot) if row.process and not row.service]
     rows = [row for row in all_rows if row.process and not row.process.leftover]
     states = snapshot.reachable()
     for host in fleet.hosts:
         if state := states.get(host.name):
-            its = [row for row in rows if row.host == host.name and row.of_app and row.at_ours is not False]
-            left = [row for row in all_rows if row.host == host.name and row.process and row.process.leftover]
+            its = [
+                row
+                for row in rows
+                if row.host == host.name and row.of_app and row.at_ours is not False
+            ]
+            left = [
+                row
+                for row in all_rows
+                if row.host == host.name and row.process and row.process.leftover
+            ]
             found += _running(host, state, its, left, kill=kill)
             found += _stopped(fleet, host, state, {one.name for one in found if one.host is host})
     return found
@@ -123,7 +160,9 @@ def findings(fleet: Fleet, snapshot: Snapshot, wanted: Wanted, *, kill: bool) ->
             what = f"{runner.name} does the work of {', '.join(runner.services)}"
             carried = _carried_over(state, runner, wanted)
             taken = [one.name for one in found if one.host is runner.host and not one.why_not]
-            yield _taken(runner.host, runner.name, what, (*carried, *_ended(state, runner, taken, kill=kill)))
+            yield _taken(
+                runner.host, runner.name, what, (*carried, *_ended(state, runner, taken, kill=kill))
+            )
     for host in fleet.hosts:
         if host.name in states:
             yield from _at_our_places(fleet, host, states[host.name], wanted)
@@ -155,7 +194,9 @@ def left_blocking(
     left = [finding for finding in findings(fleet, snapshot, wanted, kill=kill) if finding.blocks]
     done, kept = set[tuple[str, str]](), set[tuple[str, str]]()
     for runner in runners(fleet, snapshot, kill=kill):
-        (kept if runner.why_not else done).update((runner.host.name, service) for service in runner.services)
+        (kept if runner.why_not else done).update(
+            (runner.host.name, service) for service in runner.services
+        )
     for finding in blocking:
         free = done - kept if finding.code in _SOLVED else ()
         if blocks := tuple(one for one in finding.blocks if (one.host, one.service) not in free):
@@ -164,12 +205,21 @@ def left_blocking(
 
 
 def offer(fleet: Fleet, snapshot: Snapshot, host: str, name: str) -> Iterator[str]:
-    """The next command where a runner of this name can be taken over, as far as a look without that in mind tells."""
+    """The next command where a runner of this name can be taken over, as far as a look without that
+    in mind tells.
+    """
     if fleet.found:
         return
-    found = [one for one in runners(fleet, snapshot, kill=True) if (one.host.name, one.by.name) == (host, name)]
+    found = [
+        one
+        for one in runners(fleet, snapshot, kill=True)
+        if (one.host.name, one.by.name) == (host, name)
+    ]
     if found and not any(one.why_not for one in found):
-        yield f"what letting this tool take it over would do: {Command('remediate', '--take-over', '--dry-run')}"
+        yield (
+            "what letting this tool take it over would do:"
+            f" {Command('remediate', '--take-over', '--dry-run')}"
+        )
 
 
 # --- which of it fits
@@ -187,7 +237,11 @@ def _running(
         by = its[0].by
         assert by
         left = tuple(one for one in all_left if by.manager is Manager.SYSTEMD and one.by == by)
-        why_not = host.why_not("start") or _why_unmanaged(by, name, state) or _why_unfit(host, its, fitting)
+        why_not = (
+            host.why_not("start")
+            or _why_unmanaged(by, name, state)
+            or _why_unfit(host, its, fitting)
+        )
         why_not = why_not or _why_kept_running(its, by) or _why_stopped((*its, *left))
         why_not = why_not or _secrets(host, state, name) or _specifiers(state, name)
         why_not = why_not or programs.why_lost(host, state, name)
@@ -201,7 +255,9 @@ def _name(row: Row, state: HostState) -> str:
     assert row.process
     if row.by.manager is Manager.SUPERVISORD and state.foreign:
         line = {row.process.pid, *(one.pid for one in row.process.above)}
-        named = (name for name, one in state.foreign.programs.items() if line & {*one.pids.values()})
+        named = (
+            name for name, one in state.foreign.programs.items() if line & {*one.pids.values()}
+        )
         return next(named, row.by.name)
     return f"process {row.process.pid}" if _by_nobody(row.by) else row.by.name
 
@@ -210,33 +266,58 @@ def _by_nobody(by: StartedBy) -> bool:
     return by.manager in (None, Manager.CRON, Manager.SESSION)
 
 
-def _stopped(fleet: Fleet, host: FleetHost, state: HostState, running: Collection[str]) -> Iterator[Runner]:
-    """Units and programs that do not run, would start with the host, and whose command says that they do the work of a
-    service.
+def _stopped(
+    fleet: Fleet, host: FleetHost, state: HostState, running: Collection[str]
+) -> Iterator[Runner]:
+    """Units and programs that do not run, would start with the host, and whose command says that
+    they do the work of a service.
     """
     for name, text in (state.foreign.units if state.foreign else {}).items():
         program = state.foreign.programs.get(name) if state.foreign else None
-        comes_back = programs.comes_back(fleet, host, state, name) if program else _is_enabled(host, state, name)
+        comes_back = (
+            programs.comes_back(fleet, host, state, name)
+            if program
+            else _is_enabled(host, state, name)
+        )
         if not comes_back or name in running:
             continue
         options = _command_of(text)
         here = _last(text, "WorkingDirectory") == host.settings.directory
-        services = _services_of(host, options, None) if options and is_of(fleet.app.app, options, here=here) else ()
+        services = (
+            _services_of(host, options, None)
+            if options and is_of(fleet.app.app, options, here=here)
+            else ()
+        )
         if services:
             by = StartedBy(Manager.SUPERVISORD if program else Manager.SYSTEMD, name)
-            yield Runner(host, by, name, (), services, host.why_not("start") or _why_unmanaged(by, name, state))
+            yield Runner(
+                host,
+                by,
+                name,
+                (),
+                services,
+                host.why_not("start") or _why_unmanaged(by, name, state),
+            )
 
 
 def _is_enabled(host: FleetHost, state: HostState, name: str) -> bool:
-    """Whether a unit that does not run starts with the host, and is not at the place of one of this tool's."""
+    """Whether a unit that does not run starts with the host, and is not at the place of one of this
+    tool's.
+    """
     unit = state.census.units.get(name) if state.census else None
-    own = [PurePosixPath(host.unit_path(service)).name for service in host.own_services if host.wanted_units]
+    own = [
+        PurePosixPath(host.unit_path(service)).name
+        for service in host.own_services
+        if host.wanted_units
+    ]
     text = state.foreign.units[name] if state.foreign else None
     return bool(unit and text and text.links and unit.active != "active" and name not in own)
 
 
 def _command_of(text: UnitText) -> Options | None:
-    """What its ExecStart= says of a worker or beat, as far as that can be read without its environment."""
+    """What its ExecStart= says of a worker or beat, as far as that can be read without its
+    environment.
+    """
     words = [word.strip("\"'") for word in words_of(_last(text, "ExecStart").lstrip("@-:+!"))]
     return options_of(words)
 
@@ -246,7 +327,9 @@ def _last(text: UnitText, key: str) -> str:
 
 
 def _services_of(host: FleetHost, options: Options, row: Row | None) -> tuple[str, ...]:
-    """The services of the host whose work it does; none where it does anything that fits none of them."""
+    """The services of the host whose work it does; none where it does anything that fits none of
+    them.
+    """
     beats = (host.beat,) if host.settings.beat else ()
     if options.role == "beat":
         return beats
@@ -258,7 +341,11 @@ def _services_of(host: FleetHost, options: Options, row: Row | None) -> tuple[st
     queues = row.answer.queues if row and row.answer else frozenset(options.queues)
     consumed = {queue for one in workers for queue in one.queues}
     if not named:
-        named = [one.known_as for one in workers if queues & set(one.queues)] if queues <= consumed else []
+        named = (
+            [one.known_as for one in workers if queues & set(one.queues)]
+            if queues <= consumed
+            else []
+        )
     if not options.with_beat:
         return tuple(named)
     return (*named, *beats) if named and beats else ()
@@ -269,21 +356,30 @@ def _services_of(host: FleetHost, options: Options, row: Row | None) -> tuple[st
 
 def _why_unmanaged(by: StartedBy, name: str, state: HostState) -> str:
     """Why whoever runs it cannot be told to stop it for good and to start it again."""
-    if by.manager not in (Manager.SYSTEMD, Manager.SUPERVISORD, Manager.CRON, Manager.SESSION, None):
+    if by.manager not in (
+        Manager.SYSTEMD,
+        Manager.SUPERVISORD,
+        Manager.CRON,
+        Manager.SESSION,
+        None,
+    ):
         return f"{by.manager.value} runs it, which this tool does not control"
     if by.manager is Manager.SUPERVISORD and state.foreign:
         return programs.why_unmanaged(state.foreign, name)
     if by.manager is not Manager.SYSTEMD or not state.foreign:
         return ""
-    unit, text = state.census.units.get(name) if state.census else None, state.foreign.units.get(name)
+    unit, text = (
+        state.census.units.get(name) if state.census else None,
+        state.foreign.units.get(name),
+    )
     if unit is None or text is None or not text.settings:
         return "its unit file cannot be read"
     if unit.enabled in ("generated", "transient"):
         return f"its unit is {unit.enabled}: it stands in no file that could be kept and put back"
     if text.pulled_by:
         return (
-            f"{', '.join(text.pulled_by)} starts it, too, and would do so again: end that first, then run the same "
-            "command again"
+            f"{', '.join(text.pulled_by)} starts it, too, and would do so again: end that first,"
+            " then run the same command again"
         )
     return ""
 
@@ -292,7 +388,10 @@ def _why_unfit(host: FleetHost, rows: Sequence[Row], fitting: Sequence[Collectio
     for row, found in zip(rows, fitting, strict=True):
         if not found and row.process:
             what = command_of(row.process.options)
-            return f"{what} fits no service of the inventory on {host.name}, by its node's name or its queues"
+            return (
+                f"{what} fits no service of the inventory on {host.name}, by its node's name or its"
+                " queues"
+            )
     return ""
 
 
@@ -302,10 +401,13 @@ def _why_kept_running(rows: Sequence[Row], by: StartedBy) -> str:
     for row in rows:
         assert row.process
         unit = row.process.unit
-        if unit.endswith(".service") and not any(fnmatchcase(unit, pattern) for pattern in _OF_LOGINS):
+        if unit.endswith(".service") and not any(
+            fnmatchcase(unit, pattern) for pattern in _OF_LOGINS
+        ):
             return (
-                f"it runs in {unit}, whose file does not name Celery and which may start it again; where nothing else "
-                f"runs there, on {row.host}: sudo systemctl disable --now {unit}"
+                f"it runs in {unit}, whose file does not name Celery and which may start it again;"
+                f" where nothing else runs there, on {row.host}: sudo systemctl disable --now"
+                f" {unit}"
             )
         if others := [name for name in row.process.wrappers if name not in _SHELLS]:
             return f"{others[0]} is above it and may start it again; end that on the host"
@@ -319,14 +421,16 @@ def _why_stopped(rows: Sequence[Row]) -> str:
         if row.process.stopped:
             pid = row.process.pid
             return (
-                f"pid {pid} is stopped (SIGSTOP), so it would not end; let it go on first, on {row.host}: "
-                f"sudo kill -CONT {pid}"
+                f"pid {pid} is stopped (SIGSTOP), so it would not end; let it go on first, on"
+                f" {row.host}: sudo kill -CONT {pid}"
             )
     return ""
 
 
 def _secrets(host: FleetHost, state: HostState, name: str) -> str:
-    """Which secrets its unit sets that the environment file does not: they are in no file that ours reads."""
+    """Which secrets its unit sets that the environment file does not: they are in no file that ours
+    reads.
+    """
     text = state.foreign.units.get(name) if state.foreign else None
     known = host.environment_in(state.files.get(host.settings.env_file)).values
     found = [
@@ -337,16 +441,22 @@ def _secrets(host: FleetHost, state: HostState, name: str) -> str:
     if not found:
         return ""
     return (
-        f"{programs.environment_of(state, name)} sets {', '.join(dict.fromkeys(found))}, which may be a secret and is "
-        f"not copied: write it into {host.settings.env_file}, then run the same command again"
+        f"{programs.environment_of(state, name)} sets {', '.join(dict.fromkeys(found))}, which may"
+        f" be a secret and is not copied: write it into {host.settings.env_file}, then run the same"
+        " command again"
     )
 
 
 def _specifiers(state: HostState, name: str) -> str:
     text = state.foreign.units.get(name) if state.foreign else None
     lines = [*_lines(text), *_environment_files(text, ())] if text else []
-    if found := [line for line in lines if any(one in line.replace("%%", "") for one in _OF_ITS_NAME)]:
-        return f"{found[0].partition('=')[0]}= in its unit has a specifier that means something else in another unit"
+    if found := [
+        line for line in lines if any(one in line.replace("%%", "") for one in _OF_ITS_NAME)
+    ]:
+        return (
+            f"{found[0].partition('=')[0]}= in its unit has a specifier that means something else"
+            " in another unit"
+        )
     return ""
 
 
@@ -364,8 +474,9 @@ def _would_be_killed(host: FleetHost, state: HostState, rows: Iterable[Row]) -> 
     for task in (task for row in rows if row.answer for task in row.answer.running):
         if task.started_at is None or state.clock_at - task.started_at > limit_s:
             return (
-                f"a stop may take {span(limit_s)} (celery_stop_timeout), and a task there has run for longer already: "
-                f"it {told(task, state.clock_at)} (--kill-running stops it anyway)"
+                f"a stop may take {span(limit_s)} (celery_stop_timeout), and a task there has run"
+                f" for longer already: it {told(task, state.clock_at)} (--kill-running stops it"
+                " anyway)"
             )
     return ""
 
@@ -373,7 +484,9 @@ def _would_be_killed(host: FleetHost, state: HostState, rows: Iterable[Row]) -> 
 # --- what it takes
 
 
-def _ended(state: HostState, runner: Runner, taken: Sequence[str], *, kill: bool) -> Iterator[Change]:
+def _ended(
+    state: HostState, runner: Runner, taken: Sequence[str], *, kill: bool
+) -> Iterator[Change]:
     host, name = runner.host, runner.name
     text = state.foreign.units.get(name) if state.foreign else None
     if runner.by.manager is Manager.SYSTEMD and text and text.links:
@@ -385,7 +498,12 @@ def _ended(state: HostState, runner: Runner, taken: Sequence[str], *, kill: bool
     yield from programs.kept_from_starting(host, state, name, taken)
     if not runner.rows:
         return
-    processes = [one for row in (*runner.rows, *runner.left) if row.process for one in (row.process, *row.below)]
+    processes = [
+        one
+        for row in (*runner.rows, *runner.left)
+        if row.process
+        for one in (row.process, *row.below)
+    ]
     nodes = {
         row.answer.name: tuple(sorted(row.answer.queues))
         for row in runner.rows
@@ -396,7 +514,9 @@ def _ended(state: HostState, runner: Runner, taken: Sequence[str], *, kill: bool
     identities = tuple((one.pid, one.start_ticks) for one in processes)
     stop = ControlOther(manager, name, "stop", identities, kill, nodes, full_names)
     start = ControlOther(manager, name, "start", programs=full_names)
-    by_hand = StartByHand(name, "; ".join(_as_started(row.process) for row in runner.rows if row.process))
+    by_hand = StartByHand(
+        name, "; ".join(_as_started(row.process) for row in runner.rows if row.process)
+    )
     yield Change(
         host.name,
         STEP,
@@ -419,16 +539,25 @@ def _detail(host: FleetHost, state: HostState, runner: Runner) -> Iterator[str]:
         assert row.process
         yield f"pid {row.process.pid}: {command_of(row.process.options)}"
         if row.process.user and row.process.user != host.settings.user and not runner.by.manager:
-            yield f"it runs as {row.process.user}; the inventory's services run as {host.settings.user}"
+            yield (
+                f"it runs as {row.process.user}; the inventory's services run as"
+                f" {host.settings.user}"
+            )
         for task in row.answer.running if row.answer else ():
             yield f"{row.node} {told(task, state.clock_at)}"
     for row in runner.left:
         assert row.process
-        yield f"pid {row.process.pid} is left of an earlier start of it, and undo does not bring it back"
+        yield (
+            f"pid {row.process.pid} is left of an earlier start of it, and undo does not bring it"
+            " back"
+        )
     if _by_nobody(runner.by):
         yield "undo cannot start it again, for no manager did: whoever started it has to"
     if _by_nobody(runner.by) and state.foreign:
-        yield from (f"{where} may start it again: it is left as it is" for where in state.foreign.started_by_cron)
+        yield from (
+            f"{where} may start it again: it is left as it is"
+            for where in state.foreign.started_by_cron
+        )
 
 
 def _as_started(process: CeleryProcess) -> str:
@@ -450,7 +579,9 @@ def command_of(options: Options) -> str:
 
 
 def _carried_over(state: HostState, runner: Runner, wanted: Wanted) -> Iterator[Change]:
-    """What its unit says of the user, the limits and the like, for each service that does not run yet."""
+    """What its unit says of the user, the limits and the like, for each service that does not run
+    yet.
+    """
     text = state.foreign.units.get(runner.name) if state.foreign else None
     for service in runner.services if runner.rows else ():
         if text and service in runner.host.own_services and state.services[service].pid is None:
@@ -466,11 +597,16 @@ def _drop_in(
     has = [line.strip() for line in ours.decode(errors="replace").splitlines()]
     lines = [line for line in _lines(text) if line not in has]
     if files := _environment_files(text, has):
-        lines += ["EnvironmentFile=", *files, *(line for line in has if line.startswith("EnvironmentFile="))]
+        lines += [
+            "EnvironmentFile=",
+            *files,
+            *(line for line in has if line.startswith("EnvironmentFile=")),
+        ]
     path = drop_in(host, service)
     actual = state.files.get(path, FileState(None))
     content = "".join(
-        f"{line}\n" for line in (f"# Carried over from {name} when it was taken over.", "[Service]", *lines)
+        f"{line}\n"
+        for line in (f"# Carried over from {name} when it was taken over.", "[Service]", *lines)
     ).encode()
     if lines and actual.content != content:
         yield Change(
@@ -478,7 +614,13 @@ def _drop_in(
             UNITS,
             f"carry over what {name} says into {path}",
             WriteFile(path, content, MODE, sha256(actual.content)),
-            WriteFile(path, actual.content, actual.mode, sha256(content), changed_at=actual.changed_at or None),
+            WriteFile(
+                path,
+                actual.content,
+                actual.mode,
+                sha256(content),
+                changed_at=actual.changed_at or None,
+            ),
             detail=diff(path, actual.content, content),
         )
 
@@ -486,7 +628,8 @@ def _drop_in(
 def _lines(text: UnitText) -> list[str]:
     """The settings that count, as lines; an empty one takes back those of its key before it.
 
-    **Source:** systemd.exec(5), `Environment=`: a line each, for a later one of the same variable wins.
+    **Source:** systemd.exec(5), `Environment=`: a line each, for a later one of the same variable
+    wins.
     """
     found = list[tuple[str, str]]()
     for key, value in text.settings:
@@ -505,15 +648,20 @@ def _lines(text: UnitText) -> list[str]:
 
 
 def _environment_files(text: UnitText, has: Collection[str]) -> list[str]:
-    """The lines of its environment files, without those that are in our unit; these are read last, so that they win.
+    """The lines of its environment files, without those that are in our unit; these are read last,
+    so that they win.
 
-    **Source:** systemd.exec(5), `EnvironmentFile=`: a later file wins, an empty line takes back those before it, and
-    with `-` the file may be missing.
+    **Source:** systemd.exec(5), `EnvironmentFile=`: a later file wins, an empty line takes back
+    those before it, and with `-` the file may be missing.
     """
     found = list[str]()
     for value in (value for key, value in text.settings if key == "EnvironmentFile"):
         found = [*found, value] if value else []
-    return [f"EnvironmentFile={value}" for value in found if f"EnvironmentFile={value.removeprefix('-')}" not in has]
+    return [
+        f"EnvironmentFile={value}"
+        for value in found
+        if f"EnvironmentFile={value.removeprefix('-')}" not in has
+    ]
 
 
 def may_replace(host: FleetHost, state: HostState, path: str) -> bool:
@@ -521,8 +669,12 @@ def may_replace(host: FleetHost, state: HostState, path: str) -> bool:
     return not _secrets(host, state, PurePosixPath(path).name)
 
 
-def _at_our_places(fleet: Fleet, host: FleetHost, state: HostState, wanted: Wanted) -> Iterator[Finding]:
-    """The services whose unit file somebody else wrote: that is replaced, and what it says is carried over."""
+def _at_our_places(
+    fleet: Fleet, host: FleetHost, state: HostState, wanted: Wanted
+) -> Iterator[Finding]:
+    """The services whose unit file somebody else wrote: that is replaced, and what it says is
+    carried over.
+    """
     for service in host.own_services if host.manager.has_drop_ins else ():
         path = host.unit_path(service)
         unit = PurePosixPath(path).name

@@ -10,7 +10,14 @@ from runbooks.broker.server.keys import readable
 from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages, TakeUnacked
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import MessageSummary, Notice, QueueState, Selection, Snapshot, silent_nodes
+from runbooks.core.model import (
+    MessageSummary,
+    Notice,
+    QueueState,
+    Selection,
+    Snapshot,
+    silent_nodes,
+)
 from runbooks.core.needs import Needs
 from runbooks.core.outside import as_lines
 from runbooks.core.rules import text
@@ -23,7 +30,9 @@ STEP = "queues"
 
 
 def needs_of(fleet: Fleet) -> Needs:
-    """What has to be observed: the nodes, which take a second to answer, only where a rule speaks of them."""
+    """What has to be observed: the nodes, which take a second to answer, only where a rule speaks
+    of them.
+    """
     needs = Needs.QUEUES
     if any(rule.unregistered for rule in fleet.rules):
         needs |= Needs.NODES
@@ -33,14 +42,17 @@ def needs_of(fleet: Fleet) -> Needs:
 
 
 def require_one_time(fleet: Fleet, snapshot: Snapshot) -> None:
-    """Raise RunbookError where messages would be taken for their time, and it is not clear what time it is."""
+    """Raise RunbookError where messages would be taken for their time, and it is not clear what
+    time it is.
+    """
     assert snapshot.broker is not None
     by_time = any(rule.expired or rule.eta_overdue_s is not None for rule in fleet.rules)
     chosen = any(state.selected or state.unacked for state in snapshot.broker.queues.values())
     if by_time and chosen and snapshot.broker.clocks_differ:
         raise RunbookError(
-            f"the clocks of this machine and of the broker differ by {span(snapshot.broker.clock_ahead_s)}, "
-            "so what is overdue or expired is not known; nothing was taken",
+            "the clocks of this machine and of the broker differ by"
+            f" {span(snapshot.broker.clock_ahead_s)}, so what is overdue or expired is not known;"
+            " nothing was taken",
             "set the wrong one (timedatectl tells whether a clock is synchronized), then run again",
         )
 
@@ -48,23 +60,35 @@ def require_one_time(fleet: Fleet, snapshot: Snapshot) -> None:
 def notices(fleet: Fleet, snapshot: Snapshot) -> list[str]:
     """What the operator has to know of messages that the rules mean, where no change says it."""
     assert snapshot.broker is not None
-    quiet = [state for state in snapshot.broker.queues.values() if not take(fleet, state, snapshot.at)]
+    quiet = [
+        state for state in snapshot.broker.queues.values() if not take(fleet, state, snapshot.at)
+    ]
     told = [f"{state.name}: {notice(one)}" for state in quiet for one in state.notices]
     rules = [rule for rule in fleet.rules if rule.unregistered]
     if rules and not snapshot.broker.nodes:
-        told += [f"{rule.reason}: no node answers, so which tasks are unregistered is not known" for rule in rules]
+        told += [
+            f"{rule.reason}: no node answers, so which tasks are unregistered is not known"
+            for rule in rules
+        ]
     silent = sorted(set(fleet.all_nodes) - snapshot.broker.nodes.keys())
     if rules and snapshot.broker.nodes and silent:
-        told.append(f"{', '.join(silent)} does not answer, and may know tasks that count as unregistered")
+        told.append(
+            f"{', '.join(silent)} does not answer, and may know tasks that count as unregistered"
+        )
     unsure = doubtful(fleet, snapshot)
     if unsure and any(rule.unacked for rule in fleet.rules):
-        told.append(f"unacked messages are left alone: {', '.join(unsure)} may hold them and does not answer")
+        told.append(
+            f"unacked messages are left alone: {', '.join(unsure)} may hold them and does not"
+            " answer"
+        )
     return told
 
 
 def takes_malformed(fleet: Fleet, state: QueueState) -> bool:
     """Whether a rule means the queue's malformed items, and there are some."""
-    return bool(state.malformed.count) and any(rule.malformed for rule in for_queue(fleet.rules, state.name))
+    return bool(state.malformed.count) and any(
+        rule.malformed for rule in for_queue(fleet.rules, state.name)
+    )
 
 
 def take(fleet: Fleet, state: QueueState, now: float) -> Change | None:
@@ -74,7 +98,10 @@ def take(fleet: Fleet, state: QueueState, now: float) -> Change | None:
         return None
     archive = archive_name(state.name)
     do = TakeMessages(state.name, archive, _rules(fleet, state.name))
-    home = f"bring {counted(state.aside, 'message')} home into {state.name} that a killed run has left aside"
+    home = (
+        f"bring {counted(state.aside, 'message')} home into {state.name} that a killed run has left"
+        " aside"
+    )
     of_all = f"of {counted(state.depth, 'message')}"
     what = _what(state.name, selections, of_all, of_all) if selections else home
     remains = _remains(state, selections) if selections else ()
@@ -82,7 +109,9 @@ def take(fleet: Fleet, state: QueueState, now: float) -> Change | None:
 
 
 def take_unacked(fleet: Fleet, state: QueueState, snapshot: Snapshot) -> Change | None:
-    """The same of what was fetched and is held by no node; None while a node that may hold it is silent."""
+    """The same of what was fetched and is held by no node; None while a node that may hold it is
+    silent.
+    """
     if not state.unacked or doubtful(fleet, snapshot):
         return None
     assert snapshot.broker is not None
@@ -95,7 +124,9 @@ def take_unacked(fleet: Fleet, state: QueueState, snapshot: Snapshot) -> Change 
 
 
 def _rules(fleet: Fleet, queue: str, *, unacked: bool = False) -> tuple[str, ...]:
-    return tuple(text(rule) for rule in for_queue(fleet.rules, queue) if rule.unacked or not unacked)
+    return tuple(
+        text(rule) for rule in for_queue(fleet.rules, queue) if rule.unacked or not unacked
+    )
 
 
 def doubtful(fleet: Fleet, snapshot: Snapshot) -> list[str]:
@@ -112,12 +143,17 @@ def doubtful(fleet: Fleet, snapshot: Snapshot) -> list[str]:
         if services[worker.known_as].pid is None and not services[worker.known_as].untold
     }
     return sorted(
-        {*(silent_nodes(fleet.all_nodes, snapshot.broker.nodes) - stopped), *_perhaps_silent(fleet, snapshot)}
+        {
+            *(silent_nodes(fleet.all_nodes, snapshot.broker.nodes) - stopped),
+            *_perhaps_silent(fleet, snapshot),
+        }
     )
 
 
 def _perhaps_silent(fleet: Fleet, snapshot: Snapshot) -> Sequence[str]:
-    """The patterns of nodes, of which nobody knows how many there are, while more than those that answer may be."""
+    """The patterns of nodes, of which nobody knows how many there are, while more than those that
+    answer may be.
+    """
     assert snapshot.broker is not None
     nodes, connections = snapshot.broker.nodes.values(), snapshot.broker.consumer_ages_s
     all_answer = connections is not None and len(connections) <= sum(node.twins for node in nodes)
@@ -134,7 +170,9 @@ def _what(queue: str, selections: Sequence[Selection], one: str, many: str) -> s
         return f"take {which} out of {queue} into the archive"
     if len(by_place) == 1:
         return f"move {which} from {queue} into {readable(next(iter(by_place)))}"
-    places = [f"{count:,} into {readable(to) if to else 'the archive'}" for to, count in by_place.items()]
+    places = [
+        f"{count:,} into {readable(to) if to else 'the archive'}" for to, count in by_place.items()
+    ]
     return f"take {which} out of {queue}: {', '.join(places)}"
 
 
@@ -172,7 +210,10 @@ def _rows(selection: Selection) -> Iterator[Mapping[str, Any]]:
 
 
 def _describe(selection: Selection, now: float) -> list[str]:
-    lines = [f"{selection.count:,} × {selection.reason}" + (f" → {readable(selection.to)}" if selection.to else "")]
+    lines = [
+        f"{selection.count:,} × {selection.reason}"
+        + (f" → {readable(selection.to)}" if selection.to else "")
+    ]
     lines += [f"    {count:,} {task}" for task, count in Counter(selection.by_task).most_common()]
     lines += [f"    e.g. {_sample(sample, now)}" for sample in selection.samples[:_SAMPLES_SHOWN]]
     lines += [f"    e.g. {raw}" for raw in selection.raw_samples[:_SAMPLES_SHOWN]]

@@ -77,8 +77,8 @@ class Surveyed(Struct, frozen=True):
     """A host: its part of an inventory, what the application says there, and what it was loaded
     with besides, or in which container.
 
-    `broker` and `backend` are where these lead from here, where that is another URL than the application has. `unseen`
-    is what was not seen, each with what would make it known.
+    `broker` and `backend` are where these lead from here, where that is another URL than the
+    application has. `unseen` is what was not seen, each with what would make it known.
     """
 
     app: str
@@ -312,8 +312,8 @@ def _of_application(seen: HostSurvey, app: str, directory: str) -> HostSurvey:
     """What is the application's: what names it, or works in its folder and names none; by its most
     used manager.
 
-    Of several installations it is that of the containers that are meant, or of the folder, else that with most
-    processes.
+    Of several installations it is that of the containers that are meant, or of the folder, else
+    that with most processes.
     """
     if containers := meant(seen, directory):
         return _in_containers(seen, app, containers)
@@ -460,9 +460,11 @@ def _python(seen: HostSurvey, asked: Asked, user: str) -> Value:
     raise UsageError(
         f"nothing of the application is seen to run on {seen.name} as {user}, so which Python has"
         " it is not known",
-        "name it with --python, or activate its virtual environment"
-        if asked.directory
-        else "name it with --python",
+        (
+            "name it with --python, or activate its virtual environment"
+            if asked.directory
+            else "name it with --python"
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""The containers of a host that no inventory describes: which are the application's, and what Compose says of them."""
+"""The containers of a host that no inventory describes: which are the application's, and what
+Compose says of them.
+"""
 
 import re
 from collections.abc import Iterable
@@ -40,13 +42,14 @@ def with_containers(seen: HostSurvey, transport: Transport, name: str) -> HostSu
 def cannot_be_asked(what: str, seen: HostSurvey) -> UsageError:
     return UsageError(
         f"{what} on {seen.name} cannot be looked at, as Docker cannot be asked: {seen.untold}",
-        "run this as root or in the group of Docker's socket; where that is another one than usual, "
-        "with DOCKER_HOST=unix://SOCKET",
+        "run this as root or in the group of Docker's socket; where that is another one than usual,"
+        " with DOCKER_HOST=unix://SOCKET",
     )
 
 
 def named(seen: HostSurvey, found: list[SeenService], name: str) -> SeenService:
-    """By the container's own name, its id, or its Compose service; one that runs before those that do not.
+    """By the container's own name, its id, or its Compose service; one that runs before those that
+    do not.
 
     Raises UsageError where there is none, or there are several that are no service of one project.
     """
@@ -74,8 +77,9 @@ def of(service: SeenService) -> SeenContainer:
 def meant(seen: HostSurvey, directory: str) -> tuple[SeenService, ...]:
     """The containers of the installation that is meant; none where none is.
 
-    With the container that the operator names those of its Compose project, or where it has none, of its image. Else
-    those of the Compose project of this folder, if they run Celery and nothing else of it works there.
+    With the container that the operator names those of its Compose project, or where it has none,
+    of its image. Else those of the Compose project of this folder, if they run Celery and nothing
+    else of it works there.
     """
     all_ = [one for one in seen.services if one.container]
     if seen.inside:
@@ -127,7 +131,8 @@ def _in(service: SeenService, file: str) -> str:
 
 
 class FromHere(Discreet, frozen=True):
-    """A URL as it leads from this machine to a server in a container; `looked_up` is what an inventory has for it.
+    """A URL as it leads from this machine to a server in a container; `looked_up` is what an
+    inventory has for it.
 
     `looked_up` is "" where that is the URL itself. `source` says where it was seen.
     """
@@ -145,9 +150,11 @@ _ADDRESS = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
 
 
 def from_here(url: str, all_: Iterable[SeenService], seen: HostSurvey) -> FromHere | None:
-    """The URL of a server that is a container in a network of the application's; None where it is none.
+    """The URL of a server that is a container in a network of the application's; None where it is
+    none.
 
-    Only there its name is known. From the machine it is reached by a port that it publishes, or by its own address.
+    Only there its name is known. From the machine it is reached by a port that it publishes, or by
+    its own address.
     """
     found = _URL.match(url)
     if not found or seen.manager != "docker" or seen.variables.get("ansible_connection") != "local":
@@ -167,18 +174,24 @@ def from_here(url: str, all_: Iterable[SeenService], seen: HostSurvey) -> FromHe
                 f"{host} of the application is container {one.name}, which publishes that port",
             )
         there = f"{found[1]}{one.addresses[shared[0]]}:{port}{url[found.end() :]}"
-        ask = f"docker{f' -H unix://{seen.socket}' if seen.socket else ''} inspect -f '{_ADDRESS}' {one.name}"
+        ask = (
+            f"docker{f' -H unix://{seen.socket}' if seen.socket else ''} inspect -f '{_ADDRESS}'"
+            f" {one.name}"
+        )
         looked_up = f'{found[1]}{{{{ lookup("pipe", "{ask}") }}}}:{port}{url[found.end() :]}'
         return FromHere(
             there,
             looked_up if len(one.addresses) == 1 else "",
-            f"{host} of the application is container {one.name}, by its address, which another start may change",
+            f"{host} of the application is container {one.name}, by its address, which another"
+            " start may change",
         )
     return None
 
 
 def down(url: str, all_: Iterable[SeenService], seen: HostSurvey) -> str:
-    """The container of the application's project that a URL means, where that does not run; else ""."""
+    """The container of the application's project that a URL means, where that does not run; else
+    "".
+    """
     found = _URL.match(url)
     if not found or seen.manager != "docker" or not seen.project:
         return ""

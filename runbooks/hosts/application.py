@@ -29,42 +29,63 @@ BEGAN = b'\n{"began": true}\n'
 ANSWER = '{"answer": '
 
 LOAD_S = 45
-"""So long the application is given to be loaded; what is imported by hand gets as long again, all together."""
+"""So long the application is given to be loaded; what is imported by hand gets as long again, all
+together.
+"""
 
 PATIENCE_S = 3 * LOAD_S
 """So long an answer may take: a load, the imports by hand, and the connection to the broker."""
 
 NOT_TRIED = 3
-"""What a service manager exits with where the application cannot be loaded, and that says nothing of it."""
+"""What a service manager exits with where the application cannot be loaded, and that says nothing
+of it.
+"""
 
-SOURCES = ("describe_application.py", "result_probe.py", "code_probe.py", "schedule_probe.py", "import_probe.py")
+SOURCES = (
+    "describe_application.py",
+    "result_probe.py",
+    "code_probe.py",
+    "schedule_probe.py",
+    "import_probe.py",
+)
 """What is sent to the host, to run in the application's Python; the last uses the others."""
 
 
-def ask_application(host: FleetHost, app: str, environment: Mapping[str, str], **question: Any) -> str:
+def ask_application(
+    host: FleetHost, app: str, environment: Mapping[str, str], **question: Any
+) -> str:
     """Load the application in its own Python, with the variables of its `environment`, and ask it.
 
-    As its service manager starts a worker: what services get besides their environment file is set before, and the code
-    is run by the application's user, whose it is. `-B`: a look writes nothing. Program, question and variables travel
-    on standard input: nothing of them stands in a list of processes or on a disk. Nor does the answer where the
-    fragment is private, as a traceback may quote a secret: all of it comes on standard output.
+    As its service manager starts a worker: what services get besides their environment file is set
+    before, and the code is run by the application's user, whose it is. `-B`: a look writes nothing.
+    Program, question and variables travel on standard input: nothing of them stands in a list of
+    processes or on a disk. Nor does the answer where the fragment is private, as a traceback may
+    quote a secret: all of it comes on standard output.
     """
     settings = host.settings
     where = {"directory": settings.directory, "python": settings.python}
-    question |= {"app": app, **where, "environment": {**host.environment, **environment}, "limit_s": LOAD_S}
-    described, results, code, schedule, probe = (files("runbooks.hosts").joinpath(name).read_text() for name in SOURCES)
+    question |= {
+        "app": app,
+        **where,
+        "environment": {**host.environment, **environment},
+        "limit_s": LOAD_S,
+    }
+    described, results, code, schedule, probe = (
+        files("runbooks.hosts").joinpath(name).read_text() for name in SOURCES
+    )
     sources = {"DESCRIBE": described, "RESULTS": results, "CODE": code, "SCHEDULE": schedule}
     modules = "\n".join(f"{name} = {json.dumps(source)}" for name, source in sources.items())
     program = f"QUESTION = {json.dumps(json.dumps(question))}\n{modules}\n{probe}"
     start = (
-        "import sys; sys.version_info >= (3, 6) or sys.exit('it is Python %d.%d; 3.6 or newer is needed' % "
-        f"sys.version_info[:2]); exec(sys.stdin.buffer.read({len(program.encode())}))"
+        "import sys; sys.version_info >= (3, 6) or sys.exit('it is Python %d.%d; 3.6 or newer is"
+        f" needed' % sys.version_info[:2]); exec(sys.stdin.buffer.read({len(program.encode())}))"
     )
     return manager_of(host).run(host, program, start, ANSWER)
 
 
 def parse_application(host: FleetHost, answer: Answer) -> dict[str, Any]:
-    """What the application was asked; or `failed`, why there is none to ask; or `error`, what its own code raised.
+    """What the application was asked; or `failed`, why there is none to ask; or `error`, what its
+    own code raised.
 
     These two are redacted.
     """
@@ -72,9 +93,14 @@ def parse_application(host: FleetHost, answer: Answer) -> dict[str, Any]:
     if found is not None:
         return found | {name: redact(found[name]) for name in ("failed", "error") if name in found}
     out = answer.out.decode(errors="replace")
-    said = redact((answer.err + out.replace(BEGAN.decode(), "\n")).strip())[-3000:] or "it printed nothing"
+    said = (
+        redact((answer.err + out.replace(BEGAN.decode(), "\n")).strip())[-3000:]
+        or "it printed nothing"
+    )
     if BEGAN in answer.out:
-        return {"error": f"{said}\nit was not loaded after {LOAD_S} s" if _DUMPED.search(said) else said}
+        return {
+            "error": f"{said}\nit was not loaded after {LOAD_S} s" if _DUMPED.search(said) else said
+        }
     if answer.code != 0:
         return {"failed": said}
     why = f"celery_python is {host.settings.python}, which did not come so far as to load it"
@@ -94,7 +120,9 @@ def _answered(answer: Answer) -> dict[str, Any] | None:
 
 
 _ASKED = {"options": OPTIONS, "settings": [name for names in NAMES.values() for name in names]}
-"""What is asked of the settings that a worker tells, too: transport options, and other settings by their names."""
+"""What is asked of the settings that a worker tells, too: transport options, and other settings by
+their names.
+"""
 
 
 def ask_what_it_says(host: FleetHost, app: str, environment: Mapping[str, str]) -> str:
@@ -103,13 +131,17 @@ def ask_what_it_says(host: FleetHost, app: str, environment: Mapping[str, str]) 
 
 
 def parse_what_it_says(answer: Answer) -> Application | None:
-    """What it says of itself, as of now; None where it cannot be loaded, or its answer cannot be understood."""
+    """What it says of itself, as of now; None where it cannot be loaded, or its answer cannot be
+    understood.
+    """
     found = _answered(answer)
     return _application(found) if found else None
 
 
 def ask_told(host: FleetHost, app: str, environment: Mapping[str, str]) -> str:
-    """Load the application, and ask for the URLs of its broker and results besides; the answer is private."""
+    """Load the application, and ask for the URLs of its broker and results besides; the answer is
+    private.
+    """
     return ask_application(host, app, environment, urls=True, **_ASKED)
 
 
@@ -129,12 +161,18 @@ def parse_told(host: FleetHost, answer: Answer) -> Told:
 
 
 def ask_kept(host: FleetHost, app: str, environment: Mapping[str, str], scheduler: str) -> str:
-    """What beat's scheduler keeps; `scheduler` is that of beat's command line, "" where it names none."""
-    return ask_application(host, app, environment, kept={"scheduler": scheduler, "path": host.settings.beat_schedule})
+    """What beat's scheduler keeps; `scheduler` is that of beat's command line, "" where it names
+    none.
+    """
+    return ask_application(
+        host, app, environment, kept={"scheduler": scheduler, "path": host.settings.beat_schedule}
+    )
 
 
 def parse_kept(host: FleetHost, answer: Answer) -> KeptSchedule:
-    """Where the application cannot be loaded, or its answer cannot be understood, that is the error."""
+    """Where the application cannot be loaded, or its answer cannot be understood, that is the
+    error.
+    """
     found = parse_application(host, answer)
     if "kept" not in found:
         said = found.get("failed") or found.get("error") or "the application could not be loaded"
@@ -142,8 +180,13 @@ def parse_kept(host: FleetHost, answer: Answer) -> KeptSchedule:
     try:
         told = msgspec.convert(found["kept"], KeptSchedule)
     except msgspec.ValidationError as error:
-        return KeptSchedule(error=f"what the application answered cannot be understood: {redact(str(error))}")
-    entries = tuple(replace(one, entry=replace(one.entry, **_without_secrets(one.entry))) for one in told.entries)
+        return KeptSchedule(
+            error=f"what the application answered cannot be understood: {redact(str(error))}"
+        )
+    entries = tuple(
+        replace(one, entry=replace(one.entry, **_without_secrets(one.entry)))
+        for one in told.entries
+    )
     return replace(told, entries=entries, error=redact(told.error))
 
 
@@ -155,10 +198,11 @@ def ask_imports(
     encodings: Iterable[str] = (),
     overlay: tuple[str, bytes] | None = None,
 ) -> str:
-    """Load the application, import by hand the modules of the expected tasks that are missing then, and connect.
+    """Load the application, import by hand the modules of the expected tasks that are missing then,
+    and connect.
 
-    `encodings` are those of which it has to say whether it knows them. `overlay` is a file that is to be taken as if
-    it held these bytes.
+    `encodings` are those of which it has to say whether it knows them. `overlay` is a file that is
+    to be taken as if it held these bytes.
     """
     queues = sorted({queue for worker in host.settings.workers for queue in worker.queues})
     wanted: dict[str, Any] = {
@@ -177,9 +221,11 @@ class NotTriedError(RunbookError):
 
 
 class Home(Struct, frozen=True):
-    """The file that assigns the application, to which `name`, and its text; `why` there is none to edit, "" there is.
+    """The file that assigns the application, to which `name`, and its text; `why` there is none to
+    edit, "" there is.
 
-    A new line belongs before the line `at`, 0: at the end. `checkout` is the git checkout that it is in, or "".
+    A new line belongs before the line `at`, 0: at the end. `checkout` is the git checkout that it
+    is in, or "".
     """
 
     why: str = ""
@@ -203,7 +249,8 @@ def parse_home(host: FleetHost, answer: Answer) -> Home:
 
 
 def parse_not_loaded(host: FleetHost, answer: Answer) -> ImportProbe | None:
-    """Why the application cannot be loaded: that is the error of every module; None where it was loaded.
+    """Why the application cannot be loaded: that is the error of every module; None where it was
+    loaded.
 
     Raises NotTriedError.
     """
@@ -213,7 +260,9 @@ def parse_not_loaded(host: FleetHost, answer: Answer) -> ImportProbe | None:
     if "registered" in found:
         return None
     own = {"": found["error"]} if "error" in found else {}
-    return ImportProbe(frozenset(), own, failed=found.get("failed", ""), variables=_variables(found))
+    return ImportProbe(
+        frozenset(), own, failed=found.get("failed", ""), variables=_variables(found)
+    )
 
 
 def parse_imports(host: FleetHost, answer: Answer) -> ImportProbe:
@@ -222,7 +271,8 @@ def parse_imports(host: FleetHost, answer: Answer) -> ImportProbe:
         return failed
     found = parse_application(host, answer)
     reads = {
-        name: found[name] and frozenset(found[name]) for name in ("accepts", "decodes", "compressions", "encodings")
+        name: found[name] and frozenset(found[name])
+        for name in ("accepts", "decodes", "compressions", "encodings")
     }
     errors = {name: redact(error) for name, error in found["errors"].items()}
     told = ImportProbe(
@@ -244,7 +294,8 @@ def _variables(found: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
 def _application(found: Mapping[str, Any]) -> Application | None:
     """What a host tells may have any shape, and any text in it.
 
-    Names are kept as they are, for they are compared: whoever tells them redacts. The rest is redacted here.
+    Names are kept as they are, for they are compared: whoever tells them redacts. The rest is
+    redacted here.
     """
     told = found.get("application")
     try:

@@ -1,7 +1,8 @@
 """The workers that `celery multi start` starts, each with the command that it comes to.
 
-**Source:** celery 5.7.0 `apps/multi.py: NamespacedOptionParser, MultiParser`: one number N means celery1 … celeryN;
-an option of `-Q:NAMES` is that of these nodes alone, of which a number means the place in the list.
+**Source:** celery 5.7.0 `apps/multi.py: NamespacedOptionParser, MultiParser`: one number N means
+celery1 … celeryN; an option of `-Q:NAMES` is that of these nodes alone, of which a number means the
+place in the list.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,9 @@ _STARTS = ("start", "restart")
 
 
 def workers_in(words: Sequence[str]) -> list[list[str]]:
-    """The command of each worker, from the words of `celery … multi start …`; none of another command."""
+    """The command of each worker, from the words of `celery … multi start …`; none of another
+    command.
+    """
     names = [PurePosixPath(word).name for word in words]
     if "celery" not in names or "multi" not in words:
         return []
@@ -25,14 +28,22 @@ def workers_in(words: Sequence[str]) -> list[list[str]]:
         nodes = [str(n) for n in range(1, int(nodes[0]) + 1)]
     found = []
     for node in nodes:
-        own = [option for option, of in options if not of or node in _meant(of, nodes, of_range=of_range)]
+        own = [
+            option
+            for option, of in options
+            if not of or node in _meant(of, nodes, of_range=of_range)
+        ]
         name = _full_name(f"celery{node}" if of_range else node)
-        found.append(["celery", *words[before + 1 : at], "worker", "-n", name, *chain.from_iterable(own)])
+        found.append(
+            ["celery", *words[before + 1 : at], "worker", "-n", name, *chain.from_iterable(own)]
+        )
     return found
 
 
 def _parsed(words: Sequence[str]) -> tuple[list[str], list[tuple[list[str], str]]]:
-    """The names of the nodes, and each option with whose it is, "" for all; those of single nodes come last."""
+    """The names of the nodes, and each option with whose it is, "" for all; those of single nodes
+    come last.
+    """
     names, options = list[str](), list[tuple[list[str], str]]()
     rest = iter([*words, "--"])
     word = next(rest)

@@ -1,7 +1,8 @@
 """Asks a host for all its Celery processes, and understands what it answers.
 
-What they are called is not asked: a worker, a process of its pool and the beat of `-B` may have the same command, and
-their signals tell them apart. Somebody else's worker takes the same messages, or starts a second node of the same name.
+What they are called is not asked: a worker, a process of its pool and the beat of `-B` may have the
+same command, and their signals tell them apart. Somebody else's worker takes the same messages, or
+starts a second node of the same name.
 """
 
 import re
@@ -40,7 +41,9 @@ UNIT_PROPERTIES = (
 _INT, _QUIT, _USR1, _TERM = 2, 3, 10, 15
 _FORKED = 0x40
 _USERS = re.compile(r"/user@(\d+)\.service/")
-"""**Source:** user@.service(5): what a user's own systemd runs is in a control group below that of this unit."""
+"""**Source:** user@.service(5): what a user's own systemd runs is in a control group below that of
+this unit.
+"""
 _CONTAINER = re.compile(r"([0-9a-f]{64})(?:\.scope)?$")
 _PYTHON = re.compile(r"(python|pypy)[\w.-]*( \(deleted\))?")
 _OF_PYTHON = re.compile(r"(python|pypy|celery|\[celery|manage\.py)")
@@ -49,23 +52,31 @@ _STAT = re.compile(r"(\d+) \((.*)\) (\S) (.*)")
 
 
 def ask_census(host: FleetHost, own_groups: Sequence[str], pids: Iterable[int] = ()) -> str:
-    """All processes that name Celery, or only those of `pids`; `own_groups` are the patterns of the units that its
-    service manager tells of. Connections and environments are told of `pids`, or without these of beats alone.
+    """All processes that name Celery, or only those of `pids`; `own_groups` are the patterns of the
+    units that its service manager tells of. Connections and environments are told of `pids`, or
+    without these of beats alone.
 
-    **Source:** proc(5); test(1), `-ef`; pid_namespaces(7); systemctl(1); GNU and busybox stat, ls, grep and sed.
+    **Source:** proc(5); test(1), `-ef`; pid_namespaces(7); systemctl(1); GNU and busybox stat, ls,
+    grep and sed.
     """
     arguments = (host.settings.directory, UNIT_PROPERTIES, " ".join(map(str, pids)))
     return shell("census", *arguments, *own_groups, using=["names"])
 
 
 def parse_census(
-    answer: Answer, clock: Clock, known_units: Mapping[str, Unit], nodes: Mapping[int, str] = MappingProxyType({})
+    answer: Answer,
+    clock: Clock,
+    known_units: Mapping[str, Unit],
+    nodes: Mapping[int, str] = MappingProxyType({}),
 ) -> Census:
-    """The Celery processes of the host; `known_units` are what its service manager tells of those that it runs.
+    """The Celery processes of the host; `known_units` are what its service manager tells of those
+    that it runs.
 
-    `nodes` are the names of the nodes that say these pids are theirs: their commands need not name Celery.
+    `nodes` are the names of the nodes that say these pids are theirs: their commands need not name
+    Celery.
 
-    What lies in a pid namespace that is no container's, as that of systemd-nspawn, is on another host.
+    What lies in a pid namespace that is no container's, as that of systemd-nspawn, is on another
+    host.
     """
     parts = answer.out.decode(errors="replace").split("---\n", 9)
     heads, lines, above, owners, sockets, network, environs, units, unsuited, commands = parts
@@ -81,13 +92,16 @@ def parse_census(
     found = [_process(int(row[0]), row[1:], told, clock, nodes) for row in rows if len(row) == 3]
     processes = _settled([one for one in found if one])
     shown = {**known_units, **{unit.name: unit for unit in _units(units)}}
-    shown = {name: replace(unit, lines=tuple(_lines_of(unit, unsuited.splitlines()))) for name, unit in shown.items()}
+    shown = {
+        name: replace(unit, lines=tuple(_lines_of(unit, unsuited.splitlines())))
+        for name, unit in shown.items()
+    }
     return Census(tuple(processes), shown, hidden=["hidden"] in rows)
 
 
 class _Stat(Struct, frozen=True):
-    """**Source:** proc(5), `/proc/PID/stat`: pid, (name), state, ppid, pgrp, session, tty_nr, tpgid, flags, …;
-    fields 14 and 15 are the CPU's time, 22 the start, in clock ticks.
+    """**Source:** proc(5), `/proc/PID/stat`: pid, (name), state, ppid, pgrp, session, tty_nr,
+    tpgid, flags, …; fields 14 and 15 are the CPU's time, 22 the start, in clock ticks.
     """
 
     pid: int
@@ -105,7 +119,9 @@ class _Stat(Struct, frozen=True):
 
     @property
     def forked(self) -> bool:
-        """Whether it runs the program of the one that forked it. **Source:** Linux `sched.h`: PF_FORKNOEXEC."""
+        """Whether it runs the program of the one that forked it. **Source:** Linux `sched.h`:
+        PF_FORKNOEXEC.
+        """
         return bool(self.fields[5] & _FORKED)
 
     @property
@@ -150,8 +166,8 @@ class _Told(Struct, frozen=True):
 def _of_files(lines: str) -> dict[int, _Files]:
     """Lines of `/proc/PID/stat`, `status` and `cgroup`, as grep -H tells them.
 
-    Of the control groups the last is systemd's own; where that is the root, as on a host of the first version beside
-    an empty second, the one before.
+    Of the control groups the last is systemd's own; where that is the root, as on a host of the
+    first version beside an empty second, the one before.
     """
     found: dict[int, _Files] = {}
     for line in lines.splitlines():
@@ -170,7 +186,11 @@ def _of_files(lines: str) -> dict[int, _Files]:
 
 def _stat(line: str) -> _Stat | None:
     found = _STAT.fullmatch(line)
-    return _Stat(int(found[1]), found[2], found[3], tuple(map(int, found[4].split()))) if found else None
+    return (
+        _Stat(int(found[1]), found[2], found[3], tuple(map(int, found[4].split())))
+        if found
+        else None
+    )
 
 
 def _stats(lines: str) -> dict[int, _Stat]:
@@ -180,8 +200,9 @@ def _stats(lines: str) -> dict[int, _Stat]:
 def _owners(lines: str) -> dict[int, tuple[str, str]]:
     """Each process's user, and its program, "" where that may not be seen.
 
-    **Source:** stat(1), `%n %u %U %N`: proc(5) has the folder belong to the process's effective user, whatever the
-    files in it do. A program that was replaced since is followed by ` (deleted)`.
+    **Source:** stat(1), `%n %u %U %N`: proc(5) has the folder belong to the process's effective
+    user, whatever the files in it do. A program that was replaced since is followed by `
+    (deleted)`.
     """
     users, programs = dict[int, str](), dict[int, str]()
     for line in lines.splitlines():
@@ -195,8 +216,9 @@ def _owners(lines: str) -> dict[int, tuple[str, str]]:
 
 
 def _connections(sockets: str, network: str) -> dict[int, tuple[Connection, ...]]:
-    """**Source:** proc(5), `/proc/net/tcp`: local and remote address in hexadecimal, the state (01 is established),
-    and, ninth after that, the inode; an address is told in words of the machine's byte order, little-endian here.
+    """**Source:** proc(5), `/proc/net/tcp`: local and remote address in hexadecimal, the state (01
+    is established), and, ninth after that, the inode; an address is told in words of the machine's
+    byte order, little-endian here.
     """
     found: dict[str, Connection] = {}
     for line in network.splitlines():
@@ -236,7 +258,9 @@ def _environments(lines: str) -> dict[int, _Environment]:
 
 
 def _commands(lines: str) -> dict[int, list[str]]:
-    """The arguments by pid. **Source:** proc(5), `cmdline`; what follows a newline in one has the path before it."""
+    """The arguments by pid. **Source:** proc(5), `cmdline`; what follows a newline in one has the
+    path before it.
+    """
     texts: dict[int, str] = {}
     for line in lines.split("\n"):
         path, _, text = line.partition(":")
@@ -277,13 +301,17 @@ def unit_of(told: Mapping[str, str]) -> Unit:
 def _lines_of(unit: Unit, lines: Iterable[str]) -> Iterator[str]:
     """Of lines as `grep -Hn` tells them those of a unit's own file and of its drop-ins.
 
-    **Source:** systemd.unit(5): drop-ins of `a-b@c.service` are in `a-b@c.service.d`, `a-b@.service.d`, `a-@.service.d`
-    or `service.d`.
+    **Source:** systemd.unit(5): drop-ins of `a-b@c.service` are in `a-b@c.service.d`,
+    `a-b@.service.d`, `a-@.service.d` or `service.d`.
     """
     name, dot, kind = unit.name.rpartition(".")
     template, at, _ = name.partition("@")
     words = template.split("-")
-    stems = [name, f"{template}{at}", *("-".join(words[:n]) + f"-{at}" for n in range(1, len(words)))]
+    stems = [
+        name,
+        f"{template}{at}",
+        *("-".join(words[:n]) + f"-{at}" for n in range(1, len(words))),
+    ]
     folders = {f"{stem}{dot}{kind}.d" for stem in stems} | {f"{kind}.d"}
     for line in lines:
         path, number, text = line.split(":", 2)
@@ -300,7 +328,9 @@ def _process(
         options = Options("worker", node=nodes[pid], titled=True)
     user, program = told.owners.get(pid, ("", ""))
     found = _CONTAINER.search(files.group) if "inside" in flags else None
-    if not (stat and options and _runs_python(program, stat.name, words)) or ("inside" in flags and not found):
+    if not (stat and options and _runs_python(program, stat.name, words)) or (
+        "inside" in flags and not found
+    ):
         return None
     above = tuple(_above(stat.parent, told))
     users = _USERS.search(files.group)
@@ -332,27 +362,35 @@ def _process(
 
 
 def _runs_python(program: str, name: str, words: Sequence[str]) -> bool:
-    """Whether Python runs it, so that it is no shell or tool with Celery's command among its arguments.
+    """Whether Python runs it, so that it is no shell or tool with Celery's command among its
+    arguments.
 
     Where its program may not be seen its short name tells, which a script or a title has changed.
     """
     if title_of(words):
         return True
-    return bool(_PYTHON.fullmatch(PurePosixPath(program).name) if program else _OF_PYTHON.match(name))
+    return bool(
+        _PYTHON.fullmatch(PurePosixPath(program).name) if program else _OF_PYTHON.match(name)
+    )
 
 
 def _kind(words: Sequence[str], options: Options, stat: _Stat, status: Mapping[str, str]) -> Kind:
-    """What it is by its title, or else by its signals; a beat that was forked is settled with the others.
+    """What it is by its title, or else by its signals; a beat that was forked is settled with the
+    others.
 
-    **Source:** celery 5.7.0 `apps/worker.py`, `apps/beat.py`, `concurrency/prefork.py: process_initializer` (signals;
-    the same in 4.4 and 5.2); proc(5): SigIgn and SigCgt are masks.
+    **Source:** celery 5.7.0 `apps/worker.py`, `apps/beat.py`, `concurrency/prefork.py:
+    process_initializer` (signals; the same in 4.4 and 5.2); proc(5): SigIgn and SigCgt are masks.
     """
     if title := title_of(words):
         if title == "beat":
             return Kind.EMBEDDED_BEAT if " ".join(words).strip() == "[celery beat]" else Kind.BEAT
         return Kind.MAIN if title == "MainProcess" else Kind.CHILD
     if options.role == "beat":
-        return Kind.BEAT if _has(status, "SigCgt", _INT, _TERM) and not _has(status, "SigCgt", _USR1) else Kind.UNCLEAR
+        return (
+            Kind.BEAT
+            if _has(status, "SigCgt", _INT, _TERM) and not _has(status, "SigCgt", _USR1)
+            else Kind.UNCLEAR
+        )
     if not _has(status, "SigCgt", _QUIT, _TERM, _USR1):
         return Kind.UNCLEAR
     if _has(status, "SigCgt", _INT):
@@ -368,9 +406,9 @@ def _has(status: Mapping[str, str], mask: str, *signals: int) -> bool:
 def _settled(found: Sequence[CeleryProcess]) -> Iterator[CeleryProcess]:
     """The same, with what only all of them together show.
 
-    What a worker has forked with a main process's signals is its beat. Where it has forked itself, or is no worker's
-    and was not told to be a beat, a program has forked a worker. What is of a pool, or such a beat, and below no worker
-    is left of one.
+    What a worker has forked with a main process's signals is its beat. Where it has forked itself,
+    or is no worker's and was not told to be a beat, a program has forked a worker. What is of a
+    pool, or such a beat, and below no worker is left of one.
     """
     by_pid = {one.pid: one for one in found}
     forking = {one.parent for one in found if one.kind is Kind.CHILD}
@@ -379,7 +417,10 @@ def _settled(found: Sequence[CeleryProcess]) -> Iterator[CeleryProcess]:
         if (
             one.kind is Kind.EMBEDDED_BEAT
             and one.options.role == "worker"
-            and (one.pid in forking or not (one.options.with_beat or (parent and parent.kind is Kind.MAIN)))
+            and (
+                one.pid in forking
+                or not (one.options.with_beat or (parent and parent.kind is Kind.MAIN))
+            )
         ):
             by_pid[one.pid] = replace(one, kind=Kind.MAIN)
     for one in by_pid.values():
@@ -400,18 +441,32 @@ def _above(pid: int, told: _Told) -> Iterator[Ancestor]:
 
 
 def _program(environment: _Environment, above: Sequence[Ancestor], told: _Told) -> str:
-    """What its environment says, or that of what stands between it and supervisord; a title blanks its own."""
+    """What its environment says, or that of what stands between it and supervisord; a title blanks
+    its own.
+    """
     between = takewhile(lambda one: one.name != "supervisord", above)
-    environments = [environment, *(told.environments.get(one.pid, _Environment()) for one in between)]
+    environments = [
+        environment,
+        *(told.environments.get(one.pid, _Environment()) for one in between),
+    ]
     return next((one.program for one in environments if one.program), "")
 
 
 def _engine(group: str) -> Manager:
-    return Manager.PODMAN if "libpod" in group else Manager.DOCKER if "docker" in group else Manager.CONTAINER
+    return (
+        Manager.PODMAN
+        if "libpod" in group
+        else Manager.DOCKER
+        if "docker" in group
+        else Manager.CONTAINER
+    )
 
 
-def others(app: str, census: Census, own_groups: Sequence[str], ours: Collection[int]) -> tuple[OtherRunner, ...]:
-    """Who else runs workers or beats of the application, in the order of their names; `ours` are our services' pids.
+def others(
+    app: str, census: Census, own_groups: Sequence[str], ours: Collection[int]
+) -> tuple[OtherRunner, ...]:
+    """Who else runs workers or beats of the application, in the order of their names; `ours` are
+    our services' pids.
 
     Not what is in the units of `own_groups`.
     """
@@ -434,14 +489,17 @@ def _runner(mains: Sequence[CeleryProcess], units: Mapping[str, Unit]) -> OtherR
     if by.manager is Manager.SYSTEMD:
         unit = units[by.name]
         return OtherRunner(by.name, runs, by.manager, unit.path, unit.type == "forking")
-    return OtherRunner(by.name, runs, None if by.manager in (Manager.CRON, Manager.SESSION) else by.manager)
+    return OtherRunner(
+        by.name, runs, None if by.manager in (Manager.CRON, Manager.SESSION) else by.manager
+    )
 
 
 def is_its(app: str, one: CeleryProcess, *, everywhere: bool) -> bool | None:
     """Whether a process is the application's; None where that is not known.
 
-    Where the machine does not have one service manager for all, one user may have two installations on a host, each in
-    its own directory. So it counts `everywhere`, or only in the application's directory, or in a container.
+    Where the machine does not have one service manager for all, one user may have two installations
+    on a host, each in its own directory. So it counts `everywhere`, or only in the application's
+    directory, or in a container.
     """
     if not one.options.app:
         return one.here
@@ -451,7 +509,8 @@ def is_its(app: str, one: CeleryProcess, *, everywhere: bool) -> bool | None:
 
 
 def is_of(app: str, options: Options, *, here: bool) -> bool:
-    """Whether it is a worker or beat of the application: by the name it was started with, else by its place.
+    """Whether it is a worker or beat of the application: by the name it was started with, else by
+    its place.
 
     `here` says that it works in the application's directory.
     """
@@ -468,20 +527,27 @@ def told_as(one: CeleryProcess) -> str:
 
 
 def what_runs(options: Options) -> str:
-    """`beat`, or `worker` with its node's name as far as it was given one, and `-B` where it is a beat, too."""
+    """`beat`, or `worker` with its node's name as far as it was given one, and `-B` where it is a
+    beat, too.
+    """
     words = [options.role, *filter(None, [options.node]), *(["-B"] if options.with_beat else [])]
     return options.role if options.role == "beat" else " ".join(words)
 
 
 def is_service(options: Options, node: str) -> bool:
-    """Whether what runs is the worker `node`, or beat where that is "". Only what contradicts it counts against it.
+    """Whether what runs is the worker `node`, or beat where that is "". Only what contradicts it
+    counts against it.
 
-    **Source:** celery 5.7.0 `utils/nodenames.py`: a name without `@` is the host of the node `celery`; `%h` and the
-    like stand for what only the worker knows. `bin/celery.py`: options may come from the environment, too.
+    **Source:** celery 5.7.0 `utils/nodenames.py`: a name without `@` is the host of the node
+    `celery`; `%h` and the like stand for what only the worker knows. `bin/celery.py`: options may
+    come from the environment, too.
     """
     if not node:
         return options.role == "beat" or options.with_beat
     if options.role != "worker" or not options.node:
         return options.role == "worker"
     parts = options.node.split("@", 1) if "@" in options.node else ["celery", options.node]
-    return all("%" in part or part == wanted for part, wanted in zip(parts, node.split("@", 1), strict=True))
+    return all(
+        "%" in part or part == wanted
+        for part, wanted in zip(parts, node.split("@", 1), strict=True)
+    )

@@ -1,7 +1,9 @@
-"""What a loaded application says of itself. Runs in its own Python on the host, where `import_probe.py` uses it.
+"""What a loaded application says of itself. Runs in its own Python on the host, where
+`import_probe.py` uses it.
 
-It has to run on Python 3.6. `describe` answers in the shapes of `core/application.py: Application`; a part that cannot
-be found out is missing. URLs are told without passwords; arguments and options as they are: whoever reads them redacts.
+It has to run on Python 3.6. `describe` answers in the shapes of `core/application.py: Application`;
+a part that cannot be found out is missing. URLs are told without passwords; arguments and options
+as they are: whoever reads them redacts.
 """
 
 import contextlib
@@ -21,9 +23,11 @@ SETTLED_S = 0.02
 
 
 class Watch:
-    """What the application reads while it is loaded, from now on: variables, and files besides its modules.
+    """What the application reads while it is loaded, from now on: variables, and files besides its
+    modules.
 
-    **Source:** CPython 3.11 `os.py: _Environ.__getitem__`, which calls `encodekey`; audit event `open` (Python 3.8).
+    **Source:** CPython 3.11 `os.py: _Environ.__getitem__`, which calls `encodekey`; audit event
+    `open` (Python 3.8).
     """
 
     def __init__(self, directory: str) -> None:
@@ -60,23 +64,31 @@ def is_foreign(path: str) -> bool:
 
 
 def came_from(watch: Watch) -> Dict[str, Any]:
-    """What the load depended on: its files, the folders of its own modules, and a digest of the state of them all.
+    """What the load depended on: its files, the folders of its own modules, and a digest of the
+    state of them all.
 
-    The digest is "" where one of them changed while it was loaded. `sh/loaded.sh` makes the same. A folder of Python's
-    or a library's is left out also where a file in it is none of theirs: Debian's `sitecustomize.py` is a link to /etc.
+    The digest is "" where one of them changed while it was loaded. `sh/loaded.sh` makes the same. A
+    folder of Python's or a library's is left out also where a file in it is none of theirs:
+    Debian's `sitecustomize.py` is a link to /etc.
     """
     modules = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     files = {os.path.abspath(path) for path in modules if isinstance(path, str)}
     beside_own = {os.path.dirname(path) for path in files if not is_foreign(os.path.realpath(path))}
-    folders = sorted(folder for folder in beside_own if not is_foreign(os.path.realpath(folder) + "/"))
+    folders = sorted(
+        folder for folder in beside_own if not is_foreign(os.path.realpath(folder) + "/")
+    )
     passing = ("/proc/", "/sys/", "/dev/", tempfile.gettempdir() + "/")
     read = {os.path.abspath(path) for path in watch.files if not path.endswith(".pyc")}
-    read -= {path for path in read if path.startswith(passing) and not path.startswith(watch.directory)}
+    read -= {
+        path for path in read if path.startswith(passing) and not path.startswith(watch.directory)
+    }
     files |= {path for path in read if not is_foreign(os.path.realpath(path))}
     files.add(sys.executable)
     digest, changed_at = hashlib.sha256(), 0.0
     beside = [
-        sorted(glob.glob(glob.escape(folder) + names), key=os.fsencode) for folder in folders for names in MODULES
+        sorted(glob.glob(glob.escape(folder) + names), key=os.fsencode)
+        for folder in folders
+        for names in MODULES
     ]
     for path in (*sorted(files), *(path for found in beside for path in found)):
         with contextlib.suppress(OSError):
@@ -94,9 +106,11 @@ MODULES = ("/*.py", "/*/*.py")
 
 
 def place(url: Any) -> Optional[Dict[str, Any]]:
-    """Where a URL leads, without user, password and options; None where that cannot be read without showing them.
+    """Where a URL leads, without user, password and options; None where that cannot be read without
+    showing them.
 
-    **Source:** kombu 5.7.0 `connection.py: Connection.__init__`: `virtual_host` may be an option, too.
+    **Source:** kombu 5.7.0 `connection.py: Connection.__init__`: `virtual_host` may be an option,
+    too.
     """
     if not isinstance(url, str) or "://" not in url:
         return None if "@" in str(url) else {"scheme": str(url)}
@@ -104,7 +118,9 @@ def place(url: Any) -> Optional[Dict[str, Any]]:
         parts = urlsplit(url)
         if "@" in parts.path + parts.query + parts.fragment:
             return None
-        db = dict(parse_qsl(parts.query)).get("virtual_host", "" if "socket" in parts.scheme else parts.path)
+        db = dict(parse_qsl(parts.query)).get(
+            "virtual_host", "" if "socket" in parts.scheme else parts.path
+        )
         host = parts.path if "socket" in parts.scheme else parts.hostname or ""
         return {"scheme": parts.scheme, "host": host, "port": parts.port, "db": db.strip("/")}
     except ValueError:
@@ -133,7 +149,11 @@ def plain(value: Any) -> Any:
 def routed(app: Any, name: str, args: Any, kwargs: Any, options: Dict[str, Any]) -> Any:
     """**Source:** celery 5.7.0 `app/base.py: send_task`, `app/routes.py: Router.route`."""
     task = app.tasks.get(name)
-    own = {key: value for key, value in task._get_exec_options().items() if value is not None} if task else {}
+    own = (
+        {key: value for key, value in task._get_exec_options().items() if value is not None}
+        if task
+        else {}
+    )
     return app.amqp.router.route(dict(own, **options), name, args, kwargs, task)
 
 
@@ -145,15 +165,19 @@ def route(app: Any, name: str, args: Any, kwargs: Any, options: Dict[str, Any]) 
         return {"error": "{}: {}".format(type(error).__name__, error)}
     exchange = getattr(sent.get("exchange"), "name", sent.get("exchange")) or ""
     priority = app.conf.task_default_priority if sent.get("priority") is None else sent["priority"]
-    found = {"queue": queue_of(app, sent), "exchange": exchange, "routing_key": sent.get("routing_key") or ""}
+    found = {
+        "queue": queue_of(app, sent),
+        "exchange": exchange,
+        "routing_key": sent.get("routing_key") or "",
+    }
     return dict(found, priority=priority if isinstance(priority, int) else None)
 
 
 def queue_of(app: Any, sent: Dict[str, Any]) -> str:
     """The queue that a message is put into, "" where several or none are bound to its exchange.
 
-    **Source:** celery 5.7.0 `app/amqp.py: _create_task_sender`: with an exchange and a routing key of its own it goes
-    to whatever is bound there; a direct exchange without both is passed by.
+    **Source:** celery 5.7.0 `app/amqp.py: _create_task_sender`: with an exchange and a routing key
+    of its own it goes to whatever is bound there; a direct exchange without both is passed by.
     """
     queue = sent.get("queue")
     exchange = getattr(sent.get("exchange"), "name", sent.get("exchange"))
@@ -169,7 +193,8 @@ def queue_of(app: Any, sent: Dict[str, Any]) -> str:
 
 
 def known_as(queue: Any) -> str:
-    """Of a broadcast's queue, whose name is another in each process, the name that the application gives it.
+    """Of a broadcast's queue, whose name is another in each process, the name that the application
+    gives it.
 
     **Source:** kombu 5.7.0 `common.py: Broadcast`; celery 5.7.0 `app/amqp.py: Queues.__getitem__`.
     """
@@ -205,7 +230,8 @@ class Unread:
 def usual_route(app: Any, name: str) -> Dict[str, Any]:
     """Where any call of a task goes; where a router looks at the arguments only that is known.
 
-    **Source:** celery 5.7.0 `app/routes.py: Router.route` itself looks once whether there are keyword arguments.
+    **Source:** celery 5.7.0 `app/routes.py: Router.route` itself looks once whether there are
+    keyword arguments.
     """
     args, kwargs = Unread(), Keywords()
     found = route(app, name, args, kwargs, {})
@@ -230,7 +256,9 @@ def parameters(task: Any) -> Optional[List[Dict[str, Any]]]:
 
 
 def task(app: Any, name: str) -> Dict[str, Any]:
-    """**Source:** celery 5.7.0 `app/task.py: Task`; `task_annotations` are applied to it when it is bound."""
+    """**Source:** celery 5.7.0 `app/task.py: Task`; `task_annotations` are applied to it when it is
+    bound.
+    """
     own = app.tasks[name]
     found = {
         "name": name,
@@ -254,13 +282,21 @@ def tasks(app: Any) -> List[Dict[str, Any]]:
 
 
 def scheduled(app: Any, name: str, entry: Any) -> Dict[str, Any]:
-    """An entry of a schedule, as beat would send it; `args` and `kwargs` are missing where only beat can make them.
+    """An entry of a schedule, as beat would send it; `args` and `kwargs` are missing where only
+    beat can make them.
 
-    **Source:** celery 5.7.0 `beat.py: Scheduler.apply_async, ScheduleEntry, BeatLazyFunc`; `schedules.py`.
+    **Source:** celery 5.7.0 `beat.py: Scheduler.apply_async, ScheduleEntry, BeatLazyFunc`;
+    `schedules.py`.
     """
-    get = entry.get if isinstance(entry, dict) else lambda key, other=None: getattr(entry, key, other)
+    get = (
+        entry.get if isinstance(entry, dict) else lambda key, other=None: getattr(entry, key, other)
+    )
     args, kwargs, options = get("args") or [], get("kwargs") or {}, dict(get("options") or {})
-    found = {"name": str(name), "task": str(get("task") or ""), "options": plain(options)}  # type: Dict[str, Any]
+    found = {
+        "name": str(name),
+        "task": str(get("task") or ""),
+        "options": plain(options),
+    }  # type: Dict[str, Any]
     known = isinstance(args, (list, tuple)) and isinstance(kwargs, dict)
     if known and not any(callable(value) for value in (*args, *kwargs.values())):
         found.update(args=plain(args), kwargs=plain(kwargs))
@@ -280,7 +316,9 @@ def when(app: Any, given: Any, relative: bool) -> Dict[str, Any]:
     if isinstance(found, crontab):
         fields = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
         told["schedule"] = " ".join(str(getattr(found, "_orig_" + name)) for name in fields)
-        told["crontab"] = dict({name: sorted(getattr(found, name)) for name in fields}, timezone=str(found.tz))
+        told["crontab"] = dict(
+            {name: sorted(getattr(found, name)) for name in fields}, timezone=str(found.tz)
+        )
     elif type(found) is schedule:
         told["every_s"] = found.seconds
     return told
@@ -288,7 +326,11 @@ def when(app: Any, given: Any, relative: bool) -> Dict[str, Any]:
 
 def schedule(app: Any) -> List[Dict[str, Any]]:
     entries = getattr(app.conf, "beat_schedule", None)
-    return [scheduled(app, name, entry) for name, entry in entries.items()] if isinstance(entries, dict) else []
+    return (
+        [scheduled(app, name, entry) for name, entry in entries.items()]
+        if isinstance(entries, dict)
+        else []
+    )
 
 
 def queues(app: Any) -> List[Dict[str, Any]]:
@@ -330,11 +372,15 @@ def transport_options(app: Any, names: List[str]) -> Dict[str, Any]:
 
 
 UNSET = "amqp://localhost"
-"""**Source:** celery 5.7.0 `app/base.py: Celery._connection`; kombu 5.7.0 `connection.py`: where no URL is given."""
+"""**Source:** celery 5.7.0 `app/base.py: Celery._connection`; kombu 5.7.0 `connection.py`: where no
+URL is given.
+"""
 
 
 def urls(app: Any) -> Dict[str, Any]:
-    """Where its broker and its results are, in clear; and which variables of its environment have the broker's URL."""
+    """Where its broker and its results are, in clear; and which variables of its environment have
+    the broker's URL.
+    """
     told = app.conf.broker_read_url or app.conf.broker_url or ""
     broker = ";".join(told) if isinstance(told, (list, tuple)) else str(told)
     options = app.conf.broker_transport_options or {}
@@ -347,18 +393,26 @@ def urls(app: Any) -> Dict[str, Any]:
 
 
 def describe(app: Any, watch: Watch, options: List[str], names: List[str]) -> Dict[str, Any]:
-    """All of it; `options` are the transport options that are told, `names` the ends of the settings' names."""
+    """All of it; `options` are the transport options that are told, `names` the ends of the
+    settings' names.
+    """
     conf = app.conf
     parts = {
-        "queues": lambda: queues(app),  # before any route is asked for: a missing queue is made then
+        "queues": lambda: queues(
+            app
+        ),  # before any route is asked for: a missing queue is made then
         "versions": versions,
         "broker": lambda: places(conf.broker_read_url or conf.broker_url or UNSET),
         "publishes_to": lambda: places(conf.broker_write_url or conf.broker_url or UNSET),
         "backend": lambda: places(conf.result_backend or "disabled"),
         "transport_options": lambda: transport_options(app, options),
-        "backend_prefix": lambda: str((conf.result_backend_transport_options or {}).get("global_keyprefix", "")),
+        "backend_prefix": lambda: str(
+            (conf.result_backend_transport_options or {}).get("global_keyprefix", "")
+        ),
         "default_queue": lambda: str(conf.task_default_queue),
-        "serializers": lambda: {name: str(conf[name + "_serializer"]) for name in ("task", "result", "event")},
+        "serializers": lambda: {
+            name: str(conf[name + "_serializer"]) for name in ("task", "result", "event")
+        },
         "accepts": lambda: sorted(map(str, conf.accept_content or ())),
         "acks_late": lambda: bool(conf.task_acks_late),
         "prefetch_multiplier": lambda: conf.worker_prefetch_multiplier,
@@ -366,7 +420,9 @@ def describe(app: Any, watch: Watch, options: List[str], names: List[str]) -> Di
         "scheduler": lambda: str(conf.beat_scheduler),
         "timezone": lambda: str(app.timezone),
         "schedule": lambda: schedule(app),
-        "variables": lambda: [{"name": name, "place": at} for name, at in sorted(watch.variables.items())],
+        "variables": lambda: [
+            {"name": name, "place": at} for name, at in sorted(watch.variables.items())
+        ],
         "settings": lambda: settings(app, names),
         "came_from": lambda: came_from(watch),
     }  # type: Dict[str, Callable[[], Any]]

@@ -1,4 +1,6 @@
-"""What a host is asked, and what its answer means: pairs of pure functions, `ask_…` → shell, `parse_…` ← its answer."""
+"""What a host is asked, and what its answer means: pairs of pure functions, `ask_…` → shell,
+`parse_…` ← its answer.
+"""
 
 import base64
 import shlex
@@ -18,9 +20,11 @@ from runbooks.hosts.script import Answer, shell
 
 
 class Clock(Struct, frozen=True):
-    """A host's own clock when it was asked, and what turns its processes' starts into the time of day.
+    """A host's own clock when it was asked, and what turns its processes' starts into the time of
+    day.
 
-    `machine` is the same where two names lead to one machine, and nowhere else; "" where that cannot be told.
+    `machine` is the same where two names lead to one machine, and nowhere else; "" where that
+    cannot be told.
     """
 
     now: float
@@ -29,7 +33,9 @@ class Clock(Struct, frozen=True):
     machine: str = ""
 
     def at(self, start_ticks: int) -> float:
-        """The epoch seconds of a start. **Source:** proc(5), `/proc/PID/stat`: it is in clock ticks since boot."""
+        """The epoch seconds of a start. **Source:** proc(5), `/proc/PID/stat`: it is in clock ticks
+        since boot.
+        """
         return self.now - self.uptime_s + start_ticks / self.ticks_per_s
 
 
@@ -56,11 +62,15 @@ def ask_uptime() -> str:
 
 
 def parse_uptime(answer: Answer) -> float:
-    """For how many seconds the host is up. Raises RunbookError where it does not say. **Source:** proc(5)."""
+    """For how many seconds the host is up. Raises RunbookError where it does not say. **Source:**
+    proc(5).
+    """
     try:
         return float(answer.out.split()[0])
     except (ValueError, IndexError):
-        raise RunbookError(f"its uptime cannot be read: {answer.err.strip()[-300:]}", "/proc is needed there") from None
+        raise RunbookError(
+            f"its uptime cannot be read: {answer.err.strip()[-300:]}", "/proc is needed there"
+        ) from None
 
 
 def ask_files(paths: Iterable[str]) -> str:
@@ -68,7 +78,9 @@ def ask_files(paths: Iterable[str]) -> str:
 
 
 def parse_files(paths: Sequence[str], answer: Answer) -> dict[str, FileState]:
-    """The state of each file; raises RunbookError when one exists and cannot be read. **Source:** GNU stat."""
+    """The state of each file; raises RunbookError when one exists and cannot be read. **Source:**
+    GNU stat.
+    """
     if answer.code != 0:
         advice = "mend that there, or run as a user who may read it"
         raise RunbookError(f"a file cannot be read: {answer.err.strip()}", advice)
@@ -78,7 +90,10 @@ def parse_files(paths: Sequence[str], answer: Answer) -> dict[str, FileState]:
     heads = [line.decode(errors="replace").partition(" ") for line in lines]
     if sum(int(size) for size, _, _ in heads) != len(contents):
         raise RunbookError("a file changed while it was read", "run the command again")
-    states = {path: FileState(None, is_folder=digit == "2") for path, digit in zip(paths, there.decode(), strict=True)}
+    states = {
+        path: FileState(None, is_folder=digit == "2")
+        for path, digit in zip(paths, there.decode(), strict=True)
+    }
     for path, (size, _, head) in zip(found, heads, strict=True):
         content, contents = contents[: int(size)], contents[int(size) :]
         states[path] = _file_state(head, content)
@@ -86,20 +101,30 @@ def parse_files(paths: Sequence[str], answer: Answer) -> dict[str, FileState]:
 
 
 def _file_state(head: str, content: bytes) -> FileState:
-    """A masked unit is a link to /dev/null: an empty file means the same, but must not have a device's mode.
+    """A masked unit is a link to /dev/null: an empty file means the same, but must not have a
+    device's mode.
 
-    What rsync or tar brings has the time of its own machine's clock, but cannot be newer than when it was put here.
+    What rsync or tar brings has the time of its own machine's clock, but cannot be newer than when
+    it was put here.
     """
     raw_mode, changed_at, put_at = head.split()
     mode = int(raw_mode, 16)
-    return FileState(content, S_IMODE(mode) if S_ISREG(mode) else 0o644, min(float(changed_at), float(put_at)))
+    return FileState(
+        content, S_IMODE(mode) if S_ISREG(mode) else 0o644, min(float(changed_at), float(put_at))
+    )
 
 
 def ask_managed(host: FleetHost, app: str, known: Iterable[str]) -> str:
-    """The files in the directories this tool writes to that carry its mark for the application, beside `known` ones."""
+    """The files in the directories this tool writes to that carry its mark for the application,
+    beside `known` ones.
+    """
     settings = host.settings
-    directories = dict.fromkeys((settings.unit_directory, settings.cron_directory, settings.logrotate_directory))
-    return shell("managed", mark_of(app), "\n".join(["", *known, ""]), *directories, using=["marked"])
+    directories = dict.fromkeys(
+        (settings.unit_directory, settings.cron_directory, settings.logrotate_directory)
+    )
+    return shell(
+        "managed", mark_of(app), "\n".join(["", *known, ""]), *directories, using=["marked"]
+    )
 
 
 def parse_managed(answer: Answer) -> dict[str, FileState]:
@@ -109,7 +134,8 @@ def parse_managed(answer: Answer) -> dict[str, FileState]:
 
 
 def digests(environ: str) -> dict[str, str] | None:
-    """The sha256 of each variable that a process was started with; None where it has written over them, as for a title.
+    """The sha256 of each variable that a process was started with; None where it has written over
+    them, as for a title.
 
     **Source:** proc(5), `/proc/PID/environ`.
     """
@@ -157,13 +183,17 @@ def parse_unwritable(answer: Answer) -> dict[str, str]:
 
 
 def ask_places(host: FleetHost) -> str:
-    """Which temporary folder has no room, as the script's frame has found; and whether the application's is there."""
+    """Which temporary folder has no room, as the script's frame has found; and whether the
+    application's is there.
+    """
     directory = "/" if host.manager.in_containers else host.settings.directory
     return f'echo "$full"\n{shell("directory", directory)}'
 
 
 def parse_places(answer: Answer) -> tuple[str, str]:
-    """The temporary folder that has no room, and why the application's cannot be there; "" for neither."""
+    """The temporary folder that has no room, and why the application's cannot be there; "" for
+    neither.
+    """
     full, _, lacking = answer.out.decode(errors="replace").partition("\n")
     return full, lacking.strip()
 
@@ -184,8 +214,8 @@ def ask_rotated(host: FleetHost) -> str:
 def parse_rotated(answer: Answer) -> tuple[Rotation, ...]:
     """The patterns of logs that logrotate's files on the host name, ours among them.
 
-    **Source:** logrotate(8): names and patterns stand before a `{`, apart from each other by spaces, in quotes or not;
-    files with some endings are not read (`tabooext`).
+    **Source:** logrotate(8): names and patterns stand before a `{`, apart from each other by
+    spaces, in quotes or not; files with some endings are not read (`tabooext`).
     """
     found = list[Rotation]()
     for told in answer.out.decode(errors="replace").splitlines():
@@ -194,7 +224,11 @@ def parse_rotated(answer: Answer) -> tuple[Rotation, ...]:
             continue
         with suppress(ValueError):  # a quote that is not closed
             patterns = shlex.split(line.partition("{")[0], comments=True)
-            found += [Rotation(path, int(number), pattern) for pattern in patterns if pattern.startswith("/")]
+            found += [
+                Rotation(path, int(number), pattern)
+                for pattern in patterns
+                if pattern.startswith("/")
+            ]
     return tuple(found)
 
 
@@ -209,11 +243,13 @@ def ask_beat(host: FleetHost) -> str:
 
 
 def parse_beat(answer: Answer) -> tuple[float | None, str]:
-    """When beat last sent something, None where there is no schedule; or the file that does not tell.
+    """When beat last sent something, None where there is no schedule; or the file that does not
+    tell.
 
-    **Source:** celery 5.7.0 `beat.py: Scheduler.apply_async`: it is synced at the first message that is sent three
-    minutes or more after the last time, and at the start. CPython 3.11 `shelve.py: Shelf.sync` does nothing where the
-    library has no `sync`: `dbm.ndbm`, Debian's choice without python3-gdbm, writes `.db` or `.pag` when it is closed.
+    **Source:** celery 5.7.0 `beat.py: Scheduler.apply_async`: it is synced at the first message
+    that is sent three minutes or more after the last time, and at the start. CPython 3.11
+    `shelve.py: Shelf.sync` does nothing where the library has no `sync`: `dbm.ndbm`, Debian's
+    choice without python3-gdbm, writes `.db` or `.pag` when it is closed.
     """
     at, _, name = answer.out.decode(errors="replace").strip().partition(" ")
     if name.endswith((".db", ".pag")):

@@ -1,14 +1,16 @@
-"""Runs in the application's Python on the host: its source is sent there, after lines that set QUESTION, and DESCRIBE,
-RESULTS and CODE, the sources of `describe_application.py`, `result_probe.py` and `code_probe.py`.
+"""Runs in the application's Python on the host: its source is sent there, after lines that set
+QUESTION, and DESCRIBE, RESULTS and CODE, the sources of `describe_application.py`,
+`result_probe.py` and `code_probe.py`.
 
-The rest of standard input is what the units set. It has to run on Python 3.6, and says itself what was wrong, so that
-nothing else passes for a fault of the application.
+The rest of standard input is what the units set. It has to run on Python 3.6, and says itself what
+was wrong, so that nothing else passes for a fault of the application.
 
-Loads the application as a worker does, and tells what it says of itself. Where it is asked to, it imports by hand the
-modules of the expected tasks that are missing, so that an error which the application swallows comes to light, and
-connects to the broker as a worker does. Or it tells how the application would send a task, or sends it, or reads what
-became of one. The answer is the JSON of the last line: what was asked; or `failed`, why there was no application to
-load; or `error`, what the application's own code raised.
+Loads the application as a worker does, and tells what it says of itself. Where it is asked to, it
+imports by hand the modules of the expected tasks that are missing, so that an error which the
+application swallows comes to light, and connects to the broker as a worker does. Or it tells how
+the application would send a task, or sends it, or reads what became of one. The answer is the JSON
+of the last line: what was asked; or `failed`, why there was no application to load; or `error`,
+what the application's own code raised.
 """
 
 import codecs
@@ -52,7 +54,9 @@ def set_environment() -> None:
     """**Source:** systemd.exec(5): the file's values go before those of `Environment=`."""
     units = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     with contextlib.suppress(ValueError):
-        os.environ.update((name, value) for name, _, value in (pair.partition("=") for pair in shlex.split(units)))
+        os.environ.update(
+            (name, value) for name, _, value in (pair.partition("=") for pair in shlex.split(units))
+        )
     os.environ.update(question["environment"])
 
 
@@ -74,16 +78,23 @@ class OutOfTime(BaseException):
 
 
 def hung(frames: Iterable[Any], limit_s: float) -> str:
-    """Where the application's own code stood when the time was over, as the last lines of a traceback have it."""
+    """Where the application's own code stood when the time was over, as the last lines of a
+    traceback have it.
+    """
     all_frames = [frame for frame in frames if not frame.filename.startswith("<")]
-    own = [one for one in all_frames if not said.is_foreign(os.path.realpath(one.filename))] or all_frames
-    last = "it was still at {}, line {}, after {:.0f} s".format(own[-1].filename, own[-1].lineno, limit_s)
+    own = [
+        one for one in all_frames if not said.is_foreign(os.path.realpath(one.filename))
+    ] or all_frames
+    last = "it was still at {}, line {}, after {:.0f} s".format(
+        own[-1].filename, own[-1].lineno, limit_s
+    )
     return "".join(traceback.format_list(own[-4:])) + last
 
 
 @contextlib.contextmanager
 def at_most(limit_s: float) -> Iterator[None]:
-    """Raise OutOfTime where the block takes longer. Code that never comes back to Python ends the process then.
+    """Raise OutOfTime where the block takes longer. Code that never comes back to Python ends the
+    process then.
 
     **Source:** Python, `signal`: a handler runs between two instructions of the main thread alone.
     """
@@ -109,25 +120,34 @@ BY_HAND_S = 1
 try:
     os.chdir(question["directory"])
 except OSError as error:
-    answer(failed="celery_directory is {}, which cannot be entered: {}".format(question["directory"], error.strerror))
+    answer(
+        failed="celery_directory is {}, which cannot be entered: {}".format(
+            question["directory"], error.strerror
+        )
+    )
 set_environment()
 # As Python does at its start, which had none of these variables.
-sys.path[:0] = [question["directory"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+sys.path[:0] = [
+    question["directory"],
+    *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+]
 
 try:
     from celery import Celery
     from celery.app.utils import find_app
 except Exception as failure:
     version = "Python {}.{}".format(*sys.version_info)
-    why = "celery_python is {}, and that {} cannot import Celery ({})".format(question["python"], version, failure)
+    why = "celery_python is {}, and that {} cannot import Celery ({})".format(
+        question["python"], version, failure
+    )
     answer(failed=why + ": name the Python of the application's environment\n" + trace())
 
 
 def find_application() -> Any:
     """The application that `celery_app` names. What its own code raises is raised.
 
-    **Source:** celery 5.7.0 `app/utils.py: find_app`: an AttributeError of the module becomes an ImportError, and an
-    ImportError of MODULE.celery an AttributeError.
+    **Source:** celery 5.7.0 `app/utils.py: find_app`: an AttributeError of the module becomes an
+    ImportError, and an ImportError of MODULE.celery an AttributeError.
     """
     name, (module, colon, attribute) = question["app"], question["app"].partition(":")
     wrong, advice = "celery_app is {}, ".format(name), ": correct celery_app (MODULE:ATTRIBUTE)"
@@ -136,16 +156,26 @@ def find_application() -> Any:
     except (AttributeError, ImportError):
         loaded = imported(module)
         if not loaded:
-            where = "{} finds no module {} in {}".format(question["python"], module, question["directory"])
+            where = "{} finds no module {} in {}".format(
+                question["python"], module, question["directory"]
+            )
             answer(failed=wrong + "and " + where + ": correct celery_app or celery_directory")
         if colon and hasattr(loaded, attribute):
             raise
         if not colon:
             imported(module + ".celery")
         where = getattr(loaded, "__file__", None) or module
-        answer(failed=wrong + "and {} has no {}".format(where, attribute or "Celery application") + advice)
+        answer(
+            failed=wrong
+            + "and {} has no {}".format(where, attribute or "Celery application")
+            + advice
+        )
     if not isinstance(named, Celery):
-        answer(failed=wrong + "which is of type {} and no Celery application".format(type(named).__name__) + advice)
+        answer(
+            failed=wrong
+            + "which is of type {} and no Celery application".format(type(named).__name__)
+            + advice
+        )
     return named
 
 
@@ -177,10 +207,15 @@ def import_errors(tasks: Iterable[str]) -> Dict[str, str]:
 def readable() -> Dict[str, Any]:
     """What a worker of the application can read; what cannot be found out is None.
 
-    **Source:** celery 5.7.0 `app/amqp.py: TaskConsumer`; kombu 5.7.0 `serialization.py: SerializerRegistry.loads`,
-    `compression.py: get_decoder`.
+    **Source:** celery 5.7.0 `app/amqp.py: TaskConsumer`; kombu 5.7.0 `serialization.py:
+    SerializerRegistry.loads`, `compression.py: get_decoder`.
     """
-    found = {"accepts": None, "decodes": None, "compressions": None, "encodings": None}  # type: Dict[str, Any]
+    found = {
+        "accepts": None,
+        "decodes": None,
+        "compressions": None,
+        "encodings": None,
+    }  # type: Dict[str, Any]
     with contextlib.suppress(Exception):
         from kombu import serialization as types
 
@@ -190,7 +225,9 @@ def readable() -> Dict[str, Any]:
         else:
             accepted = set(types.prepare_accept_content(app.conf.accept_content))  # type: ignore[no-untyped-call]
         found["decodes"] = sorted(set(registry._decoders) | set(types.TRUSTED_CONTENT))
-        found["encodings"] = [one for one in question["encodings"] if one in types.SKIP_DECODE or is_codec(one)]
+        found["encodings"] = [
+            one for one in question["encodings"] if one in types.SKIP_DECODE or is_codec(one)
+        ]
         found["accepts"] = sorted(accepted | set(types.TRUSTED_CONTENT))
     with contextlib.suppress(Exception):
         from kombu import compression
@@ -208,7 +245,8 @@ def is_codec(name: str) -> bool:
 
 
 def broker(queues: List[str], limit_s: int = 20) -> Dict[str, str]:
-    """Where a worker that starts now finds its broker, and why it would get no messages from there, "" if it would.
+    """Where a worker that starts now finds its broker, and why it would get no messages from there,
+    "" if it would.
 
     Empty where that could not be found out. One connection, and nothing of it stays in the broker.
     """
@@ -262,9 +300,9 @@ def connect(connection: Any) -> None:
 def refusals(channel: Any, queues: List[str]) -> Iterator[str]:
     """What a worker does that the user of its connection may not do.
 
-    Redis looks up rights when a command is queued, and the transaction is discarded; a subscription ends with its
-    connection.
-    **Source:** kombu 5.7.0 `transport/redis.py: Channel._brpop_start, _subscribe, _queue_bind; QoS.append`.
+    Redis looks up rights when a command is queued, and the transaction is discarded; a subscription
+    ends with its connection. **Source:** kombu 5.7.0 `transport/redis.py: Channel._brpop_start,
+    _subscribe, _queue_bind; QoS.append`.
     """
     prefix = getattr(channel, "global_keyprefix", "")
     exchange = app.control.mailbox.exchange.name
@@ -301,10 +339,15 @@ def refusals(channel: Any, queues: List[str]) -> Iterator[str]:
 
 def is_refusal(error: Exception) -> bool:
     """Not where the server has no memory or no disk just now: that passes."""
-    return re.search("permission|NOPERM|unknown command|read.only", str(error), re.IGNORECASE) is not None
+    return (
+        re.search("permission|NOPERM|unknown command|read.only", str(error), re.IGNORECASE)
+        is not None
+    )
 
 
-def route(name: str, args: List[Any], kwargs: Dict[str, Any], options: Dict[str, Any]) -> Dict[str, Any]:
+def route(
+    name: str, args: List[Any], kwargs: Dict[str, Any], options: Dict[str, Any]
+) -> Dict[str, Any]:
     task, sent = app.tasks.get(name), said.routed(app, name, args, kwargs, options)
     return {
         "task": name, "args": said.plain(args), "kwargs": said.plain(kwargs),
@@ -329,7 +372,9 @@ def fit(task: Any, args: List[Any], kwargs: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def called() -> Dict[str, Any]:
-    """What is to be called: what was asked for, or what an entry of the schedule calls, with the options asked for."""
+    """What is to be called: what was asked for, or what an entry of the schedule calls, with the
+    options asked for.
+    """
     if "entry" not in question:
         return question["call"]  # type: ignore[no-any-return]
     entry = schedules.call(app, question["entry"])
@@ -364,7 +409,9 @@ try:
     }  # type: Dict[str, Any]  # fmt: skip
     if "options" in question:
         with at_most(question["limit_s"]):
-            found["application"] = said.describe(app, watch, question["options"], question["settings"])
+            found["application"] = said.describe(
+                app, watch, question["options"], question["settings"]
+            )
     if "urls" in question:
         found["urls"] = said.urls(app)
     if "expected" in question:

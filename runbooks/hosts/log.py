@@ -1,7 +1,9 @@
-"""What a log is: something that is read in steps of a bounded size, back from its end or on from any place.
+"""What a log is: something that is read in steps of a bounded size, back from its end or on from
+any place.
 
-Each kind says what its next step asks the host (`ask_…`) and takes the answer in (`start`, `older`, `newer`). The place
-of the next step is remembered here alone, so a shell that is lost can be replaced.
+Each kind says what its next step asks the host (`ask_…`) and takes the answer in (`start`, `older`,
+`newer`). The place of the next step is remembered here alone, so a shell that is lost can be
+replaced.
 """
 
 import codecs
@@ -23,12 +25,16 @@ class Log(Protocol):
 
     @property
     def dated(self) -> bool:
-        """Whether its lines have times that can be read; else each counts as written when the file last changed."""
+        """Whether its lines have times that can be read; else each counts as written when the file
+        last changed.
+        """
         ...
 
     @property
     def caught_up(self) -> bool:
-        """Whether the steps on have come to where the log ended when it was looked at; what grows has no other end."""
+        """Whether the steps on have come to where the log ended when it was looked at; what grows
+        has no other end.
+        """
         ...
 
     def ask_start(self) -> str: ...
@@ -38,7 +44,9 @@ class Log(Protocol):
 
     def ask_since(self, at: float) -> str: ...
     def since(self, answer: Answer, at: float) -> bool:
-        """Look for where that time begins, to read on from there or from before it; False: ask again."""
+        """Look for where that time begins, to read on from there or from before it; False: ask
+        again.
+        """
         ...
 
     def ask_older(self) -> str: ...
@@ -53,11 +61,15 @@ class Log(Protocol):
 
 
 def said(answer: Answer, host: str, log: str) -> list[LogLine]:
-    return [LogLine(None, host, log, line.strip()) for line in answer.err.splitlines() if line.strip()]
+    return [
+        LogLine(None, host, log, line.strip()) for line in answer.err.splitlines() if line.strip()
+    ]
 
 
 def decoded(raw: bytes) -> str:
-    """UTF-8; what is none is taken byte by byte for Windows' Western set, which has all that one sees of Latin-1."""
+    """UTF-8; what is none is taken byte by byte for Windows' Western set, which has all that one
+    sees of Latin-1.
+    """
     return raw.decode(errors="western")
 
 

@@ -1,4 +1,6 @@
-"""Health probes: the operator's own commands on a host, and whether they ended as the inventory expects."""
+"""Health probes: the operator's own commands on a host, and whether they ended as the inventory
+expects.
+"""
 
 import re
 

@@ -1,4 +1,6 @@
-"""The programs of a host's supervisord that are somebody else's, as far as taking them over needs it."""
+"""The programs of a host's supervisord that are somebody else's, as far as taking them over needs
+it.
+"""
 
 import base64
 import shlex
@@ -49,7 +51,9 @@ def ask_programs(host: FleetHost) -> str:
 def with_programs(foreign: Foreign, answer: Answer) -> Foreign:
     """What it sets under the name of a secret is never shown from now on."""
     if answer.code != 0:
-        return replace(foreign, no_programs=redact(answer.err.strip())[-300:] or "it does not answer")
+        return replace(
+            foreign, no_programs=redact(answer.err.strip())[-300:] or "it does not answer"
+        )
     others = msgspec.json.decode(answer.out, type=_Others)
     if others.trouble:
         return replace(foreign, no_programs=redact(" ".join(others.trouble)))
@@ -78,14 +82,20 @@ def _by_section(told: Mapping[str, _Told]) -> dict[str, Program]:
         before = found.get(name_of(one.section))
         pids = {**(before.pids if before else {}), **({name: one.pid} if one.pid else {})}
         names = (*(before.names if before else ()), name)
-        found[name_of(one.section)] = Program(one.section, one.path, pids, one.stopwaitsecs, one.stopasgroup, names)
+        found[name_of(one.section)] = Program(
+            one.section, one.path, pids, one.stopwaitsecs, one.stopasgroup, names
+        )
     return found
 
 
 def _texts(told: Mapping[str, _Told]) -> Iterator[tuple[str, UnitText]]:
     """Each as a unit would say it. **Source:** systemd.unit(5), "Specifiers"; systemd.exec(5)."""
     for one in told.values():
-        settings = [("User", one.user), ("WorkingDirectory", one.directory), ("ExecStart", _command(one.command))]
+        settings = [
+            ("User", one.user),
+            ("WorkingDirectory", one.directory),
+            ("ExecStart", _command(one.command)),
+        ]
         settings += [("UMask", f"{one.umask:04o}")] if one.umask is not None else []
         settings += [("Environment", _word(name, value)) for name, value in one.environment.items()]
         given = tuple((key, value.replace("%", "%%")) for key, value in settings if value)

@@ -1,4 +1,6 @@
-"""Where the application keeps its results, and reading them: a module of `import_probe.py`, with its rules."""
+"""Where the application keeps its results, and reading them: a module of `import_probe.py`, with
+its rules.
+"""
 
 import ast
 import contextlib
@@ -13,12 +15,14 @@ PAUSE_S = 0.2
 
 
 def results_of(app: Any) -> Dict[str, str]:
-    """The result backend as the application names it, without password: of which kind, where that is set, or its error.
+    """The result backend as the application names it, without password: of which kind, where that
+    is set, or its error.
 
-    By `kind` results can be read by everybody who reaches the `redis` or another place (`anywhere`), only on the `disk`
-    of the host that ran the task, only by the process that sent it (`sender`) or that ran it (`worker`), or are not
-    kept at all (`none`). No backend is made: that may write.
-    **Source:** celery 5.7.0 `app/base.py: _get_backend`, `app/utils.py: Settings.result_backend`.
+    By `kind` results can be read by everybody who reaches the `redis` or another place
+    (`anywhere`), only on the `disk` of the host that ran the task, only by the process that sent it
+    (`sender`) or that ran it (`worker`), or are not kept at all (`none`). No backend is made: that
+    may write. **Source:** celery 5.7.0 `app/base.py: _get_backend`, `app/utils.py:
+    Settings.result_backend`.
     """
     named = app.backend_cls or app.conf.result_backend
     setting = shown_url(named) if isinstance(named, str) else repr(named)
@@ -50,7 +54,9 @@ def kind_of(app: Any, named: Any) -> Tuple[str, str]:
         own = app.conf.result_backend_transport_options or {}
         return "redis", "" if own.get("global_keyprefix") else shown_url(place or str(named))
     if "celery.backends.cache" in names:
-        return ("worker" if "memory://" in (place or app.conf.cache_backend or "") else "anywhere"), ""
+        return (
+            "worker" if "memory://" in (place or app.conf.cache_backend or "") else "anywhere"
+        ), ""
     if "celery.backends.database" in names:
         return kind_of_database(place or app.conf.database_url or ""), ""
     if "celery.backends.filesystem" in names:
@@ -95,13 +101,17 @@ def set_in(app: Any) -> str:
 
 
 def settings_files(app: Any) -> Iterator[str]:
-    """The files of its modules that are not a library's, those first that settings are known to come from."""
+    """The files of its modules that are not a library's, those first that settings are known to
+    come from.
+    """
     source = getattr(app, "_config_source", None)
     django = getattr(sys.modules.get("django.conf"), "settings", None)
     first = [str(source).partition(":")[0], getattr(django, "SETTINGS_MODULE", None), app.main]
     for name in [*first, *sorted(sys.modules)]:
         path = getattr(sys.modules.get(name or ""), "__file__", None) or ""
-        is_library = any(folder in path for folder in ("site-packages", "dist-packages", "/lib/python"))
+        is_library = any(
+            folder in path for folder in ("site-packages", "dist-packages", "/lib/python")
+        )
         if path.endswith(".py") and not is_library:
             yield path
 
@@ -111,7 +121,10 @@ def lines_setting_backend(tree: Any) -> Iterator[int]:
         targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and any(map(names_backend, targets)):
             yield node.lineno
-        elif isinstance(node, ast.keyword) and (node.arg or "").lower() in ("backend", "result_backend"):
+        elif isinstance(node, ast.keyword) and (node.arg or "").lower() in (
+            "backend",
+            "result_backend",
+        ):
             yield node.value.lineno
         elif isinstance(node, ast.Dict):
             for key in node.keys:
@@ -126,7 +139,8 @@ def names_backend(target: Any) -> bool:
 
 
 def read_result(app: Any, task_id: str, seen: str, limit_s: float) -> Dict[str, Any]:
-    """How a task stands once that differs from what was `seen` (the digest of an earlier answer), or the time is over.
+    """How a task stands once that differs from what was `seen` (the digest of an earlier answer),
+    or the time is over.
 
     Or `unread`, why that cannot be read.
 
@@ -141,7 +155,11 @@ def read_result(app: Any, task_id: str, seen: str, limit_s: float) -> Dict[str, 
         result = meta.get("result")
         if isinstance(result, BaseException):
             result = "%s: %s" % (type(result).__name__, result)
-        told = {"state": meta["status"], "result": as_json(result), "traceback": meta.get("traceback") or ""}
+        told = {
+            "state": meta["status"],
+            "result": as_json(result),
+            "traceback": meta.get("traceback") or "",
+        }
         digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
         if digest != seen or time.time() >= deadline:
             told["digest"] = digest

@@ -1,7 +1,8 @@
-"""What beat's scheduler keeps outside of the code. Runs in the application's own Python: `import_probe.py` uses it.
+"""What beat's scheduler keeps outside of the code. Runs in the application's own Python:
+`import_probe.py` uses it.
 
-It has to run on Python 3.6, and reads only. `kept` answers in the shapes of `core/application.py: KeptSchedule`, `call`
-has what beat would call for one entry.
+It has to run on Python 3.6, and reads only. `kept` answers in the shapes of `core/application.py:
+KeptSchedule`, `call` has what beat would call for one entry.
 """
 
 import contextlib
@@ -33,7 +34,9 @@ def kind_of(scheduler: str) -> str:
     aliases = dict(load_extension_class_names("celery.beat_schedulers"))
     with contextlib.suppress(Exception):
         for base in symbol_by_name(scheduler, aliases=aliases).__mro__:
-            known = {"django_celery_beat": "tables", "redbeat": "redbeat"}.get(base.__module__.partition(".")[0])
+            known = {"django_celery_beat": "tables", "redbeat": "redbeat"}.get(
+                base.__module__.partition(".")[0]
+            )
             if known or base.__name__ == "PersistentScheduler":
                 return known or "file"
     return ""
@@ -48,7 +51,11 @@ def kept(app: Any, scheduler: str, path: str) -> Dict[str, Any]:
         found = [told_of(app, *one) for one in entries(app, kind, path)]
         return dict(told, entries=found, lock=lock(app) if kind == "redbeat" else None)
     except Exception as error:
-        why = str(error) if isinstance(error, Unread) else "{}: {}".format(type(error).__name__, error)
+        why = (
+            str(error)
+            if isinstance(error, Unread)
+            else "{}: {}".format(type(error).__name__, error)
+        )
         return dict(told, error=why)
 
 
@@ -64,27 +71,46 @@ def entries(app: Any, kind: str, path: str) -> Iterator[Any]:
         return redbeat(app)
     if kind == "file":
         return of_file(path)
-    raise Unread("it is none of those that are read: PersistentScheduler, django-celery-beat, RedBeat")
+    raise Unread(
+        "it is none of those that are read: PersistentScheduler, django-celery-beat, RedBeat"
+    )
 
 
 def tables() -> Iterator[Any]:
-    """**Source:** django-celery-beat 2.9.0 `schedulers.py: ModelEntry`, which would write where it cannot read."""
+    """**Source:** django-celery-beat 2.9.0 `schedulers.py: ModelEntry`, which would write where it
+    cannot read.
+    """
     from django_celery_beat.models import PeriodicTask
 
     for row in PeriodicTask.objects.order_by("name"):
-        options = {name: getattr(row, name) for name in ("queue", "exchange", "routing_key", "priority")}
+        options = {
+            name: getattr(row, name) for name in ("queue", "exchange", "routing_key", "priority")
+        }
         options = {name: value for name, value in options.items() if value is not None}
         if getattr(row, "expires_", None):
             options["expires"] = row.expires_
         options["headers"] = dict(parsed(row.headers, {}) or {}, periodic_task_name=row.name)
-        entry = {"task": row.task, "args": parsed(row.args, []), "kwargs": parsed(row.kwargs, {}), "options": options}
+        entry = {
+            "task": row.task,
+            "args": parsed(row.args, []),
+            "kwargs": parsed(row.kwargs, {}),
+            "options": options,
+        }
         with contextlib.suppress(Exception):
             entry["schedule"] = row.schedule
         now = datetime.now(timezone.utc)
         enabled = row.enabled and not (row.expires and aware(row.expires) <= now)
         waits = row.start_time and aware(row.start_time) > now
         counted = None if waits else at(row.last_run_at or row.date_changed)
-        yield row.name, entry, {"enabled": enabled, "last_sent_at": at(row.last_run_at), "counted_from_at": counted}
+        yield (
+            row.name,
+            entry,
+            {
+                "enabled": enabled,
+                "last_sent_at": at(row.last_run_at),
+                "counted_from_at": counted,
+            },
+        )
 
 
 def parsed(text: Optional[str], otherwise: Any) -> Any:
@@ -98,8 +124,9 @@ def parsed(text: Optional[str], otherwise: Any) -> Any:
 def redbeat(app: Any) -> Iterator[Any]:
     """**Source:** celery-redbeat 2.4.2 `schedulers.py`.
 
-    `RedBeatSchedulerEntry.from_key`: one that was never sent is due now. `RedBeatScheduler.setup_schedule`: it notes
-    which entries are of the code, and drops those at its start that the code lacks.
+    `RedBeatSchedulerEntry.from_key`: one that was never sent is due now.
+    `RedBeatScheduler.setup_schedule`: it notes which entries are of the code, and drops those at
+    its start that the code lacks.
     """
     from redbeat.schedulers import RedBeatSchedulerEntry, ensure_conf, get_redis
 
@@ -110,7 +137,11 @@ def redbeat(app: Any) -> Iterator[Any]:
             entry = RedBeatSchedulerEntry.from_key(key, app=app)
             last = at(entry.last_run_at)
             times = {"last_sent_at": last, "counted_from_at": last}
-            yield entry.name, entry, dict(times, enabled=entry.enabled, of_code=entry.name in of_code)
+            yield (
+                entry.name,
+                entry,
+                dict(times, enabled=entry.enabled, of_code=entry.name in of_code),
+            )
 
 
 def lock(app: Any) -> Optional[Dict[str, Any]]:
@@ -124,15 +155,22 @@ def lock(app: Any) -> Optional[Dict[str, Any]]:
     left_ms = get_redis(app).pttl(conf.lock_key) if conf.lock_key else -2
     if left_ms < 0:
         return None
-    times = {"timeout_s": conf.lock_timeout, "max_interval_s": getattr(app.conf, "beat_max_loop_interval", 0)}
-    return dict({name: float(value or 0) for name, value in times.items()}, key=conf.lock_key, left_s=left_ms / 1e3)
+    times = {
+        "timeout_s": conf.lock_timeout,
+        "max_interval_s": getattr(app.conf, "beat_max_loop_interval", 0),
+    }
+    return dict(
+        {name: float(value or 0) for name, value in times.items()},
+        key=conf.lock_key,
+        left_s=left_ms / 1e3,
+    )
 
 
 def of_file(path: str) -> Iterator[Any]:
     """From a copy, for beat has the file locked while it runs; it reads the same pickles.
 
-    **Source:** celery 5.7.0 `beat.py: PersistentScheduler, ScheduleEntry`: one that was never sent has the time
-    at which beat first knew it.
+    **Source:** celery 5.7.0 `beat.py: PersistentScheduler, ScheduleEntry`: one that was never sent
+    has the time at which beat first knew it.
     """
     files = [file for file in glob.glob(glob.escape(path) + "*") if file[len(path) :] in SUFFIXES]
     if not files:
@@ -162,10 +200,15 @@ def at(when: Any) -> Optional[float]:
 
 
 def everywhere(app: Any) -> Dict[str, Any]:
-    """Every entry by its name, wherever it is kept; what a scheduler keeps goes before what the code has."""
+    """Every entry by its name, wherever it is kept; what a scheduler keeps goes before what the
+    code has.
+    """
     found = {str(name): entry for name, entry in own(app).items()}
     used = kind_of(str(app.conf.beat_scheduler))
-    loaded = {"tables": "django_celery_beat.models" in sys.modules, "redbeat": "redbeat" in sys.modules}
+    loaded = {
+        "tables": "django_celery_beat.models" in sys.modules,
+        "redbeat": "redbeat" in sys.modules,
+    }
     for kind in loaded:
         if kind == used:
             found.update((name, entry) for name, entry, _ in entries(app, kind, ""))
@@ -186,9 +229,11 @@ def own(app: Any) -> Dict[str, Any]:
 
 
 def call(app: Any, name: str) -> Optional[Dict[str, Any]]:
-    """What beat calls for an entry, None where there is none; what is to be made anew for each sending is made now.
+    """What beat calls for an entry, None where there is none; what is to be made anew for each
+    sending is made now.
 
-    **Source:** celery 5.7.0 `beat.py: _evaluate_entry_args, _evaluate_entry_kwargs, Scheduler.apply_async`.
+    **Source:** celery 5.7.0 `beat.py: _evaluate_entry_args, _evaluate_entry_kwargs,
+    Scheduler.apply_async`.
     """
     entry = everywhere(app).get(name)
     if entry is None:

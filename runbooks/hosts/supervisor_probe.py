@@ -1,10 +1,12 @@
-"""Asks and tells a host's supervisord over its own interface, in the Python of its own `supervisorctl`.
+"""Asks and tells a host's supervisord over its own interface, in the Python of its own
+`supervisorctl`.
 
-Sent to hosts as source: nothing of this tool is there, and it runs on Python 3.6. Supervisor's own code knows how to
-reach supervisord with the login in its configuration, and what the files on the disk come to.
+Sent to hosts as source: nothing of this tool is there, and it runs on Python 3.6. Supervisor's own
+code knows how to reach supervisord with the login in its configuration, and what the files on the
+disk come to.
 
-**Source:** supervisor 4.3.0 `options.py: ClientOptions, ServerOptions`, `rpcinterface.py`, `states.py`, and
-`xmlrpc.py: Faults`.
+**Source:** supervisor 4.3.0 `options.py: ClientOptions, ServerOptions`, `rpcinterface.py`,
+`states.py`, and `xmlrpc.py: Faults`.
 """
 
 import base64
@@ -34,7 +36,9 @@ class Trouble(Exception):
 
 
 def connect(conf: str) -> Any:
-    """Supervisord's interface, by the address and login that its configuration has for `supervisorctl`."""
+    """Supervisord's interface, by the address and login that its configuration has for
+    `supervisorctl`.
+    """
     from supervisor.options import ClientOptions
 
     if not os.path.exists(conf):
@@ -51,15 +55,20 @@ def connect(conf: str) -> Any:
     except OSError as error:
         what = "%s (%s)" % (options.serverurl, error.strerror or error)
         pids = left_by(options.serverurl)
-        raise (Trouble("left", " ".join(map(str, pids))) if pids else Trouble("down", what)) from None
+        raise (
+            Trouble("left", " ".join(map(str, pids))) if pids else Trouble("down", what)
+        ) from None
     except xmlrpc.client.ProtocolError as error:
         kind = "denied" if error.errcode == UNAUTHORIZED else "down"
-        raise Trouble(kind, "%s (%s %s)" % (options.serverurl, error.errcode, error.errmsg)) from None
+        raise Trouble(
+            kind, "%s (%s %s)" % (options.serverurl, error.errcode, error.errmsg)
+        ) from None
     return rpc
 
 
 def left_by(url: str) -> List[int]:
-    """The programs that a supervisord of this address has started and that outlived it, without what they started.
+    """The programs that a supervisord of this address has started and that outlived it, without
+    what they started.
 
     **Source:** supervisor 4.3.0 `process.py: _spawn_as_child`: the variables that a program gets.
     """
@@ -69,7 +78,9 @@ def left_by(url: str) -> List[int]:
         try:
             with open("/proc/%s/environ" % pid, "rb") as file:
                 if mine in file.read().split(b"\0"):
-                    parents[int(pid)] = int(text("/proc/%s/stat" % pid).rpartition(")")[2].split()[1])
+                    parents[int(pid)] = int(
+                        text("/proc/%s/stat" % pid).rpartition(")")[2].split()[1]
+                    )
         except (OSError, IndexError):
             continue
     return sorted(pid for pid, parent in parents.items() if parent not in parents)
@@ -81,8 +92,8 @@ def full(one: Dict[str, Any]) -> str:
 
 
 def on_disk(conf: str) -> Optional[Tuple[Dict[str, Any], Dict[str, bool]]]:
-    """What the conf files come to now, as supervisord would tell it, and of each program its `stopasgroup`, which it
-    does not tell; None where this process cannot read them.
+    """What the conf files come to now, as supervisord would tell it, and of each program its
+    `stopasgroup`, which it does not tell; None where this process cannot read them.
     """
     from supervisor.options import ServerOptions
     from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
@@ -100,26 +111,38 @@ def on_disk(conf: str) -> Optional[Tuple[Dict[str, Any], Dict[str, bool]]]:
     except (ValueError, OSError, SystemExit):
         return None
     as_group = {
-        "%s:%s" % (group.name, one.name): bool(one.stopasgroup) for group in groups for one in group.process_configs
+        "%s:%s" % (group.name, one.name): bool(one.stopasgroup)
+        for group in groups
+        for one in group.process_configs
     }
     return {full(one): one for one in told}, as_group
 
 
 def differs(known: Optional[Dict[str, Any]], there: Optional[Dict[str, Any]]) -> bool:
-    """Whether supervisord knows a program otherwise than the files have it; None where there is none."""
+    """Whether supervisord knows a program otherwise than the files have it; None where there is
+    none.
+    """
     if known is None or there is None:
         return known is not there
-    return any(known.get(key) != there[key] for key in there if key not in NOT_COMPARED and there[key] != "auto")
+    return any(
+        known.get(key) != there[key]
+        for key in there
+        if key not in NOT_COMPARED and there[key] != "auto"
+    )
 
 
 def sections(conf: str) -> Dict[str, Any]:
-    """Of each program, by its full name: its section, the file that has it, and what else stands there."""
+    """Of each program, by its full name: its section, the file that has it, and what else stands
+    there.
+    """
     from supervisor.options import ServerOptions
 
     found = {}
 
     class Recording(ServerOptions):  # type: ignore[misc]
-        def processes_from_section(self, parser: Any, section: str, group_name: str, klass: Any = None) -> Any:
+        def processes_from_section(
+            self, parser: Any, section: str, group_name: str, klass: Any = None
+        ) -> Any:
             made = ServerOptions.processes_from_section(self, parser, section, group_name, klass)
             path = os.path.abspath(parser.section_to_file.get(section, conf))
             for one in made:
@@ -150,7 +173,8 @@ def told(section: str, path: str, one: Any) -> Dict[str, Any]:
 
 
 def others(question: Dict[str, Any]) -> Dict[str, Any]:
-    """Every program that runs, and those that name Celery and only start with supervisord the next time (pid 0).
+    """Every program that runs, and those that name Celery and only start with supervisord the next
+    time (pid 0).
 
     Each with its section, its pid, and the conf files that have the sections.
     """
@@ -166,7 +190,9 @@ def others(question: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def described(question: Dict[str, Any]) -> Dict[str, Any]:
-    """Every program whose command names Celery, whether it runs or not: what the conf files say, and its pid."""
+    """Every program whose command names Celery, whether it runs or not: what the conf files say,
+    and its pid.
+    """
     rpc = connect(question["conf"])
     known = configured(question["conf"])
     found = {}
@@ -178,14 +204,22 @@ def described(question: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def comes_back(section: Dict[str, Any], state: int) -> bool:
-    return section["autostart"] and "celery" in section["command"] and state in (STOPPED, EXITED, FATAL)
+    return (
+        section["autostart"]
+        and "celery" in section["command"]
+        and state in (STOPPED, EXITED, FATAL)
+    )
 
 
 def file_of(path: str) -> Dict[str, Any]:
     with open(path, "rb") as file:
         content = base64.b64encode(file.read()).decode()
         state = os.fstat(file.fileno())
-    return {"content": content, "mode": state.st_mode & 0o7777, "changed_at": min(state.st_mtime, state.st_ctime)}
+    return {
+        "content": content,
+        "mode": state.st_mode & 0o7777,
+        "changed_at": min(state.st_mtime, state.st_ctime),
+    }
 
 
 def below(pid: int) -> Iterator[int]:
@@ -206,7 +240,8 @@ def text(path: str) -> str:
 
 
 def process(pid: int) -> Optional[Dict[str, Any]]:
-    """Its start, and it and those below it, each with the pid by which it knows itself; None where it is gone.
+    """Its start, and it and those below it, each with the pid by which it knows itself; None where
+    it is gone.
 
     **Source:** proc(5): field 22 of `/proc/PID/stat`; NSpid in `/proc/PID/status`.
     """
@@ -217,7 +252,11 @@ def process(pid: int) -> Optional[Dict[str, Any]]:
     pids = {}
     for one in below(pid):
         try:
-            inner = [line.split() for line in text("/proc/%d/status" % one).splitlines() if line.startswith("NSpid:")]
+            inner = [
+                line.split()
+                for line in text("/proc/%d/status" % one).splitlines()
+                if line.startswith("NSpid:")
+            ]
         except OSError:
             continue
         pids[one] = int(inner[0][-1]) if inner else one
@@ -262,21 +301,31 @@ def look(question: Dict[str, Any]) -> Dict[str, Any]:
     found = {}
     for one in rpc.getAllProcessInfo():
         name = full(one)
-        state = {key: one[key] for key in ("state", "statename", "pid", "exitstatus", "description")}
+        state = {
+            key: one[key] for key in ("state", "statename", "pid", "exitstatus", "description")
+        }
         state["unread"] = disk is not None and differs(known.get(name), disk.get(name))
         state["stop_wait_s"] = known.get(name, {}).get("stopwaitsecs")
         state["as_group"] = None if state["unread"] else as_group.get(name)
         state["process"] = process(one["pid"]) if one["pid"] else None
         failed = one["state"] not in (STOPPED, STARTING, RUNNING, STOPPING)
         logs = logs_of(one, known.get(name, {}))
-        state["last"] = [line for path in logs for line in tail(path)][-TAIL_LINES:] if failed else []
+        state["last"] = (
+            [line for path in logs for line in tail(path)][-TAIL_LINES:] if failed else []
+        )
         runs = one["state"] in (STARTING, RUNNING)
         state["said"] = [line for path in logs for line in said(path, question)] if runs else []
         found[name] = state
     unread = [name for name in disk or () if name not in known]
     ours = marked(question["directory"], question["mark"])
     zone = time.strftime("%z")
-    return {"asked": question["asked"], "programs": found, "unread": unread, "ours": ours, "zone": zone}
+    return {
+        "asked": question["asked"],
+        "programs": found,
+        "unread": unread,
+        "ours": ours,
+        "zone": zone,
+    }
 
 
 def said(path: str, question: Dict[str, Any]) -> List[str]:
@@ -312,21 +361,25 @@ def logs(question: Dict[str, Any]) -> Dict[str, Any]:
 def reread(question: Dict[str, Any]) -> None:
     """Supervisord reads its conf files again; what runs is left.
 
-    Groups whose names begin with the prefix, of which nothing runs, and that stand in no file any more, are removed.
+    Groups whose names begin with the prefix, of which nothing runs, and that stand in no file any
+    more, are removed.
     """
     rpc = connect(question["conf"])
     _, _, removed = rpc.reloadConfig()[0]
     there = rpc.getAllProcessInfo()
     for group in removed:
         its = [one for one in there if one["group"] == group]
-        if group.startswith(question["prefix"]) and not any(one["pid"] or one["state"] in UP for one in its):
+        if group.startswith(question["prefix"]) and not any(
+            one["pid"] or one["state"] in UP for one in its
+        ):
             rpc.removeProcessGroup(group)
 
 
 def control(question: Dict[str, Any]) -> None:
     """Start, stop or restart programs, all of them stopped at once.
 
-    `own`: the group of each is its own, so that its conf file, as last read, counts from its start on.
+    `own`: the group of each is its own, so that its conf file, as last read, counts from its start
+    on.
     """
     rpc, action = connect(question["conf"]), question["action"]
     until = time.time() + question["seconds"]
@@ -350,8 +403,8 @@ def stop(rpc: Any, names: List[str], until: float) -> None:
         while state_of(rpc, name) in (*UP, STOPPING):
             if time.time() > until:
                 sys.exit(
-                    "%s was told to stop and still runs: supervisord waits for its stopwaitsecs, and does not start it "
-                    "again after that; run this again then" % name
+                    "%s was told to stop and still runs: supervisord waits for its stopwaitsecs,"
+                    " and does not start it again after that; run this again then" % name
                 )
             time.sleep(PAUSE_S)
 
@@ -369,7 +422,9 @@ def start(rpc: Any, name: str, own: bool, until: float) -> None:
 
 
 def renew(rpc: Any, group: str) -> None:
-    """Have supervisord use what it has read last of a stopped group; one that it has not read is left as it is."""
+    """Have supervisord use what it has read last of a stopped group; one that it has not read is
+    left as it is.
+    """
     if group in [one["group"] for one in rpc.getAllConfigInfo()]:
         if group in [one["group"] for one in rpc.getAllProcessInfo()]:
             rpc.removeProcessGroup(group)

@@ -13,9 +13,13 @@ PATIENCE_S = 5
 
 
 def ask_control(host: FleetHost, action: str, programs: Sequence[str], *, own: bool) -> str:
-    """Start, stop or restart programs; `own`: their conf files are this tool's, each with one program."""
+    """Start, stop or restart programs; `own`: their conf files are this tool's, each with one
+    program.
+    """
     seconds = int(host.settings.stop_timeout) + PATIENCE_S
-    return ask_supervisord(host, "control", programs=programs, action=action, own=own, seconds=seconds)
+    return ask_supervisord(
+        host, "control", programs=programs, action=action, own=own, seconds=seconds
+    )
 
 
 def ask_supervisord(host: FleetHost, verb: str, **question: Any) -> str:

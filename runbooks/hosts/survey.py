@@ -1,7 +1,8 @@
-"""Asks a host what runs its workers and beats, where no inventory says so, and understands what it answers.
+"""Asks a host what runs its workers and beats, where no inventory says so, and understands what it
+answers.
 
-Commands and variables of processes, units and containers may hold secrets: what is asked here is private, and only what
-the records of `core/survey.py` have of it is kept.
+Commands and variables of processes, units and containers may hold secrets: what is asked here is
+private, and only what the records of `core/survey.py` have of it is kept.
 """
 
 import json
@@ -33,7 +34,9 @@ def ask_processes(pids: Iterable[int]) -> str:
 
 
 class Processes(Struct, frozen=True):
-    """The host's own name, who asks there, each process by its pid, and each supervisord that may be asked."""
+    """The host's own name, who asks there, each process by its pid, and each supervisord that may
+    be asked.
+    """
 
     hostname: str
     asking: str
@@ -74,7 +77,9 @@ def _process(found: Mapping[str, Sequence[str]]) -> SeenProcess:
 
 
 def _python(found: Mapping[str, Sequence[str]], directory: str, first: str) -> str:
-    """As its command names it; else that of its packages, as a link of a virtual environment is resolved in `exe`."""
+    """As its command names it; else that of its packages, as a link of a virtual environment is
+    resolved in `exe`.
+    """
     if "/" in first and is_python(first):
         return str(PurePosixPath(directory, first))
     return found.get("python", found.get("program", [""]))[0]
@@ -82,7 +87,10 @@ def _python(found: Mapping[str, Sequence[str]], directory: str, first: str) -> s
 
 def _supervisord(found: Mapping[str, Sequence[str]]) -> Supervisord:
     """**Source:** supervisor 4.3.0 `options.py`: `-c FILE`, `--configuration FILE`."""
-    words, directory = found.get("words", [""])[0].rstrip("\t").split("\t"), found.get("directory", ["/"])[0]
+    words, directory = (
+        found.get("words", [""])[0].rstrip("\t").split("\t"),
+        found.get("directory", ["/"])[0],
+    )
     conf = _USUAL_CONF
     for word, after in zip(words, [*words[1:], ""], strict=True):
         if word in ("-c", "--configuration"):
@@ -108,7 +116,11 @@ def parse_units(answer: Answer, files: Mapping[str, bytes | None]) -> list[SeenS
 
 def env_files_of(answer: Answer) -> list[str]:
     """The environment files of the units whose command has variables."""
-    return list(dict.fromkeys(path for told in _shown(answer) if "$" in _started(told) for path in _env_files(told)))
+    return list(
+        dict.fromkeys(
+            path for told in _shown(answer) if "$" in _started(told) for path in _env_files(told)
+        )
+    )
 
 
 def _shown(answer: Answer) -> Iterator[dict[str, str]]:
@@ -127,7 +139,9 @@ def _started(told: Mapping[str, str]) -> str:
 
 def _env_files(told: Mapping[str, str]) -> tuple[str, ...]:
     """A pattern names none that is known."""
-    found = re.findall(r"^(.+) \(ignore_errors=\w+\)$", told.get("EnvironmentFiles", ""), re.MULTILINE)
+    found = re.findall(
+        r"^(.+) \(ignore_errors=\w+\)$", told.get("EnvironmentFiles", ""), re.MULTILINE
+    )
     return tuple(path for path in found if not re.search(r"[*?\[]", path))
 
 
@@ -145,14 +159,16 @@ def _of_unit(told: Mapping[str, str], files: Mapping[str, bytes | None]) -> Iter
             python=_python_of(words),
             user=told.get("User", "") or "root",
             env_files=_env_files(told),
-            wanted=told.get("UnitFileState") != "disabled" or told.get("ActiveState") in ("active", "activating"),
+            wanted=told.get("UnitFileState") != "disabled"
+            or told.get("ActiveState") in ("active", "activating"),
         )
 
 
 def _with_values(command: str, told: Mapping[str, str], files: Mapping[str, bytes | None]) -> str:
     """A command with the values of its variables, as it is where they are not all known.
 
-    **Source:** systemd.exec(5): a file outranks `Environment=`, a later file an earlier one; what is not set is empty.
+    **Source:** systemd.exec(5): a file outranks `Environment=`, a later file an earlier one; what
+    is not set is empty.
     """
     paths = _env_files(told)
     if "$" not in command or any(files.get(path) is None for path in paths):
@@ -160,7 +176,9 @@ def _with_values(command: str, told: Mapping[str, str], files: Mapping[str, byte
     values = dict(pair.split("=", 1) for pair in _words(told.get("Environment", "")) if "=" in pair)
     for path in paths:
         values |= read(files[path] or b"", "systemd").values
-    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda found: values.get(found[1] or found[2], ""), command)
+    return re.sub(
+        r"\$(?:\{(\w+)\}|(\w+))", lambda found: values.get(found[1] or found[2], ""), command
+    )
 
 
 def _words(text: str) -> Sequence[str]:
@@ -171,13 +189,19 @@ def _words(text: str) -> Sequence[str]:
 
 
 def _beat_in(command: str) -> Options | None:
-    """What a command says of a beat that it starts by variables, as far as no variable says it; None: of none.
+    """What a command says of a beat that it starts by variables, as far as no variable says it;
+    None: of none.
 
-    **Source:** celery 5.7.0, guide "Daemonization": `${CELERY_BIN} -A ${CELERY_APP} beat --pidfile=${…}`.
+    **Source:** celery 5.7.0, guide "Daemonization": `${CELERY_BIN} -A ${CELERY_APP} beat
+    --pidfile=${…}`.
     """
     found = re.search(r"\$\S*\s+beat(\s.*)?$", command, re.DOTALL)
     words = (found[1] or "").replace("'", " ").replace('"', " ").split() if found else ()
-    return options_of(["celery", "beat", *(word for word in words if "$" not in word)]) if found else None
+    return (
+        options_of(["celery", "beat", *(word for word in words if "$" not in word)])
+        if found
+        else None
+    )
 
 
 def _python_of(words: Sequence[str]) -> str:
@@ -207,7 +231,9 @@ class _Programs(Struct, frozen=True):
 
 
 def parse_programs(answer: Answer) -> tuple[list[SeenService], str]:
-    """The programs, each by its name as `supervisorctl` takes it; and why they are not known, "" where they are."""
+    """The programs, each by its name as `supervisorctl` takes it; and why they are not known, ""
+    where they are.
+    """
     if answer.code != 0:
         return [], redact(answer.err.strip())[-300:] or "supervisorctl failed"
     told = msgspec.json.decode(answer.out, type=_Programs)
@@ -250,7 +276,8 @@ def parse_containers(answer: Answer) -> tuple[list[SeenService], str]:
 def _container(one: Mapping[str, Any]) -> SeenService:
     """A container of no project is called by its own name.
 
-    One that was stopped with success, and that nothing starts again, is not to run: it may be one of a kind.
+    One that was stopped with success, and that nothing starts again, is not to run: it may be one
+    of a kind.
     """
     config, state, labels = one["Config"], one["State"], one["Config"].get("Labels") or {}
     words = [one.get("Path") or "", *(one.get("Args") or ())]
@@ -286,7 +313,8 @@ def _container(one: Mapping[str, Any]) -> SeenService:
     )
 
 
-_AT_LOOPBACK = ("", "0.0.0.0", "127.0.0.1")  # noqa: S104  # what Docker tells is read here, and nothing listens
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 (Docker reports it; nothing listens here)
+_AT_LOOPBACK = ("", _EVERYWHERE, "127.0.0.1")
 
 
 def _published(ports: Mapping[str, Any]) -> Iterator[tuple[int, int]]:

@@ -16,9 +16,12 @@ from msgspec import Struct
 from runbooks.core.errors import HostUnreachable, UsageError
 from runbooks.core.secret_records import Discreet
 
-_OF_A_LOGIN = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|XDG_RUNTIME_DIR")
-"""What a login on this machine has too. Anything else is the operator's own, and could have the application or its
-commands do here what they would do nowhere else: another broker, other settings, other modules."""
+_OF_A_LOGIN = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|XDG_RUNTIME_DIR"
+)
+"""What a login on this machine has too. Anything else is the operator's own, and could have the
+application or its commands do here what they would do nowhere else: another broker, other settings,
+other modules."""
 
 _CHUNK_BYTES = 65536
 
@@ -34,14 +37,17 @@ class Runner(Protocol):
     """What runs POSIX sh scripts on one host; safe to use from one thread at a time."""
 
     def run(self, script: str, *, timeout_s: float) -> Completed:
-        """Run a script to its end. Raises HostUnreachable, also when it takes longer than the timeout."""
+        """Run a script to its end. Raises HostUnreachable, also when it takes longer than the
+        timeout.
+        """
         ...
 
 
 class Transport(Runner, Protocol):
     """A way to one host.
 
-    `slow` is how long its shell took to begin, and what it said meanwhile; "" where it was soon there, or silent.
+    `slow` is how long its shell took to begin, and what it said meanwhile; "" where it was soon
+    there, or silent.
     """
 
     slow: str
@@ -51,22 +57,27 @@ class Transport(Runner, Protocol):
         ...
 
     def forward(self, host: str, port: int) -> int:
-        """A port of this machine that leads, through the host, to an address it can reach, also after `abort`.
+        """A port of this machine that leads, through the host, to an address it can reach, also
+        after `abort`.
 
         Raises HostUnreachable where the host, or the address from there, lets nobody in.
         """
         ...
 
     def abort(self) -> None:
-        """End the scripts that run now, and a connecting that goes on; may be called from any thread."""
+        """End the scripts that run now, and a connecting that goes on; may be called from any
+        thread.
+        """
         ...
 
 
 class Shell:
-    """A shell on a host that stays for many scripts: none costs a session, a sudo or a line in the host's log.
+    """A shell on a host that stays for many scripts: none costs a session, a sudo or a line in the
+    host's log.
 
-    The host says nothing that it is not asked, so whoever is slow to read is not flooded. `receive` waits as many
-    seconds as it is given, then raises TimeoutError; no bytes are the end of the shell.
+    The host says nothing that it is not asked, so whoever is slow to read is not flooded. `receive`
+    waits as many seconds as it is given, then raises TimeoutError; no bytes are the end of the
+    shell.
     """
 
     def __init__(self, send: Callable[[bytes], object], receive: Callable[[float], bytes]) -> None:
@@ -79,7 +90,9 @@ class Shell:
         deadline = time.monotonic() + timeout_s
         out = bytearray()
         try:
-            self._send(f"(\n{script}\n) 2>&1 </dev/null\nprintf '\\n%s %s\\n' {self._mark} $?\n".encode())
+            self._send(
+                f"(\n{script}\n) 2>&1 </dev/null\nprintf '\\n%s %s\\n' {self._mark} $?\n".encode()
+            )
             while not (ended := self._ending.search(out, max(0, len(out) - 64))):
                 if not (chunk := self._receive(max(0.01, deadline - time.monotonic()))):
                     raise HostUnreachable("the connection was lost")
@@ -92,7 +105,9 @@ class Shell:
 
 
 class Become(Discreet, frozen=True):
-    """Who the scripts run as, through sudo (`exe`, with `flags`), and the password that it may ask for."""
+    """Who the scripts run as, through sudo (`exe`, with `flags`), and the password that it may ask
+    for.
+    """
 
     HIDDEN = ("password",)
 
@@ -103,7 +118,9 @@ class Become(Discreet, frozen=True):
 
 
 class Transports(dict[str, Transport]):
-    """The transport of each host by its name, made at its first use; at most `forks` of them are used at once."""
+    """The transport of each host by its name, made at its first use; at most `forks` of them are
+    used at once.
+    """
 
     def __init__(self, ways: Mapping[str, Callable[[], Transport]], forks: int = 16) -> None:
         super().__init__()
@@ -122,7 +139,10 @@ class LocalTransport:
         self._running: set[int] = set()
 
     def forward(self, host: str, port: int) -> int:
-        raise UsageError(f"a tunnel to {host}:{port} through this machine leads nowhere else", "leave out the tunnel")
+        raise UsageError(
+            f"a tunnel to {host}:{port} through this machine leads nowhere else",
+            "leave out the tunnel",
+        )
 
     def abort(self) -> None:
         for pid in tuple(self._running):
@@ -152,8 +172,12 @@ class LocalTransport:
 
     @contextmanager
     def _shell(self, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
-        """A shell in a session of its own, so that ^C reaches it only through us, and all of it can be ended."""
-        environment = {name: value for name, value in os.environ.items() if _OF_A_LOGIN.fullmatch(name)}
+        """A shell in a session of its own, so that ^C reaches it only through us, and all of it can
+        be ended.
+        """
+        environment = {
+            name: value for name, value in os.environ.items() if _OF_A_LOGIN.fullmatch(name)
+        }
         process = subprocess.Popen(
             ["/bin/sh", "-s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
             cwd="/", env=environment, start_new_session=True,

@@ -1,4 +1,6 @@
-"""Which processes wait for themselves alone: all their threads wait for locks that no other process can release."""
+"""Which processes wait for themselves alone: all their threads wait for locks that no other process
+can release.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -17,14 +19,17 @@ def ask_waits(pids: Iterable[int]) -> str:
 
 
 def parse_waits(answer: Answer) -> frozenset[int]:
-    """The processes whose threads all wait for a private lock without a time limit, and none has run meanwhile.
+    """The processes whose threads all wait for a private lock without a time limit, and none has
+    run meanwhile.
 
     What cannot be read is left out.
     """
     first, _, second = answer.out.decode(errors="replace").partition("---\n")
     before, after = _calls(first), _calls(second)
     return frozenset(
-        pid for pid, calls in before.items() if calls == after.get(pid) and all(map(_waits_for_ever, calls.values()))
+        pid
+        for pid, calls in before.items()
+        if calls == after.get(pid) and all(map(_waits_for_ever, calls.values()))
     )
 
 
@@ -39,8 +44,8 @@ def _calls(lines: str) -> dict[int, Mapping[str, tuple[str, ...]]]:
 def _waits_for_ever(call: tuple[str, ...]) -> bool:
     """Whether it is a wait for a futex of this process alone, without a time limit.
 
-    **Source:** futex(2): FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_PRIVATE_FLAG; its numbers are those of x86-64, of arm64
-    and riscv64, and of 32-bit systems with 64-bit times.
+    **Source:** futex(2): FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_PRIVATE_FLAG; its numbers are those
+    of x86-64, of arm64 and riscv64, and of 32-bit systems with 64-bit times.
     """
     if len(call) < 5 or call[0] not in _FUTEX:
         return False

@@ -1,8 +1,10 @@
-"""Reads what the logs of workers and beats say since their start: the lines that Celery writes when something fails.
+"""Reads what the logs of workers and beats say since their start: the lines that Celery writes when
+something fails.
 
 What is read is bounded, and a log in which nothing failed costs a host one pass over its end.
-**Source:** celery 5.7.0 `worker/request.py`, `app/trace.py`, `worker/consumer/consumer.py`, `apps/worker.py`; billiard
-4.2.1 `pool.py: _join_exited_workers`; celery-redbeat 2.4.2 `schedulers.py`.
+**Source:** celery 5.7.0 `worker/request.py`, `app/trace.py`, `worker/consumer/consumer.py`,
+`apps/worker.py`; billiard 4.2.1 `pool.py: _join_exited_workers`; celery-redbeat 2.4.2
+`schedulers.py`.
 """
 
 import re
@@ -24,17 +26,17 @@ LAST_BYTES = 8192
 _SHOWN = 300
 
 NOTABLE = (
-    "raised unexpected: |INTERNAL ERROR: |Hard time limit|exited with 'signal|Pool callback raised exception|"
-    "Received unregistered task|Received invalid task message|Can't decode message body|Control command error|"
-    "Cannot connect to|WRONGPASS|NOAUTH|Authentication required|invalid (username-)?password|"
-    "Acquiring lock|Unrecoverable error|worker: Warm shutdown"
+    "raised unexpected: |INTERNAL ERROR: |Hard time limit|exited with 'signal|Pool callback raised"
+    " exception|Received unregistered task|Received invalid task message|Can't decode message"
+    " body|Control command error|Cannot connect to|WRONGPASS|NOAUTH|Authentication required|invalid"
+    " (username-)?password|Acquiring lock|Unrecoverable error|worker: Warm shutdown"
 )
 """Extended regular expressions, as grep and Python read them. A worker that is well writes
 none of it before it ends."""
 
 FAILURE = (
-    "raised unexpected: |INTERNAL ERROR: |Hard time limit|exited with 'signal|"
-    "Cannot connect to|WRONGPASS|NOAUTH|Authentication required|invalid (username-)?password|Acquiring lock"
+    "raised unexpected: |INTERNAL ERROR: |Hard time limit|exited with 'signal|Cannot connect"
+    " to|WRONGPASS|NOAUTH|Authentication required|invalid (username-)?password|Acquiring lock"
 )
 OUTCOME = r"Task [^ []+\[[^]]+\] (received|succeeded in)|Connected to redis|Acquired lock"
 
@@ -44,9 +46,20 @@ _EVENTS = (
     (Event.FAILED, re.compile(rf"Hard time limit \(\S+\) exceeded for {_TASK}.*")),
     (Event.KILLED, re.compile(r"Process '?[^']*'? pid:\d+ exited with 'signal (?!15\b|2\b).*")),
     (Event.NO_RESULT, re.compile(r"Pool callback raised exception.*")),
-    (Event.UNREGISTERED, re.compile(r"Received unregistered task of type '?(?P<subject>[^'\s]+?)'?\.?$")),
-    (Event.UNREADABLE, re.compile(r"(?:Can't decode message body|Received invalid task message).*")),
-    (Event.REFUSED, re.compile(r".*(?:WRONGPASS|NOAUTH|Authentication required|invalid (?:username-)?password).*")),
+    (
+        Event.UNREGISTERED,
+        re.compile(r"Received unregistered task of type '?(?P<subject>[^'\s]+?)'?\.?$"),
+    ),
+    (
+        Event.UNREADABLE,
+        re.compile(r"(?:Can't decode message body|Received invalid task message).*"),
+    ),
+    (
+        Event.REFUSED,
+        re.compile(
+            r".*(?:WRONGPASS|NOAUTH|Authentication required|invalid (?:username-)?password).*"
+        ),
+    ),
     (Event.NO_ANSWER, re.compile(r"Control command error.*")),
     (Event.NO_CONNECTION, re.compile(r"(?:consumer: )?Cannot connect to.*")),
     (Event.CONNECTED, re.compile(r"Connected to redis.*")),
@@ -65,16 +78,20 @@ _MOST = 50
 
 
 class Line(Struct, frozen=True):
-    """A line that may be evidence; `at` None: it has no time that can be read, so it may be of an earlier start."""
+    """A line that may be evidence; `at` None: it has no time that can be read, so it may be of an
+    earlier start.
+    """
 
     at: float | None
     text: str
 
 
 def ask_worker_logs() -> str:
-    """It reads which processes there are from what the census of the same script has left: it goes after that.
+    """It reads which processes there are from what the census of the same script has left: it goes
+    after that.
 
-    **Source:** proc(5), `/proc/PID/fd`: the permission of a link shows how the file is open; GNU and busybox ls, tail.
+    **Source:** proc(5), `/proc/PID/fd`: the permission of a link shows how the file is open; GNU
+    and busybox ls, tail.
     """
     return shell("worker_logs", str(BYTES), NOTABLE, FAILURE, OUTCOME)
 
@@ -116,7 +133,9 @@ def dated(lines: Iterable[str], zone: timezone) -> list[Line]:
 
 
 def zone_of(told: str) -> timezone:
-    """The zone of an offset from UTC; UTC where it cannot be read. **Source:** GNU and busybox date, `%z`: `+0100`."""
+    """The zone of an offset from UTC; UTC where it cannot be read. **Source:** GNU and busybox
+    date, `%z`: `+0100`.
+    """
     try:
         sign, hours, minutes = told[:1], int(told[1:3]), int(told[3:5])
     except ValueError:
@@ -126,7 +145,9 @@ def zone_of(told: str) -> timezone:
 
 
 def _time_in(text: str, zone: timezone) -> float | None:
-    """The time that a line begins with, as a worker writes it: by its host's clock. None where it has none."""
+    """The time that a line begins with, as a worker writes it: by its host's clock. None where it
+    has none.
+    """
     if not (found := _TIME.search(text, 0, _TIME_WITHIN)):
         return None
     try:
@@ -136,7 +157,9 @@ def _time_in(text: str, zone: timezone) -> float | None:
 
 
 def understood(lines: Iterable[Line], started_at: float) -> ServiceLog:
-    """What the lines of a service say that was started then; older ones are those of an earlier start."""
+    """What the lines of a service say that was started then; older ones are those of an earlier
+    start.
+    """
     ours = [line for line in lines if line.at is not None and line.at >= int(started_at)]
     counts, first = Counter[tuple[Event, str]](), dict[tuple[Event, str], Line]()
     last_at = dict[tuple[Event, str], float]()
@@ -168,7 +191,9 @@ def understood(lines: Iterable[Line], started_at: float) -> ServiceLog:
 
 
 def _events(text: str) -> Iterator[tuple[Event, str, str, str]]:
-    """The event of a line, with what it says without the time before it, its subject and the task's id."""
+    """The event of a line, with what it says without the time before it, its subject and the task's
+    id.
+    """
     for event, pattern in _EVENTS:
         if found := pattern.search(text):
             groups = found.groupdict()

@@ -1,6 +1,8 @@
-"""An inventory that is made of what was seen: each value with where it was seen, and what could not be found.
+"""An inventory that is made of what was seen: each value with where it was seen, and what could not
+be found.
 
-It is one thing in two forms: a fleet to be looked at as any other, and the text of an `inventory.yaml`.
+It is one thing in two forms: a fleet to be looked at as any other, and the text of an
+`inventory.yaml`.
 """
 
 import json
@@ -45,7 +47,9 @@ class Lacking(Struct, frozen=True):
 
 
 class HostDraft(Struct, frozen=True):
-    """A host's part: how it is reached, its values, its workers each with where it was seen, and what is lacking."""
+    """A host's part: how it is reached, its values, its workers each with where it was seen, and
+    what is lacking.
+    """
 
     name: str
     reached: Mapping[str, str]
@@ -63,7 +67,9 @@ class Draft(Struct, frozen=True):
 
 
 def fleet_of(draft: Draft, broker: str, backend: str, found: Found | None) -> Fleet:
-    """The fleet of a draft, with these URLs in clear. Raises RunbookError where a value cannot stand there."""
+    """The fleet of a draft, with these URLs in clear. Raises RunbookError where a value cannot
+    stand there.
+    """
     own = {one.name: one.value for one in draft.values} | {"broker_url": SecretStr(broker)}
     own |= {"result_backend": SecretStr(backend)} if backend else {}
     app = _valid(AppSettings, own)
@@ -85,13 +91,20 @@ def _valid(model: type[S], own: Mapping[str, Any]) -> S:
         return model.model_validate(own)
     except ValidationError as error:
         detail: Any = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(map(str, (f"{PREFIX}{detail['loc'][0]}", *detail["loc"][1:]))) if detail["loc"] else "a host"
+        where = (
+            ".".join(map(str, (f"{PREFIX}{detail['loc'][0]}", *detail["loc"][1:])))
+            if detail["loc"]
+            else "a host"
+        )
         raise RunbookError(
-            f"what was found makes no inventory: {where}: {plainly(detail)}", "write one: docs/inventory.md"
+            f"what was found makes no inventory: {where}: {plainly(detail)}",
+            "write one: docs/inventory.md",
         ) from None
 
 
-def host_draft(seen: HostSurvey, directory: Value, python: Value, user: Value, told: Told | None) -> HostDraft:
+def host_draft(
+    seen: HostSurvey, directory: Value, python: Value, user: Value, told: Told | None
+) -> HostDraft:
     """The part of a host: who runs its workers, which these are, and where its application lives."""
     manager = Value("service_manager", seen.manager, _why_manager(seen))
     values = [directory, python, user, *_environment(seen), manager]
@@ -101,7 +114,11 @@ def host_draft(seen: HostSurvey, directory: Value, python: Value, user: Value, t
     if seen.manager == "docker":
         socket = {"socket": seen.socket} if seen.socket else {}
         where = {"project": seen.project} if seen.project else {"containers": "{worker}"}
-        source = "the labels of the containers" if seen.project else "they are of no Compose project: by their names"
+        source = (
+            "the labels of the containers"
+            if seen.project
+            else "they are of no Compose project: by their names"
+        )
         values.append(Value("docker", where | socket, source))
     workers = tuple(_workers(seen, told))
     values += _beat(seen)
@@ -111,12 +128,17 @@ def host_draft(seen: HostSurvey, directory: Value, python: Value, user: Value, t
             Value("logs", logs, "where the processes print, and their -f"),
             Value("logrotate", False, "whether anything rotates them is not looked at"),
         ]
-    return HostDraft(seen.name, seen.variables, tuple(values), workers, tuple(_lacking(seen, workers, logs)))
+    return HostDraft(
+        seen.name, seen.variables, tuple(values), workers, tuple(_lacking(seen, workers, logs))
+    )
 
 
 def _why_manager(seen: HostSurvey) -> str:
     if seen.manager == "none":
-        return "no service manager that is known here runs them, so they are looked at and never restarted"
+        return (
+            "no service manager that is known here runs them, so they are looked at and never"
+            " restarted"
+        )
     names = ", ".join(dict.fromkeys(one.name for one in seen.services))
     return f"it has {names}" if names else "it runs them"
 
@@ -126,7 +148,11 @@ def _environment(seen: HostSurvey) -> Iterator[Value]:
     for service in seen.services:
         if service.env_files and key:
             which = "the last " if len(service.env_files) > 1 else ""
-            yield Value("env_file", service.env_files[-1], f"{which}{key} of {service.source}{_set_beside(seen)}")
+            yield Value(
+                "env_file",
+                service.env_files[-1],
+                f"{which}{key} of {service.source}{_set_beside(seen)}",
+            )
             return
 
 
@@ -152,7 +178,10 @@ def _workers(seen: HostSurvey, told: Told | None) -> Iterator[Value]:
     """Those that run, then those whose service is to run; one for each node."""
     running = [(one, _service_of(seen, one)) for one in seen.mains if _is_worker(one)]
     rows: list[tuple[CeleryProcess | None, SeenService | None]] = [*running]
-    rows += [(None, service) for service in _not_running(seen, {service.name for _, service in running if service})]
+    rows += [
+        (None, service)
+        for service in _not_running(seen, {service.name for _, service in running if service})
+    ]
     names, nodes = set[str](), set[str]()
     for process, service in rows:
         options = process.options if process else service.options if service else None
@@ -190,7 +219,11 @@ def _node(seen: HostSurvey, options: Options) -> str:
 
 
 def _worker(
-    seen: HostSurvey, told: Told | None, options: Options, process: CeleryProcess | None, service: SeenService | None
+    seen: HostSurvey,
+    told: Told | None,
+    options: Options,
+    process: CeleryProcess | None,
+    service: SeenService | None,
 ) -> dict[str, Any]:
     node = _node(seen, options)
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", node.partition("@")[0]) or "worker"
@@ -211,7 +244,9 @@ def _worker(
 
 
 def _queues(told: Told | None) -> Sequence[str]:
-    """Without -Q a worker consumes all that are declared. **Source:** celery 5.7.0 `app/amqp.py: Queues`."""
+    """Without -Q a worker consumes all that are declared. **Source:** celery 5.7.0 `app/amqp.py:
+    Queues`.
+    """
     said = told.said if told else None
     return [queue.name for queue in said.queues] if said and said.queues else [_USUAL_QUEUE]
 
@@ -221,7 +256,11 @@ def _concurrency(seen: HostSurvey, options: Options, process: CeleryProcess | No
         return 1
     if options.autoscale and options.autoscale.partition(",")[0].isdigit():
         return int(options.autoscale.partition(",")[0])
-    children = [one for one in seen.census.children_of(process.pid) if one.kind is Kind.CHILD] if process else []
+    children = (
+        [one for one in seen.census.children_of(process.pid) if one.kind is Kind.CHILD]
+        if process
+        else []
+    )
     return options.concurrency or len(children) or 1
 
 
@@ -245,12 +284,21 @@ def _source(options: Options, process: CeleryProcess | None, service: SeenServic
 
 def _beat(seen: HostSurvey) -> Iterator[Value]:
     process = next((one for one in seen.mains if one.kind is Kind.BEAT), None)
-    service = next((one for one in seen.services if one.options and one.options.role == "beat" and one.wanted), None)
+    service = next(
+        (one for one in seen.services if one.options and one.options.role == "beat" and one.wanted),
+        None,
+    )
     service = (_service_of(seen, process) if process else None) or service
-    options = process.options if process else service.options if service and service.options else None
+    options = (
+        process.options if process else service.options if service and service.options else None
+    )
     with_beat = next((one for one in seen.mains if one.options.with_beat), None)
     if options:
-        source = f"pid {process.pid}" if process else f"does not run; {service.source if service else ''}"
+        source = (
+            f"pid {process.pid}"
+            if process
+            else f"does not run; {service.source if service else ''}"
+        )
         yield Value("beat", True, source)
         own = service_of_unit(service.name) if service and seen.manager == "systemd" else ""
         if service and not own and seen.manager == "systemd":
@@ -273,18 +321,29 @@ def _logs(seen: HostSurvey) -> list[str]:
     """Not in containers, and not where supervisord tells its programs' logs itself."""
     if seen.manager in ("docker", "supervisor"):
         return []
-    details = (seen.details[one.pid] for one in seen.mains if one.pid in seen.details and not one.container)
+    details = (
+        seen.details[one.pid] for one in seen.mains if one.pid in seen.details and not one.container
+    )
     return list(dict.fromkeys(log for one in details for log in one.logs))
 
 
 def _lacking(seen: HostSurvey, workers: Sequence[Value], logs: Sequence[str]) -> Iterator[Lacking]:
     if not any(value.name == "env_file" for value in _environment(seen)):
-        loaded = "in its container" if seen.manager == "docker" else "with the variables of a process that runs"
-        how = f"no environment file was seen, so the application is loaded {loaded}; name it where there is one"
+        loaded = (
+            "in its container"
+            if seen.manager == "docker"
+            else "with the variables of a process that runs"
+        )
+        how = (
+            f"no environment file was seen, so the application is loaded {loaded}; name it where"
+            " there is one"
+        )
         yield Lacking("env_file", "/etc/proj.env", how + _set_beside(seen))
     if not workers:
         yield Lacking(
-            "workers", "[{name: default, queues: [celery]}]", "no worker was seen: name those that are to run"
+            "workers",
+            "[{name: default, queues: [celery]}]",
+            "no worker was seen: name those that are to run",
         )
     if seen.manager == "none" and workers:
         yield Lacking(
@@ -356,11 +415,17 @@ def _on_one_line(text: str) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """In flow style. What has Jinja's braces is text here, but for what this tool has written itself."""
+    """In flow style. What has Jinja's braces is text here, but for what this tool has written
+    itself.
+    """
     if isinstance(value, Lookup):
         return json.dumps(value.expression)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_scalar(str(key))}: {_yaml(item)}" for key, item in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{_scalar(str(key))}: {_yaml(item)}" for key, item in value.items())
+            + "}"
+        )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_yaml, value)) + "]"
     return _scalar(value)
@@ -374,7 +439,9 @@ def _scalar(value: Any) -> str:
     text = str(value)
     if _PLAIN.fullmatch(text) and text.lower() not in _WORDS and not text.endswith(":"):
         return text
-    return ("!unsafe " if "{{" in text or "{%" in text else "") + json.dumps(text, ensure_ascii=False)
+    return ("!unsafe " if "{{" in text or "{%" in text else "") + json.dumps(
+        text, ensure_ascii=False
+    )
 
 
 class Lookup(Struct, frozen=True):

@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import yaml
 from msgspec import Struct
 
-import yaml
 from runbooks.inventory.vault import Vault, VaultError, is_encrypted
 
 

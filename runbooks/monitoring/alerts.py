@@ -9,10 +9,15 @@ _URL = re.compile(r"https?://[^\s\"'\\{}]+")
 
 
 def alert_rules(templates: Path, docs: str) -> list[str]:
-    """The lines of the rules; `docs` is the URL of docs/, "" for none. Raises UsageError for what is no URL."""
+    """The lines of the rules; `docs` is the URL of docs/, "" for none. Raises UsageError for what
+    is no URL.
+    """
     text = (templates / "prometheus/alerts.yml").read_text().rstrip()
     if docs:
         if not _URL.fullmatch(docs):
-            raise UsageError(f"--docs {docs!r} is no URL", "for example https://wiki.example.com/celery-runbooks/docs")
+            raise UsageError(
+                f"--docs {docs!r} is no URL",
+                "for example https://wiki.example.com/celery-runbooks/docs",
+            )
         text = text.replace('runbook_url: "docs/', f'runbook_url: "{docs.rstrip("/")}/')
     return text.split("\n")

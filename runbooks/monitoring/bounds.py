@@ -13,14 +13,17 @@ from runbooks.core.wording import span
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """One monitor at a time; the kernel lets go of the lock when the process ends. Raises LockHeld, or OSError."""
+    """One monitor at a time; the kernel lets go of the lock when the process ends. Raises LockHeld,
+    or OSError.
+    """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LockHeld(
-                "another monitor of this fleet is at work", f"see which: fuser -v '{directory}'; nothing was looked at"
+                "another monitor of this fleet is at work",
+                f"see which: fuser -v '{directory}'; nothing was looked at",
             ) from None
         yield
     finally:

@@ -1,7 +1,9 @@
-"""A Grafana dashboard of the metrics: a panel for each thing that the list of metrics names, of the app chosen above.
+"""A Grafana dashboard of the metrics: a panel for each thing that the list of metrics names, of the
+app chosen above.
 
-**Source:** Grafana's documentation of the dashboard JSON model (`schemaVersion` 39: Grafana 10.4 and later), of the
-state timeline, and of annotations by Prometheus: with `useValueForTime` a sample's value is its time in milliseconds.
+**Source:** Grafana's documentation of the dashboard JSON model (`schemaVersion` 39: Grafana 10.4
+and later), of the state timeline, and of annotations by Prometheus: with `useValueForTime` a
+sample's value is its time in milliseconds.
 """
 
 from itertools import groupby
@@ -34,7 +36,13 @@ def _variables() -> list[dict[str, Any]]:
     apps = "label_values(celery_broker_up, app)"
     return [
         {"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus"},
-        {"name": "app", "type": "query", "datasource": _SOURCE, "query": {"query": apps, "refId": "app"}, "refresh": 2},
+        {
+            "name": "app",
+            "type": "query",
+            "datasource": _SOURCE,
+            "query": {"query": apps, "refId": "app"},
+            "refresh": 2,
+        },
     ]
 
 
@@ -54,7 +62,12 @@ def _runs() -> dict[str, Any]:
 
 def _panel(number: int, gauges: list[Gauge]) -> dict[str, Any]:
     per_row = _COLUMNS // _WIDTH
-    place = {"x": number % per_row * _WIDTH, "y": number // per_row * _HEIGHT, "w": _WIDTH, "h": _HEIGHT}
+    place = {
+        "x": number % per_row * _WIDTH,
+        "y": number // per_row * _HEIGHT,
+        "w": _WIDTH,
+        "h": _HEIGHT,
+    }
     state = gauges[0].is_state
     return {
         "id": number + 1,

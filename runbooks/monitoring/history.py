@@ -1,4 +1,5 @@
-"""What the monitor remembers between its looks: depths, what is crossed since when, and what is still to be told.
+"""What the monitor remembers between its looks: depths, what is crossed since when, and what is
+still to be told.
 
 **Format:** SQLite, `user_version` 1.
 
@@ -34,6 +35,9 @@ CREATE TABLE crossings (code TEXT, subject TEXT, since_at REAL, until_at REAL, s
 CREATE UNIQUE INDEX crossed ON crossings (code, subject) WHERE until_at IS NULL;
 CREATE TABLE news (id INTEGER PRIMARY KEY, target INTEGER, at REAL, crossed INTEGER, text TEXT);
 """
+_END_CROSSING = """
+UPDATE crossings SET until_at = ? WHERE code = ? AND subject = ? AND until_at IS NULL
+"""
 
 
 class News(Struct, frozen=True):
@@ -48,10 +52,11 @@ class History:
     """An open history. Every method raises sqlite3.Error where the file cannot be used."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open it, making it where there is none; None: one in memory, which lasts as long as this object.
+        """Open it, making it where there is none; None: one in memory, which lasts as long as this
+        object.
 
-        It is for this user alone, and what SQLite keeps beside it has its mode.
-        Raises OSError or sqlite3.OperationalError where it cannot be used, another sqlite3.DatabaseError where it is
+        It is for this user alone, and what SQLite keeps beside it has its mode. Raises OSError or
+        sqlite3.OperationalError where it cannot be used, another sqlite3.DatabaseError where it is
         damaged.
         """
         if path:
@@ -75,7 +80,8 @@ class History:
         self._db.close()
 
     def depth_before(self, queue: str, at: float, depth: int) -> tuple[float, int] | None:
-        """The look that a queue's rate is reckoned from, as (time, depth), where its depth is `depth` now.
+        """The look that a queue's rate is reckoned from, as (time, depth), where its depth is
+        `depth` now.
 
         A queue that has grown and falls again falls since its peak.
         """
@@ -95,10 +101,12 @@ class History:
         targets: int,
         keep_s: float,
     ) -> tuple[tuple[Crossing, ...], tuple[Crossing, ...]]:
-        """Write a look down, at once or not at all; returns what is crossed, and what has recovered.
+        """Write a look down, at once or not at all; returns what is crossed, and what has
+        recovered.
 
-        What is not among the findings has recovered, unless `unsure(code, subject)`: it could not be looked at. What is
-        new of both is news for each of the `targets`. What is older than `keep_s` is forgotten.
+        What is not among the findings has recovered, unless `unsure(code, subject)`: it could not
+        be looked at. What is new of both is news for each of the `targets`. What is older than
+        `keep_s` is forgotten.
         """
         with self._db:
             rows = [(without_lone_surrogates(queue), at, depth) for queue, depth in depths.items()]
@@ -111,29 +119,45 @@ class History:
                 row = (one.code, one.subject, at, one.summary)
                 self._db.execute("INSERT INTO crossings VALUES (?, ?, ?, NULL, ?)", row)
             for one in gone:
-                where = "WHERE code = ? AND subject = ? AND until_at IS NULL"
-                self._db.execute(f"UPDATE crossings SET until_at = ? {where}", (at, one.code, one.subject))  # noqa: S608
+                self._db.execute(_END_CROSSING, (at, one.code, one.subject))
             self._add_news(at, targets, new, crossed=True)
             self._add_news(at, targets, gone, crossed=False)
             for table, column in (("depths", "at"), ("crossings", "until_at"), ("news", "at")):
                 self._db.execute(f"DELETE FROM {table} WHERE {column} < ?", (at - keep_s,))  # noqa: S608
         since = {key: one.since_at for key, one in known.items()}
         still = tuple(replace(one, since_at=since.get(key, at)) for key, one in crossed.items())
-        unseen = tuple(replace(one, seen=False) for key, one in known.items() if key not in crossed and one not in gone)
+        unseen = tuple(
+            replace(one, seen=False)
+            for key, one in known.items()
+            if key not in crossed and one not in gone
+        )
         return still + unseen, tuple(gone)
 
     def _open(self) -> list[Crossing]:
-        sql = "SELECT code, subject, since_at, summary FROM crossings WHERE until_at IS NULL ORDER BY since_at"
+        sql = (
+            "SELECT code, subject, since_at, summary FROM crossings WHERE until_at IS NULL ORDER BY"
+            " since_at"
+        )
         return [Crossing(*row) for row in self._db.execute(sql)]
 
-    def _add_news(self, at: float, targets: int, events: Sequence[Crossing], *, crossed: bool) -> None:
-        rows = [(n, at, crossed, news_text(one, at, crossed=crossed)) for one in events for n in range(targets)]
-        self._db.executemany("INSERT INTO news (target, at, crossed, text) VALUES (?, ?, ?, ?)", rows)
+    def _add_news(
+        self, at: float, targets: int, events: Sequence[Crossing], *, crossed: bool
+    ) -> None:
+        rows = [
+            (n, at, crossed, news_text(one, at, crossed=crossed))
+            for one in events
+            for n in range(targets)
+        ]
+        self._db.executemany(
+            "INSERT INTO news (target, at, crossed, text) VALUES (?, ?, ?, ?)", rows
+        )
 
     def news(self, target: int) -> list[News]:
         """What a target has not been told yet, oldest first."""
         sql = "SELECT id, crossed, text FROM news WHERE target = ? ORDER BY id"
-        return [News(id, bool(crossed), text) for id, crossed, text in self._db.execute(sql, (target,))]
+        return [
+            News(id, bool(crossed), text) for id, crossed, text in self._db.execute(sql, (target,))
+        ]
 
     def told(self, news: Iterable[News]) -> None:
         """These have been told, and are not told again."""
@@ -166,7 +190,9 @@ def read_history(
     with closing(_read_only(path)) as db:
         depths = _depths(db, since_at)
         sql = "SELECT code, subject, since_at, summary, until_at FROM crossings"
-        rows = db.execute(f"{sql} WHERE until_at IS NULL OR until_at >= ? ORDER BY since_at", (since_at,))
+        rows = db.execute(
+            f"{sql} WHERE until_at IS NULL OR until_at >= ? ORDER BY since_at", (since_at,)
+        )
         return depths, [(Crossing(*row[:4]), row[4]) for row in rows]
 
 
@@ -179,7 +205,8 @@ def _depths(db: sqlite3.Connection, since_at: float) -> dict[str, list[tuple[flo
 
 
 def depths_before(path: Path, at: float, depths: Mapping[str, int]) -> dict[str, tuple[float, int]]:
-    """The look that each queue's rate is reckoned from, where there is one: see `History.depth_before`.
+    """The look that each queue's rate is reckoned from, where there is one: see
+    `History.depth_before`.
 
     Changes nothing. Raises sqlite3.Error.
     """
@@ -188,7 +215,9 @@ def depths_before(path: Path, at: float, depths: Mapping[str, int]) -> dict[str,
     return {queue: before for queue, before in found.items() if before}
 
 
-def _depth_before(db: sqlite3.Connection, queue: str, at: float, depth: int) -> tuple[float, int] | None:
+def _depth_before(
+    db: sqlite3.Connection, queue: str, at: float, depth: int
+) -> tuple[float, int] | None:
     sql = "SELECT at, depth FROM depths WHERE queue = ? AND at >= ? AND at < ? ORDER BY at"
     until_at = at - _TREND_LEAST_S
     if not (looks := db.execute(sql, (queue, at - _TREND_S, until_at)).fetchall()):
@@ -201,7 +230,9 @@ def _depth_before(db: sqlite3.Connection, queue: str, at: float, depth: int) -> 
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
-    """A folder that this user cannot write in is read without the file that readers share with a writer."""
+    """A folder that this user cannot write in is read without the file that readers share with a
+    writer.
+    """
     how = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
     return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)
 
@@ -228,8 +259,12 @@ def crossings(findings: Iterable[Finding], at: float) -> list[Crossing]:
         if before := found.get(key):
             found[key] = replace(before, evidence=(*before.evidence, _kept(one.summary), *evidence))
         else:
-            causes = tuple(Cause(cause.code, without_lone_surrogates(cause.subject)) for cause in one.caused_by)
-            found[key] = Crossing(one.code, subject, at, _kept(one.summary), evidence, remedy, causes)
+            causes = tuple(
+                Cause(cause.code, without_lone_surrogates(cause.subject)) for cause in one.caused_by
+            )
+            found[key] = Crossing(
+                one.code, subject, at, _kept(one.summary), evidence, remedy, causes
+            )
     return list(found.values())
 
 
@@ -241,8 +276,15 @@ def news_text(one: Crossing, at: float, *, crossed: bool) -> str:
     """What a target is told of one crossing, with its evidence, or of its end."""
     subject = _kept(one.subject)
     if not crossed:
-        return f"RECOVERED {one.code} {subject}, crossed from {utc(one.since_at)} to {utc(at)}\nIt was: {one.summary}"
+        return (
+            f"RECOVERED {one.code} {subject}, crossed from {utc(one.since_at)} to {utc(at)}\nIt"
+            f" was: {one.summary}"
+        )
     evidence = [f"| {line}" for line in one.evidence]
-    evidence += [f"| it follows from {cause.code} {_kept(cause.subject)}" for cause in one.caused_by]
+    evidence += [
+        f"| it follows from {cause.code} {_kept(cause.subject)}" for cause in one.caused_by
+    ]
     remedy = [f"→ {one.remedy}"] if one.remedy else []
-    return "\n".join((f"CROSSED {one.code} {subject} at {utc(at)}", one.summary, *evidence, *remedy))
+    return "\n".join(
+        (f"CROSSED {one.code} {subject} at {utc(at)}", one.summary, *evidence, *remedy)
+    )

@@ -1,6 +1,7 @@
 """The metrics: one list, from which the exposition and the dashboard are made.
 
-**Source:** the Prometheus text format, and its conventions for names and units, by prometheus_client.
+**Source:** the Prometheus text format, and its conventions for names and units, by
+prometheus_client.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,8 +25,9 @@ Samples = Iterable[tuple[tuple[str, ...], float]]
 class Gauge(Struct, frozen=True):
     """One metric, all of which are gauges with the label `app` and their own.
 
-    `panel` is the dashboard's panel that shows it, "" for what it notes on all of them; `unit` is Grafana's name of the
-    unit there, and `shown` what the panel computes of it, `{}` being the metric. `is_state`: it is 1 while it holds.
+    `panel` is the dashboard's panel that shows it, "" for what it notes on all of them; `unit` is
+    Grafana's name of the unit there, and `shown` what the panel computes of it, `{}` being the
+    metric. `is_state`: it is 1 while it holds.
     """
 
     name: str
@@ -38,8 +40,12 @@ class Gauge(Struct, frozen=True):
     is_state: bool = False
 
 
-def _of_queues(read: Callable[[Fleet, Look], Iterable[tuple[str, float | None]]]) -> Callable[[Fleet, Look], Samples]:
-    return lambda fleet, look: [((queue,), value) for queue, value in read(fleet, look) if value is not None]
+def _of_queues(
+    read: Callable[[Fleet, Look], Iterable[tuple[str, float | None]]],
+) -> Callable[[Fleet, Look], Samples]:
+    return lambda fleet, look: [
+        ((queue,), value) for queue, value in read(fleet, look) if value is not None
+    ]
 
 
 def _limits(fleet: Fleet, name: str) -> list[tuple[str, float | None]]:
@@ -151,7 +157,9 @@ class Exposition(Collector):
             family = GaugeMetricFamily(gauge.name, gauge.help, labels=("app", *gauge.labels))
             assert self.look is not None
             for labels, value in gauge.read(self._fleet, self.look):
-                family.add_metric([on_one_line(redact(label)) for label in (self.look.app, *labels)], value)
+                family.add_metric(
+                    [on_one_line(redact(label)) for label in (self.look.app, *labels)], value
+                )
             yield family
 
     def registry(self) -> CollectorRegistry:
@@ -162,5 +170,7 @@ class Exposition(Collector):
 
 
 def write_textfile(path: Path, exposition: Exposition) -> None:
-    """Replace the file at once; everybody may read it, for node_exporter is another user. Raises OSError."""
+    """Replace the file at once; everybody may read it, for node_exporter is another user. Raises
+    OSError.
+    """
     replace_file(path, generate_latest(exposition.registry()), 0o644)

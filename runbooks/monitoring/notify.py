@@ -14,19 +14,25 @@ from runbooks.monitoring.history import News
 
 
 def what_lacks() -> tuple[str, str]:
-    """Say why no target can be told, and what helps; ("", "") where Apprise, the extra `notify`, is installed."""
+    """Say why no target can be told, and what helps; ("", "") where Apprise, the extra `notify`, is
+    installed.
+    """
     if find_spec("apprise"):
         return "", ""
     python = shlex.quote(sys.executable)
     return (
         "nobody in celery_notify was told: Apprise is not installed",
-        f"install it: {python} -m pip install apprise (with uv: uv pip install --python {python} apprise); "
-        "the next look tells",
+        (
+            f"install it: {python} -m pip install apprise (with uv: uv pip install --python"
+            f" {python} apprise); the next look tells"
+        ),
     )
 
 
 def deliver(url: SecretStr, app: str, news: Sequence[News]) -> str:
-    """Send all of it as one message; returns "" where the target took it, else why it did not, without the URL."""
+    """Send all of it as one message; returns "" where the target took it, else why it did not,
+    without the URL.
+    """
     import apprise
 
     # What it logs can hold the URL, and so a password.
@@ -35,9 +41,18 @@ def deliver(url: SecretStr, app: str, news: Sequence[News]) -> str:
         target = apprise.Apprise()
         if not target.add(url.get_secret_value()):
             return "it is no URL that Apprise knows"
-        kind = apprise.NotifyType.WARNING if any(one.crossed for one in news) else apprise.NotifyType.SUCCESS
+        kind = (
+            apprise.NotifyType.WARNING
+            if any(one.crossed for one in news)
+            else apprise.NotifyType.SUCCESS
+        )
         body = redact("\n\n".join(one.text for one in news))
-        sent = target.notify(body, on_one_line(redact(_title(app, news))), kind, body_format=apprise.NotifyFormat.TEXT)
+        sent = target.notify(
+            body,
+            on_one_line(redact(_title(app, news))),
+            kind,
+            body_format=apprise.NotifyFormat.TEXT,
+        )
     except Exception as error:  # a plugin of Apprise can fail in any way that Python can
         return type(error).__name__
     return "" if sent else f"{target[0].service_name} did not take it"
@@ -45,5 +60,7 @@ def deliver(url: SecretStr, app: str, news: Sequence[News]) -> str:
 
 def _title(app: str, news: Sequence[News]) -> str:
     crossed = sum(one.crossed for one in news)
-    parts = [f"{crossed} crossed"] * bool(crossed) + [f"{len(news) - crossed} recovered"] * (crossed < len(news))
+    parts = [f"{crossed} crossed"] * bool(crossed) + [f"{len(news) - crossed} recovered"] * (
+        crossed < len(news)
+    )
     return f"Celery {app}: {', '.join(parts)}"

@@ -1,4 +1,6 @@
-"""Answering Prometheus and browsers: a few clients at once, and none for ever, whoever can reach the port."""
+"""Answering Prometheus and browsers: a few clients at once, and none for ever, whoever can reach
+the port.
+"""
 
 import ipaddress
 import socket
@@ -48,7 +50,9 @@ class _Handler(MetricsHandler):
         if answer is None:
             return self.send_error(HTTPStatus.NOT_FOUND, explain="the metrics are at /metrics")
         if not self._is_meant():
-            return self.send_error(HTTPStatus.MISDIRECTED_REQUEST, explain="this address is of this machine alone")
+            return self.send_error(
+                HTTPStatus.MISDIRECTED_REQUEST, explain="this address is of this machine alone"
+            )
         self.send_response(answer.status)
         for name, value in {"Content-Type": answer.content_type, **answer.headers}.items():
             self.send_header(name, value)
@@ -59,7 +63,8 @@ class _Handler(MetricsHandler):
     def _is_meant(self) -> bool:
         """Whether the client means this machine by the name that it gives for it.
 
-        A name of somebody else's that leads to a loopback address would let a page of theirs read ours.
+        A name of somebody else's that leads to a loopback address would let a page of theirs read
+        ours.
         """
         if not _is_loopback(self.connection.getsockname()[0]):
             return True
@@ -76,7 +81,9 @@ def _is_loopback(address: str) -> bool:
 
 
 class _Server(ThreadingHTTPServer):
-    def __init__(self, address: str, port: int, registry: CollectorRegistry, site: Site | None) -> None:
+    def __init__(
+        self, address: str, port: int, registry: CollectorRegistry, site: Site | None
+    ) -> None:
         handler = _Handler.factory(registry)
         handler.site = site  # type: ignore[attr-defined]
         found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -104,7 +111,8 @@ class _Server(ThreadingHTTPServer):
 
 
 def serve(registry: CollectorRegistry, address: str, port: int, site: Site | None = None) -> int:
-    """Answer scrapes, and what else asks for the `site`, in a thread of its own; returns the port, which 0 leaves open.
+    """Answer scrapes, and what else asks for the `site`, in a thread of its own; returns the port,
+    which 0 leaves open.
 
     Raises OSError.
     """

@@ -12,7 +12,8 @@ Points = Sequence[tuple[float, int]]
 
 
 class Chart(Struct, frozen=True):
-    """A queue's depth: `line` and `area` are SVG's points, `dots` those that a run saw itself, `span` when it went on.
+    """A queue's depth: `line` and `area` are SVG's points, `dots` those that a run saw itself,
+    `span` when it went on.
 
     `most` is the depth at the upper edge; the lower edge is 0.
     """
@@ -34,11 +35,17 @@ class Chart(Struct, frozen=True):
 
 
 def chart(
-    queue: str, points: Points, until_at: float, *, own: Points = (), span: tuple[float, float] | None = None
+    queue: str,
+    points: Points,
+    until_at: float,
+    *,
+    own: Points = (),
+    span: tuple[float, float] | None = None,
 ) -> Chart | None:
     """The chart of a queue from its first point to a time, None where there is no point.
 
-    Between two looks the depth is drawn as the earlier one saw it. `own` are the points of a run, and `span` its times.
+    Between two looks the depth is drawn as the earlier one saw it. `own` are the points of a run,
+    and `span` its times.
     """
     if not points:
         return None
@@ -69,12 +76,16 @@ def charts(depths: Mapping[str, Points], until_at: float) -> dict[str, Chart]:
 
 
 def _thinned(points: Points, from_at: float, until_at: float) -> Points:
-    """At most three points in a column: its first, its deepest and its last: a day has thousands of looks."""
+    """At most three points in a column: its first, its deepest and its last: a day has thousands of
+    looks.
+    """
     if len(points) <= 2 * _COLUMNS:
         return points
     width_s = max(until_at - from_at, 1.0) / _COLUMNS
     columns: dict[int, list[tuple[float, int]]] = {}
     for point in points:
         columns.setdefault(int((point[0] - from_at) / width_s), []).append(point)
-    kept = [{column[0], max(column, key=lambda one: one[1]), column[-1]} for column in columns.values()]
+    kept = [
+        {column[0], max(column, key=lambda one: one[1]), column[-1]} for column in columns.values()
+    ]
     return [point for column in kept for point in sorted(column)]

@@ -15,9 +15,11 @@ from runbooks.pages.charts import Chart, Points, charts
 
 
 class QueueRow(Struct, frozen=True):
-    """A queue: `word` is how it stands, `limit` the depth that the inventory allows, `spark` its depth over time.
+    """A queue: `word` is how it stands, `limit` the depth that the inventory allows, `spark` its
+    depth over time.
 
-    `per_hour` is how fast it grows, "" where that is not known; `drains` says how long it takes to empty.
+    `per_hour` is how fast it grows, "" where that is not known; `drains` says how long it takes to
+    empty.
     """
 
     name: str
@@ -33,7 +35,9 @@ class QueueRow(Struct, frozen=True):
 
 
 class WorkerRow(Struct, frozen=True):
-    """A node: `lacks` is how many expected tasks it has not registered; `queues` and `running` of one that answers."""
+    """A node: `lacks` is how many expected tasks it has not registered; `queues` and `running` of
+    one that answers.
+    """
 
     node: str
     word: str
@@ -85,19 +89,31 @@ class FleetFacts(Struct, frozen=True):
 def fleet_facts(
     fleet: Fleet, snapshot: Snapshot, look: Look, depths: Mapping[str, Points], ways: Sequence[Path]
 ) -> FleetFacts:
-    """What is shown of a look; `depths` are those of earlier ones, `ways` the entries of the schedule."""
+    """What is shown of a look; `depths` are those of earlier ones, `ways` the entries of the
+    schedule.
+    """
     drawn, known = charts(depths, look.at), catalogue()
     crossed = {one.subject for one in look.crossings}
     nodes = snapshot.broker.nodes if snapshot.broker else {}
     return FleetFacts(
         look,
-        [_queue(fleet, queue, queue.name in crossed, drawn.get(queue.name)) for queue in look.queues],
+        [
+            _queue(fleet, queue, queue.name in crossed, drawn.get(queue.name))
+            for queue in look.queues
+        ],
         list(_workers(look, nodes)),
-        [BeatRow(host, _word(host in crossed), silent_s) for host, silent_s in look.beat_silence_s.items()],
+        [
+            BeatRow(host, _word(host in crossed), silent_s)
+            for host, silent_s in look.beat_silence_s.items()
+        ],
         [_path(way) for way in ways],
         [Crossed(one, known.get(one.code)) for one in look.crossings],
         [Crossed(one, known.get(one.code)) for one in look.recovered],
-        {name: state.why for name, state in snapshot.hosts.items() if isinstance(state, Unreachable)},
+        {
+            name: state.why
+            for name, state in snapshot.hosts.items()
+            if isinstance(state, Unreachable)
+        },
     )
 
 
@@ -134,7 +150,9 @@ def _workers(look: Look, nodes: Mapping[str, NodeState]) -> Iterator[WorkerRow]:
     for name, node in sorted(nodes.items()):
         lacks = look.missing_tasks.get(name, 0)
         running = tuple(sorted(task.name for task in node.running))
-        yield WorkerRow(name, "lacks tasks" if lacks else "answers", tuple(sorted(node.queues)), lacks, running)
+        yield WorkerRow(
+            name, "lacks tasks" if lacks else "answers", tuple(sorted(node.queues)), lacks, running
+        )
 
 
 def _path(way: Path) -> PathRow:

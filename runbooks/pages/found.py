@@ -1,4 +1,6 @@
-"""Findings as a page shows them: each below the one that explains it, with what the catalogue says of its code."""
+"""Findings as a page shows them: each below the one that explains it, with what the catalogue says
+of its code.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,8 +15,9 @@ from runbooks.reports.findings import evidence, grouped, subjects
 class FindingRow(Struct, frozen=True):
     """Findings that say the same, as one; `depth` is how far below the first cause they stand.
 
-    `kind` is how much they matter: error, warning, note or accepted. `left` says whether one of them was found in the
-    last look, too; None where nobody knows. `about` is None for a code that this version does not know.
+    `kind` is how much they matter: error, warning, note or accepted. `left` says whether one of
+    them was found in the last look, too; None where nobody knows. `about` is None for a code that
+    this version does not know.
     """
 
     code: str
@@ -32,14 +35,22 @@ class FindingRow(Struct, frozen=True):
 _KINDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 
 
-def finding_rows(findings: Sequence[Finding], after: Iterable[Finding] | None = None) -> list[FindingRow]:
-    """The findings in the order of reading; `after` are those of a later look, None where there was none."""
+def finding_rows(
+    findings: Sequence[Finding], after: Iterable[Finding] | None = None
+) -> list[FindingRow]:
+    """The findings in the order of reading; `after` are those of a later look, None where there was
+    none.
+    """
     known = catalogue()
     still = None if after is None else {Cause.of(one) for one in after}
-    return [_row(group, depth, known.get(group[0].code), still) for group, depth in grouped(findings)]
+    return [
+        _row(group, depth, known.get(group[0].code), still) for group, depth in grouped(findings)
+    ]
 
 
-def _row(group: Sequence[Finding], depth: int, about: Explanation | None, still: set[Cause] | None) -> FindingRow:
+def _row(
+    group: Sequence[Finding], depth: int, about: Explanation | None, still: set[Cause] | None
+) -> FindingRow:
     first = group[0]
     return FindingRow(
         first.code,

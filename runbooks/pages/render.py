@@ -1,4 +1,6 @@
-"""Templates and facts → a page. All that a page shows goes through here: no secret, and what is outside's is text."""
+"""Templates and facts → a page. All that a page shows goes through here: no secret, and what is
+outside's is text.
+"""
 
 import base64
 import hashlib
@@ -22,23 +24,31 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 class Pages:
-    """Makes pages for one who types `program`, and the flags `where` that lead to the same fleet and records."""
+    """Makes pages for one who types `program`, and the flags `where` that lead to the same fleet
+    and records.
+    """
 
     def __init__(self, program: str = "inv", where: str = "") -> None:
         self._program, self._where = program, where
         self._folder = shipped_templates() / "report"
 
     def html(self, name: str, **facts: Any) -> bytes:
-        """A whole page, its style sheet in it; it asks for nothing else. `csp` of this object is its policy."""
+        """A whole page, its style sheet in it; it asks for nothing else. `csp` of this object is
+        its policy.
+        """
         style = self._style()
         environment = self._environment(self._shown, autoescape=True)
         environment.filters["with_code"] = self._with_code
-        text = environment.get_template(f"{name}.html.j2").render(style=style, csp=policy(style), **facts)
+        text = environment.get_template(f"{name}.html.j2").render(
+            style=style, csp=policy(style), **facts
+        )
         return text.encode()
 
     def markdown(self, name: str, **facts: Any) -> bytes:
         """The same as Markdown (GitHub's), where a text from outside is a text, too."""
-        environment = self._environment(lambda value: _escaped(self._shown(value)), autoescape=False)
+        environment = self._environment(
+            lambda value: _escaped(self._shown(value)), autoescape=False
+        )
         environment.filters["fenced"] = self._fenced
         return environment.get_template(f"{name}.md.j2").render(**facts).encode()
 
@@ -74,7 +84,10 @@ class Pages:
     def _with_code(self, text: str) -> Markup:
         """A text of the catalogue, in which backticks stand around what is typed."""
         parts = self._shown(text).split("`")
-        shown = [Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts)]
+        shown = [
+            Markup("<code>{}</code>").format(part) if n % 2 else escape(part)
+            for n, part in enumerate(parts)
+        ]
         return Markup("").join(shown)
 
     def _fenced(self, lines: list[str], language: str = "") -> Markup:
@@ -86,7 +99,9 @@ class Pages:
 
 
 def policy(style: str) -> str:
-    """**Source:** Content Security Policy Level 3: a hash is that of all that stands between the tags."""
+    """**Source:** Content Security Policy Level 3: a hash is that of all that stands between the
+    tags.
+    """
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 

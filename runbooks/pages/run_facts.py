@@ -1,4 +1,6 @@
-"""The record of a run, and what was seen around it → what its page says. Pure but for the archives that it reads."""
+"""The record of a run, and what was seen around it → what its page says. Pure but for the archives
+that it reads.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +28,8 @@ _DIFFS_BYTES = 500_000
 class Around(Struct, frozen=True):
     """What others saw around the time of a run: the monitor's history, and lines of logs.
 
-    `crossings` have the time of their end, None where they last. `notes` say what of it could not be had.
+    `crossings` have the time of their end, None where they last. `notes` say what of it could not
+    be had.
     """
 
     depths: Mapping[str, Points] = field(default_factory=dict)
@@ -36,7 +39,9 @@ class Around(Struct, frozen=True):
 
 
 class Event(Struct, frozen=True):
-    """A line of the timeline: `kind` is where it is from (run, monitor or log), `word` how it stands or ended."""
+    """A line of the timeline: `kind` is where it is from (run, monitor or log), `word` how it
+    stands or ended.
+    """
 
     at: float
     kind: str
@@ -55,7 +60,9 @@ class Depth(Struct, frozen=True):
 
 
 class Diff(Struct, frozen=True):
-    """The difference that the same change made to a file of several hosts; `more` lines are left out."""
+    """The difference that the same change made to a file of several hosts; `more` lines are left
+    out.
+    """
 
     summary: str
     hosts: tuple[str, ...]
@@ -64,14 +71,18 @@ class Diff(Struct, frozen=True):
 
 
 class Cell(Struct, frozen=True):
-    """What became of the changes of one step on one host: `word` is the worst, `count` how many there were."""
+    """What became of the changes of one step on one host: `word` is the worst, `count` how many
+    there were.
+    """
 
     word: str
     count: int
 
 
 class Facts(Struct):
-    """All that the page of a run says; `found` is None where the run did not judge the fleet, or kept nothing."""
+    """All that the page of a run says; `found` is None where the run did not judge the fleet, or
+    kept nothing.
+    """
 
     record: RunRecord
     until_at: float
@@ -167,10 +178,15 @@ def _matrix(record: RunRecord) -> dict[str, dict[str, Cell]]:
     """By host and step. A host that the run had nothing to change on is not in its record."""
     words: dict[str, dict[str, list[str]]] = {}
     for entry in record.entries:
-        words.setdefault(entry.change.host, {}).setdefault(entry.change.step, []).append(word(entry))
+        words.setdefault(entry.change.host, {}).setdefault(entry.change.step, []).append(
+            word(entry)
+        )
     hosts = sorted(words, key=lambda host: host == BROKER)
     return {
-        host: {step: Cell(min(them, key=_WORST_FIRST.index), len(them)) for step, them in words[host].items()}
+        host: {
+            step: Cell(min(them, key=_WORST_FIRST.index), len(them))
+            for step, them in words[host].items()
+        }
         for host in hosts
     }
 
@@ -205,9 +221,15 @@ def _look(seen: Seen) -> str:
     if seen.findings is not None:
         parts.append(counted(len(seen.findings), "finding"))
     if seen.checks:
-        parts.append(f"{sum(one.ok is True for one in seen.checks)} of {counted(len(seen.checks), 'check')} hold")
+        parts.append(
+            f"{sum(one.ok is True for one in seen.checks)} of"
+            f" {counted(len(seen.checks), 'check')} hold"
+        )
     if seen.depths:
-        parts.append(f"{counted(sum(seen.depths.values()), 'message')} in {counted(len(seen.depths), 'queue')}")
+        parts.append(
+            f"{counted(sum(seen.depths.values()), 'message')} in"
+            f" {counted(len(seen.depths), 'queue')}"
+        )
     return f"looked: {', '.join(parts)}" if parts else "looked"
 
 
@@ -246,12 +268,18 @@ def _diffs(entries: Sequence[Entry]) -> tuple[list[Diff], int]:
     hosts: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
         if entry.change.path and entry.change.detail:
-            hosts.setdefault((entry.change.summary, entry.change.detail), []).append(entry.change.host)
+            hosts.setdefault((entry.change.summary, entry.change.detail), []).append(
+                entry.change.host
+            )
     shown, bytes_ = [], 0
     for (summary, detail), names in hosts.items():
         lines = redact(detail).split("\n")
         bytes_ += len(detail)
         if bytes_ > _DIFFS_BYTES:
             break
-        shown.append(Diff(summary, tuple(names), tuple(lines[:_DIFF_LINES]), max(0, len(lines) - _DIFF_LINES)))
+        shown.append(
+            Diff(
+                summary, tuple(names), tuple(lines[:_DIFF_LINES]), max(0, len(lines) - _DIFF_LINES)
+            )
+        )
     return shown, len(hosts) - len(shown)

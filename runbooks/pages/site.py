@@ -1,4 +1,6 @@
-"""The live page: what the last look showed, at `/`, and whether looks are still made, at `/healthz`. It only reads."""
+"""The live page: what the last look showed, at `/`, and whether looks are still made, at
+`/healthz`. It only reads.
+"""
 
 import time
 from http import HTTPStatus
@@ -46,7 +48,9 @@ class Site:
     def _page(self, path: str, facts: FleetFacts | None, about: About) -> Answer:
         refresh_s = _FIRST_S if facts is None else max(_REFRESH_LEAST_S, self._every_s)
         stays = path == "/still"
-        body = self._pages.html("live", facts=facts, about=about, every_s=self._every_s, stays=stays)
+        body = self._pages.html(
+            "live", facts=facts, about=about, every_s=self._every_s, stays=stays
+        )
         refresh = {} if stays else {"Refresh": f"{refresh_s:.0f}"}
         return Answer(HTTPStatus.OK, "text/html; charset=utf-8", body, self._headers | refresh)
 
@@ -60,5 +64,8 @@ class Site:
         )
         status = HTTPStatus.SERVICE_UNAVAILABLE if late else HTTPStatus.OK
         return Answer(
-            status, "text/plain; charset=utf-8", f"{'late' if late else 'ok'}: {said}\n".encode(), self._headers
+            status,
+            "text/plain; charset=utf-8",
+            f"{'late' if late else 'ok'}: {said}\n".encode(),
+            self._headers,
         )

@@ -1,4 +1,6 @@
-"""What a run took out of queues, by queue, reason and task, each with samples: read from its archives."""
+"""What a run took out of queues, by queue, reason and task, each with samples: read from its
+archives.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,11 +15,17 @@ from runbooks.core.errors import RunbookError
 
 _SAMPLES = 3
 _UNREAD = "no task can be read in it"
-_FATES = {Fate.TAKEN: "in the archive", Fate.RESTORED: "put back", Fate.MOVED: "moved to another queue"}
+_FATES = {
+    Fate.TAKEN: "in the archive",
+    Fate.RESTORED: "put back",
+    Fate.MOVED: "moved to another queue",
+}
 
 
 class Taken(Struct):
-    """Messages of one queue and one task that were taken for one reason; `fates` says where they are by now."""
+    """Messages of one queue and one task that were taken for one reason; `fates` says where they
+    are by now.
+    """
 
     queue: str
     reason: str
@@ -57,4 +65,8 @@ def _of(ledger: Ledger, queue: str) -> Iterator[Taken]:
 
 
 def _out(ledger: Ledger) -> Iterator[Archived]:
-    return (message for message in ledger.messages.values() if ledger.fates[message.n] is not Fate.QUEUED)
+    return (
+        message
+        for message in ledger.messages.values()
+        if ledger.fates[message.n] is not Fate.QUEUED
+    )

@@ -1,4 +1,6 @@
-"""The first line of an output: which application, inventory and broker it is about, and how much was looked at."""
+"""The first line of an output: which application, inventory and broker it is about, and how much
+was looked at.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""What an operator reads: findings with their evidence, the plan, each change as it is made, and the recap."""
+"""What an operator reads: findings with their evidence, the plan, each change as it is made, and
+the recap.
+"""
 
 import sys
 import time
@@ -64,13 +66,24 @@ _BELOW = 8  # a finding below the one that explains it is set in by so much
 _FRAME = 4  # lines of a finding beside its evidence
 _GAP = 2  # between the columns of a table
 _CHECK = {True: ("ok", ""), False: ("FAILED", "bold red"), None: ("UNSEEN", "yellow")}
-_HOST_COLORS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green")
+_HOST_COLORS = (
+    "cyan",
+    "magenta",
+    "green",
+    "blue",
+    "yellow",
+    "bright_cyan",
+    "bright_magenta",
+    "bright_green",
+)
 
 
 class ConsoleReporter:
     """Prints to standard output as things happen; errors go to standard error."""
 
-    def __init__(self, program: str = "inv", where: str = "", *, only_read: bool = False, aside: bool = False) -> None:
+    def __init__(
+        self, program: str = "inv", where: str = "", *, only_read: bool = False, aside: bool = False
+    ) -> None:
         """`aside`: standard output is for a document alone, and all else goes to standard error."""
         self._program, self._where = program, where
         self._pipe = Pipe(sys.stdout, strict=only_read)
@@ -93,7 +106,9 @@ class ConsoleReporter:
             self._print(about_line(self._about), "bold")
 
     def _begin_if_looked(self) -> None:
-        """What goes to standard error before anything was looked at is about the command, and waits for no look."""
+        """What goes to standard error before anything was looked at is about the command, and waits
+        for no look.
+        """
         if self._about and self._about.broker:
             self._begin()
 
@@ -103,7 +118,8 @@ class ConsoleReporter:
     def _lines(self, lines: Iterable[tuple[str, str]]) -> None:
         """Print lines, each in its style, and all in one.
 
-        A plan for many hosts has thousands: to measure and wrap each, and to look for emoji in it, costs more than it.
+        A plan for many hosts has thousands: to measure and wrap each, and to look for emoji in it,
+        costs more than it.
         """
         self._begin()
         style = self._out.get_style
@@ -132,7 +148,9 @@ class ConsoleReporter:
         self._print()
         self._in_short(groups)
         if conclusive:
-            self.next_step("What a finding means, and what to do about it", Command("explain", "CODE"))
+            self.next_step(
+                "What a finding means, and what to do about it", Command("explain", "CODE")
+            )
 
     def _in_short(self, groups: Sequence[tuple[Sequence[Finding], int]]) -> None:
         """Findings that have scrolled away are listed where the terminal stops, a line each."""
@@ -167,7 +185,9 @@ class ConsoleReporter:
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         if not changes:
             return self._print("Nothing to change.", "green")
-        self._print(f"{'Would make' if dry_run else 'Plan:'} {counted(len(changes), 'change')}", "bold")
+        self._print(
+            f"{'Would make' if dry_run else 'Plan:'} {counted(len(changes), 'change')}", "bold"
+        )
         details = brief([change.detail for change in changes])
         for number, (change, lines) in enumerate(zip(changes, details, strict=True), 1):
             self._print(f"{number:3}. [{change.host}] {change.step}: {change.summary}", "bold")
@@ -192,7 +212,10 @@ class ConsoleReporter:
             self._print("Nothing left to undo.", "green")
         for change, outcome, why in items:
             word = words.get(outcome, "CANNOT be undone")
-            self._print(f"{word:16} [{change.host}] {change.summary}{f' ({why})' if why else ''}", _OUTCOME[outcome])
+            self._print(
+                f"{word:16} [{change.host}] {change.summary}{f' ({why})' if why else ''}",
+                _OUTCOME[outcome],
+            )
         if dry_run:
             self._print("Dry run: nothing was written anywhere.")
 
@@ -212,13 +235,18 @@ class ConsoleReporter:
 
     def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None:
         since = " (undone since)" if undone else ""
-        self._print(f"{outcome.value}: [{change.host}] {change.step}: {change.summary}{since}", _OUTCOME[outcome])
+        self._print(
+            f"{outcome.value}: [{change.host}] {change.step}: {change.summary}{since}",
+            _OUTCOME[outcome],
+        )
         self._detail(change.detail)
         for line in lines_of(detail):
             self._print(f"    {line}")
 
     def waiting(self, text: str, share: float | None = None) -> None:
-        """On a terminal one line that is overwritten, with a bar where the share is known; nothing elsewhere."""
+        """On a terminal one line that is overwritten, with a bar where the share is known; nothing
+        elsewhere.
+        """
         text = self._shown(text)
         if self._bar and not text:
             self._bar.stop()
@@ -232,12 +260,19 @@ class ConsoleReporter:
 
     def progress(self, progress: Progress) -> None:
         """A bar on a terminal; elsewhere a line for each new state and each tenth of the way."""
-        told = {name: self._shown(getattr(progress, name)) for name in ("task", "state", "counts", "note")}
+        told = {
+            name: self._shown(getattr(progress, name))
+            for name in ("task", "state", "counts", "note")
+        }
         progress = replace(progress, **told)
         if self._out.is_terminal:
             self._bar = self._bar or TaskBar(self._out)
             return self._bar.show(progress)
-        step = (progress.state, progress.note.partition(", in ")[0], int(progress.percent or 0) // 10)
+        step = (
+            progress.state,
+            progress.note.partition(", in ")[0],
+            int(progress.percent or 0) // 10,
+        )
         if step != self._told:
             self._told = step
             self._print(" · ".join((progress.state, *numbers(progress), *words(progress))))
@@ -245,7 +280,9 @@ class ConsoleReporter:
     def task(self, report: TaskReport) -> None:
         self.waiting("")
         took = "" if report.elapsed_s is None else f" after {span(report.elapsed_s)}"
-        style = {"SUCCESS": "green", "FAILURE": "bold red", "REJECTED": "bold red"}.get(report.state, "yellow")
+        style = {"SUCCESS": "green", "FAILURE": "bold red", "REJECTED": "bold red"}.get(
+            report.state, "yellow"
+        )
         self._print(f"{report.state}{took}: {report.task or 'task'} {report.id}", style)
         if report.note:
             self._print(f"    {report.note}")
@@ -275,22 +312,39 @@ class ConsoleReporter:
         self._begin()
         cut = brief and self._out.is_terminal
         for line in lines:
-            color = self._host_colors.setdefault(line.host, _HOST_COLORS[len(self._host_colors) % len(_HOST_COLORS)])
-            at = "" if line.at is None else datetime.fromtimestamp(line.at).strftime("%m-%d %H:%M:%S.%f")[:-3]
+            color = self._host_colors.setdefault(
+                line.host, _HOST_COLORS[len(self._host_colors) % len(_HOST_COLORS)]
+            )
+            at = (
+                ""
+                if line.at is None
+                else datetime.fromtimestamp(line.at).strftime("%m-%d %H:%M:%S.%f")[:-3]
+            )
             shown = Text(f"{at:18} {self._shown(f'{line.host} {line.log}')}", style=color)
             shown.append(f"  {self._shown(line.text)}", "" if line.log else "bold red")
             self._out.print(
-                shown, soft_wrap=not cut, no_wrap=cut, overflow="ellipsis" if cut else None, highlight=False
+                shown,
+                soft_wrap=not cut,
+                no_wrap=cut,
+                overflow="ellipsis" if cut else None,
+                highlight=False,
             )
 
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self.step("recap")
         for host, tally in tallies.items():
-            counts = "  ".join(f"{name}={getattr(tally, name):<3}" for name in Tally.__struct_fields__)
-            self._print(f"{host:20} : {counts}", "bold red" if tally.bad else "yellow" if tally.changed else "green")
+            counts = "  ".join(
+                f"{name}={getattr(tally, name):<3}" for name in Tally.__struct_fields__
+            )
+            self._print(
+                f"{host:20} : {counts}",
+                "bold red" if tally.bad else "yellow" if tally.changed else "green",
+            )
         if undo:
             self._print()
-            self._print(f"To take it back: {Command('undo', undo).bare(self._program, self._where)}")
+            self._print(
+                f"To take it back: {Command('undo', undo).bare(self._program, self._where)}"
+            )
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         from rich.measure import Measurement
@@ -303,7 +357,9 @@ class ConsoleReporter:
         table = Table(box=None, pad_edge=False, header_style="bold")
         widths = {name: max(len(row[name]) for row in rows) for name in rows[0]}
         wraps = max(
-            (name for name in widths if any(" " in row[name] for row in rows)), key=widths.__getitem__, default=""
+            (name for name in widths if any(" " in row[name] for row in rows)),
+            key=widths.__getitem__,
+            default="",
         )
         for name in widths:
             table.add_column(name, no_wrap=name != wraps)
@@ -311,7 +367,9 @@ class ConsoleReporter:
             table.add_row(*(Text(value) for value in row.values()))
         size = Measurement.get(self._out, self._out.options.update(width=sys.maxsize), table)
         fixed = sum(max(len(name), width) + _GAP for name, width in widths.items() if name != wraps)
-        least = fixed + max((len(word) for row in rows for word in row.get(wraps, "").split()), default=0)
+        least = fixed + max(
+            (len(word) for row in rows for word in row.get(wraps, "").split()), default=0
+        )
         if not self._out.is_terminal:  # then it is for grep, which wants a row on a line
             Console(file=self._out.file, width=size.maximum).print(table)
         elif least <= self._out.width:
@@ -320,7 +378,9 @@ class ConsoleReporter:
             self._records(rows)
 
     def _records(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A block for each row, a line for each value: where columns would have to be narrower than their words."""
+        """A block for each row, a line for each value: where columns would have to be narrower than
+        their words.
+        """
         for number, row in enumerate(rows):
             if number:
                 self._print()
@@ -339,10 +399,14 @@ class ConsoleReporter:
         self._print(f"{queue}  {seen[-1]:,} now, {min(seen):,} to {max(seen):,} in {looks}", "bold")
         self._print(f"  {sparkline(points, until_at, self._out.width - 4)}")
         first, last = utc(points[0][0]), utc(until_at)
-        self._print(f"  {first}{last:>{max(len(last) + 1, self._out.width - 4 - len(first))}}", "dim")
+        self._print(
+            f"  {first}{last:>{max(len(last) + 1, self._out.width - 4 - len(first))}}", "dim"
+        )
 
     def view(self, view: View) -> None:
-        """The views of --watch stand in one place on a terminal, one below the other elsewhere, each with its time."""
+        """The views of --watch stand in one place on a terminal, one below the other elsewhere,
+        each with its time.
+        """
         if self._viewed:
             if self._out.is_terminal:
                 self._out.clear()
@@ -384,7 +448,9 @@ class ConsoleReporter:
 
     def _workers(self, view: WorkersView) -> None:
         totals = {total.host: total for total in view.totals}
-        for number, host in enumerate(dict.fromkeys([*totals, *(line.host for line in view.workers)])):
+        for number, host in enumerate(
+            dict.fromkeys([*totals, *(line.host for line in view.workers)])
+        ):
             if number:
                 self._print()
             self._print(heading(host, totals.get(host or "")), "bold")

@@ -1,6 +1,8 @@
-"""What the one JSON document of a verb holds, as records: `./inv docs` makes docs/output.schema.json of them.
+"""What the one JSON document of a verb holds, as records: `./inv docs` makes
+docs/output.schema.json of them.
 
-Nothing is made of these when a verb runs; the tests check every document that they see by the schema.
+Nothing is made of these when a verb runs; the tests check every document that they see by the
+schema.
 """
 
 from typing import Any, get_args
@@ -13,7 +15,9 @@ from runbooks.core.reporter import About, Tally
 from runbooks.core.views import View
 
 SCHEMA = 1
-"""Counted up where a key goes, or means something else; a key more changes nothing for who reads the others."""
+"""Counted up where a key goes, or means something else; a key more changes nothing for who reads
+the others.
+"""
 
 
 class FindingRecord(Struct, forbid_unknown_fields=True):
@@ -43,7 +47,9 @@ class Planned(Struct, forbid_unknown_fields=True):
 
 
 class Made(Planned, forbid_unknown_fields=True, kw_only=True):
-    """A change that was made, or is recorded, and what became of it; `undone` of recorded ones alone."""
+    """A change that was made, or is recorded, and what became of it; `undone` of recorded ones
+    alone.
+    """
 
     outcome: str
     result: str
@@ -75,7 +81,9 @@ class LogLine(Struct, forbid_unknown_fields=True):
 
 
 class LookedQueue(Struct, forbid_unknown_fields=True):
-    """A queue of a look, as in `QueueLook`; `drain_s` null: it does not drain, or that is not known."""
+    """A queue of a look, as in `QueueLook`; `drain_s` null: it does not drain, or that is not
+    known.
+    """
 
     name: str
     depth: int
@@ -187,7 +195,9 @@ class Document(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of the document; the fields of a view stand in it beside the others."""
+    """The JSON Schema (2020-12) of the document; the fields of a view stand in it beside the
+    others.
+    """
     kinds = (Document, *get_args(View))
     _, found = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
     names = [kind.__name__ for kind in kinds]
@@ -200,9 +210,13 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "celery-runbooks --json",
-        "description": "Made by `./inv docs` from runbooks/reports/document.py and runbooks/core/views.py.",
+        "description": (
+            "Made by `./inv docs` from runbooks/reports/document.py and runbooks/core/views.py."
+        ),
         "type": "object",
-        "properties": {key: ones[0] if len(ones) == 1 else {"anyOf": ones} for key, ones in properties.items()},
+        "properties": {
+            key: ones[0] if len(ones) == 1 else {"anyOf": ones} for key, ones in properties.items()
+        },
         "required": parts[0]["required"],
         "additionalProperties": False,
         "$defs": {name: one for name, one in found.items() if name not in names},

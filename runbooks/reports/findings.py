@@ -1,4 +1,6 @@
-"""Findings as an operator reads them: each below the one that explains it; alike ones of several hosts together."""
+"""Findings as an operator reads them: each below the one that explains it; alike ones of several
+hosts together.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +9,9 @@ from runbooks.core.wording import counted
 
 
 def grouped(findings: Sequence[Finding]) -> Iterator[tuple[list[Finding], int]]:
-    """Findings that say the same of several subjects, together, and how deep they are below the first cause."""
+    """Findings that say the same of several subjects, together, and how deep they are below the
+    first cause.
+    """
     told = {Cause.of(one) for one in findings}
     below: dict[Cause | None, list[Finding]] = {}
     for one in findings:
@@ -22,11 +26,15 @@ def _grouped(
     for group in alike(findings):
         yield group, depth
         causes = dict.fromkeys(map(Cause.of, group))
-        yield from _grouped(below, [one for cause in causes for one in below.get(cause, [])], depth + 1)
+        yield from _grouped(
+            below, [one for cause in causes for one in below.get(cause, [])], depth + 1
+        )
 
 
 def number_of(findings: Sequence[Finding]) -> str:
-    """`3 findings, 2 more that follow from them, and 1 note`: of what is told, where some of it is a fault."""
+    """`3 findings, 2 more that follow from them, and 1 note`: of what is told, where some of it is
+    a fault.
+    """
     trees: list[list[Finding]] = []
     for group, depth in grouped(findings):
         if depth == 0:
@@ -39,7 +47,8 @@ def number_of(findings: Sequence[Finding]) -> str:
     parts = [counted(len(faults), "finding")]
     if follow:
         parts.append(
-            f"{follow:,} more that {'follows' if follow == 1 else 'follow'} from {'it' if len(faults) == 1 else 'them'}"
+            f"{follow:,} more that {'follows' if follow == 1 else 'follow'} from"
+            f" {'it' if len(faults) == 1 else 'them'}"
         )
     if notes:
         parts.append(counted(notes, "note"))
@@ -51,7 +60,9 @@ def alike(findings: Sequence[Finding]) -> list[list[Finding]]:
     """Findings that say the same of several subjects, together; in the order of the first of each."""
     groups: dict[object, list[Finding]] = {}
     for one in findings:
-        groups.setdefault((one.code, one.severity, one.summary, one.remedy, one.accepted), []).append(one)
+        groups.setdefault(
+            (one.code, one.severity, one.summary, one.remedy, one.accepted), []
+        ).append(one)
     return list(groups.values())
 
 

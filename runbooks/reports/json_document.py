@@ -1,20 +1,23 @@
-"""One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
+"""One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON
+line each.
 
-Keys, each only when there is something to say: `about`, `findings`, `next`, `plan`, `undo_plan`, `run`, `changes`,
-`checks`, `logs`, `recap`, `undo`, `task`, `hosts`, `runs`, `files`, `adopted`, `difference`, `archives`, `archived`,
-`look`, `depths`, `crossings`, `codes`, `messages`, `warnings`, `error`, and those of the views (docs/views.md);
-always `exit_code`, and `schema`, `time` (ISO 8601, UTC), `version` of this tool, `application` and `inventory` (null:
-none is known). Where there are many documents, a line each, these five are in each, but not in lines of logs: there
-the first and the last line have them. docs/output.schema.json has all of it, made by `document.py`. `next` and `undo`
-are commands to type. A change of a plan that takes messages out lists every one of them, with its reason, under a key
-`messages` of its own. A line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`, `log` (the service
-or the file; empty: the host itself) and `line`.
-`about` is what the first line of the text says: `application`, `inventory`, `broker`, `records`, and of `hosts`,
-`workers` and `queues` how many were `looked_at`, `of` so many; `other_run` holds the fleet's lock: its `id`, its
-`verb`, `by` whom, `since_at`, and the services that it `restarts`, null where that is not known; `loaded_at` is when
-the application was loaded, where that was before this look. Null is what does not apply.
-A finding has `caused_by`, the code and subject of those that explain it, and `accepted`, until when and why it is not
-counted. A check is `what`, `ok` (null: it holds as far as could be seen, which was not everything) and `seen`.
+Keys, each only when there is something to say: `about`, `findings`, `next`, `plan`, `undo_plan`,
+`run`, `changes`, `checks`, `logs`, `recap`, `undo`, `task`, `hosts`, `runs`, `files`, `adopted`,
+`difference`, `archives`, `archived`, `look`, `depths`, `crossings`, `codes`, `messages`,
+`warnings`, `error`, and those of the views (docs/views.md); always `exit_code`, and `schema`,
+`time` (ISO 8601, UTC), `version` of this tool, `application` and `inventory` (null: none is known).
+Where there are many documents, a line each, these five are in each, but not in lines of logs: there
+the first and the last line have them. docs/output.schema.json has all of it, made by `document.py`.
+`next` and `undo` are commands to type. A change of a plan that takes messages out lists every one
+of them, with its reason, under a key `messages` of its own. A line of logs is `time` (ISO 8601,
+UTC; null when nobody knows it), `host`, `log` (the service or the file; empty: the host itself) and
+`line`. `about` is what the first line of the text says: `application`, `inventory`, `broker`,
+`records`, and of `hosts`, `workers` and `queues` how many were `looked_at`, `of` so many;
+`other_run` holds the fleet's lock: its `id`, its `verb`, `by` whom, `since_at`, and the services
+that it `restarts`, null where that is not known; `loaded_at` is when the application was loaded,
+where that was before this look. Null is what does not apply. A finding has `caused_by`, the code
+and subject of those that explain it, and `accepted`, until when and why it is not counted. A check
+is `what`, `ok` (null: it holds as far as could be seen, which was not everything) and `seen`.
 """
 
 import json
@@ -61,9 +64,11 @@ class JsonReporter:
         return typed(text, self._program, self._where)
 
     def _json(self, value: Any, indent: int | None = None) -> str:
-        """Everything is written through here: without secrets, its commands as the operator has to type them.
+        """Everything is written through here: without secrets, its commands as the operator has to
+        type them.
 
-        A document may list messages by the million, so it is looked through in one piece before any text by itself.
+        A document may list messages by the million, so it is looked through in one piece before any
+        text by itself.
         """
         try:
             text = json.dumps(value, indent=indent, default=str, allow_nan=False)
@@ -100,7 +105,11 @@ class JsonReporter:
 
     def findings(self, findings: Sequence[Finding], *, conclusive: bool = True) -> None:  # noqa: ARG002
         self._document["findings"] = [
-            {**asdict(f), **to_builtins(replace(f, fix=())), "fix": [_change(replace(c, messages=())) for c in f.fix]}
+            {
+                **asdict(f),
+                **to_builtins(replace(f, fix=())),
+                "fix": [_change(replace(c, messages=())) for c in f.fix],
+            }
             for f in findings
         ]
 
@@ -114,7 +123,10 @@ class JsonReporter:
         self._document |= {"plan": [_change(change) for change in changes], "dry_run": dry_run}
 
     def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None:
-        rows = [{**_change(change), "state": outcome.value, "why": why} for change, outcome, why in items]
+        rows = [
+            {**_change(change), "state": outcome.value, "why": why}
+            for change, outcome, why in items
+        ]
         self._document |= {"undo_plan": rows, "dry_run": dry_run}
 
     def run_started(self, run_id: str) -> None:
@@ -124,10 +136,16 @@ class JsonReporter:
         pass
 
     def change(self, change: Change, outcome: Outcome, detail: str) -> None:
-        self._add("changes", {**_change(replace(change, messages=())), "outcome": outcome.value, "result": detail})
+        self._add(
+            "changes",
+            {**_change(replace(change, messages=())), "outcome": outcome.value, "result": detail},
+        )
 
     def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None:
-        self._add("changes", {**_change(change), "outcome": outcome.value, "result": detail, "undone": undone})
+        self._add(
+            "changes",
+            {**_change(change), "outcome": outcome.value, "result": detail, "undone": undone},
+        )
 
     def waiting(self, text: str, share: float | None = None) -> None:
         pass
@@ -139,13 +157,17 @@ class JsonReporter:
         self._document["task"] = asdict(report)
 
     def checks(self, checks: Sequence[Check]) -> None:
-        self._document["checks"] = [{"what": one.what, "ok": one.ok, "seen": one.seen} for one in checks]
+        self._document["checks"] = [
+            {"what": one.what, "ok": one.ok, "seen": one.seen} for one in checks
+        ]
 
     def file(self, host: str, path: str, content: bytes) -> None:
         self._add("files", {"host": host, "path": path, "content": content.decode()})
 
     def log(self, lines: Iterable[LogLine], *, brief: bool = False) -> None:  # noqa: ARG002
-        """Logs may be longer than what fits into memory, so the document begins with them as they come."""
+        """Logs may be longer than what fits into memory, so the document begins with them as they
+        come.
+        """
         self._document["logs"] = []
         for line in lines:
             start = ",\n" if self._logs else '{"logs": [\n'
@@ -164,7 +186,10 @@ class JsonReporter:
         self._document["look"] = look_document(look)
 
     def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None:  # noqa: ARG002
-        self._add("depths", {"queue": queue, "points": [{"at": at, "depth": depth} for at, depth in points]})
+        self._add(
+            "depths",
+            {"queue": queue, "points": [{"at": at, "depth": depth} for at, depth in points]},
+        )
 
     def view(self, view: View) -> None:
         self._document |= to_builtins(view, str_keys=True)
@@ -188,15 +213,19 @@ class JsonReporter:
         self._out.strict = False
         if self._logs:
             del self._document["logs"]
-        document = self._json(self._with_origin({**self._document, "exit_code": int(exit_code)}), indent=2)
+        document = self._json(
+            self._with_origin({**self._document, "exit_code": int(exit_code)}), indent=2
+        )
         print("\n],\n" + document.removeprefix("{\n") if self._logs else document, file=self._out)
         return self._out.end(exit_code, self._typed)
 
 
 class JsonLinesReporter(JsonReporter):
-    """For what has no end (`--follow`, `--listen`): each log line and each look is printed as it comes.
+    """For what has no end (`--follow`, `--listen`): each log line and each look is printed as it
+    comes.
 
-    The first line of logs is what they are about, as each look says itself; what is left to say is the last line.
+    The first line of logs is what they are about, as each look says itself; what is left to say is
+    the last line.
     """
 
     def log(self, lines: Iterable[LogLine], *, brief: bool = False) -> None:  # noqa: ARG002
@@ -208,17 +237,25 @@ class JsonLinesReporter(JsonReporter):
 
     def look(self, look: Look) -> None:
         about = self._document.pop("about", None)
-        print(self._json(self._with_origin({"about": about, **look_document(look)})), file=self._out)
+        print(
+            self._json(self._with_origin({"about": about, **look_document(look)})), file=self._out
+        )
         self._out.flush()
 
     def view(self, view: View) -> None:
         about = self._document.pop("about", None)
-        print(self._json(self._with_origin({"about": about, **to_builtins(view, str_keys=True)})), file=self._out)
+        print(
+            self._json(self._with_origin({"about": about, **to_builtins(view, str_keys=True)})),
+            file=self._out,
+        )
         self._out.flush()
 
     def close(self, exit_code: int) -> int:
         self._out.strict = False
-        print(self._json(self._with_origin({**self._document, "exit_code": int(exit_code)})), file=self._out)
+        print(
+            self._json(self._with_origin({**self._document, "exit_code": int(exit_code)})),
+            file=self._out,
+        )
         return self._out.end(exit_code, self._typed)
 
 
@@ -237,11 +274,20 @@ def _inside(text: str) -> str:
 
 
 def _log_line(line: LogLine) -> dict[str, Any]:
-    at = None if line.at is None else datetime.fromtimestamp(line.at, UTC).isoformat(timespec="microseconds")
+    at = (
+        None
+        if line.at is None
+        else datetime.fromtimestamp(line.at, UTC).isoformat(timespec="microseconds")
+    )
     return {"time": at, "host": line.host, "log": line.log, "line": line.text}
 
 
 def _change(change: Change) -> dict[str, Any]:
-    what = {"host": change.host, "step": change.step, "summary": change.summary, "detail": change.detail}
+    what = {
+        "host": change.host,
+        "step": change.step,
+        "summary": change.summary,
+        "detail": change.detail,
+    }
     messages = {"messages": list(change.messages)} if change.messages else {}
     return {**what, "do": shown_of(change.do), **messages}

@@ -1,7 +1,8 @@
 """The expectations that `verify` tested as a JUnit file, which CI systems show.
 
-**Source:** the JUnit XML format as Jenkins and GitLab read it: `testsuite` with `tests`, `failures`, `skipped` and
-`timestamp`; `testcase` with `classname` and `name`, and `failure` or `skipped` in it.
+**Source:** the JUnit XML format as Jenkins and GitLab read it: `testsuite` with `tests`,
+`failures`, `skipped` and `timestamp`; `testcase` with `classname` and `name`, and `failure` or
+`skipped` in it.
 """
 
 import re

@@ -1,7 +1,7 @@
 """What is told in several lines: which of them are lines of ours.
 
-A line that begins at the left is one; the further lines of a problem or an advice are set in, for they may quote a
-traceback, or anything else.
+A line that begins at the left is one; the further lines of a problem or an advice are set in, for
+they may quote a traceback, or anything else.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,9 @@ from runbooks.core.errors import InventoryError, RunbookError
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text, none of an empty one; what else Python takes for a line's end is left in them."""
+    """The lines of a text, none of an empty one; what else Python takes for a line's end is left in
+    them.
+    """
     return text.removesuffix("\n").split("\n") if text else []
 
 

@@ -1,11 +1,11 @@
 r"""The monitor's looks as text: lines that grep well, a line of bars, and JSON.
 
-**Format:** every line is `TIME APP STATE …`, STATE being `LOOK`, `ok`, `CROSSED`, `RECOVERED` or `UNREACHED`; the rest
-is `name=value` with the unit in the name, but for a finding's line, which is `CODE SUBJECT since=TIME TEXT`, with
-`caused_by=CODE` before the text where another finding explains it, and `seen=earlier` where this look could not see
-whether it still holds. A value or subject with a space or a quote stands in
-double quotes, as logfmt has it, with `\"` and `\\` inside. The first line of a look is its LOOK: where it was, and how
-much of it was looked at.
+**Format:** every line is `TIME APP STATE …`, STATE being `LOOK`, `ok`, `CROSSED`, `RECOVERED` or
+`UNREACHED`; the rest is `name=value` with the unit in the name, but for a finding's line, which is
+`CODE SUBJECT since=TIME TEXT`, with `caused_by=CODE` before the text where another finding explains
+it, and `seen=earlier` where this look could not see whether it still holds. A value or subject with
+a space or a quote stands in double quotes, as logfmt has it, with `\"` and `\\` inside. The first
+line of a look is its LOOK: where it was, and how much of it was looked at.
 """
 
 import json
@@ -25,7 +25,9 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def look_lines(look: Look, about: About) -> Iterator[str]:
-    """What it is about; one line for each queue, the broker and each host of beat's; each finding and each recovery."""
+    """What it is about; one line for each queue, the broker and each host of beat's; each finding
+    and each recovery.
+    """
     start = f"{utc(look.at)} {look.app}"
     yield f"{start} LOOK {' '.join(_about(about))}"
     crossed = {one.subject for one in look.crossings}
@@ -37,7 +39,9 @@ def look_lines(look: Look, about: About) -> Iterator[str]:
         asked = len(look.missing_tasks) + len(look.silent_nodes)
         nodes = f"nodes={len(look.missing_tasks)}/{asked} " if asked else ""
         unacked = f"unacked={look.unacked} unacked_age_s={look.unacked_age_s:.0f}"
-        bad = bool(look.silent_nodes or any(look.missing_tasks.values()) or crossed & {"broker", "unacked"})
+        bad = bool(
+            look.silent_nodes or any(look.missing_tasks.values()) or crossed & {"broker", "unacked"}
+        )
         yield f"{start} {_state(bad)} broker {nodes}{unacked}"
     for host, silent_s in look.beat_silence_s.items():
         yield f"{start} {_state(host in crossed)} beat={host} silent_s={silent_s:.0f}"
@@ -52,7 +56,11 @@ def _about(about: About) -> Iterator[str]:
     for name, value in {"broker": about.broker, "inventory": about.inventory}.items():
         if value:
             yield f"{name}={_word(value)}"
-    for name, seen in {"hosts": about.hosts, "workers": about.workers, "queues": about.queues}.items():
+    for name, seen in {
+        "hosts": about.hosts,
+        "workers": about.workers,
+        "queues": about.queues,
+    }.items():
         if seen:
             yield f"{name}={seen.looked_at}/{seen.of}"
     if run := about.other_run:
@@ -86,26 +94,35 @@ def _figures(queue: QueueLook) -> str:
     if queue.per_s is not None:
         figures.append(f"per_hour={queue.per_s * 3600:+.0f}")
     if queue.drain_s is not None:
-        figures.append("drain_s=never" if queue.drain_s == math.inf else f"drain_s={queue.drain_s:.0f}")
+        figures.append(
+            "drain_s=never" if queue.drain_s == math.inf else f"drain_s={queue.drain_s:.0f}"
+        )
     if queue.unseen:
         figures.append(f"looked_at={queue.depth - queue.unseen}_of_{queue.depth}")
     return " ".join(figures)
 
 
 def look_document(look: Look) -> dict[str, Any]:
-    """A look as JSON types; a queue that does not drain has `drain_s` null, as has one of which it is not known."""
+    """A look as JSON types; a queue that does not drain has `drain_s` null, as has one of which it
+    is not known.
+    """
     queues = [
-        asdict(queue) | {"drain_s": None if queue.drain_s == math.inf else queue.drain_s} for queue in look.queues
+        asdict(queue) | {"drain_s": None if queue.drain_s == math.inf else queue.drain_s}
+        for queue in look.queues
     ]
     return {**to_builtins(look), "queues": queues}
 
 
 def sparkline(points: Sequence[tuple[float, int]], until_at: float, width: int) -> str:
-    """The depth over time: a column shows the most in its time, or where nobody looked then, what was seen before."""
+    """The depth over time: a column shows the most in its time, or where nobody looked then, what
+    was seen before.
+    """
     columns: list[int | None] = [None] * max(1, width)
     first_at = points[0][0]
     for at, depth in points:
-        n = min(len(columns) - 1, int((at - first_at) / max(1.0, until_at - first_at) * len(columns)))
+        n = min(
+            len(columns) - 1, int((at - first_at) / max(1.0, until_at - first_at) * len(columns))
+        )
         columns[n] = max(depth, columns[n] or 0)
     most, bars = max(depth for _, depth in points), ""
     for column in columns:

@@ -29,14 +29,22 @@ def _node(at: float, node: NodeView) -> Iterator[Line]:
     up = "" if node.uptime_s is None else f", up {span(node.uptime_s)}"
     yield f"{node.name}{known}: {_pids(node.pids)}{up}", "bold"
     if node.twins > 1:
-        yield f"  {node.twins} processes answer under this name; all that follows is of these together", "yellow"
+        yield (
+            (
+                f"  {node.twins} processes answer under this name; all that follows is of these"
+                " together"
+            ),
+            "yellow",
+        )
     facts = {
         "queues": ", ".join(node.queues) or "none",
         "pool": _pool(node),
         "prefetch": "" if node.prefetch is None else _prefetch(node.prefetch),
         "started": _started(node.started),
         "done": _NOT_SAID if node.done is None else f"{node.done:,}; {_FAILED}",
-        "rate limits": ", ".join(f"{task} {limit}" for task, limit in node.rate_limits.items()) or "none",
+        "rate limits": (
+            ", ".join(f"{task} {limit}" for task, limit in node.rate_limits.items()) or "none"
+        ),
     }
     yield from ((f"  {name:12}{value}", "") for name, value in facts.items() if value)
     yield from _held("active", node.active, at)
@@ -53,7 +61,9 @@ def _pool(node: NodeView) -> str:
     if node.pool is None:
         return "unknown"
     runs = "" if node.size is None else f", {counted(node.size, 'task')} at once"
-    return f"{node.pool}{runs}" + (f" (pid {', '.join(map(str, node.pool_pids))})" if node.pool_pids else "")
+    return f"{node.pool}{runs}" + (
+        f" (pid {', '.join(map(str, node.pool_pids))})" if node.pool_pids else ""
+    )
 
 
 def _prefetch(count: int) -> str:
@@ -88,4 +98,7 @@ def _settings(settings: Mapping[str, object] | None) -> Iterator[Line]:
         yield f"  {'settings':12}{_NOT_SAID}", "yellow"
         return
     yield "  settings", ""
-    yield from ((f"    {name:36}{json.dumps(value, default=str)}", "dim") for name, value in settings.items())
+    yield from (
+        (f"    {name:36}{json.dumps(value, default=str)}", "dim")
+        for name, value in settings.items()
+    )

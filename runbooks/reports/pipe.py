@@ -1,4 +1,6 @@
-"""A stream that a run does not stop for: neither for a reader who has gone away, nor for a disk that is full."""
+"""A stream that a run does not stop for: neither for a reader who has gone away, nor for a disk
+that is full.
+"""
 
 import errno
 import os
@@ -18,10 +20,10 @@ class ReaderGone(Exception):
 class Pipe:
     """Standard output or error; what cannot be written goes nowhere, and the run goes on.
 
-    A remediation that stopped half-way because `head` had seen enough, or because the disk that its output goes to is
-    full, or because a terminal has no arrow in its encoding, would be worse than one that nobody watched. `strict`
-    raises ReaderGone: for what only shows.
-    A stream that was closed from the start is None in Python.
+    A remediation that stopped half-way because `head` had seen enough, or because the disk that its
+    output goes to is full, or because a terminal has no arrow in its encoding, would be worse than
+    one that nobody watched. `strict` raises ReaderGone: for what only shows. A stream that was
+    closed from the start is None in Python.
     """
 
     def __init__(self, stream: TextIO | None, *, strict: bool = False) -> None:
@@ -39,12 +41,16 @@ class Pipe:
         self._guarded(self._stream.flush)
 
     def end(self, code: int, typed: Callable[[str], str]) -> int:
-        """The exit code to end with: output that is lost, but for a reader who went away, is never a success."""
+        """The exit code to end with: output that is lost, but for a reader who went away, is never
+        a success.
+        """
         self.flush()
         if self._lost:
             see = f"what a run has changed is on record: see {Command('runs')}"
             advice = typed(f"make room there, or send it elsewhere; {see}")
-            print(f"the output could not be written: {self._lost}\n→ {advice}", file=Pipe(sys.stderr))
+            print(
+                f"the output could not be written: {self._lost}\n→ {advice}", file=Pipe(sys.stderr)
+            )
         return ExitCode.FAILED if self._lost and code in (ExitCode.OK, ExitCode.FINDINGS) else code
 
     def _guarded(self, act: Callable[[], object]) -> None:

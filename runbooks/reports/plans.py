@@ -23,7 +23,10 @@ def brief(details: Sequence[str]) -> Iterator[list[str]]:
         if not _LEAST <= len(own) <= _MOST:
             yield lines
             continue
-        found = next(((at, told) for at, other in whole if (told := _difference(other, own)) is not None), None)
+        found = next(
+            ((at, told) for at, other in whole if (told := _difference(other, own)) is not None),
+            None,
+        )
         if found is None:
             whole.append((number, own))
             yield lines
@@ -36,7 +39,11 @@ def brief(details: Sequence[str]) -> Iterator[list[str]]:
 def _difference(one: Sequence[str], other: Sequence[str]) -> list[str] | None:
     """The lines of the other that differ; None where they are not similar."""
     matcher = SequenceMatcher(None, one, other, autojunk=False)
-    if matcher.real_quick_ratio() < _ALIKE or matcher.quick_ratio() < _ALIKE or matcher.ratio() < _ALIKE:
+    if (
+        matcher.real_quick_ratio() < _ALIKE
+        or matcher.quick_ratio() < _ALIKE
+        or matcher.ratio() < _ALIKE
+    ):
         return None
     told: list[str] = []
     for kind, begin, end, own_begin, own_end in matcher.get_opcodes():

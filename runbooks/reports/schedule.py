@@ -1,4 +1,6 @@
-"""The schedule as an operator reads it: a row for each entry, and in words what is wrong with its way."""
+"""The schedule as an operator reads it: a row for each entry, and in words what is wrong with its
+way.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -17,7 +19,11 @@ def rows(view: ScheduleView) -> list[Mapping[str, str]]:
             "priority": "0" if line.priority is None else str(line.priority),
             "consumers": ", ".join(line.consumers) or "none",
             "last sent": _last_sent(view.at, line),
-            "next due": "not known" if line.next_due_at is None else f"in {span(line.next_due_at - view.at)}",
+            "next due": (
+                "not known"
+                if line.next_due_at is None
+                else f"in {span(line.next_due_at - view.at)}"
+            ),
             "its way": _verdict(line),
         }
         for line in view.entries
@@ -30,7 +36,10 @@ def notes(view: ScheduleView) -> Iterator[tuple[str, str]]:
         yield from ((f"{line.entry}: {what}", "bold red") for what in line.broken)
         yield from ((f"{line.entry}: {what}", "yellow") for what in line.unknown)
     if any(not line.untold for line in view.entries):
-        yield "last sent is as beat's scheduler wrote it down, which it does up to minutes later", "dim"
+        yield (
+            "last sent is as beat's scheduler wrote it down, which it does up to minutes later",
+            "dim",
+        )
     for why in dict.fromkeys(line.untold for line in view.entries if line.untold):
         names = [line.entry for line in view.entries if line.untold == why]
         which = "any entry" if len(names) == len(view.entries) else ", ".join(names)

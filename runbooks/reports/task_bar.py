@@ -1,4 +1,6 @@
-"""A task's progress on a terminal: one bar, redrawn with every look. What draws it is loaded where there is one."""
+"""A task's progress on a terminal: one bar, redrawn with every look. What draws it is loaded where
+there is one.
+"""
 
 from collections.abc import Iterator
 
@@ -32,7 +34,11 @@ class TaskBar:
         from rich.table import Column
 
         state = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
-        told = TextColumn("{task.fields[told]}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True))
+        told = TextColumn(
+            "{task.fields[told]}",
+            markup=False,
+            table_column=Column(overflow="ellipsis", no_wrap=True),
+        )
         self._bar = Progress(state, BarColumn(_BAR_WIDTH), told, console=console, transient=True)
         self._row = self._bar.add_task("", total=None, told="")
         self._bar.start()
@@ -42,7 +48,9 @@ class TaskBar:
         total = None if progress.percent is None else 100.0
         told = "\n".join(filter(None, (" · ".join(numbers(progress)), " · ".join(words(progress)))))
         done = progress.percent or 0.0
-        self._bar.update(self._row, description=progress.state, total=total, completed=done, told=told)
+        self._bar.update(
+            self._row, description=progress.state, total=total, completed=done, told=told
+        )
 
     def stop(self) -> None:
         self._bar.stop()

@@ -1,4 +1,6 @@
-"""Tasks as an operator reads them: all of them in a table, or one with where it is and what became of it."""
+"""Tasks as an operator reads them: all of them in a table, or one with where it is and what became
+of it.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -39,7 +41,13 @@ def task_notes(view: TasksView) -> Iterator[Line]:
             yield f"{one.task}: its queue is unknown: {one.route_unknown}", "yellow"
     if view.results:
         every = "all" if view.results_complete else "an unknown part of all"
-        yield f"succeeded and failed are of {counted(view.results, 'result')}, {every} that the backend keeps", "dim"
+        yield (
+            (
+                f"succeeded and failed are of {counted(view.results, 'result')}, {every} that the"
+                " backend keeps"
+            ),
+            "dim",
+        )
     yield "how long ended tasks ran is unknown: Celery keeps it in no result", "dim"
     for what in view.unknown:
         yield f"unknown: {what}", "yellow"
@@ -66,14 +74,18 @@ def _retries(one: TaskLine) -> str:
 def _running(one: TaskLine) -> str:
     if not one.running:
         return ""
-    return str(one.running) + ("" if one.longest_s is None else f", for up to {span(one.longest_s)}")
+    return str(one.running) + (
+        "" if one.longest_s is None else f", for up to {span(one.longest_s)}"
+    )
 
 
 def _failed(now: float, one: TaskLine) -> str:
     if not one.failed:
         return "0"
     last = "" if one.last_failed_at is None else f", last {ago(now - one.last_failed_at)}"
-    return f"{one.failed:,}: {', '.join(f'{each.count:,} {each.value}' for each in one.errors)}{last}"
+    return (
+        f"{one.failed:,}: {', '.join(f'{each.count:,} {each.value}' for each in one.errors)}{last}"
+    )
 
 
 # --- one task
@@ -102,7 +114,10 @@ def _place(now: float, one: TaskPlace) -> str:
     if one.queue is None:
         since = "" if one.fetched_at is None else f" {ago(now - one.fetched_at)}"
         return f"a worker fetched it{since} and has not acknowledged it{retries}{due}: {one.args}"
-    return f"waits in {one.queue}, {counted(one.ahead or 0, 'message')} ahead of it{retries}{due}: {one.args}"
+    return (
+        f"waits in {one.queue}, {counted(one.ahead or 0, 'message')} ahead of it{retries}{due}:"
+        f" {one.args}"
+    )
 
 
 def _holders(view: TaskView) -> Iterator[str]:
@@ -117,8 +132,15 @@ def _result(now: float, result: TaskResult | None) -> Iterator[Line]:
         return
     on = f" on {result.worker}" if result.worker else ""
     ended = "" if result.ended_at is None else f", {ago(now - result.ended_at)}"
-    yield f"  result   {result.state}{on}{ended}", "bold red" if result.state == "FAILURE" else "green"
+    yield (
+        f"  result   {result.state}{on}{ended}",
+        ("bold red" if result.state == "FAILURE" else "green"),
+    )
     if result.value is not None:
-        text = result.value if isinstance(result.value, str) else json.dumps(result.value, indent=2, default=str)
+        text = (
+            result.value
+            if isinstance(result.value, str)
+            else json.dumps(result.value, indent=2, default=str)
+        )
         yield from ((f"    {line}", "") for line in lines_of(text))
     yield from ((f"    | {line}", "dim") for line in lines_of(result.traceback))

@@ -43,7 +43,12 @@ def queue_rows(view: QueuesView) -> list[Mapping[str, str]]:
 
 
 def _drains_briefly(queue: QueueView) -> str:
-    words = {"empty": "", "growing": "it grows", "steady": "stands still", "unconsumed": "no consumer"}
+    words = {
+        "empty": "",
+        "growing": "it grows",
+        "steady": "stands still",
+        "unconsumed": "no consumer",
+    }
     return words.get(queue.drain, "unknown") if queue.drain != "falling" else _drains(queue)
 
 
@@ -60,7 +65,13 @@ def queue_notes(view: QueuesView) -> Iterator[Line]:
 
 
 def _note(queue: QueueView) -> Iterator[Line]:
-    yield f"{queue.name}: {_priorities(queue)}{'; not in the inventory' if queue.in_inventory is False else ''}", "bold"
+    yield (
+        (
+            f"{queue.name}:"
+            f" {_priorities(queue)}{'; not in the inventory' if queue.in_inventory is False else ''}"
+        ),
+        "bold",
+    )
     for of in queue.tasks[:_TASKS_SHOWN]:
         yield f"  {of.count:>9,} {of.count / queue.matched:>4.0%}  {of.task}", ""
     if rest := queue.tasks[_TASKS_SHOWN:]:
@@ -83,16 +94,26 @@ def queue_lines(view: QueuesView, queue: QueueView) -> Iterator[Line]:
     facts = {
         "by priority": _priorities(queue),
         "in the inventory": "no" if queue.in_inventory is False else "",
-        "set aside": f"{queue.aside:,}, by a run that works on it or was killed" if queue.aside else "",
+        "set aside": (
+            f"{queue.aside:,}, by a run that works on it or was killed" if queue.aside else ""
+        ),
         "consumers": "unknown" if queue.consumers is None else ", ".join(queue.consumers) or "none",
-        "rates": "unknown" if queue.rate_span_s is None else f"{rates}, of what waits, over {queue.rate_span_s:.1f} s",
+        "rates": (
+            "unknown"
+            if queue.rate_span_s is None
+            else f"{rates}, of what waits, over {queue.rate_span_s:.1f} s"
+        ),
         "since the monitor": "" if queue.change_per_s is None else _change(queue),
         "drains": _drains(queue),
         "limited by": "; ".join(queue.limits) or ("unknown" if queue.depth else ""),
         "looked at": _looked_at(queue),
-        "held by grep": f"{queue.matched:,} hold {view.grep!r}; what follows is of these" if view.grep else "",
+        "held by grep": (
+            f"{queue.matched:,} hold {view.grep!r}; what follows is of these" if view.grep else ""
+        ),
         "oldest ETA": _ago(view.at, queue.oldest_eta_at),
-        "malformed": f"{queue.malformed:,}: each kills the worker that takes it" if queue.malformed else "",
+        "malformed": (
+            f"{queue.malformed:,}: each kills the worker that takes it" if queue.malformed else ""
+        ),
         "unreadable": f"{queue.unreadable:,}: their task is not known" if queue.unreadable else "",
         "written as": _list(queue.forms),
         "sent by": _list(queue.origins),
@@ -112,7 +133,9 @@ def task_lines(view: QueuesView, queue: QueueView) -> Iterator[Line]:
             "expired": f"{of.expired:,}" if of.expired else "",
             "arguments": "; ".join(f"{one.count:,} × {one.value}" for one in of.args[:_ARGS_SHOWN]),
         }
-        yield from ((f"                  {name:10}{value}", "") for name, value in facts.items() if value)
+        yield from (
+            (f"                  {name:10}{value}", "") for name, value in facts.items() if value
+        )
 
 
 def _retries(of: TaskTally) -> Iterator[str]:
@@ -122,7 +145,10 @@ def _retries(of: TaskTally) -> Iterator[str]:
 
 
 def _etas(at: float, of: TaskTally) -> str:
-    parts = [f"{of.eta_passed:,} passed" if of.eta_passed else "", f"{of.eta_ahead:,} ahead" if of.eta_ahead else ""]
+    parts = [
+        f"{of.eta_passed:,} passed" if of.eta_passed else "",
+        f"{of.eta_ahead:,} ahead" if of.eta_ahead else "",
+    ]
     told = ", ".join(filter(None, parts))
     if not told:
         return ""
@@ -130,7 +156,9 @@ def _etas(at: float, of: TaskTally) -> str:
 
 
 def _priorities(queue: QueueView) -> str:
-    return ", ".join(f"{depth:,} at priority {step}" for step, depth in queue.depths.items() if depth)
+    return ", ".join(
+        f"{depth:,} at priority {step}" for step, depth in queue.depths.items() if depth
+    )
 
 
 def _consumers(queue: QueueView) -> str:
@@ -156,13 +184,19 @@ def _change(queue: QueueView) -> str:
     assert queue.change_per_s is not None
     assert queue.change_span_s is not None
     fewer = "fewer" if queue.change_per_s < 0 else "more"
-    return f"{abs(queue.change_per_s):,.1f}/s {fewer} since a look of the monitor's {span(queue.change_span_s)} ago"
+    return (
+        f"{abs(queue.change_per_s):,.1f}/s {fewer} since a look of the monitor's"
+        f" {span(queue.change_span_s)} ago"
+    )
 
 
 def _looked_at(queue: QueueView) -> str:
     if queue.looked_at >= queue.depth:
         return f"all {counted(queue.looked_at, 'message')}" if queue.depth else ""
-    return f"{queue.looked_at:,} of {queue.depth:,} messages were looked at, at both ends; --exact looks at all"
+    return (
+        f"{queue.looked_at:,} of {queue.depth:,} messages were looked at, at both ends; --exact"
+        " looks at all"
+    )
 
 
 def _list(values: Sequence[Counted]) -> str:
@@ -204,8 +238,18 @@ def message_lines(view: MessagesView) -> Iterator[Line]:
             yield "", ""
         row = _row(view.at, one)
         yield f"{row['task']}  {row['id']}", "bold"
-        yield from ((f"  {name:10}{value}", "") for name, value in row.items() if value and name not in ("task", "id"))
-        yield f"  written   {one.content_type or 'unknown'}{_compression(one)}, {one.size_bytes:,} bytes", ""
+        yield from (
+            (f"  {name:10}{value}", "")
+            for name, value in row.items()
+            if value and name not in ("task", "id")
+        )
+        yield (
+            (
+                f"  written   {one.content_type or 'unknown'}{_compression(one)},"
+                f" {one.size_bytes:,} bytes"
+            ),
+            "",
+        )
         yield from _all_of("envelope", one.envelope)
         if one.body_unread:
             yield f"  {one.body_unread}", "yellow"
@@ -231,7 +275,9 @@ def messages_told(view: MessagesView) -> str:
     if view.fetched:
         what = f"fetched from {view.queue} and not acknowledged"
     shown = f"{len(view.messages):,} shown"
-    if asked := " ".join(filter(None, (view.selection, f"--grep {view.grep!r}" if view.grep else ""))):
+    if asked := " ".join(
+        filter(None, (view.selection, f"--grep {view.grep!r}" if view.grep else ""))
+    ):
         shown = f"{len(view.messages):,} of {view.looked_at:,} looked at fit {asked}"
     return f"{what}; {shown}" + ("" if view.complete else "; --limit N shows more")
 

@@ -1,4 +1,5 @@
-"""What is going on, on a terminal: one line, with a bar where it is known how far it is, else with a sign of life.
+"""What is going on, on a terminal: one line, with a bar where it is known how far it is, else with
+a sign of life.
 
 What draws it is loaded where there is one.
 """

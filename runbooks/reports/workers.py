@@ -1,4 +1,6 @@
-"""Workers and beats as an operator reads them: what is always asked for in columns, the rest in words."""
+"""Workers and beats as an operator reads them: what is always asked for in columns, the rest in
+words.
+"""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""A task as the application itself sends it: which way it would go, and sending it, in the application's own Python."""
+"""A task as the application itself sends it: which way it would go, and sending it, in the
+application's own Python.
+"""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -15,19 +17,24 @@ from runbooks.hosts.application import ask_application, parse_application
 from runbooks.hosts.script import Answer
 
 
-def ask_route(host: FleetHost, app: str, environment: Mapping[str, str], call: TaskCall, entry: str = "") -> str:
+def ask_route(
+    host: FleetHost, app: str, environment: Mapping[str, str], call: TaskCall, entry: str = ""
+) -> str:
     """Which way a task would go; where an `entry` of the schedule is named, what that calls."""
     return ask_application(host, app, environment, call=_call(call), **_entry(entry))
 
 
 def parse_route(host: FleetHost, answer: Answer, entry: str = "") -> AppTask:
-    """Raises RunbookError where the application cannot be loaded or its router fails, UsageError for no such entry."""
+    """Raises RunbookError where the application cannot be loaded or its router fails, UsageError
+    for no such entry.
+    """
     found = parse_application(host, answer)
     if "entries" in found:
         raise _no_entry(host, entry, found["entries"])
     if "registered" not in found:
         raise RunbookError(
-            f"nothing was sent: the application on {host.name} cannot be asked for its routes:\n{_fault(found)}",
+            f"nothing was sent: the application on {host.name} cannot be asked for its"
+            f" routes:\n{_fault(found)}",
             f"{Command('diagnose')} tells whether the environment or the code is the cause",
         )
     own = ("host", "registered", "results", "args")
@@ -37,7 +44,9 @@ def parse_route(host: FleetHost, answer: Answer, entry: str = "") -> AppTask:
 
 
 def _no_entry(host: FleetHost, name: str, entries: Sequence[str]) -> UsageError:
-    near = [one for one in entries if name.lower() in one.lower()] or difflib.get_close_matches(name, entries, n=3)
+    near = [one for one in entries if name.lower() in one.lower()] or difflib.get_close_matches(
+        name, entries, n=3
+    )
     there = ", ".join(entries[:_MOST]) + ", …" * (len(entries) > _MOST)
     return UsageError(
         f"nothing was sent: the schedule of the application on {host.name} has no entry {name!r}",
@@ -57,7 +66,8 @@ def parse_results(host: FleetHost, answer: Answer) -> AppResults:
     found = parse_application(host, answer)
     if "registered" not in found:
         raise RunbookError(
-            f"the application on {host.name} cannot be asked where it keeps results:\n{_fault(found)}",
+            f"the application on {host.name} cannot be asked where it keeps"
+            f" results:\n{_fault(found)}",
             f"{Command('diagnose')} tells whether the environment or the code is the cause",
         )
     return _results(found["results"])
@@ -68,7 +78,12 @@ def _results(found: Mapping[str, str]) -> AppResults:
 
 
 def ask_result(
-    host: FleetHost, app: str, environment: Mapping[str, str], task_id: str, seen: str, limit_s: float
+    host: FleetHost,
+    app: str,
+    environment: Mapping[str, str],
+    task_id: str,
+    seen: str,
+    limit_s: float,
 ) -> str:
     """What became of a task, told once it is not as it was `seen`, a digest, or after `limit_s`."""
     return ask_application(
@@ -77,7 +92,9 @@ def ask_result(
 
 
 def parse_result(host: FleetHost, answer: Answer) -> tuple[TaskState, str]:
-    """With its digest. Raises BrokerUnreachable where the application could not read it; the next look may."""
+    """With its digest. Raises BrokerUnreachable where the application could not read it; the next
+    look may.
+    """
     found = parse_application(host, answer)
     told = found.get("result") or {"unread": _fault(found)}
     if "unread" in told:
@@ -89,9 +106,16 @@ def parse_result(host: FleetHost, answer: Answer) -> tuple[TaskState, str]:
 
 
 def ask_send(
-    host: FleetHost, app: str, environment: Mapping[str, str], call: TaskCall, task_id: str, entry: str = ""
+    host: FleetHost,
+    app: str,
+    environment: Mapping[str, str],
+    call: TaskCall,
+    task_id: str,
+    entry: str = "",
 ) -> str:
-    return ask_application(host, app, environment, call=_call(call), send_as=task_id, **_entry(entry))
+    return ask_application(
+        host, app, environment, call=_call(call), send_as=task_id, **_entry(entry)
+    )
 
 
 def parse_send(host: FleetHost, answer: Answer) -> None:

@@ -1,4 +1,6 @@
-"""What the command line asks for, on top of what a shortcut of the inventory says; or every mistake at once."""
+"""What the command line asks for, on top of what a shortcut of the inventory says; or every mistake
+at once.
+"""
 
 import json
 from collections.abc import Mapping
@@ -12,10 +14,13 @@ from runbooks.core.settings import TaskCall
 from runbooks.core.validation import plainly
 
 
-def requested(name: str, shortcuts: Mapping[str, TaskCall], flags: Mapping[str, str | None]) -> TaskCall:
+def requested(
+    name: str, shortcuts: Mapping[str, TaskCall], flags: Mapping[str, str | None]
+) -> TaskCall:
     """The call that a shortcut's or a task's name and the flags (None: not given) come to.
 
-    A shortcut goes before a task of the same name. Raises UsageError naming every flag that is wrong.
+    A shortcut goes before a task of the same name. Raises UsageError naming every flag that is
+    wrong.
     """
     shortcut = shortcuts.get(name)
     asked: dict[str, Any] = shortcut.model_dump(exclude_unset=True) if shortcut else {"task": name}
@@ -30,9 +35,13 @@ def requested(name: str, shortcuts: Mapping[str, TaskCall], flags: Mapping[str, 
     try:
         call = TaskCall.model_validate(asked)
     except ValidationError as error:
-        problems += [_told(detail["loc"], plainly(detail)) for detail in error.errors(include_url=False)]
+        problems += [
+            _told(detail["loc"], plainly(detail)) for detail in error.errors(include_url=False)
+        ]
     if problems:
-        raise UsageError("\n".join(problems), f"nothing was sent; see {Command('--help', 'run-task')}")
+        raise UsageError(
+            "\n".join(problems), f"nothing was sent; see {Command('--help', 'run-task')}"
+        )
     return call
 
 

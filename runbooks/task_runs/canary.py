@@ -20,10 +20,11 @@ from runbooks.task_runs.watch import Trace, Watched
 
 
 def run_canary(run: Run, canary: Canary, nodes: Mapping[str, NodeState]) -> None:
-    """Send the inventory's canary task and follow it to its end; it counts as a change, for it did something.
+    """Send the inventory's canary task and follow it to its end; it counts as a change, for it did
+    something.
 
-    It is not sent where only workers outside --limit consume its queue and none of them answers: it would wait there.
-    Nor where nobody could read what becomes of it, which is a failure.
+    It is not sent where only workers outside --limit consume its queue and none of them answers: it
+    would wait there. Nor where nobody could read what becomes of it, which is a failure.
     """
     session, recap = run.session, run.recap.at(BROKER)
     task_id = str(uuid.uuid4())
@@ -44,7 +45,9 @@ def run_canary(run: Run, canary: Canary, nodes: Mapping[str, NodeState]) -> None
         ended = session.broker.run_task(canary, task_id, watch, session.reporter.waiting)
         session.reporter.waiting("")
         expected = Expected(canary.result) if canary.expects_result else None
-        watched = Watched(session, task_id, canary.task, canary.queue, expected=expected, by_events=bool(by.nodes))
+        watched = Watched(
+            session, task_id, canary.task, canary.queue, expected=expected, by_events=bool(by.nodes)
+        )
         outcome, told = _outcome(watched, ended, canary.timeout)
     detail = as_lines([*told, *filter(None, (by.said,))])
     run.journal.finished(n, outcome, detail)
@@ -63,19 +66,25 @@ def _without_prefix(error: RunbookError) -> str:
 
 
 def _watched_by(session: Session, canary: Canary, nodes: Mapping[str, NodeState]) -> WatchedBy:
-    call = TaskCall(task=canary.task, kwargs=canary.kwargs, queue=canary.queue, priority=canary.priority)
+    call = TaskCall(
+        task=canary.task, kwargs=canary.kwargs, queue=canary.queue, priority=canary.priority
+    )
     try:
         way = way_beside(session, call, nodes)
     except RunbookError as error:
         if not named_redis(session.fleet):
             raise
         why = _without_prefix(error).splitlines()[0].rstrip(":")
-        return WatchedBy(said=f"whether the application keeps its results there is not known: {why}")
+        return WatchedBy(
+            said=f"whether the application keeps its results there is not known: {why}"
+        )
     return watched_by(session.fleet, way)
 
 
 def _outcome(watched: Watched, ended: TaskState, timeout_s: float) -> tuple[Outcome, list[str]]:
-    """What became of it, and what there is to say. Where no node told anything of it, that is not known."""
+    """What became of it, and what there is to say. Where no node told anything of it, that is not
+    known.
+    """
     report = watched.judged(ended, watched.report(ended, ""))
     if ended.state == "SUCCESS":
         outcome = Outcome.FAILED if report.differs else Outcome.CHANGED
@@ -83,8 +92,8 @@ def _outcome(watched: Watched, ended: TaskState, timeout_s: float) -> tuple[Outc
     trace = watched.trace(ended) if ended.state == "PENDING" else Trace()
     if trace.lost and watched.by_events:
         return Outcome.CHANGED, [
-            f"sent; whether it ran is not known: no node told of it within {span(timeout_s)}, and no queue and no node "
-            "has it any more"
+            f"sent; whether it ran is not known: no node told of it within {span(timeout_s)}, and"
+            " no queue and no node has it any more"
         ]
     in_time = ended.ended or ended.state == "RETRY"
     told = f"{report.state}{'' if in_time else f' after {span(timeout_s)}'}: {report.result}"
@@ -97,7 +106,12 @@ def _outcome(watched: Watched, ended: TaskState, timeout_s: float) -> tuple[Outc
 
 
 def _why_unsent(session: Session, queue: str, nodes: Mapping[str, NodeState]) -> str:
-    inside = any(queue in worker.queues for host in session.fleet.hosts for worker in host.settings.workers)
+    inside = any(
+        queue in worker.queues for host in session.fleet.hosts for worker in host.settings.workers
+    )
     if inside or any(queue in node.queues for node in nodes.values()):
         return ""
-    return f"not sent: no node that answers consumes {queue}, and by the inventory only hosts outside --limit do"
+    return (
+        f"not sent: no node that answers consumes {queue}, and by the inventory only hosts outside"
+        " --limit do"
+    )

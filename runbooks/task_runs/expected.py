@@ -1,4 +1,6 @@
-"""Whether a task returned what was expected of it: a task that swallows its errors succeeds with one in its result."""
+"""Whether a task returned what was expected of it: a task that swallows its errors succeeds with
+one in its result.
+"""
 
 import ast
 import re
@@ -22,8 +24,8 @@ class Expected(Struct, frozen=True):
     def faults_as_told(self, text: str) -> str | None:
         """The same of a result as an event tells it; None where that does not tell enough.
 
-        **Source:** celery 5.7.0 `app/trace.py: build_tracer`: its `repr`, cut at `resultrepr_maxsize`, by
-        `utils/saferepr.py` with `...` for what is left out.
+        **Source:** celery 5.7.0 `app/trace.py: build_tracer`: its `repr`, cut at
+        `resultrepr_maxsize`, by `utils/saferepr.py` with `...` for what is left out.
         """
         try:
             result = ast.literal_eval(text)

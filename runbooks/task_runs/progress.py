@@ -1,6 +1,8 @@
-"""What a task tells of itself with `update_state`, as an operator reads it: percent, counts, and how long it may take.
+"""What a task tells of itself with `update_state`, as an operator reads it: percent, counts, and
+how long it may take.
 
-**Source:** the keys `current` and `total` are those of Celery's guide ("Custom states"); `percent` goes before them.
+**Source:** the keys `current` and `total` are those of Celery's guide ("Custom states"); `percent`
+goes before them.
 """
 
 from collections.abc import Mapping
@@ -14,7 +16,9 @@ _SHOWN = 60
 
 
 class Meter:
-    """Reads one task's looks in turn; what is left is estimated from its speed since it first told how far it was."""
+    """Reads one task's looks in turn; what is left is estimated from its speed since it first told
+    how far it was.
+    """
 
     def __init__(self, task: str, started_at: float) -> None:
         self._task, self._started_at = task, started_at
@@ -29,7 +33,9 @@ class Meter:
         elif self._first is None:
             self._first = (now, percent)
         elapsed_s = now - self._started_at
-        return Progress(self._task, seen.state, elapsed_s, percent, counts, self._left_s(now, percent), note)
+        return Progress(
+            self._task, seen.state, elapsed_s, percent, counts, self._left_s(now, percent), note
+        )
 
     def _left_s(self, now: float, percent: float | None) -> float | None:
         if percent is None or self._first is None or percent <= self._first[1]:
@@ -51,5 +57,9 @@ def _number(value: object) -> float | None:
 
 def _counts(meta: Mapping[str, Any]) -> str:
     of = f"{meta['current']} of {meta['total']}" if {"current", "total"} <= meta.keys() else ""
-    others = (f"{name.replace('_', ' ')} {str(value)[:_SHOWN]}" for name, value in meta.items() if name not in _OWN)
+    others = (
+        f"{name.replace('_', ' ')} {str(value)[:_SHOWN]}"
+        for name, value in meta.items()
+        if name not in _OWN
+    )
     return ", ".join(filter(None, (of, *others)))

@@ -1,6 +1,8 @@
-"""How a task is watched: by Redis, by the application where it keeps results elsewhere, or by its workers' events.
+"""How a task is watched: by Redis, by the application where it keeps results elsewhere, or by its
+workers' events.
 
-Which it is has to be known before the task is sent: a result that nobody can read is never waited for.
+Which it is has to be known before the task is sent: a result that nobody can read is never waited
+for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +32,8 @@ _ONLY_THERE = {
 
 
 class WatchedBy(Struct, frozen=True):
-    """How a task is watched: through the application on a host, by the events of nodes, or by Redis itself.
+    """How a task is watched: through the application on a host, by the events of nodes, or by Redis
+    itself.
 
     `said` is what an operator has to know of it, "" for nothing.
     """
@@ -47,7 +50,10 @@ def watched_by(fleet: Fleet, way: Way) -> WatchedBy:
     if not way.found.keeps_result:
         return _by_events(way, "the task keeps no result")
     if named is None:
-        whose = fleet.worded("the inventory names no celery_result_backend", "the application names no result_backend")
+        whose = fleet.worded(
+            "the inventory names no celery_result_backend",
+            "the application names no result_backend",
+        )
         return _by_events(way, whose)
     if why := _ONLY_THERE.get(results.kind):
         return _by_events(way, why if results.kind == "none" else f"{_told(results)} {why}")
@@ -57,14 +63,21 @@ def watched_by(fleet: Fleet, way: Way) -> WatchedBy:
     if results.kind == "redis" and _same(url, results.at):
         return WatchedBy()
     return WatchedBy(
-        way.host, said=f"results are read through the application on {way.host.name}: {_differs(url, results)}"
+        way.host,
+        said=(
+            f"results are read through the application on {way.host.name}: {_differs(url, results)}"
+        ),
     )
 
 
-def past_watched_by(session: Session, host: FleetHost | None, environment: Mapping[str, str]) -> list[WatchedBy]:
-    """Where the result of a task may be read that was sent before; `host` tells, where the inventory alone does not.
+def past_watched_by(
+    session: Session, host: FleetHost | None, environment: Mapping[str, str]
+) -> list[WatchedBy]:
+    """Where the result of a task may be read that was sent before; `host` tells, where the
+    inventory alone does not.
 
-    None where nobody but a process that is gone could. Raises RunbookError where the application cannot tell.
+    None where nobody but a process that is gone could. Raises RunbookError where the application
+    cannot tell.
     """
     fleet = session.fleet
     if fleet.app.result_backend is None:
@@ -74,7 +87,9 @@ def past_watched_by(session: Session, host: FleetHost | None, environment: Mappi
     if host is None:
         return []
     question = {"results": ask_results(host, fleet.app.app, environment)}
-    answers = run_fragments(session.transports[host.name], question, timeout_s=HOST_TIMEOUT_S, private=question)
+    answers = run_fragments(
+        session.transports[host.name], question, timeout_s=HOST_TIMEOUT_S, private=question
+    )
     results = parse_results(host, answers["results"])
     _require_loaded(results, host.name)
     if results.kind in _ONLY_THERE:
@@ -98,8 +113,8 @@ def no_redis(fleet: Fleet) -> str:
 def _require_loaded(results: AppResults, host: str) -> None:
     if results.error:
         raise RunbookError(
-            f"the result backend of the application on {host} cannot be loaded, so it can neither send a task nor keep "
-            f"a result: {_told(results)}: {results.error}",
+            f"the result backend of the application on {host} cannot be loaded, so it can neither"
+            f" send a task nor keep a result: {_told(results)}: {results.error}",
             "install what that needs into celery_python, or set another result_backend there",
         )
 
@@ -125,24 +140,40 @@ def _told(results: AppResults) -> str:
 
 def _on_disk(fleet: Fleet, way: Way) -> WatchedBy:
     """Where one host runs whatever the queue holds, its application finds the result."""
-    hosts = [host for host in fleet.hosts if {host.node(worker) for worker in host.settings.workers} & {*way.consumers}]
+    hosts = [
+        host
+        for host in fleet.hosts
+        if {host.node(worker) for worker in host.settings.workers} & {*way.consumers}
+    ]
     known = {host.node(worker) for host in hosts for worker in host.settings.workers}
     told = _told(way.found.results)
     if len(hosts) != 1 or not known >= {*way.consumers}:
-        return _by_events(way, f"{told} is on the disk of each host, and any of {', '.join(way.consumers)} may run it")
+        return _by_events(
+            way,
+            f"{told} is on the disk of each host, and any of {', '.join(way.consumers)} may run it",
+        )
     return WatchedBy(
-        hosts[0], said=f"results are read through the application on {hosts[0].name}: it keeps them in {told}"
+        hosts[0],
+        said=(
+            f"results are read through the application on {hosts[0].name}: it keeps them in {told}"
+        ),
     )
 
 
 def _by_events(way: Way, why: str) -> WatchedBy:
     if not way.consumers:
-        raise RunbookError(f"{why}, and no node that consumes {way.found.queue} answers to tell of it", "")
-    return WatchedBy(nodes=way.consumers, said=f"{why}: its workers' events are followed; they tell no progress")
+        raise RunbookError(
+            f"{why}, and no node that consumes {way.found.queue} answers to tell of it", ""
+        )
+    return WatchedBy(
+        nodes=way.consumers, said=f"{why}: its workers' events are followed; they tell no progress"
+    )
 
 
 def _same(url: str, at: str) -> bool:
-    """Whether a URL of the inventory's, which may name its host otherwise, leads where the application's does."""
+    """Whether a URL of the inventory's, which may name its host otherwise, leads where the
+    application's does.
+    """
     return _is_redis(url) and bool(at) and _place(url) == _place(at)
 
 
@@ -152,7 +183,9 @@ def _is_redis(url: str) -> bool:
 
 
 def _place(url: str) -> tuple[str, str]:
-    """Port and db, or path and db of a socket. **Source:** kombu 5.7.0 `transport/redis.py: _connparams`."""
+    """Port and db, or path and db of a socket. **Source:** kombu 5.7.0 `transport/redis.py:
+    _connparams`.
+    """
     parts = urlsplit(url)
     if "socket" in parts.scheme:
         return parts.path, parts.query
@@ -176,10 +209,15 @@ class AppWatch:
             app = self._session.fleet.app.app
             question = ask_result(host, app, self._environment, self._task_id, self._digest, LOOK_S)
             transport = self._session.transports[host.name]
-            answers = run_fragments(transport, {"result": question}, timeout_s=HOST_TIMEOUT_S, private=["result"])
+            answers = run_fragments(
+                transport, {"result": question}, timeout_s=HOST_TIMEOUT_S, private=["result"]
+            )
             seen, self._digest = parse_result(host, answers["result"])
         except HostUnreachable as error:
-            problem = f"{host.name}, through whose application results are read, does not answer: {error.problem}"
+            problem = (
+                f"{host.name}, through whose application results are read, does not answer:"
+                f" {error.problem}"
+            )
             raise BrokerUnreachable(problem, "is it up?") from error
         return seen
 
@@ -194,7 +232,9 @@ def look_once(session: Session, by: WatchedBy, task_id: str) -> TaskState:
 
 @contextmanager
 def watching(session: Session, by: WatchedBy, task_id: str) -> Iterator[Watch]:
-    """Watch a task as `by` says, from before it is sent. Raises RunbookError where results cannot be read."""
+    """Watch a task as `by` says, from before it is sent. Raises RunbookError where results cannot
+    be read.
+    """
     if by.host is None:
         with session.broker.watch(task_id, by.nodes) as watch:
             yield watch

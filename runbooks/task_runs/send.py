@@ -1,4 +1,6 @@
-"""A task's way to its workers: looked at, and taken, through the application's own code on one host."""
+"""A task's way to its workers: looked at, and taken, through the application's own code on one
+host.
+"""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +25,8 @@ from runbooks.task_runs.path import broken_links
 
 
 class Way(Struct, frozen=True):
-    """Where a task goes: the host that sends it and its environment, what its application answers, and the nodes.
+    """Where a task goes: the host that sends it and its environment, what its application answers,
+    and the nodes.
 
     `entry` is that of the schedule which is sent, "" where none is.
     """
@@ -40,10 +43,11 @@ class Way(Struct, frozen=True):
 
 
 def look_at_way(session: Session, call: TaskCall, entry: str = "") -> Way:
-    """Ask the nodes, and meanwhile the application on the first host that answers; what an `entry` calls it says.
+    """Ask the nodes, and meanwhile the application on the first host that answers; what an `entry`
+    calls it says.
 
-    Raises HostUnreachable where none does, RunbookError where the application cannot be loaded there, and UsageError
-    where its schedule has no such entry.
+    Raises HostUnreachable where none does, RunbookError where the application cannot be loaded
+    there, and UsageError where its schedule has no such entry.
     """
     with ThreadPoolExecutor(1) as beside:
         asked = beside.submit(session.observe, Needs.NODES)
@@ -58,10 +62,14 @@ def way_beside(session: Session, call: TaskCall, nodes: Mapping[str, NodeState])
     return Way(*_ask_way(session, call), nodes)
 
 
-def _ask_way(session: Session, call: TaskCall, entry: str = "") -> tuple[FleetHost, Mapping[str, str], AppTask]:
+def _ask_way(
+    session: Session, call: TaskCall, entry: str = ""
+) -> tuple[FleetHost, Mapping[str, str], AppTask]:
     def question(host: FleetHost, environment: Reading) -> dict[str, str]:
         if environment.refused:
-            raise RunbookError(f"nothing was sent: {host.settings.env_file} on {host.name}, {environment.fault}")
+            raise RunbookError(
+                f"nothing was sent: {host.settings.env_file} on {host.name}, {environment.fault}"
+            )
         return {"route": ask_route(host, session.fleet.app.app, environment.likely, call, entry)}
 
     host, environment, answers = _ask_first(session, question)
@@ -69,20 +77,30 @@ def _ask_way(session: Session, call: TaskCall, entry: str = "") -> tuple[FleetHo
 
 
 def require_whole(session: Session, call: TaskCall, way: Way) -> None:
-    """Raises RunbookError with every broken link of the way; UsageError where the command line alone is to blame."""
+    """Raises RunbookError with every broken link of the way; UsageError where the command line
+    alone is to blame.
+    """
     app = session.fleet.app
-    broken = list(broken_links(call, way.found, way.nodes, app.broker_url.get_secret_value(), app.shortcuts))
+    broken = list(
+        broken_links(call, way.found, way.nodes, app.broker_url.get_secret_value(), app.shortcuts)
+    )
     if broken:
         kind = UsageError if all(isinstance(link, UsageError) for link in broken) else RunbookError
         problems = "\n".join(link.problem for link in broken)
-        raise kind(f"nothing was sent: {problems}", "; ".join(dict.fromkeys(link.advice for link in broken)))
+        raise kind(
+            f"nothing was sent: {problems}",
+            "; ".join(dict.fromkeys(link.advice for link in broken)),
+        )
 
 
 def send(session: Session, call: TaskCall, way: Way, task_id: str) -> None:
     """Send it once. Raises RunbookError; the message may have been sent all the same."""
     question = ask_send(way.host, session.fleet.app.app, way.environment, call, task_id, way.entry)
     answers = run_fragments(
-        session.transports[way.host.name], {"send": question}, timeout_s=HOST_TIMEOUT_S, private=["send"]
+        session.transports[way.host.name],
+        {"send": question},
+        timeout_s=HOST_TIMEOUT_S,
+        private=["send"],
     )
     parse_send(way.host, answers["send"])
 
@@ -90,7 +108,8 @@ def send(session: Session, call: TaskCall, way: Way, task_id: str) -> None:
 def learn_secrets(session: Session) -> tuple[FleetHost | None, Mapping[str, str]]:
     """Know what must not be shown of a result. Raises HostUnreachable where no host can tell.
 
-    Returns the host that did, and the environment of the application there; None where no host has the application.
+    Returns the host that did, and the environment of the application there; None where no host has
+    the application.
     """
     if not session.fleet.hosts:
         return None, {}
@@ -99,7 +118,9 @@ def learn_secrets(session: Session) -> tuple[FleetHost | None, Mapping[str, str]
 
 
 def environment_of(session: Session, host: FleetHost) -> Mapping[str, str]:
-    """The environment of the application on a host; the secrets in it are known then. Raises HostUnreachable."""
+    """The environment of the application on a host; the secrets in it are known then. Raises
+    HostUnreachable.
+    """
     return _environment(session, host).likely
 
 
@@ -124,20 +145,28 @@ def sent_in(session: Session, task_id: str) -> tuple[RunRecord, RunTask] | None:
 def _ask_first(
     session: Session, questions: Callable[[FleetHost, Reading], Mapping[str, str]]
 ) -> tuple[FleetHost, Reading, Mapping[str, Answer]]:
-    """Ask the first host that answers, in the inventory's order, after its environment and the secrets in that."""
+    """Ask the first host that answers, in the inventory's order, after its environment and the
+    secrets in that.
+    """
     if not session.fleet.hosts:
         raise UsageError(
-            "no host of the inventory has the application, which alone can send a task by its own routes",
-            "give one celery_directory, celery_python, celery_user and celery_env_file: docs/inventory.md",
+            "no host of the inventory has the application, which alone can send a task by its own"
+            " routes",
+            "give one celery_directory, celery_python, celery_user and celery_env_file:"
+            " docs/inventory.md",
         )
     away = []
     for host in session.fleet.hosts:
         try:
             environment = _environment(session, host)
             asked = questions(host, environment)
-            answers = run_fragments(session.transports[host.name], asked, timeout_s=HOST_TIMEOUT_S, private=asked)
+            answers = run_fragments(
+                session.transports[host.name], asked, timeout_s=HOST_TIMEOUT_S, private=asked
+            )
         except HostUnreachable as error:
             away.append(f"{host.name}: {error.problem}")
             continue
         return host, environment, answers
-    raise HostUnreachable("no host answers: " + "; ".join(away), f"see {Command('hosts')}, and --limit")
+    raise HostUnreachable(
+        "no host answers: " + "; ".join(away), f"see {Command('hosts')}, and --limit"
+    )

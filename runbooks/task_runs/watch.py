@@ -23,7 +23,9 @@ _WAITS = ("PENDING", "RECEIVED", "RETRY")
 
 
 class Trace(Struct, frozen=True):
-    """Where a task was found; `lost` says that it was looked for in vain, in the queues and on the nodes."""
+    """Where a task was found; `lost` says that it was looked for in vain, in the queues and on the
+    nodes.
+    """
 
     place: MessagePlace | None = None
     holder: HeldTask | None = None
@@ -31,9 +33,11 @@ class Trace(Struct, frozen=True):
 
 
 class Watched(Struct, frozen=True):
-    """A task that is watched; `task` and `queue` are "" where they are not known, `max_retries` None.
+    """A task that is watched; `task` and `queue` are "" where they are not known, `max_retries`
+    None.
 
-    `expected` is what it has to return, None where nothing is said of that; `by_events`: its result comes as text.
+    `expected` is what it has to return, None where nothing is said of that; `by_events`: its result
+    comes as text.
     """
 
     session: Session
@@ -45,7 +49,9 @@ class Watched(Struct, frozen=True):
     by_events: bool = False
 
     def to_its_end(self, watch: Watch, timeout_s: float) -> TaskReport:
-        """Look until it has ended or the time is over; the broker may go away meanwhile and come back."""
+        """Look until it has ended or the time is over; the broker may go away meanwhile and come
+        back.
+        """
         started_at = changed_at = time.monotonic()
         meter = Meter(self.task or self.id, started_at)
         seen, trace, traced_at = TaskState("PENDING"), Trace(), -QUIET_S
@@ -74,7 +80,9 @@ class Watched(Struct, frozen=True):
                 return self.report(seen, note, now - started_at)
 
     def trace(self, seen: TaskState, *, quiet_s: float = QUIET_S) -> Trace:
-        """Look for its message where it waits; for the node that has it where nothing was heard for a while."""
+        """Look for its message where it waits; for the node that has it where nothing was heard for
+        a while.
+        """
         queues = dict.fromkeys((*self.session.fleet.queues, *([self.queue] if self.queue else [])))
         place = self.session.broker.find(queues, self.id) if seen.state in _WAITS else None
         if place or quiet_s < QUIET_S:
@@ -90,8 +98,15 @@ class Watched(Struct, frozen=True):
         if holder:
             return f"{holder.node} has it and has not started it yet"
         if trace.lost:
-            return f"no queue and no node has it any more: see {Command('tail-logs', '--grep', self.id)}"
-        if seen.state == "STARTED" and isinstance(seen.result, Mapping) and "hostname" in seen.result:
+            return (
+                "no queue and no node has it any more: see"
+                f" {Command('tail-logs', '--grep', self.id)}"
+            )
+        if (
+            seen.state == "STARTED"
+            and isinstance(seen.result, Mapping)
+            and "hostname" in seen.result
+        ):
             return f"on {seen.result['hostname']}"
         if place is None:
             return ""
@@ -100,7 +115,9 @@ class Watched(Struct, frozen=True):
         if (message.retries and seen.state != "PENDING") or left_s > 0:
             of = f" of {self.max_retries}" if self.max_retries is not None else ""
             what = f"retry {message.retries}{of}" if message.retries else "it starts"
-            at = time.strftime("%H:%M:%S UTC", time.gmtime(message.eta_at)) if message.eta_at else ""
+            at = (
+                time.strftime("%H:%M:%S UTC", time.gmtime(message.eta_at)) if message.eta_at else ""
+            )
             return f"{what} at {at}, in {span(left_s)}" if left_s > 0 else f"{what} is due"
         if place.queue is None:
             return "a worker has taken it and not started it yet"
@@ -110,7 +127,11 @@ class Watched(Struct, frozen=True):
         """The report of one that ended, with what is to say of its result where one was expected."""
         if self.expected is None or raw.state != "SUCCESS":
             return report
-        faults = self.expected.faults_as_told(str(raw.result)) if self.by_events else self.expected.faults(raw.result)
+        faults = (
+            self.expected.faults_as_told(str(raw.result))
+            if self.by_events
+            else self.expected.faults(raw.result)
+        )
         return replace(report, differs=faults)
 
     def report(self, seen: TaskState, note: str, elapsed_s: float | None = None) -> TaskReport:

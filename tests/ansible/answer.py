@@ -1,8 +1,10 @@
-"""Asks Ansible's own library about many inventories in one process; run as a script, for Ansible is slow to start.
+"""Asks Ansible's own library about many inventories in one process; run as a script, for Ansible is
+slow to start.
 
-Each line of stdin is a JSON list of an inventory's sources, `--limit` patterns and templates; each line of stdout is
-what Ansible says to it: `error`, or `hosts` and `groups` (in order), `variables` as `ansible-inventory --list` prints
-them, `limits` (hosts, or an error's text), `values` (the templates' on the first host, or an error's text), `warnings`.
+Each line of stdin is a JSON list of an inventory's sources, `--limit` patterns and templates; each
+line of stdout is what Ansible says to it: `error`, or `hosts` and `groups` (in order), `variables`
+as `ansible-inventory --list` prints them, `limits` (hosts, or an error's text), `values` (the
+templates' on the first host, or an error's text), `warnings`.
 """
 
 import json
@@ -31,7 +33,9 @@ def answer(sources: list[str], limits: list[str], templates: list[str]) -> dict[
         everything = inventory.get_hosts("all")
         manager = VariableManager(loader, inventory=inventory)
         variables = {
-            host.name: InventoryCLI._remove_internal(manager.get_vars(host=host, include_hostvars=False, stage="all"))
+            host.name: InventoryCLI._remove_internal(
+                manager.get_vars(host=host, include_hostvars=False, stage="all")
+            )
             for host in everything
         }
         told = json.loads(json.dumps(variables, cls=_inventory_legacy.Encoder))
@@ -40,7 +44,10 @@ def answer(sources: list[str], limits: list[str], templates: list[str]) -> dict[
     said = list(WARNINGS)
     return {
         "hosts": [host.name for host in everything],
-        "groups": {name: [host.name for host in group.get_hosts()] for name, group in inventory.groups.items()},
+        "groups": {
+            name: [host.name for host in group.get_hosts()]
+            for name, group in inventory.groups.items()
+        },
         "unsettled": [name for name, group in inventory.groups.items() if not settled(group)],
         "variables": told,
         "limits": {limit: limited(inventory, limit) for limit in limits},
@@ -55,7 +62,9 @@ def settled(group: Any) -> bool:
         parents = [one for one in level if not set(one.child_groups) <= seen]
         if len(parents) > 1:
             return False
-        seen.update(level := [child for one in parents for child in one.child_groups if child not in seen])
+        seen.update(
+            level := [child for one in parents for child in one.child_groups if child not in seen]
+        )
     return True
 
 
@@ -85,7 +94,9 @@ def main() -> None:
     init_plugin_loader()
     display: Any = Display()
     display.warning = lambda msg, *args, **kwargs: WARNINGS.append(str(msg))
-    display.error_as_warning = lambda msg, exception, **kwargs: WARNINGS.append(f"{msg} {exception}")
+    display.error_as_warning = lambda msg, exception, **kwargs: WARNINGS.append(
+        f"{msg} {exception}"
+    )
     display.deprecated = lambda *args, **kwargs: None
     constants.INVENTORY_ANY_UNPARSED_IS_FAILED = True
     for line in sys.stdin:

@@ -24,7 +24,10 @@ ON_PURPOSE = (
     "so that no --limit could name it", "the first is [0]",
 )  # fmt: skip
 """What is refused though Ansible takes it without a word: docs/inventory.md lists it."""
-HARMLESS = ("Invalid characters were found in group names", "Found duplicate mapping key 'c'")  # `c` beside a merge key
+HARMLESS = (
+    "Invalid characters were found in group names",
+    "Found duplicate mapping key 'c'",
+)  # `c` beside a merge key
 
 
 Question = tuple[Sequence[Path], Sequence[str], Sequence[str]]
@@ -34,7 +37,8 @@ Question = tuple[Sequence[Path], Sequence[str], Sequence[str]]
 def ask_ansible(questions: Iterable[Question], home: Path) -> list[Any]:
     """What `answer.py` says to each question; two processes share the work."""
     lines = [
-        json.dumps([list(map(str, paths)), list(limits), list(templates)]) for paths, limits, templates in questions
+        json.dumps([list(map(str, paths)), list(limits), list(templates)])
+        for paths, limits, templates in questions
     ]
 
     def answers(part: list[str]) -> list[Any]:
@@ -65,7 +69,10 @@ def as_json(value: Any) -> str:
 def difference(inventory: Inventory, theirs: Any, limits: Iterable[str]) -> str | None:
     """What an inventory that both read means to one and not to the other."""
     unsettled = theirs["unsettled"]
-    if set(inventory.hosts) != set(theirs["hosts"]) or inventory.groups.keys() != theirs["groups"].keys():
+    if (
+        set(inventory.hosts) != set(theirs["hosts"])
+        or inventory.groups.keys() != theirs["groups"].keys()
+    ):
         return f"hosts {list(inventory.hosts)} and {theirs['hosts']}"
     for name, hosts in theirs["groups"].items():
         ours = list(inventory.groups[name])
@@ -76,7 +83,10 @@ def difference(inventory: Inventory, theirs: Any, limits: Iterable[str]) -> str 
         theirs_told = as_json(theirs["variables"].get(name, {}))
         if ours_told != theirs_told:
             return f"host {name}: {ours_told} and {theirs_told}"
-    found = (limit_difference(inventory, limit, theirs["limits"][limit], bool(unsettled)) for limit in limits)
+    found = (
+        limit_difference(inventory, limit, theirs["limits"][limit], bool(unsettled))
+        for limit in limits
+    )
     return next((text for text in found if text), None)
 
 
@@ -86,7 +96,11 @@ def limit_difference(inventory: Inventory, limit: str, theirs: Any, unsettled: b
     try:
         ours = list(select_hosts(inventory, limit))
     except UsageError as error:
-        empty = not theirs or isinstance(theirs, str) or any(text in error.problem for text in ON_PURPOSE)
+        empty = (
+            not theirs
+            or isinstance(theirs, str)
+            or any(text in error.problem for text in ON_PURPOSE)
+        )
         return None if empty else f"--limit {limit}: {error} and {theirs}"
     same = sorted(ours) == sorted(theirs) if unsettled else ours == theirs
     return None if same else f"--limit {limit}: {ours} and {theirs}"
@@ -95,19 +109,25 @@ def limit_difference(inventory: Inventory, limit: str, theirs: Any, unsettled: b
 def compare(cases: Sequence[Case], folder: Path) -> tuple[list[str], int, int]:
     """The differences, and how many inventories and patterns meant the same to both."""
     written = [case.write(folder / str(number)) for number, case in enumerate(cases)]
-    answers = ask_ansible(((paths, case.limits, ()) for paths, case in zip(written, cases, strict=True)), folder)
+    answers = ask_ansible(
+        ((paths, case.limits, ()) for paths, case in zip(written, cases, strict=True)), folder
+    )
     differences, same, limits = [], 0, 0
     for paths, case, theirs in zip(written, cases, answers, strict=True):
         warnings = [text for text in theirs["warnings"] if not text.startswith(HARMLESS)]
         try:
             inventory = load_inventory(*paths)
         except InventoryError as error:
-            unasked = [text for text in error.problems if not any(known in text for known in ON_PURPOSE)]
+            unasked = [
+                text for text in error.problems if not any(known in text for known in ON_PURPOSE)
+            ]
             if unasked and "error" not in theirs and not warnings:
                 differences.append(f"refused: {unasked}\n{case.text}\n{case.files}")
             continue
         if "error" in theirs or warnings:
-            differences.append(f"Ansible says: {theirs.get('error')} {warnings}\n{case.text}\n{case.files}")
+            differences.append(
+                f"Ansible says: {theirs.get('error')} {warnings}\n{case.text}\n{case.files}"
+            )
         elif text := difference(inventory, theirs, case.limits):
             differences.append(f"{text}\n{case.text}\n{case.files}")
         same, limits = same + 1, limits + len(case.limits)

@@ -1,4 +1,6 @@
-"""Inventories made at random from a seed, with everything that Ansible's format has, and `--limit` patterns."""
+"""Inventories made at random from a seed, with everything that Ansible's format has, and `--limit`
+patterns.
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -22,7 +24,19 @@ SCALARS = (
     "|\n  two\n  lines", ">-\n  folded\n  text", "[1, two, {a: yes}]", "{a: 1, b: [x, ~], yes: 2, 3: c}", "!!str 5",
     "\n  <<: {b: 1, c: 2}\n  c: 3", "\n- 1\n- {k: v}", "2020-01-01T10:00:00Z", "'a: b'", "12e03", "1__0", "0_7",
 )  # fmt: skip
-WRONG = ("[a]", "5", "true", "'text'", "=", "{{ x }}", "2020-13-45", "!no 1", "[", "{a: 1, a: 2}", "*no")
+WRONG = (
+    "[a]",
+    "5",
+    "true",
+    "'text'",
+    "=",
+    "{{ x }}",
+    "2020-13-45",
+    "!no 1",
+    "[",
+    "{a: 1, a: 2}",
+    "*no",
+)
 
 
 @dataclass
@@ -67,7 +81,9 @@ class _Maker:
         return "---\n" * self.may(0.3) + "".join(self.group((name,), self.depth) for name in names)
 
     def json_group_map(self) -> dict[str, Any]:
-        hosts = {f"web{n}": {"x": self.draw.choice((1, 1e3, "yes", None, True, 1.5))} for n in range(3)}
+        hosts = {
+            f"web{n}": {"x": self.draw.choice((1, 1e3, "yes", None, True, 1.5))} for n in range(3)
+        }
         return {"all": {"hosts": hosts, "vars": {"y": [1, {"a": 2.5e-7}]}}}
 
     def group(self, way: tuple[str, ...], depth: int) -> str:
@@ -76,18 +92,24 @@ class _Maker:
             return f"{' ' * indent}{name}: {self.draw.choice(WRONG)}\n"
         sections = [self.hosts(indent + 2)] if self.may(0.8) else []
         sections += (
-            [self.section("vars", indent + 2, self.variables(indent + 4, priority=True))] if self.may(0.7) else []
+            [self.section("vars", indent + 2, self.variables(indent + 4, priority=True))]
+            if self.may(0.7)
+            else []
         )
         if depth and name != "ungrouped" and self.may(0.8):
             inner = self.draw.sample(GROUPS[:-1], self.draw.randint(1, 3))
-            allowed = inner if self.wrong else [child for child in inner if child not in self.above(way)]
+            allowed = (
+                inner if self.wrong else [child for child in inner if child not in self.above(way)]
+            )
             children = "".join(self.group((*way, child), depth - 1) for child in allowed)
             sections.append(self.section("children", indent + 2, children))
         self.draw.shuffle(sections)
         return f"{' ' * indent}{name}:\n" + "".join(sections)
 
     def above(self, way: tuple[str, ...]) -> set[str]:
-        """The groups that cannot be below this one, for then it would be below itself; notes what is below what."""
+        """The groups that cannot be below this one, for then it would be below itself; notes what
+        is below what.
+        """
         for place, name in enumerate(way):
             self.ancestors.setdefault(name, set()).update(way[:place])
         found, new = set(way), set(way)
@@ -106,13 +128,22 @@ class _Maker:
             return f"{' ' * indent}hosts: web1\n"
         names = self.draw.sample(HOSTS, self.draw.randint(1, 4))
         names += (
-            [self.draw.choice(("17", "web[3:1]", "web1", "web-:22", "no[x]"))] if self.wrong and self.may(0.2) else []
+            [self.draw.choice(("17", "web[3:1]", "web1", "web-:22", "no[x]"))]
+            if self.wrong and self.may(0.2)
+            else []
         )
         bodies = [
-            "\n" + self.variables(indent + 4) if self.may(0.5) else self.draw.choice(("", " {}", " ~", " []"))
+            (
+                "\n" + self.variables(indent + 4)
+                if self.may(0.5)
+                else self.draw.choice(("", " {}", " ~", " []"))
+            )
             for _ in names
         ]
-        lines = [f"{' ' * (indent + 2)}{name}:{body.rstrip()}\n" for name, body in zip(names, bodies, strict=True)]
+        lines = [
+            f"{' ' * (indent + 2)}{name}:{body.rstrip()}\n"
+            for name, body in zip(names, bodies, strict=True)
+        ]
         return self.section("hosts", indent, "".join(lines))
 
     def variables(self, indent: int, *, priority: bool = False) -> str:
@@ -122,7 +153,9 @@ class _Maker:
 
     def value(self, name: str, indent: int) -> str:
         if name == "ansible_group_priority":
-            return self.draw.choice(("0", "2", "'10'", "-1") + (("high", "~") if self.wrong else ()))
+            return self.draw.choice(
+                ("0", "2", "'10'", "-1") + (("high", "~") if self.wrong else ())
+            )
         scalars = WRONG if self.wrong and self.may(0.03) else SCALARS
         return self.draw.choice(scalars).replace("\n", "\n" + " " * indent)
 
@@ -134,7 +167,9 @@ class _Maker:
         ):
             for name in names:
                 if self.may(0.15):
-                    found |= {f"{folder}/{name}{rest}": text for rest, text in self.beside().items()}
+                    found |= {
+                        f"{folder}/{name}{rest}": text for rest, text in self.beside().items()
+                    }
         return found
 
     def beside(self) -> dict[str, str]:
@@ -146,19 +181,43 @@ class _Maker:
 
     def file(self, rest: str) -> str:
         if rest.endswith(".json") or self.may(0.1):
-            return json.dumps({name: self.draw.choice((1, 2e3, "s", None, [1], {"k": False})) for name in NAMES[:3]})
+            return json.dumps(
+                {
+                    name: self.draw.choice((1, 2e3, "s", None, [1], {"k": False}))
+                    for name in NAMES[:3]
+                }
+            )
         if self.may(0.1):
-            return str(self.draw.choice(("", "---\n", "{}\n", *(("- a\n", "text\n") if self.wrong else ()))))
+            return str(
+                self.draw.choice(
+                    ("", "---\n", "{}\n", *(("- a\n", "text\n") if self.wrong else ()))
+                )
+            )
         return self.variables(0)
 
     def limit(self) -> str:
-        terms = [self.draw.choice(("", "", "", "&", "!")) + self.term() for _ in range(self.draw.randint(1, 3))]
+        terms = [
+            self.draw.choice(("", "", "", "&", "!")) + self.term()
+            for _ in range(self.draw.randint(1, 3))
+        ]
         return self.draw.choice((",", ":", ", ")).join(terms)
 
     def term(self) -> str:
-        name = self.draw.choice(("all", *GROUPS, "web1", "db01.x", "lone", "10.0.0.7", "2001:db8::1", "17"))
+        name = self.draw.choice(
+            ("all", *GROUPS, "web1", "db01.x", "lone", "10.0.0.7", "2001:db8::1", "17")
+        )
         pattern: str = self.draw.choice(
-            (name, name, name, f"{name[0]}*", f"*{name[-1]}", f"~{name[0]}.*", "~(web|db)", "?eb*", "*")
+            (
+                name,
+                name,
+                name,
+                f"{name[0]}*",
+                f"*{name[-1]}",
+                f"~{name[0]}.*",
+                "~(web|db)",
+                "?eb*",
+                "*",
+            )
         )
         if self.may(0.2) and not pattern.startswith("~"):
             pattern += self.draw.choice(("[0]", "[-1]", "[1:2]", "[1:]", "[0:0]", "[5]", "[2:1]"))

@@ -1,4 +1,6 @@
-"""INI inventories made at random from a seed, with everything that Ansible's format has, and much that it has not."""
+"""INI inventories made at random from a seed, with everything that Ansible's format has, and much
+that it has not.
+"""
 
 from random import Random
 
@@ -10,7 +12,19 @@ HOSTS = (
     "n[a:c]", "r[1:2]c[a:b]", "web2:2222", "p[8:10]:22", "[2001:db8::1]:2200", "2001:db8::9", "under_score", "q[:2]",
     "'web1'", '"lone"', "we\\b1", "ünï", "_x",
 )  # fmt: skip
-NAMES = ("x", "y", "z", "celery_app", "ansible_user", "ansible_port", "ansible_host", "some_map", "X-1", "a.b", "")
+NAMES = (
+    "x",
+    "y",
+    "z",
+    "celery_app",
+    "ansible_user",
+    "ansible_port",
+    "ansible_host",
+    "some_map",
+    "X-1",
+    "a.b",
+    "",
+)
 VALUES = (
     "1", "0644", "-5", "+1", "1.5", "1e3", ".5", "1_000", "0x1F", "0o14", "0b11", "1j", "yes", "True", "False", "true",
     "None", "null", "", "text", "a,b", "1,2", "(1,)", "()", "[]", "{}", "[1,'two',{'a':None}]", "{'a':1,'b':[True]}",
@@ -69,14 +83,23 @@ class _IniMaker:
         return end.join(self.dressed(line) for line in lines) + end * self.may(0.8)
 
     def missing(self, sections: list[list[str]]) -> list[str]:
-        """Groups that are named and not declared; where nothing is to be wrong they are declared at the end."""
+        """Groups that are named and not declared; where nothing is to be wrong they are declared at
+        the end.
+        """
         heads = [section[0].split("]")[0].strip("[ ") for section in sections]
-        declared = {head.split(":")[0] for head in heads if not head.endswith(":vars")} | {"all", "ungrouped"}
+        declared = {head.split(":")[0] for head in heads if not head.endswith(":vars")} | {
+            "all",
+            "ungrouped",
+        }
         named = {head.split(":")[0] for head in heads}
         for head, section in zip(heads, sections, strict=True):
             if head.endswith(":children"):
                 named |= {line.split("#")[0].strip() for line in section[1:]}
-        return [] if self.wrong and self.may(0.3) else sorted(name for name in named - declared if name)
+        return (
+            []
+            if self.wrong and self.may(0.3)
+            else sorted(name for name in named - declared if name)
+        )
 
     def dressed(self, line: str) -> str:
         if self.wrong and self.may(0.04):
@@ -85,10 +108,15 @@ class _IniMaker:
         return before + " " * self.draw.choice((0, 0, 0, 1, 4)) + line + " " * self.may(0.1)
 
     def section(self) -> list[str]:
-        name, kind = self.draw.choice(GROUPS), self.draw.choice(("", "", ":hosts", ":children", ":vars"))
+        name, kind = (
+            self.draw.choice(GROUPS),
+            self.draw.choice(("", "", ":hosts", ":children", ":vars")),
+        )
         if name == "ungrouped" and kind == ":children":
             kind = ""
-        head = f"[{name}{kind}]" + self.draw.choice(("", "", "", " # a comment", "# a comment", "  "))
+        head = f"[{name}{kind}]" + self.draw.choice(
+            ("", "", "", " # a comment", "# a comment", "  ")
+        )
         if kind == ":children":
             return [head, *self.children(name)]
         if kind == ":vars":
@@ -98,7 +126,9 @@ class _IniMaker:
     def children(self, name: str) -> list[str]:
         lines = []
         for child in self.draw.sample(GROUPS[:-3], self.draw.randint(0, 3)):
-            if child in {name, "all"} or (child in self.over(name) and not (self.wrong and self.may(0.1))):
+            if child in {name, "all"} or (
+                child in self.over(name) and not (self.wrong and self.may(0.1))
+            ):
                 continue
             self.above[child].add(name)
             lines.append(child + self.draw.choice(("", "", " # a comment", "  ")))

@@ -1,4 +1,6 @@
-"""Inventories of several sources, in an order made at random from a seed: files, and folders of files and folders."""
+"""Inventories of several sources, in an order made at random from a seed: files, and folders of
+files and folders.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +9,27 @@ from random import Random
 from tests.ansible.generate import Case, make_case
 from tests.ansible.generate_ini import make_ini_case
 
-NAMES = ("hosts", "10-first.yml", "20-second.ini", "b.yaml", "Z", "a.prod", "x.json", "sub/hosts", "sub/deeper/one.yml")
-IGNORED = (".hidden", "old.bak", "notes.md", "x.txt", "hosts~", "ansible.cfg", "x.retry", "vars_plugins/x.py")
+NAMES = (
+    "hosts",
+    "10-first.yml",
+    "20-second.ini",
+    "b.yaml",
+    "Z",
+    "a.prod",
+    "x.json",
+    "sub/hosts",
+    "sub/deeper/one.yml",
+)
+IGNORED = (
+    ".hidden",
+    "old.bak",
+    "notes.md",
+    "x.txt",
+    "hosts~",
+    "ansible.cfg",
+    "x.retry",
+    "vars_plugins/x.py",
+)
 
 
 @dataclass
@@ -31,7 +52,9 @@ def make_sources_case(seed: int) -> Case:
         if draw.random() < 0.6:
             named.append(folder)
             names = draw.sample(NAMES, draw.randint(1, 4))
-            files |= {f"{folder}/{name}": "[nonsense" for name in draw.sample(IGNORED, draw.randint(0, 3))}
+            files |= {
+                f"{folder}/{name}": "[nonsense" for name in draw.sample(IGNORED, draw.randint(0, 3))
+            }
         else:
             names = [draw.choice(NAMES[:6])]
             named.append(f"{folder}/{names[0]}")
@@ -48,4 +71,6 @@ def _text(draw: Random, name: str) -> str:
 
 
 def _beside(draw: Random, folder: str) -> dict[str, str]:
-    return {f"{folder}/{name}": text for name, text in make_case(draw.randrange(10_000)).files.items()}
+    return {
+        f"{folder}/{name}": text for name, text in make_case(draw.randrange(10_000)).files.items()
+    }

@@ -32,18 +32,24 @@ def test_generated_inventories_and_limits_mean_the_same_as_to_ansible(
     make: Callable[[int], Case], generated: int, at_least: int, tmp_path: Path
 ) -> None:
     differences, same, _ = compare([make(seed) for seed in range(generated)], tmp_path)
-    assert not differences, f"{len(differences)} differences, the first:\n{min(differences, key=len)}"
+    assert not differences, (
+        f"{len(differences)} differences, the first:\n{min(differences, key=len)}"
+    )
     assert same >= at_least
 
 
-CASES = sorted(path for path in (Path(__file__).parent / "cases").glob("*") if path.suffix or path.is_dir())
+CASES = sorted(
+    path for path in (Path(__file__).parent / "cases").glob("*") if path.suffix or path.is_dir()
+)
 
 
 def written(case: Path) -> tuple[Path, list[str]]:
     """The inventory of a case, and the limits that its first lines name."""
     path = case / "inventory.yaml" if case.is_dir() else case
     lines = path.read_text(encoding="utf-8").splitlines()
-    return path, [limit for line in lines if line.startswith("# limits: ") for limit in line.split()[2:]]
+    return path, [
+        limit for line in lines if line.startswith("# limits: ") for limit in line.split()[2:]
+    ]
 
 
 def test_awkward_inventories_mean_the_same_as_to_ansible(tmp_path: Path) -> None:
@@ -100,7 +106,11 @@ def test_ansibles_command_line_says_what_its_library_says(tmp_path: Path, ansibl
         path, limits = written(Path(__file__).parent / "cases" / case)
         (theirs,) = ask_ansible([((path,), limits, ())], tmp_path)
         listed = json.loads(ansible("ansible-inventory", "-i", str(path), "--list"))
-        assert as_json(listed["_meta"]["hostvars"]) == as_json({k: v for k, v in theirs["variables"].items() if v})
+        assert as_json(listed["_meta"]["hostvars"]) == as_json(
+            {k: v for k, v in theirs["variables"].items() if v}
+        )
         for limit in [limit for limit in limits if isinstance(theirs["limits"][limit], list)][:2]:
-            told = ansible("ansible", "all", "-i", str(path), "--list-hosts", "--limit", limit).splitlines()
+            told = ansible(
+                "ansible", "all", "-i", str(path), "--list-hosts", "--limit", limit
+            ).splitlines()
             assert [line.strip() for line in told[1:]] == theirs["limits"][limit]

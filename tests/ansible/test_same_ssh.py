@@ -1,4 +1,6 @@
-"""The connection variables of an inventory lead to the same place, by the same key, as with Ansible."""
+"""The connection variables of an inventory lead to the same place, by the same key, as with
+Ansible.
+"""
 
 import json
 import random
@@ -30,8 +32,15 @@ def draw_variables(draw: random.Random, directory: Path) -> dict[str, Any]:
         "ansible_host_key_checking": [True, False, "no", "yes"],
         "ansible_ssh_host_key_checking": [True, False],
         "ansible_ssh_args": ["-o Port=9", "-o ProxyJump=gate"],
-        "ansible_ssh_common_args": [f"-F '{directory}/config'", "-J me@first:22,second", "-o User=common"],
-        "ansible_ssh_extra_args": ["-o HostKeyAlias=alias", "-o ConnectTimeout=3 -o IdentitiesOnly=yes"],
+        "ansible_ssh_common_args": [
+            f"-F '{directory}/config'",
+            "-J me@first:22,second",
+            "-o User=common",
+        ],
+        "ansible_ssh_extra_args": [
+            "-o HostKeyAlias=alias",
+            "-o ConnectTimeout=3 -o IdentitiesOnly=yes",
+        ],
     }
     return {name: draw.choice(pool) for name, pool in pools.items() if draw.random() < 0.35}
 
@@ -67,11 +76,23 @@ def test_the_connection_variables_mean_the_same(ansible: Run, tmp_path: Path) ->
     (tmp_path / "config").write_text("Host printers\n  HostName 10.0.0.7\n  User from_the_file\n")
     hosts = {f"h{n}": draw_variables(draw, tmp_path) for n in range(HOSTS)}
     inventory = {
-        name: {**variables, "ansible_ssh_executable": recorder(tmp_path, name)} for name, variables in hosts.items()
+        name: {**variables, "ansible_ssh_executable": recorder(tmp_path, name)}
+        for name, variables in hosts.items()
     }
     (tmp_path / "inventory.json").write_text(json.dumps({"all": {"hosts": inventory}}))
     with pytest.raises(subprocess.CalledProcessError):  # no host is reached
-        ansible("ansible", "-i", str(tmp_path / "inventory.json"), "-f", "4", "-m", "raw", "-a", "true", "all")
+        ansible(
+            "ansible",
+            "-i",
+            str(tmp_path / "inventory.json"),
+            "-f",
+            "4",
+            "-m",
+            "raw",
+            "-a",
+            "true",
+            "all",
+        )
     for name, variables in hosts.items():
         argv = (tmp_path / f"{name}.argv").read_text().split("\0")
         ours, theirs = resolve(arguments_for(name, variables)), resolve(before_the_command(argv))

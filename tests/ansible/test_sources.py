@@ -1,4 +1,6 @@
-"""What Ansible alone can read, scripts and plugins in the layouts of real inventories, is asked of it."""
+"""What Ansible alone can read, scripts and plugins in the layouts of real inventories, is asked of
+it.
+"""
 
 import json
 import os
@@ -16,7 +18,12 @@ from tests.ansible.conftest import Run
 from tests.ansible.generate import make_case
 from tests.ansible.generate_ini import make_ini_case
 from tests.ansible.generate_sources import SeveralSources
-from tests.unit.inventory.test_sources import INI, no_settings, values, write  # noqa: F401  # no_settings is a fixture
+from tests.unit.inventory.test_sources import (
+    INI,
+    no_settings,  # noqa: F401 (a fixture)
+    values,
+    write,
+)
 
 SCRIPT = """\
     #!/bin/sh
@@ -40,12 +47,21 @@ def test_a_script_is_run_by_ansible(tmp_path: Path) -> None:
     assert values(inventory, "c2") == {"from": "a script", "rendered": "a script", "n": 2}
 
 
-def test_a_plugin_of_a_folder_sees_what_stands_before_it_and_what_it_makes_is_no_jinja(tmp_path: Path) -> None:
+def test_a_plugin_of_a_folder_sees_what_stands_before_it_and_what_it_makes_is_no_jinja(
+    tmp_path: Path,
+) -> None:
     write(tmp_path / "prod/10-hosts.ini", INI)
     write(tmp_path / "prod/20-script", SCRIPT, 0o755)
     write(tmp_path / "prod/30-constructed.yml", CONSTRUCTED.replace("MARK", str(tmp_path / "mark")))
     inventory = load_inventory(tmp_path / "prod")
-    assert inventory.groups["all"] == ("lone", "c1", "c2", "web01.example.com", "web02.example.com", "db1")
+    assert inventory.groups["all"] == (
+        "lone",
+        "c1",
+        "c2",
+        "web01.example.com",
+        "web02.example.com",
+        "db1",
+    )
     assert inventory.groups["slow"] == ("c1", "c2")
     assert str(values(inventory, "c1")["made"]).startswith("{{ lookup")
     assert not (tmp_path / "mark").exists()
@@ -55,7 +71,10 @@ def test_a_clouds_plugin_gives_its_hosts(tmp_path: Path, monkeypatch: pytest.Mon
     """A plugin that asks an API, here a file, for instances with tags, as those of the clouds do."""
     monkeypatch.setenv("ANSIBLE_INVENTORY_PLUGINS", str(tmp_path / "plugins"))
     write(tmp_path / "plugins/tiny_cloud.py", PLUGIN)
-    write(tmp_path / "api.json", json.dumps({"i-01": {"Role": "web"}, "i-02": {"Role": "{{ lookup('pipe', 'id') }}"}}))
+    write(
+        tmp_path / "api.json",
+        json.dumps({"i-01": {"Role": "web"}, "i-02": {"Role": "{{ lookup('pipe', 'id') }}"}}),
+    )
     source = write(tmp_path / "prod.cloud.yml", f"plugin: tiny_cloud\napi: {tmp_path}/api.json\n")
     write(tmp_path / "group_vars/role_web.yml", "celery_app: shop\n")
     inventory = load_inventory(source)
@@ -100,7 +119,9 @@ def test_what_ansible_inventory_says_is_told_as_it_says_it(tmp_path: Path) -> No
     script = write(tmp_path / "script", "#!/bin/sh\necho boto3 is missing >&2\nexit 1\n", 0o755)
     with pytest.raises(InventoryError) as caught:
         load_inventory(script)
-    first, second, *others = [problem.removeprefix(f"{script}: ") for problem in caught.value.problems]
+    first, second, *others = [
+        problem.removeprefix(f"{script}: ") for problem in caught.value.problems
+    ]
     assert first == "ansible-inventory cannot read it, and says:"
     assert second.endswith("Inventory script returned non-zero exit code 1.")
     assert "boto3 is missing" in others
@@ -135,18 +156,28 @@ def test_encrypted_files_beside_a_script_stay_secret(
     hosts = Renderer(inventory).hosts
     assert hosts["c1"]["word"] == "hunter2"
     assert hosts["c1"].is_secret("word")
-    assert inventory.hosts["c1"].variables["word"].place == f"{tmp_path}/prod/group_vars/cloud/plain.yml:1"
+    assert (
+        inventory.hosts["c1"].variables["word"].place
+        == f"{tmp_path}/prod/group_vars/cloud/plain.yml:1"
+    )
     monkeypatch.delenv("ANSIBLE_VAULT_PASSWORD_FILE")
     with pytest.raises(InventoryError, match="vault secrets") as caught:
         load_inventory(tmp_path / "prod")
-    assert "ANSIBLE_VAULT_PASSWORD_FILE or vault_password_file in ansible.cfg" in caught.value.advice
+    assert (
+        "ANSIBLE_VAULT_PASSWORD_FILE or vault_password_file in ansible.cfg" in caught.value.advice
+    )
 
 
-@pytest.mark.parametrize("folder", ["bin", "share/uv/tools/ansible-core/bin", "share/pipx/venvs/ansible/bin"])
+@pytest.mark.parametrize(
+    "folder", ["bin", "share/uv/tools/ansible-core/bin", "share/pipx/venvs/ansible/bin"]
+)
 def test_ansible_is_found_in_the_environments_of_pipx_and_uv(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = '#!/bin/sh\necho \'{"_meta": {"hostvars": {}}, "all": {"children": ["g"]}, "g": {"hosts": ["h"]}}\'\n'
+    fake = (
+        '#!/bin/sh\necho \'{"_meta": {"hostvars": {}}, "all": {"children": ["g"]}, "g": {"hosts":'
+        ' ["h"]}}\'\n'
+    )
     write(tmp_path / folder / "ansible-inventory", fake, 0o755)
     write(tmp_path / folder / "ansible", "#!/bin/sh\n", 0o755)
     if folder == "bin":  # `ansible` on PATH is a link into the environment
@@ -159,13 +190,18 @@ def test_ansible_is_found_in_the_environments_of_pipx_and_uv(
 
 
 def make_asked_case(seed: int) -> SeveralSources:
-    """A folder with an INI file, a script and `constructed`, and the files of variables beside them."""
+    """A folder with an INI file, a script and `constructed`, and the files of variables beside
+    them.
+    """
     draw = Random(seed)
     ini = make_ini_case(seed).text.replace("[all]", "[app]").replace("[all:hosts]", "[app]")
     said = {
         group: {
             "hosts": draw.sample(("web1", "c1", "c2", "lone", "x:22"), draw.randint(0, 3)),
-            "vars": {"x": draw.choice((1, "{{ y }}", None, [1, {"a": "{{ y }}"}])), "some_map": {"k": draw.random()}},
+            "vars": {
+                "x": draw.choice((1, "{{ y }}", None, [1, {"a": "{{ y }}"}])),
+                "some_map": {"k": draw.random()},
+            },
             "children": draw.choice(([], ["leaf"])),
         }
         for group in draw.sample(("web", "cloud", "eu"), 2)
@@ -173,8 +209,13 @@ def make_asked_case(seed: int) -> SeveralSources:
     hostvars = {"web1": {"y": "of a script"}} if draw.random() < 0.5 else {}
     files = {
         "prod/10-hosts.ini": ini,
-        "prod/20-script": f"#!/bin/sh\ncat <<'END'\n{json.dumps(said | {'_meta': {'hostvars': hostvars}})}\nEND\n",
-        "prod/30-made.yml": "plugin: constructed\ngroups: {made: x is defined}\nkeyed_groups: [{key: y, prefix: y}]\n",
+        "prod/20-script": (
+            f"#!/bin/sh\ncat <<'END'\n{json.dumps(said | {'_meta': {'hostvars': hostvars}})}\nEND\n"
+        ),
+        "prod/30-made.yml": (
+            "plugin: constructed\ngroups: {made: x is defined}\nkeyed_groups: [{key: y, prefix:"
+            " y}]\n"
+        ),
     }
     beside = {f"prod/{name}": text for name, text in make_case(seed).files.items()}
     return SeveralSources("", files | beside, (), name="beside.md", named=("prod",))
@@ -190,7 +231,9 @@ class Executable(SeveralSources):
 def test_folders_with_scripts_and_plugins_mean_the_same_as_to_ansible(tmp_path: Path) -> None:
     cases = [Executable(**vars(make_asked_case(seed))) for seed in range(16)]
     differences, same, _ = compare(cases, tmp_path)
-    assert not differences, f"{len(differences)} differences, the first:\n{min(differences, key=len)}"
+    assert not differences, (
+        f"{len(differences)} differences, the first:\n{min(differences, key=len)}"
+    )
     assert same >= 8
 
 
@@ -207,7 +250,11 @@ def test_folders_with_scripts_and_plugins_mean_the_same_as_to_ansible(tmp_path: 
     ],
 )
 def test_the_default_is_what_ansible_takes(
-    settings: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ansible: Run
+    settings: str,
+    expected: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ansible: Run,
 ) -> None:
     monkeypatch.delenv("ANSIBLE_CONFIG")
     monkeypatch.setenv("WHERE", f"{tmp_path}/here/sub")
@@ -234,4 +281,7 @@ def test_where_ansibles_settings_say_how_folders_are_read_it_is_asked(
     write(tmp_path / "prod/hosts", INI)
     if "ignore" in setting:
         write(tmp_path / "prod/nonsense", "this is no inventory\n")
-    assert load_inventory(tmp_path / "prod").groups["web"] == ("web01.example.com", "web02.example.com")
+    assert load_inventory(tmp_path / "prod").groups["web"] == (
+        "web01.example.com",
+        "web02.example.com",
+    )

@@ -1,4 +1,6 @@
-"""Vault-encrypted values and files: decrypted as for Ansible, never shown, and a clear error where they cannot be."""
+"""Vault-encrypted values and files: decrypted as for Ansible, never shown, and a clear error where
+they cannot be.
+"""
 
 from pathlib import Path
 from textwrap import indent
@@ -35,7 +37,9 @@ def encrypt(ansible: Run, password_file: Path) -> Run:
 
 
 def with_url(value: str) -> str:
-    return BASE.replace("celery_broker_url: redis://:hunter2@broker:6379/0", f"celery_broker_url: {value}")
+    return BASE.replace(
+        "celery_broker_url: redis://:hunter2@broker:6379/0", f"celery_broker_url: {value}"
+    )
 
 
 def fleet_of(tmp_path: Path, text: str) -> Fleet:
@@ -68,27 +72,45 @@ def test_a_whole_file_beside_the_inventory_is_decrypted(tmp_path: Path, encrypt:
     assert fleet.app.broker_url.get_secret_value() == "redis://:hunter2@broker/0"
 
 
-def test_a_whole_inventory_and_a_file_that_is_looked_up_are_decrypted_too(tmp_path: Path, encrypt: Run) -> None:
+def test_a_whole_inventory_and_a_file_that_is_looked_up_are_decrypted_too(
+    tmp_path: Path, encrypt: Run
+) -> None:
     (tmp_path / "url").write_text(encrypt("redis://:hunter2@broker/0"))
     (tmp_path / "inventory.yaml").write_text(
         encrypt("all:\n  hosts: {h: {x: \"{{ lookup('file', inventory_dir ~ '/url') }}\"}}\n")
     )
-    assert Renderer(load_inventory(tmp_path / "inventory.yaml")).hosts["h"]["x"] == "redis://:hunter2@broker/0"
+    assert (
+        Renderer(load_inventory(tmp_path / "inventory.yaml")).hosts["h"]["x"]
+        == "redis://:hunter2@broker/0"
+    )
 
 
-def test_what_is_encrypted_must_not_come_to_where_it_would_be_shown(tmp_path: Path, encrypt: Run) -> None:
+def test_what_is_encrypted_must_not_come_to_where_it_would_be_shown(
+    tmp_path: Path, encrypt: Run
+) -> None:
     (tmp_path / "group_vars").mkdir()
-    (tmp_path / "group_vars/all").write_text(encrypt("vaulted: hunter2\nbetween: '{{ vaulted }}'\n"))
-    more = "    celery_env: {GLPI_URL: 'https://glpi/{{ between }}'}\n    ansible_become_password: '{{ vaulted }}'\n"
+    (tmp_path / "group_vars/all").write_text(
+        encrypt("vaulted: hunter2\nbetween: '{{ vaulted }}'\n")
+    )
+    more = (
+        "    celery_env: {GLPI_URL: 'https://glpi/{{ between }}'}\n    ansible_become_password: '{{"
+        " vaulted }}'\n"
+    )
     (problem,) = problems(tmp_path, BASE + more)
-    assert problem.startswith("inventory.yaml:13: celery_env: vault-encrypted text would be shown; it belongs into")
+    assert problem.startswith(
+        "inventory.yaml:13: celery_env: vault-encrypted text would be shown; it belongs into"
+    )
 
 
-def test_a_wrong_password_is_told_with_the_line(tmp_path: Path, encrypt: Run, password_file: Path) -> None:
+def test_a_wrong_password_is_told_with_the_line(
+    tmp_path: Path, encrypt: Run, password_file: Path
+) -> None:
     text = with_url(inline(encrypt(URL)))
     password_file.write_text("another\n")
     (problem,) = problems(tmp_path, text)
-    assert problem.startswith("inventory.yaml:6: celery_broker_url: cannot be decrypted with the password of")
+    assert problem.startswith(
+        "inventory.yaml:6: celery_broker_url: cannot be decrypted with the password of"
+    )
     assert "Decryption failed" in problem
 
 
@@ -99,10 +121,14 @@ def test_no_password_is_told_with_how_to_give_one(
     (tmp_path / "group_vars/all").write_text(encrypt("vaulted: hunter2\n"))
     monkeypatch.delenv("ANSIBLE_VAULT_PASSWORD_FILE")
     (problem,) = problems(tmp_path, BASE)
-    assert problem.startswith("group_vars/all:1: is vault-encrypted, and no password is set by ANSIBLE_VAULT")
+    assert problem.startswith(
+        "group_vars/all:1: is vault-encrypted, and no password is set by ANSIBLE_VAULT"
+    )
 
 
-def test_a_password_file_that_is_not_there_is_told(tmp_path: Path, encrypt: Run, password_file: Path) -> None:
+def test_a_password_file_that_is_not_there_is_told(
+    tmp_path: Path, encrypt: Run, password_file: Path
+) -> None:
     text = with_url(inline(encrypt(URL)))
     password_file.unlink()
     (problem,) = problems(tmp_path, text)

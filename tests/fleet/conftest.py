@@ -1,4 +1,6 @@
-"""Fleets of the tests' own: copies of the checkout in temporary folders, driven through the real command line."""
+"""Fleets of the tests' own: copies of the checkout in temporary folders, driven through the real
+command line.
+"""
 
 import os
 import socket
@@ -57,7 +59,9 @@ def debian11(machine_of_root: None) -> Path:
 
 @pytest.fixture(scope="session")
 def fleet(real_hosts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetWorld]:
-    """Three hosts, as broken as a fresh fleet is; 30 ms lie between here and web2. Tests leave it as it is."""
+    """Three hosts, as broken as a fresh fleet is; 30 ms lie between here and web2. Tests leave it
+    as it is.
+    """
     world = make_fleet_world(tmp_path_factory.mktemp("fleet"))
     up = world.inv("fleet", "--hosts", "3", "--latency", "web2=30")
     assert up.code == 0, up.err

@@ -1,4 +1,6 @@
-"""The application's own code on real hosts: as whom it is run by a look, and what that leaves behind."""
+"""The application's own code on real hosts: as whom it is run by a look, and what that leaves
+behind.
+"""
 
 import pytest
 
@@ -23,9 +25,14 @@ def test_a_look_runs_the_application_as_a_worker_does_and_writes_nothing_into_it
     assert SYSTEMD in text
     inventory.write_text(text.replace(SYSTEMD, COMMANDS) if managed == "commands" else text)
     settings = f"{APP}/printer_inventory/settings.py"
-    tell = f"import os\nwith open('{LOADED}', 'a') as told: print(os.getuid(), os.environ['HOME'], file=told)\n"
+    tell = (
+        f"import os\nwith open('{LOADED}', 'a') as told: print(os.getuid(), os.environ['HOME'],"
+        " file=told)\n"
+    )
     only_roots = f"chmod 600 {ENV_FILE}"  # as may be, where systemd alone reads it
-    before = fleet.ssh("root@web1", f"cp -p {settings} {settings}.kept && cat >> {settings} && {only_roots}", tell)
+    before = fleet.ssh(
+        "root@web1", f"cp -p {settings} {settings}.kept && cat >> {settings} && {only_roots}", tell
+    )
     assert before.code == 0, before.err
     try:
         ours = f"find {APP} -newer {settings}.kept -newer {settings} | sort"
@@ -37,7 +44,9 @@ def test_a_look_runs_the_application_as_a_worker_does_and_writes_nothing_into_it
         assert loaded == {fleet.ssh("root@web1", "echo $(id -u deploy) ~deploy").out.strip()}
         assert fleet.ssh("root@web1", ours).out == listed
     finally:
-        fleet.ssh("root@web1", f"mv {settings}.kept {settings}; chmod 640 {ENV_FILE}; rm -f {LOADED}")
+        fleet.ssh(
+            "root@web1", f"mv {settings}.kept {settings}; chmod 640 {ENV_FILE}; rm -f {LOADED}"
+        )
 
 
 TASKS = f"{APP}/inventory/tasks.py"
@@ -55,11 +64,16 @@ def test_two_hosts_with_different_code_are_told_with_both_sides(fleet: FleetWorl
     assert before.code == 0, before.err
     try:
         inventory = ("--inventory", str(fleet.fleet / "inventory.yaml"), "--limit", "web1,web2")
-        found = {one["code"]: one for one in fleet.inv("diagnose", "--json", *inventory).json["findings"]}
+        found = {
+            one["code"]: one for one in fleet.inv("diagnose", "--json", *inventory).json["findings"]
+        }
     finally:
         fleet.ssh("root@web2", f"mv {TASKS}.kept {TASKS}")
     tasks, versions = found["application.tasks_differ"], found["application.versions_differ"]
     assert tasks["subject"] == versions["subject"] == "web1, web2"
     assert "inventory.tasks.only_here: not there on web1; registered on web2" in tasks["evidence"]
-    assert any(line.startswith("kombu: ") and line.endswith("on web1; 0.9 on web2") for line in versions["evidence"])
+    assert any(
+        line.startswith("kombu: ") and line.endswith("on web1; 0.9 on web2")
+        for line in versions["evidence"]
+    )
     assert "deploy the same code and settings to all of them" in tasks["summary"]

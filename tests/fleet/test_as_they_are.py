@@ -1,4 +1,6 @@
-"""Hosts as operators leave them: environment files, aliases, units of a user's own systemd, no cron."""
+"""Hosts as operators leave them: environment files, aliases, units of a user's own systemd, no
+cron.
+"""
 
 import re
 import shlex
@@ -61,7 +63,9 @@ def test_a_variable_that_systemd_does_not_take_from_the_file_is_found_and_nothin
     two: FleetWorld,
 ) -> None:
     """`export`, and a line that looks like the variable inside a value of several lines."""
-    spoil = f"sed -i 's/^GLPI_TIMEOUT_S=/export &/' {ENV_FILE}; echo {shlex.quote(CERT)} >>{ENV_FILE}"
+    spoil = (
+        f"sed -i 's/^GLPI_TIMEOUT_S=/export &/' {ENV_FILE}; echo {shlex.quote(CERT)} >>{ENV_FILE}"
+    )
     with changed(two, f"cp -p {ENV_FILE} /root/env; {spoil}", f"cp -p /root/env {ENV_FILE}"):
         before = root(two, f"cat {ENV_FILE}")
         looked = inv(two, "diagnose")
@@ -81,7 +85,9 @@ def test_a_variable_that_systemd_does_not_take_from_the_file_is_found_and_nothin
 
 def test_a_drop_in_that_takes_a_variable_away_is_found_in_the_process(two: FleetWorld) -> None:
     folder = f"{UNITS}/{LOW}.service.d"
-    take_away = f"mkdir {folder}; printf '[Service]\nUnsetEnvironment=GLPI_TIMEOUT_S\n' >{folder}/x.conf"
+    take_away = (
+        f"mkdir {folder}; printf '[Service]\nUnsetEnvironment=GLPI_TIMEOUT_S\n' >{folder}/x.conf"
+    )
     again = f"systemctl daemon-reload; systemctl restart {LOW}"
     with changed(two, f"{take_away}; {again}", f"rm -r {folder}; {again}"):
         looked = inv(two, "diagnose")
@@ -92,10 +98,14 @@ def test_a_drop_in_that_takes_a_variable_away_is_found_in_the_process(two: Fleet
 def test_a_unit_that_has_our_name_only_as_an_alias_is_left_as_it_is_and_the_rest_of_its_host_is_looked_at(
     two: FleetWorld,
 ) -> None:
-    unit, theirs, other = f"{UNITS}/celery-beat.service", f"{UNITS}/printer-beat.service", "celery-worker@worker_daemon"
+    unit, theirs, other = (
+        f"{UNITS}/celery-beat.service",
+        f"{UNITS}/printer-beat.service",
+        "celery-worker@worker_daemon",
+    )
     change = (
-        f"systemctl disable --now celery-beat; mv {unit} {theirs}; ln -s {theirs} {unit}; systemctl daemon-reload; "
-        f"systemctl start printer-beat; systemctl stop {other}"
+        f"systemctl disable --now celery-beat; mv {unit} {theirs}; ln -s {theirs} {unit}; systemctl"
+        f" daemon-reload; systemctl start printer-beat; systemctl stop {other}"
     )
     back = (
         f"systemctl stop printer-beat; rm {unit}; mv {theirs} {unit}; systemctl daemon-reload; "
@@ -113,24 +123,28 @@ def test_a_unit_that_has_our_name_only_as_an_alias_is_left_as_it_is_and_the_rest
 
 def test_a_worker_of_a_users_own_systemd_is_named_with_what_ends_it(two: FleetWorld) -> None:
     manager = (
-        "[Service]\nType=notify\nUser=%i\nSlice=user-%i.slice\nDelegate=yes\nRuntimeDirectory=user/%i\n"
-        "Environment=XDG_RUNTIME_DIR=/run/user/%i\nExecStart=/lib/systemd/systemd --user\n"
+        "[Service]\nType=notify\nUser=%i\nSlice=user-%i.slice\nDelegate=yes\nRuntimeDirectory=user/%i\nEnvironment=XDG_RUNTIME_DIR=/run/user/%i\nExecStart=/lib/systemd/systemd"
+        " --user\n"
     )
     worker = (
-        "[Service]\nWorkingDirectory=/srv/printer_inventory\nEnvironmentFile=/etc/printer_inventory.env\n"
-        "ExecStart=/srv/venv/bin/python -m celery -A printer_inventory worker -n mine@web1 -Q daemon --pool=solo\n"
+        "[Service]\nWorkingDirectory=/srv/printer_inventory\nEnvironmentFile=/etc/printer_inventory.env\nExecStart=/srv/venv/bin/python"
+        " -m celery -A printer_inventory worker -n mine@web1 -Q daemon --pool=solo\n"
     )
     as_user = "sudo -u deploy XDG_RUNTIME_DIR=/run/user/1000 systemctl --user"
     change = (
-        f"printf %s {shlex.quote(manager)} >{UNITS}/user@.service; systemctl daemon-reload; systemctl start user@1000; "
-        f"printf %s {shlex.quote(worker)} >/etc/systemd/user/printers.service; {as_user} daemon-reload; "
-        f"{as_user} start printers"
+        f"printf %s {shlex.quote(manager)} >{UNITS}/user@.service; systemctl daemon-reload;"
+        " systemctl start user@1000; printf %s"
+        f" {shlex.quote(worker)} >/etc/systemd/user/printers.service; {as_user} daemon-reload;"
+        f" {as_user} start printers"
     )
     files = f"{UNITS}/user@.service /etc/systemd/user/printers.service"
     back = f"systemctl stop user@1000; rm {files}; systemctl daemon-reload"
     with changed(two, change, back):
         looked = words(inv(two, "diagnose"))
-        assert "printers.service of user 1000 runs worker mine@web1 beside the inventory's services" in looked, looked
+        assert (
+            "printers.service of user 1000 runs worker mine@web1 beside the inventory's services"
+            in looked
+        ), looked
         assert "units of a user's own systemd (systemctl --user) are not looked at" in looked
         told = re.search(r"end it on web1: (sudo -u '#1000' .*? printers\.service)", looked)
         assert told, looked
@@ -146,7 +160,9 @@ def test_a_host_with_entries_for_cron_and_no_cron_is_told(two: FleetWorld) -> No
         assert "no cron runs on broker" in looked.out
 
 
-def test_one_host_under_two_names_is_an_error_of_the_inventory_before_anything_is_done(two: FleetWorld) -> None:
+def test_one_host_under_two_names_is_an_error_of_the_inventory_before_anything_is_done(
+    two: FleetWorld,
+) -> None:
     text = (two.fleet / "inventory.yaml").read_text()
     line = re.search(r"\n( +)web1:.*?(ansible_host: [\d.]+)", text, re.DOTALL)
     assert line
@@ -156,7 +172,10 @@ def test_one_host_under_two_names_is_an_error_of_the_inventory_before_anything_i
     done = two.inv("remediate", "--yes", "--inventory", ".fleet/twice.yaml")
     assert done.code == 5, done.out + done.err
     assert "are one machine" in done.out + done.err
-    assert root(two, f"sha256sum {UNITS}/*.service; systemctl show -P InvocationID {HIGH} {LOW}") == before
+    assert (
+        root(two, f"sha256sum {UNITS}/*.service; systemctl show -P InvocationID {HIGH} {LOW}")
+        == before
+    )
 
 
 FOREIGN = """\
@@ -173,11 +192,18 @@ WantedBy=multi-user.target
 
 
 def test_units_that_name_celery_are_told_also_where_they_do_not_run(two: FleetWorld) -> None:
-    """A unit that is enabled and stopped starts with the host; one of a template's instances is enabled by its link."""
+    """A unit that is enabled and stopped starts with the host; one of a template's instances is
+    enabled by its link.
+    """
     files = f"{UNITS}/foreign.service {UNITS}/foreign@.service"
-    write = f"printf %s {shlex.quote(FOREIGN)} | tee {files} >/dev/null; systemctl -q enable foreign foreign@one"
+    write = (
+        f"printf %s {shlex.quote(FOREIGN)} | tee {files} >/dev/null; systemctl -q enable foreign"
+        " foreign@one"
+    )
     remove = f"systemctl -q disable foreign foreign@one; rm {files}; systemctl daemon-reload"
-    host = make_host("web1", directory="/srv/printer_inventory", service_manager="systemd", commands=None)
+    host = make_host(
+        "web1", directory="/srv/printer_inventory", service_manager="systemd", commands=None
+    )
     script = ask_census(host, manager_of(host).own_groups)
     with changed(two, write, remove):
         said = two.ssh("web1", "sudo sh -s", stdin=script)
@@ -190,12 +216,22 @@ def test_units_that_name_celery_are_told_also_where_they_do_not_run(two: FleetWo
         lines=(f"{UNITS}/foreign.service:3: KillMode=process",),
     )  # fmt: skip
     kinds = {(one.unit, one.kind) for one in seen.processes}
-    assert {(f"{HIGH}.service", Kind.MAIN), (f"{HIGH}.service", Kind.CHILD), (f"{LOW}.service", Kind.MAIN)} <= kinds
+    assert {
+        (f"{HIGH}.service", Kind.MAIN),
+        (f"{HIGH}.service", Kind.CHILD),
+        (f"{LOW}.service", Kind.MAIN),
+    } <= kinds
     assert {one.user for one in seen.processes if one.unit == f"{HIGH}.service"} == {"deploy"}
     mains = [one.pid for one in seen.processes if one.kind is Kind.MAIN]
-    again = two.ssh("web1", "sudo sh -s", stdin=ask_census(host, manager_of(host).own_groups, mains))
-    asked = parse_census(Answer(again.code, again.out.encode(), again.err), Clock(0.0, 0.0, 100), {})
-    assert all(one.told_broker and one.connections for one in asked.processes if one.kind is Kind.MAIN)
+    again = two.ssh(
+        "web1", "sudo sh -s", stdin=ask_census(host, manager_of(host).own_groups, mains)
+    )
+    asked = parse_census(
+        Answer(again.code, again.out.encode(), again.err), Clock(0.0, 0.0, 100), {}
+    )
+    assert all(
+        one.told_broker and one.connections for one in asked.processes if one.kind is Kind.MAIN
+    )
 
 
 @pytest.mark.parametrize(

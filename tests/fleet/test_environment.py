@@ -18,13 +18,23 @@ CASES = [
 
 def random_files() -> list[bytes]:
     draw = random.Random(1)
-    lines = ["".join(f"{name}={''.join(draw.choices(IN_VALUES, k=4))}\n" for name in NAMES) for _ in range(15)]
-    return [encoded(text) for text in (*lines, *("".join(draw.choices(ANYWHERE, k=15)) for _ in range(15)))]
+    lines = [
+        "".join(f"{name}={''.join(draw.choices(IN_VALUES, k=4))}\n" for name in NAMES)
+        for _ in range(15)
+    ]
+    return [
+        encoded(text)
+        for text in (*lines, *("".join(draw.choices(ANYWHERE, k=15)) for _ in range(15)))
+    ]
 
 
 def by_units(world: FleetWorld, contents: list[bytes]) -> list[dict[str, str] | None]:
-    """The variables of a transient unit with each of these files as its `EnvironmentFile=`; None where none started."""
-    start = "systemd-run --quiet --pipe --wait --collect -p EnvironmentFile=$dir/file /usr/bin/env -0"
+    """The variables of a transient unit with each of these files as its `EnvironmentFile=`; None
+    where none started.
+    """
+    start = (
+        "systemd-run --quiet --pipe --wait --collect -p EnvironmentFile=$dir/file /usr/bin/env -0"
+    )
     script = "dir=$(mktemp -d); cd $dir\n" + "".join(
         f"echo {base64.b64encode(content).decode()} | base64 -d >file\n"
         f"{start} >out 2>/dev/null </dev/null && base64 -w 0 out; echo\n"
@@ -39,10 +49,18 @@ def by_units(world: FleetWorld, contents: list[bytes]) -> list[dict[str, str] | 
 
 def test_a_unit_has_of_its_environment_file_what_is_read_of_it(fleet: FleetWorld) -> None:
     contents = [*CASES, *random_files()]
-    readable = [one for one in contents if not read(one, "systemd").fault and not read(one, "systemd").unknown]
+    readable = [
+        one
+        for one in contents
+        if not read(one, "systemd").fault and not read(one, "systemd").unknown
+    ]
     edited = [edit(one, "systemd", {"A": NEW}) for one in readable]
     for content, there in zip(contents + edited, by_units(fleet, contents + edited), strict=True):
         reading = read(content, "systemd")
         assert reading.refused == (there is None), content
         for name in NAMES:
-            assert reading.refused or reading.why_unknown(name) or reading.values.get(name) == (there or {}).get(name)
+            assert (
+                reading.refused
+                or reading.why_unknown(name)
+                or reading.values.get(name) == (there or {}).get(name)
+            )

@@ -22,10 +22,16 @@ def test_the_import_is_written_on_all_hosts_proved_and_taken_back(world: FleetWo
     assert healed.code in (0, 1), healed.out + healed.err
     schedule = world.inv("schedule", "--json", *inventory).json["schedule"]
     (check,) = [line for line in schedule if line["entry"] == "glpi-check-all-devices-daily"]
-    assert (check["schedule"], check["queue"], check["priority"]) == ("0 2 * * *", "high_priority", 5)
+    assert (check["schedule"], check["queue"], check["priority"]) == (
+        "0 2 * * *",
+        "high_priority",
+        5,
+    )
     assert check["consumers"]
     assert (check["broken"], check["unknown"]) == ([], [])
-    ran = world.inv("run-task", "--entry", "glpi-check-all-devices-daily", *inventory, timeout_s=120)
+    ran = world.inv(
+        "run-task", "--entry", "glpi-check-all-devices-daily", *inventory, timeout_s=120
+    )
     assert (ran.code, "SUCCESS" in ran.out) == (0, True), ran.out + ran.err
     each(world, f"sed -i '/^@import_modules.connect/,$d' {CELERY_PY} && chown deploy:deploy {CELERY_PY} && "
                 f"chmod 640 {CELERY_PY} && systemctl restart 'celery-worker*' && sha256sum {CELERY_PY}")  # fmt: skip
@@ -41,11 +47,20 @@ def test_the_import_is_written_on_all_hosts_proved_and_taken_back(world: FleetWo
 
     made = world.inv("fix-imports", "--yes", *only_web, timeout_s=300)
     assert made.code == 0, made.out + made.err
-    assert each(world, f"tail -n 1 {CELERY_PY}; stat -c '%U %G %a' {CELERY_PY}") == [f"{LINE}\ndeploy deploy 640"] * 2
+    assert (
+        each(world, f"tail -n 1 {CELERY_PY}; stat -c '%U %G %a' {CELERY_PY}")
+        == [f"{LINE}\ndeploy deploy 640"] * 2
+    )
     verified = world.inv("diagnose", "--json", *only_web)
-    assert not [one for one in verified.json["findings"] if one["code"].startswith("task.")], verified.out
+    assert not [one for one in verified.json["findings"] if one["code"].startswith("task.")], (
+        verified.out
+    )
 
-    runs = [run["run"] for run in world.inv("runs", "--json", *inventory).json["runs"] if run["verb"] == "fix-imports"]
+    runs = [
+        run["run"]
+        for run in world.inv("runs", "--json", *inventory).json["runs"]
+        if run["verb"] == "fix-imports"
+    ]
     back = world.inv("undo", runs[-1], "--yes", *inventory)
     assert back.code == 0, back.out + back.err
     assert each(world, f"sha256sum {CELERY_PY}") == before

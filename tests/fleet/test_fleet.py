@@ -1,4 +1,6 @@
-"""The fleet lab: real hosts come up, are broken as said, stand beside other fleets, and leave no trace."""
+"""The fleet lab: real hosts come up, are broken as said, stand beside other fleets, and leave no
+trace.
+"""
 
 import os
 import signal
@@ -14,9 +16,14 @@ from tests.fleet.conftest import FleetWorld, connect_s, wait_until
 
 @pytest.mark.parametrize("host", ["broker", "web1", "web2"])
 def test_a_host_runs_systemd_and_lets_its_users_in(fleet: FleetWorld, host: str) -> None:
-    seen = fleet.ssh(host, "hostname; id -un; sudo -n id -un; systemctl is-system-running; cat /proc/1/comm")
+    seen = fleet.ssh(
+        host, "hostname; id -un; sudo -n id -un; systemctl is-system-running; cat /proc/1/comm"
+    )
     assert seen.out.split() == [host, "deploy", "root", "running", "systemd"], seen.err
-    assert fleet.ssh(f"root@{host}", "systemctl is-active ssh cron systemd-journald").out.split() == ["active"] * 3
+    assert (
+        fleet.ssh(f"root@{host}", "systemctl is-active ssh cron systemd-journald").out.split()
+        == ["active"] * 3
+    )
 
 
 def test_the_operator_needs_the_password_for_sudo(fleet: FleetWorld) -> None:
@@ -28,31 +35,51 @@ def test_the_operator_needs_the_password_for_sudo(fleet: FleetWorld) -> None:
 
 
 def test_a_host_key_that_changed_is_refused(fleet: FleetWorld, tmp_path: Path) -> None:
-    broker, web1, _ = (line.split(" ", 1) for line in (fleet.fleet / "known_hosts").read_text().splitlines())
+    broker, web1, _ = (
+        line.split(" ", 1) for line in (fleet.fleet / "known_hosts").read_text().splitlines()
+    )
     (tmp_path / "known_hosts").write_text(f"{web1[0]} {broker[1]}\n")
-    words = ["ssh", "-F", str(fleet.fleet / "ssh_config"), "-o", f"UserKnownHostsFile={tmp_path / 'known_hosts'}"]
+    words = [
+        "ssh",
+        "-F",
+        str(fleet.fleet / "ssh_config"),
+        "-o",
+        f"UserKnownHostsFile={tmp_path / 'known_hosts'}",
+    ]
     done = subprocess.run([*words, "web1", "true"], capture_output=True, text=True, check=False)
     assert (done.returncode, "HOST IDENTIFICATION HAS CHANGED" in done.stderr) == (255, True)
 
 
 def test_ansible_reads_the_inventory_and_reaches_every_host_as_root(fleet: FleetWorld) -> None:
-    ansible = [str(Path(sys.executable).parent / "ansible"), "all", f"--inventory={fleet.fleet / 'inventory.yaml'}"]
+    ansible = [
+        str(Path(sys.executable).parent / "ansible"),
+        "all",
+        f"--inventory={fleet.fleet / 'inventory.yaml'}",
+    ]
     done = subprocess.run([*ansible, "--module-name=command", "--args=id -un", "--one-line"], env=fleet.environment,
                           capture_output=True, text=True, check=False)  # fmt: skip
     answers = sorted(line.replace(" ", "") for line in done.stdout.splitlines())
-    assert answers == [f"{host}|CHANGED|rc=0|(stdout)root" for host in ("broker", "web1", "web2")], done.stderr
+    assert answers == [
+        f"{host}|CHANGED|rc=0|(stdout)root" for host in ("broker", "web1", "web2")
+    ], done.stderr
 
 
 def test_a_fresh_fleet_is_broken_in_several_ways(fleet: FleetWorld) -> None:
     diagnosed = fleet.inv("diagnose", "--inventory", ".fleet/inventory.yaml", "--json")
     assert diagnosed.code == 1, diagnosed.err
-    found = {(finding["code"], finding["subject"].split(" on ")[-1]) for finding in diagnosed.json["findings"]}
+    found = {
+        (finding["code"], finding["subject"].split(" on ")[-1])
+        for finding in diagnosed.json["findings"]
+    }
     assert found >= {
         ("task.import_fails", "web1"), ("worker.leaked_processes", "web2"), ("queue.no_consumer", "low_priority"),
         ("queue.selected", "low_priority"), ("unit.differs", "web2"), ("unit.missing", "broker"),
         ("cron.missing", "broker"), ("worker.not_running", "web1"),
     }  # fmt: skip
-    assert "Managed by celery-runbooks" in fleet.ssh("web1", "cat /etc/cron.d/celery-printer_inventory").out
+    assert (
+        "Managed by celery-runbooks"
+        in fleet.ssh("web1", "cat /etc/cron.d/celery-printer_inventory").out
+    )
 
 
 def test_a_round_trip_takes_the_latency_asked_for(fleet: FleetWorld) -> None:
@@ -66,20 +93,28 @@ def test_up_twice_is_fine_and_another_number_of_hosts_is_told(fleet: FleetWorld)
     again = fleet.inv("fleet", "--hosts", "3", "--latency", "web2=30")
     assert (again.code, "up already" in again.out) == (0, True), again.err
     other = fleet.inv("fleet", "--hosts", "5")
-    assert (other.code, "Another fleet is up: broker, web1, web2 (+30 ms)" in other.err) == (2, True)
+    assert (other.code, "Another fleet is up: broker, web1, web2 (+30 ms)" in other.err) == (
+        2,
+        True,
+    )
     assert fleet.record == before
     assert fleet.ssh("web1", "true").code == 0
 
 
-def test_two_fleets_stand_side_by_side_and_one_goes_without_a_trace(fleet: FleetWorld, world: FleetWorld) -> None:
+def test_two_fleets_stand_side_by_side_and_one_goes_without_a_trace(
+    fleet: FleetWorld, world: FleetWorld
+) -> None:
     assert world.traces() == set()
     up = world.inv("fleet", "--hosts", "2")
     assert up.code == 0, up.err
-    assert world.ssh("broker", "systemctl is-system-running; systemctl is-active redis-server").out == (
-        "running\nactive\n"
+    assert (
+        world.ssh("broker", "systemctl is-system-running; systemctl is-active redis-server").out
+        == "running\nactive\n"
     )
     assert world.traces()
-    assert {each.address for each in world.record.hosts}.isdisjoint(each.address for each in fleet.record.hosts)
+    assert {each.address for each in world.record.hosts}.isdisjoint(
+        each.address for each in fleet.record.hosts
+    )
     down = world.inv("fleet", "--down")
     assert down.code == 0, down.err
     assert (world.traces(), world.fleet.exists()) == (set(), False)
@@ -88,9 +123,12 @@ def test_two_fleets_stand_side_by_side_and_one_goes_without_a_trace(fleet: Fleet
 
 
 @pytest.mark.parametrize(
-    "reached", ["record.json", "run/common/root/srv/printer_inventory", "logs/web1.log", "ssh_config"]
+    "reached",
+    ["record.json", "run/common/root/srv/printer_inventory", "logs/web1.log", "ssh_config"],
 )
-def test_a_fleet_killed_half_way_is_removed_without_a_trace(world: FleetWorld, reached: str) -> None:
+def test_a_fleet_killed_half_way_is_removed_without_a_trace(
+    world: FleetWorld, reached: str
+) -> None:
     process = subprocess.Popen(world.command("fleet", "--hosts", "2"), cwd=world.path, env=world.environment,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     wait_until((world.fleet / reached).exists, reached)

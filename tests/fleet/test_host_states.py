@@ -1,4 +1,6 @@
-"""What keeps a real host from being worked with is a finding of its own, and whatever could be asked is judged."""
+"""What keeps a real host from being worked with is a finding of its own, and whatever could be
+asked is judged.
+"""
 
 import re
 from collections.abc import Iterator
@@ -26,10 +28,15 @@ def on(fleet: FleetWorld, host: str, breaks: str, mends: str) -> Iterator[None]:
         assert done.code == 0, done.out + done.err
 
 
-def test_a_changed_host_key_is_told_as_that_and_the_other_hosts_are_judged(fleet: FleetWorld) -> None:
+def test_a_changed_host_key_is_told_as_that_and_the_other_hosts_are_judged(
+    fleet: FleetWorld,
+) -> None:
     known_hosts = fleet.fleet / "known_hosts"
     before = known_hosts.read_text()
-    web1, web2 = (next(line for line in before.splitlines() if f",{name} " in line) for name in ("web1", "web2"))
+    web1, web2 = (
+        next(line for line in before.splitlines() if f",{name} " in line)
+        for name in ("web1", "web2")
+    )
     other = " ".join([web1.split()[0], *web2.split()[1:]])
     known_hosts.write_text(before.replace(web1, other))
     try:
@@ -52,7 +59,9 @@ def test_what_sudo_refuses_is_told_with_the_line_that_its_sudoers_lacks(fleet: F
     assert "its sudoers has to say: " in found["host.sudo_refused"]["evidence"][0]
 
 
-def test_on_a_host_whose_tmp_is_full_that_is_one_finding_among_all_others(fleet: FleetWorld) -> None:
+def test_on_a_host_whose_tmp_is_full_that_is_one_finding_among_all_others(
+    fleet: FleetWorld,
+) -> None:
     before = found_on(fleet, "web1")
     fill = "mount -t tmpfs -o size=4k,mode=1777 tmpfs /tmp && head -c 4096 /dev/zero >/tmp/filler"
     with on(fleet, "web1", fill, "umount /tmp"):
@@ -65,14 +74,26 @@ def test_an_environment_file_that_is_a_folder_and_a_directory_that_is_gone_are_e
     fleet: FleetWorld,
 ) -> None:
     text = (fleet.fleet / "inventory.yaml").read_text()
-    env, directory = (re.search(rf"{name}: (\S+)", text) for name in ("celery_env_file", "celery_directory"))
+    env, directory = (
+        re.search(rf"{name}: (\S+)", text) for name in ("celery_env_file", "celery_directory")
+    )
     assert env
     assert directory
-    swap, back = f"mv {env[1]} {env[1]}.aside && mkdir {env[1]}", f"rmdir {env[1]} && mv {env[1]}.aside {env[1]}"
+    swap, back = (
+        f"mv {env[1]} {env[1]}.aside && mkdir {env[1]}",
+        f"rmdir {env[1]} && mv {env[1]}.aside {env[1]}",
+    )
     with on(fleet, "web1", swap, back):
         found = found_on(fleet, "web1")
     assert "environment.is_folder" in found
     assert "host.unreachable" not in found
-    with on(fleet, "web1", f"mv {directory[1]} {directory[1]}.aside", f"mv {directory[1]}.aside {directory[1]}"):
+    with on(
+        fleet,
+        "web1",
+        f"mv {directory[1]} {directory[1]}.aside",
+        f"mv {directory[1]}.aside {directory[1]}",
+    ):
         found = found_on(fleet, "web1")
-    assert found["host.no_directory"]["summary"].startswith(f"{directory[1]} is not there, so nothing")
+    assert found["host.no_directory"]["summary"].startswith(
+        f"{directory[1]} is not there, so nothing"
+    )

@@ -1,4 +1,6 @@
-"""A fleet whose inventory is a folder with vault files, a script and a `constructed` plugin, put right by it."""
+"""A fleet whose inventory is a folder with vault files, a script and a `constructed` plugin, put
+right by it.
+"""
 
 import json
 import subprocess
@@ -51,21 +53,33 @@ def lab(real_hosts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def write_inventory(world: FleetWorld) -> None:
-    """What the lab's inventory says, in a folder of an INI file, a script, a plugin's file, and files of variables."""
+    """What the lab's inventory says, in a folder of an INI file, a script, a plugin's file, and
+    files of variables.
+    """
     everything = yaml.safe_load((world.fleet / "inventory.yaml").read_text())["all"]
     fleet = everything["children"]["printer_inventory"]
     groups = fleet["children"]
-    urls = {f"vault_{name}": (world.fleet / f"{name}.url").read_text().strip() for name in ("broker", "results")}
+    urls = {
+        f"vault_{name}": (world.fleet / f"{name}.url").read_text().strip()
+        for name in ("broker", "results")
+    }
     common = everything["vars"] | {
         "ansible_ssh_private_key_file": f"{world.fleet}/id_ed25519",
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={world.fleet}/known_hosts",
         "runbooks_state_directory": f"{world.fleet}/state",
         "celery_hours_before_hard_kill": 4,
     }
-    shop = fleet["vars"] | {"celery_broker_url": "{{ vault_broker }}", "celery_result_backend": "{{ vault_results }}"}
+    shop = fleet["vars"] | {
+        "celery_broker_url": "{{ vault_broker }}",
+        "celery_result_backend": "{{ vault_results }}",
+    }
     said = {
         "machines": {"hosts": [*groups["workers"]["hosts"]]},
-        "_meta": {"hostvars": {name: host | {"role": "worker"} for name, host in groups["workers"]["hosts"].items()}},
+        "_meta": {
+            "hostvars": {
+                name: host | {"role": "worker"} for name, host in groups["workers"]["hosts"].items()
+            }
+        },
     }
     folder = world.path / FOLDER
     files = {
@@ -75,7 +89,10 @@ def write_inventory(world: FleetWorld) -> None:
         "group_vars/all/common.yml": yaml.dump(common),
         "group_vars/all/vault.yml": encrypted(world, yaml.dump(urls)),
         "group_vars/printer_inventory.yml": yaml.dump(shop),
-        **{f"group_vars/{name}.yml": yaml.dump(groups[name]["vars"]) for name in ("brokers", "workers")},
+        **{
+            f"group_vars/{name}.yml": yaml.dump(groups[name]["vars"])
+            for name in ("brokers", "workers")
+        },
     }
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -87,15 +104,26 @@ def write_inventory(world: FleetWorld) -> None:
 def encrypted(world: FleetWorld, text: str) -> str:
     (world.path / "vault.password").write_text("correct horse\n")
     program = str(Path(sys.executable).with_name("ansible-vault"))
-    command = [program, "encrypt", "--output", "-", "--vault-password-file", str(world.path / "vault.password")]
+    command = [
+        program,
+        "encrypt",
+        "--output",
+        "-",
+        "--vault-password-file",
+        str(world.path / "vault.password"),
+    ]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
 
 
 def hosts(lab: FleetWorld, *arguments: str) -> list[Any]:
-    return [host["host"] for host in lab.inv("hosts", "--json", "-i", FOLDER, *arguments).json["hosts"]]
+    return [
+        host["host"] for host in lab.inv("hosts", "--json", "-i", FOLDER, *arguments).json["hosts"]
+    ]
 
 
-def test_a_folder_with_vault_files_a_script_and_a_plugin_drives_a_remediation(lab: FleetWorld) -> None:
+def test_a_folder_with_vault_files_a_script_and_a_plugin_drives_a_remediation(
+    lab: FleetWorld,
+) -> None:
     assert hosts(lab) == ["web1", "web2", "broker"], "as `ansible all --list-hosts` has them"
     assert hosts(lab, "-l", "workers") == ["web1", "web2"]
 

@@ -1,4 +1,6 @@
-"""Workers under systemd on real hosts: their hardened units, the target that holds them together, and their logs."""
+"""Workers under systemd on real hosts: their hardened units, the target that holds them together,
+and their logs.
+"""
 
 import json
 import signal
@@ -16,7 +18,8 @@ from tests.fleet.test_judged import changed
 LOG = "/var/log/printers/count.log"
 HIGH = "              - name: worker_high"
 WORKERS = ("celery-worker@worker_high", "celery-worker@worker_low")
-# Counts in the journal of a unit as long as it runs, and in a log file in a zone that is not the host's.
+# Counts in the journal of a unit as long as it runs, and in a log file in a zone that is not the
+# host's.
 COUNTER = f"""
 mkdir -p /var/log/printers && chown deploy /var/log/printers
 cat >/usr/local/bin/count <<'END'
@@ -59,9 +62,14 @@ def test_the_units_are_hardened_and_their_workers_live_with_it(healed: FleetWorl
     assert "CapabilityBoundingSet" in done.out
 
 
-def test_stopping_starting_and_restarting_the_target_acts_on_every_worker_and_waits(healed: FleetWorld) -> None:
+def test_stopping_starting_and_restarting_the_target_acts_on_every_worker_and_waits(
+    healed: FleetWorld,
+) -> None:
     assert healed.ssh("web1", "sudo systemctl stop celery.target").code == 0
-    assert active(healed) == ["inactive", "inactive"], "stopped when the command returned, not on their way"
+    assert active(healed) == [
+        "inactive",
+        "inactive",
+    ], "stopped when the command returned, not on their way"
     assert healed.ssh("web1", "sudo systemctl start celery.target").code == 0
     assert active(healed) == ["active", "active"]
     before = main_pids(healed)
@@ -71,7 +79,9 @@ def test_stopping_starting_and_restarting_the_target_acts_on_every_worker_and_wa
 
 
 def test_the_target_stops_workers_that_were_started_on_their_own(healed: FleetWorld) -> None:
-    healed.ssh("web1", f"sudo systemctl stop celery.target && sudo systemctl start {' '.join(WORKERS)}")
+    healed.ssh(
+        "web1", f"sudo systemctl stop celery.target && sudo systemctl start {' '.join(WORKERS)}"
+    )
     assert active(healed) == ["active", "active"]
     assert healed.ssh("web1", "systemctl is-active celery.target").out == "inactive\n"
     healed.ssh("web1", "sudo systemctl stop celery.target")
@@ -85,7 +95,9 @@ class Tail:
     def __init__(self, world: FleetWorld, *arguments: str) -> None:
         self.told: list[dict[str, Any]] = []
         words = world.command("tail-logs", "--follow", "--json", *arguments)
-        self.process = subprocess.Popen(words, cwd=world.path, env=world.environment, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            words, cwd=world.path, env=world.environment, stdout=subprocess.PIPE, text=True
+        )
         self.reader = threading.Thread(target=self._read)
         self.reader.start()
 
@@ -95,7 +107,9 @@ class Tail:
             self.told.append(json.loads(line))
 
     def lines(self, host: str, log: str) -> list[str]:
-        return [told["line"] for told in self.told if (told.get("host"), told.get("log")) == (host, log)]
+        return [
+            told["line"] for told in self.told if (told.get("host"), told.get("log")) == (host, log)
+        ]
 
     def numbers(self, host: str, log: str) -> list[int]:
         return [int(line.partition("n=")[2]) for line in self.lines(host, log)]
@@ -121,7 +135,10 @@ def counting(healed: FleetWorld) -> Iterator[FleetWorld]:
 def inventory(world: FleetWorld) -> str:
     return changed(
         world,
-        ("        celery_service_manager", f"        celery_logs: [{LOG}]\n        celery_service_manager"),
+        (
+            "        celery_service_manager",
+            f"        celery_logs: [{LOG}]\n        celery_service_manager",
+        ),
         (HIGH, f"              - {{name: counter, queues: [low]}}\n{HIGH}"),
     )
 
@@ -132,18 +149,26 @@ def test_followed_logs_lose_and_repeat_nothing_while_a_host_goes_and_comes_and_a
     record = counting.record
     link = next(record.link(host.address) for host in record.hosts if host.name == "web2")
     sources = [(host, log) for host in ("web1", "web2") for log in ("counter", "count.log")]
-    tail = Tail(counting, "--inventory", inventory(counting), "--grep", "n=|^$", "--limit", "workers")
+    tail = Tail(
+        counting, "--inventory", inventory(counting), "--grep", "n=|^$", "--limit", "workers"
+    )
     try:
         wait_until(lambda: all(len(tail.numbers(*source)) > 40 for source in sources), "all four")
         run("ip", "link", "set", link, "down")
-        wait_until(lambda: any("unreachable" in line for line in tail.lines("web2", "")), "that web2 is away")
+        wait_until(
+            lambda: any("unreachable" in line for line in tail.lines("web2", "")),
+            "that web2 is away",
+        )
         seen = len(tail.numbers("web1", "counter"))
         wait_until(lambda: len(tail.numbers("web1", "counter")) > seen + 40, "that web1 goes on")
         counting.ssh("web1", f"sudo mv {LOG} {LOG}.1")
         run("ip", "link", "set", link, "up")
         wait_until(lambda: "answers again" in tail.lines("web2", ""), "web2 again")
         last = {source: tail.numbers(*source)[-1] for source in sources}
-        wait_until(lambda: all(tail.numbers(*source)[-1] > last[source] + 40 for source in sources), "more of all four")
+        wait_until(
+            lambda: all(tail.numbers(*source)[-1] > last[source] + 40 for source in sources),
+            "more of all four",
+        )
     finally:
         run("ip", "link", "set", link, "up")
         code = tail.end()
@@ -153,7 +178,9 @@ def test_followed_logs_lose_and_repeat_nothing_while_a_host_goes_and_comes_and_a
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), source
 
 
-def test_the_logs_of_several_hosts_are_one_in_the_order_of_time_also_in_another_zone(counting: FleetWorld) -> None:
+def test_the_logs_of_several_hosts_are_one_in_the_order_of_time_also_in_another_zone(
+    counting: FleetWorld,
+) -> None:
     wanted = ("--inventory", inventory(counting), "--limit", "workers", "--grep", "n=", "--json")
     wait_until(lambda: counting.ssh("web2", f"wc -l <{LOG}").out.strip() > "0", "lines")
     done = counting.inv("tail-logs", *wanted, "--since", "5m")
@@ -172,17 +199,25 @@ def test_a_host_that_is_away_is_told_and_the_others_are_shown(counting: FleetWor
     done = counting.inv("tail-logs", "--inventory", name, "--json")
     assert done.code == 4
     assert {line["host"] for line in done.json["logs"] if line["log"]} == {"broker", "web1"}
-    assert [line["line"][:11] for line in done.json["logs"] if line["host"] == "web2"] == ["unreachable"]
+    assert [line["line"][:11] for line in done.json["logs"] if line["host"] == "web2"] == [
+        "unreachable"
+    ]
 
 
 def test_the_rotation_is_installed_and_goes_with_the_logs(counting: FleetWorld) -> None:
-    installed = counting.inv("install-cron", "--yes", "--limit", "web1", "--inventory", inventory(counting))
+    installed = counting.inv(
+        "install-cron", "--yes", "--limit", "web1", "--inventory", inventory(counting)
+    )
     assert installed.code == 0, installed.out + installed.err
     rotated = counting.ssh("web1", "sudo logrotate -f /etc/logrotate.d/celery-printer_inventory")
     assert (rotated.code, rotated.err) == (0, "")
     assert counting.ssh("web1", f"cat {LOG}.1").out
-    wait_until(lambda: counting.ssh("web1", f"cat {LOG}").out, "that the writer goes on in the file")
-    again = counting.inv("install-cron", "--yes", "--limit", "web1", "--inventory", ".fleet/inventory.yaml", "--json")
+    wait_until(
+        lambda: counting.ssh("web1", f"cat {LOG}").out, "that the writer goes on in the file"
+    )
+    again = counting.inv(
+        "install-cron", "--yes", "--limit", "web1", "--inventory", ".fleet/inventory.yaml", "--json"
+    )
     assert [change["summary"] for change in again.json["changes"]] == [
         "remove /etc/logrotate.d/celery-printer_inventory: the inventory no longer has it"
     ]

@@ -1,4 +1,6 @@
-"""A real cron runs the installed tool as a user without privileges, and what it sees is appended to a log."""
+"""A real cron runs the installed tool as a user without privileges, and what it sees is appended to
+a log.
+"""
 
 import shutil
 import subprocess
@@ -33,7 +35,9 @@ CUT_ME_IN = "        celery_directory: /srv/printer_inventory\n"
 
 @pytest.fixture
 def installed(fleet: FleetWorld, tmp_path: Path) -> Iterator[FleetWorld]:
-    """The fleet with this tool on the broker's host, built and installed as a user would; gone afterwards."""
+    """The fleet with this tool on the broker's host, built and installed as a user would; gone
+    afterwards.
+    """
     root = fleet.fleet / "run/broker/root"
     host = fleet.record.hosts[0]
     on_host(fleet.record, host, "python3", "-m", "venv", "--without-pip", f"/{TOOL}")
@@ -68,7 +72,9 @@ def _install(site: Path, scratch: Path) -> None:
 
 def install_cron(world: FleetWorld, inventory: str) -> str:
     """Returns the run's id."""
-    done = world.inv("install-cron", "--yes", "--json", "--limit", "broker", "--inventory", inventory)
+    done = world.inv(
+        "install-cron", "--yes", "--json", "--limit", "broker", "--inventory", inventory
+    )
     assert done.code == 0, done.out + done.err
     return str(done.json["run"])
 
@@ -77,23 +83,38 @@ def test_cron_runs_the_installed_monitor_and_install_cron_puts_it_there_changes_
     installed: FleetWorld,
 ) -> None:
     inventory = changed_inventory(installed, (CUT_ME_IN, MONITOR + CUT_ME_IN))
-    shutil.copy(installed.path / inventory, installed.fleet / f"run/broker/root/{SETTINGS}/inventory.yaml")
+    shutil.copy(
+        installed.path / inventory, installed.fleet / f"run/broker/root/{SETTINGS}/inventory.yaml"
+    )
     on_host(installed.record, installed.record.hosts[0], "chown", "-R", "deploy", f"/{SETTINGS}")
 
     assert installed.ssh("broker", f"echo an earlier line >{LOG}").code == 0
 
     runs = [install_cron(installed, inventory)]
-    wait_until(lambda: "CROSSED queue.no_consumer" in installed.ssh("broker", f"cat {LOG}").out, "cron", timeout_s=150)
-    said = installed.ssh("broker", f"cat {LOG}; stat -c 'by %U' {LOG} /{SETTINGS}/state/monitor/*/history.db").out
-    assert " printer_inventory CROSSED queue=low_priority depth=5000 consumers=0 max_retries=3 " in said
+    wait_until(
+        lambda: "CROSSED queue.no_consumer" in installed.ssh("broker", f"cat {LOG}").out,
+        "cron",
+        timeout_s=150,
+    )
+    said = installed.ssh(
+        "broker", f"cat {LOG}; stat -c 'by %U' {LOG} /{SETTINGS}/state/monitor/*/history.db"
+    ).out
+    assert (
+        " printer_inventory CROSSED queue=low_priority depth=5000 consumers=0 max_retries=3 "
+        in said
+    )
     assert said.endswith("by deploy\nby deploy\n")
     assert said.startswith("an earlier line\n"), "lines are appended"
 
     inventory = changed_inventory(
-        installed, (CUT_ME_IN, MONITOR.replace('schedule: "* * * * *"', "user: operator") + CUT_ME_IN)
+        installed,
+        (CUT_ME_IN, MONITOR.replace('schedule: "* * * * *"', "user: operator") + CUT_ME_IN),
     )
     runs.append(install_cron(installed, inventory))
-    assert f"\n0 */6 * * * operator /{TOOL}/bin/celery-runbooks monitor " in installed.ssh("broker", f"cat {CRON}").out
+    assert (
+        f"\n0 */6 * * * operator /{TOOL}/bin/celery-runbooks monitor "
+        in installed.ssh("broker", f"cat {CRON}").out
+    )
     runs.append(install_cron(installed, INVENTORY))
     assert " monitor " not in installed.ssh("broker", f"cat {CRON}").out
     for run in reversed(runs):

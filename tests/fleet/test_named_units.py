@@ -1,4 +1,6 @@
-"""A fleet as it is: units of Celery's own documentation that the inventory names are kept, watched and restarted."""
+"""A fleet as it is: units of Celery's own documentation that the inventory names are kept, watched
+and restarted.
+"""
 
 import re
 
@@ -71,7 +73,11 @@ WantedBy=multi-user.target
 
 def take_the_place_of(world: FleetWorld, host: str, ours: str, unit: str, text: str) -> None:
     """A host that never had our unit: it has this one instead, which runs."""
-    root(world, f"systemctl disable --now {ours}; rm {UNITS}/{ours}.service; systemctl daemon-reload", host)
+    root(
+        world,
+        f"systemctl disable --now {ours}; rm {UNITS}/{ours}.service; systemctl daemon-reload",
+        host,
+    )
     for path, content in (("/etc/default/celery", DEFAULTS), (f"{UNITS}/{unit}", text)):
         assert world.ssh(host, f"sudo tee {path}", stdin=content).code == 0
     root(world, f"systemctl daemon-reload; systemctl enable --now {unit}", host)
@@ -79,18 +85,26 @@ def take_the_place_of(world: FleetWorld, host: str, ours: str, unit: str, text: 
 
 @pytest.fixture(scope="module")
 def named(two: FleetWorld) -> FleetWorld:
-    """`.fleet/named.yaml` describes web1's worker_low and the broker's beat as they are; tests leave them running."""
+    """`.fleet/named.yaml` describes web1's worker_low and the broker's beat as they are; tests
+    leave them running.
+    """
     take_the_place_of(two, "web1", "celery-worker@worker_low", "celery.service", CELERY)
     take_the_place_of(two, "broker", "celery-beat", "celerybeat.service", BEAT)
     text = (two.fleet / "inventory.yaml").read_text()
     for old, new in (
         (
             "name: worker_low\n",
-            'name: worker_low\n                unit: celery.service\n                node: "w1@%h"\n'
-            "                queues: [low_priority]\n              - name: worker_more\n"
-            '                unit: celery.service\n                node: "w2@%h"\n',
+            (
+                "name: worker_low\n                unit: celery.service\n                node:"
+                ' "w1@%h"\n                queues: [low_priority]\n              - name:'
+                " worker_more\n                unit: celery.service\n                node:"
+                ' "w2@%h"\n'
+            ),
         ),
-        ("celery_beat: true\n", "celery_beat: true\n            celery_beat_unit: celerybeat.service\n"),
+        (
+            "celery_beat: true\n",
+            "celery_beat: true\n            celery_beat_unit: celerybeat.service\n",
+        ),
     ):
         assert text.count(old) == 1
         text = text.replace(old, new)
@@ -105,8 +119,13 @@ def inv(world: FleetWorld, verb: str, *arguments: str) -> Done:
 
 def seen(world: FleetWorld) -> str:
     """What systemd has of the two hosts' units, and since when they run."""
-    show = f"cd {UNITS}; sha256sum celery*.service celery.target; ls -d celery*; systemctl show -P InvocationID"
-    return root(world, f"{show} celery.service") + root(world, f"{show} celerybeat.service", "broker")
+    show = (
+        f"cd {UNITS}; sha256sum celery*.service celery.target; ls -d celery*; systemctl show -P"
+        " InvocationID"
+    )
+    return root(world, f"{show} celery.service") + root(
+        world, f"{show} celerybeat.service", "broker"
+    )
 
 
 def test_units_that_the_inventory_names_are_well_as_they_are(named: FleetWorld) -> None:
@@ -123,7 +142,9 @@ def test_units_that_the_inventory_names_are_well_as_they_are(named: FleetWorld) 
     assert seen(named) == before
 
 
-def test_one_that_is_stopped_is_found_started_proved_and_stopped_again_by_undo(named: FleetWorld) -> None:
+def test_one_that_is_stopped_is_found_started_proved_and_stopped_again_by_undo(
+    named: FleetWorld,
+) -> None:
     root(named, "systemctl stop celery.service")
     looked = words(inv(named, "diagnose"))
     assert "worker.not_running celery.service on web1" in looked, looked
@@ -141,7 +162,9 @@ def test_a_changed_environment_reaches_those_that_read_it(named: FleetWorld) -> 
     before = seen(named)
     root(named, "sed -i s/GLPI_TIMEOUT_S=30/GLPI_TIMEOUT_S=31/ /etc/printer_inventory.env")
     root(named, "systemctl restart celery.service")
-    wait_until(lambda: "worker.not_answering" not in inv(named, "diagnose").out, "celery.service to answer")
+    wait_until(
+        lambda: "worker.not_answering" not in inv(named, "diagnose").out, "celery.service to answer"
+    )
     done = inv(named, "remediate", "--yes")
     assert done.code == 0, done.out + done.err
     assert "changed: [web1] restart celery.service" in done.out
@@ -150,7 +173,9 @@ def test_a_changed_environment_reaches_those_that_read_it(named: FleetWorld) -> 
     assert seen(named).splitlines()[:5] == before.splitlines()[:5]
 
 
-def test_its_journal_is_read_and_a_worker_of_ours_beside_it_is_none_of_its(named: FleetWorld) -> None:
+def test_its_journal_is_read_and_a_worker_of_ours_beside_it_is_none_of_its(
+    named: FleetWorld,
+) -> None:
     shown = inv(named, "tail-logs", "--grep", "Celery Service", "--limit", "web1")
     assert shown.code == 0, shown.err
     assert "Started celery.service" in shown.out, shown.out
@@ -158,7 +183,9 @@ def test_its_journal_is_read_and_a_worker_of_ours_beside_it_is_none_of_its(named
 
 def test_a_unit_that_is_not_there_is_named_and_nothing_is_done_about_it(named: FleetWorld) -> None:
     text = (named.fleet / "named.yaml").read_text()
-    (named.fleet / "misspelt.yaml").write_text(text.replace("unit: celery.service", "unit: celeri.service"))
+    (named.fleet / "misspelt.yaml").write_text(
+        text.replace("unit: celery.service", "unit: celeri.service")
+    )
     looked = named.inv("diagnose", "--inventory", ".fleet/misspelt.yaml", "--limit", "web1")
     assert "systemd on web1 has no unit celeri.service" in words(looked), looked.out
     assert "it is at work in celery.service" in words(looked), looked.out
@@ -169,11 +196,24 @@ def test_a_unit_that_is_not_there_is_named_and_nothing_is_done_about_it(named: F
 
 
 def test_documented_units_are_known_without_an_inventory(named: FleetWorld) -> None:
-    """The last of this file: hosts that have no unit of ours any more, but Celery's own, with two nodes in one."""
-    for host, ours in (("web1", "celery-worker@worker_high"), ("broker", "celery-worker@worker_daemon")):
-        root(named, f"systemctl disable --now {ours}; rm {UNITS}/{ours}.service; systemctl daemon-reload", host)
+    """The last of this file: hosts that have no unit of ours any more, but Celery's own, with two
+    nodes in one.
+    """
+    for host, ours in (
+        ("web1", "celery-worker@worker_high"),
+        ("broker", "celery-worker@worker_daemon"),
+    ):
+        root(
+            named,
+            f"systemctl disable --now {ours}; rm {UNITS}/{ours}.service; systemctl daemon-reload",
+            host,
+        )
     for host in ("broker", "web1"):
-        root(named, f"systemctl disable celery.target; rm {UNITS}/celery.target; systemctl daemon-reload", host)
+        root(
+            named,
+            f"systemctl disable celery.target; rm {UNITS}/celery.target; systemctl daemon-reload",
+            host,
+        )
     root(named, "rm -f /etc/cron.d/celery-printer_inventory", "broker")
     defaults = DEFAULTS.replace('NODES="w1"', 'NODES="w1 w2"').replace("-Q low", "-Q:w1 low").replace(
         "--concurrency=1", "-Q:w2 high_priority,daemon --concurrency=1"
@@ -182,7 +222,8 @@ def test_documented_units_are_known_without_an_inventory(named: FleetWorld) -> N
     root(named, "systemctl restart celery.service")
     common = f"-F {named.fleet}/ssh_config"
     (named.fleet / "ways.yaml").write_text(
-        f'all: {{hosts: {{broker: , web1: }}, vars: {{ansible_become: true, ansible_ssh_common_args: "{common}"}}}}\n'
+        "all: {hosts: {broker: , web1: }, vars: {ansible_become: true,"
+        f' ansible_ssh_common_args: "{common}"}}}}\n'
     )
     ways = ("--inventory", ".fleet/ways.yaml")
 
@@ -206,12 +247,19 @@ def test_documented_units_are_known_without_an_inventory(named: FleetWorld) -> N
     (named.fleet / "adopted.yaml").write_text(adopted.out)
     both = (*ways, "--inventory", ".fleet/adopted.yaml")
     looked = named.inv("diagnose", *both, "--json")
-    assert (looked.code, [one for one in looked.json["findings"] if one["severity"] != "info"]) == (0, []), looked.out
+    assert (looked.code, [one for one in looked.json["findings"] if one["severity"] != "info"]) == (
+        0,
+        [],
+    ), looked.out
     planned = named.inv("remediate", "--dry-run", *both)
     assert (planned.code, "Nothing to change." in planned.out) == (0, True), planned.out
 
     root(named, "systemctl stop celery.service")
     root(named, "systemctl stop celerybeat.service", "broker")
     told = named.inv("diagnose", "-A", "printer_inventory", *ways, "--json").json["findings"]
-    down = {one["subject"] for one in told if one["code"] in ("worker.not_running", "beat.not_running")}
-    assert down == {"celery.service on web1", "celerybeat.service on broker"} >= {told[0]["subject"]}, told[0]
+    down = {
+        one["subject"] for one in told if one["code"] in ("worker.not_running", "beat.not_running")
+    }
+    assert (
+        down == {"celery.service on web1", "celerybeat.service on broker"} >= {told[0]["subject"]}
+    ), told[0]

@@ -1,4 +1,6 @@
-"""The application's own code on an old Python: a real 3.9 with the Celery of its time, from a Debian 11."""
+"""The application's own code on an old Python: a real 3.9 with the Celery of its time, from a
+Debian 11.
+"""
 
 import subprocess
 from collections.abc import Iterator
@@ -45,7 +47,15 @@ class Inside:
         self.root = root
 
     def run(self, script: str, *, timeout_s: float) -> Completed:
-        inside = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", f"--root={self.root}"]
+        inside = [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            f"--root={self.root}",
+        ]
         done = subprocess.run(
             [*inside, "/bin/sh", "-s"], input=script.encode(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, timeout=timeout_s, check=False,
@@ -75,7 +85,10 @@ def host(place: Path) -> FleetHost:
 def test_an_application_on_python_3_9_is_loaded_and_asked(debian11: Path, host: FleetHost) -> None:
     inside = Inside(debian11)
     probe = application.parse_imports(
-        host, inside.ask(application.ask_imports(host, "shop", ["tasks.bill"], ENVIRONMENT, ["utf-8", "x"]))
+        host,
+        inside.ask(
+            application.ask_imports(host, "shop", ["tasks.bill"], ENVIRONMENT, ["utf-8", "x"])
+        ),
     )
     assert (probe.failed, probe.errors, probe.remote_control, probe.options) == ("", {}, True, {})
     assert {"on.3.9", "tasks.bill"} <= probe.registered
@@ -83,7 +96,9 @@ def test_an_application_on_python_3_9_is_loaded_and_asked(debian11: Path, host: 
     assert probe.compressions is not None
     assert "gzip" in probe.compressions
     assert probe.encodings == frozenset({"utf-8"})
-    found = parse_route(host, inside.ask(ask_route(host, "shop", ENVIRONMENT, TaskCall(task="tasks.bill"))))
+    found = parse_route(
+        host, inside.ask(ask_route(host, "shop", ENVIRONMENT, TaskCall(task="tasks.bill")))
+    )
     assert (found.queue, found.signature, found.misfit) == (
         "bills",
         "(order_id)",
@@ -95,7 +110,10 @@ def test_an_application_on_python_3_9_is_loaded_and_asked(debian11: Path, host: 
     ("code", "error"),
     [
         ("import nosuch\n", "ModuleNotFoundError: No module named 'nosuch'"),
-        ("def f(a: int | None): ...\n", "TypeError: unsupported operand type(s) for |: 'type' and 'NoneType'"),
+        (
+            "def f(a: int | None): ...\n",
+            "TypeError: unsupported operand type(s) for |: 'type' and 'NoneType'",
+        ),
     ],
 )
 def test_what_fails_on_python_3_9_is_told_as_the_applications_own(
@@ -103,14 +121,18 @@ def test_what_fails_on_python_3_9_is_told_as_the_applications_own(
 ) -> None:
     (place / "tasks.py").write_text(code + dedent(TASKS))
     probe = application.parse_imports(
-        host, Inside(debian11).ask(application.ask_imports(host, "shop", ["tasks.bill"], ENVIRONMENT))
+        host,
+        Inside(debian11).ask(application.ask_imports(host, "shop", ["tasks.bill"], ENVIRONMENT)),
     )
     assert (probe.failed, probe.errors[""].splitlines()[-1]) == ("", error)
 
 
 def test_a_wrong_celery_app_is_named_on_python_3_9(debian11: Path, host: FleetHost) -> None:
     probe = application.parse_imports(
-        host, Inside(debian11).ask(application.ask_imports(host, "shop:nope", ["tasks.bill"], ENVIRONMENT))
+        host,
+        Inside(debian11).ask(
+            application.ask_imports(host, "shop:nope", ["tasks.bill"], ENVIRONMENT)
+        ),
     )
     told = f"celery_app is shop:nope, and {host.settings.directory}/shop.py has no nope: "
     assert probe.failed == told + "correct celery_app (MODULE:ATTRIBUTE)"

@@ -1,4 +1,6 @@
-"""What of the fleet lab can be tried anywhere: its addresses, its flags, and what it says where it cannot work."""
+"""What of the fleet lab can be tried anywhere: its addresses, its flags, and what it says where it
+cannot work.
+"""
 
 import ipaddress
 import os

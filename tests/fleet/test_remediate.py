@@ -1,4 +1,6 @@
-"""A fleet of real hosts, broken in several ways at once, is healed over SSH and sudo, and given back as it was."""
+"""A fleet of real hosts, broken in several ways at once, is healed over SSH and sudo, and given
+back as it was.
+"""
 
 import os
 import re
@@ -40,7 +42,9 @@ def inv(world: FleetWorld, verb: str, *arguments: str, inventory: str = INVENTOR
 
 
 def state(world: FleetWorld, host: str) -> list[str]:
-    """Every file where we write, with its mode, owner and checksum, and the state of every unit of Celery's."""
+    """Every file where we write, with its mode, owner and checksum, and the state of every unit of
+    Celery's.
+    """
     done = world.ssh(host, "sudo sh -s", stdin=STATE)
     assert done.code == 0, done.err
     return done.out.splitlines()
@@ -53,7 +57,11 @@ def broker(world: FleetWorld) -> "redis.Redis":
 def checks(world: FleetWorld) -> list[bytes]:
     """The waiting GLPI checks, byte for byte, newest first."""
     with broker(world) as client:
-        return [item for item in client.lrange("low_priority", 0, -1) if b"check_all_devices_in_glpi" in item]
+        return [
+            item
+            for item in client.lrange("low_priority", 0, -1)
+            if b"check_all_devices_in_glpi" in item
+        ]
 
 
 def changed_inventory(world: FleetWorld, *replacements: tuple[str, str]) -> str:
@@ -82,7 +90,9 @@ def six(real_hosts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     assert down.code == 0, down.err
 
 
-def test_a_broken_fleet_is_healed_a_second_run_changes_nothing_and_undo_gives_it_back(six: FleetWorld) -> None:
+def test_a_broken_fleet_is_healed_a_second_run_changes_nothing_and_undo_gives_it_back(
+    six: FleetWorld,
+) -> None:
     before = {host: state(six, host) for host in HOSTS}
     stuck = checks(six)
     assert len(stuck) == 300
@@ -93,7 +103,13 @@ def test_a_broken_fleet_is_healed_a_second_run_changes_nothing_and_undo_gives_it
 
     healed = inv(six, "remediate", "--yes")
     assert healed.code == 0, healed.out + healed.err
-    for code in ("task.import_fails", "worker.leaked_processes", "worker.not_running", "cron.", "queue.no_consumer"):
+    for code in (
+        "task.import_fails",
+        "worker.leaked_processes",
+        "worker.not_running",
+        "cron.",
+        "queue.no_consumer",
+    ):
         assert code in healed.out
     assert checks(six) == []
     assert inv(six, "verify").code == 0
@@ -138,19 +154,29 @@ def test_workers_are_restarted_in_batches_and_each_proves_itself(healthy: FleetW
     before = {host: main_pids(healthy, host) for host in WORKERS}
     done = inv(healthy, "restart-workers", "--yes", "--serial", "2")
     assert done.code == 0, done.out + done.err
-    assert re.findall(r"hosts done; now (.*)", done.out) == ["broker", "web1, web2", "web3, web4", "web5"]
+    assert re.findall(r"hosts done; now (.*)", done.out) == [
+        "broker",
+        "web1, web2",
+        "web3, web4",
+        "web5",
+    ]
     assert all(main_pids(healthy, host) != before[host] for host in WORKERS)
     assert inv(healthy, "verify").code == 0
 
 
-def test_a_change_that_breaks_workers_stops_at_the_canary_and_is_put_back(healthy: FleetWorld) -> None:
+def test_a_change_that_breaks_workers_stops_at_the_canary_and_is_put_back(
+    healthy: FleetWorld,
+) -> None:
     before = {host: state(healthy, host) for host in HOSTS}
     running = {host: main_pids(healthy, host) for host in WORKERS[1:]}
     option = 'options: ["--no-such-option"]'
     name = changed_inventory(
         healthy,
         ("queues: [low_priority]", f"queues: [low_priority]\n                {option}"),
-        ("celery_start_timeout: 60s", "celery_start_timeout: 1h"),  # nobody waits for what systemd says has failed
+        (
+            "celery_start_timeout: 60s",
+            "celery_start_timeout: 1h",
+        ),  # nobody waits for what systemd says has failed
     )
     done = inv(healthy, "remediate", "--yes", "--limit", "web*", inventory=name)
     assert done.code == 2, done.out + done.err
@@ -182,13 +208,18 @@ def test_a_drop_in_is_loaded_by_its_worker_and_a_helper_that_it_keeps_beside_it_
         assert bool(healthy.ssh("web1", "pgrep -f '[s]leep 600'").out.split()) is bool(loaded)
         pid = healthy.ssh("web1", "systemctl show -P MainPID celery-worker@worker_low").out.strip()
         environ = healthy.ssh("web1", f"sudo cat /proc/{pid}/environ").out.split("\0")
-        assert [variable for variable in environ if variable.startswith("FOO=")] == [loaded][: bool(loaded)]
+        assert [variable for variable in environ if variable.startswith("FOO=")] == [loaded][
+            : bool(loaded)
+        ]
 
 
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (("celery_python: /srv/venv/bin/python", "celery_python: /srv/none/bin/python"), "is not executable"),
+        (
+            ("celery_python: /srv/venv/bin/python", "celery_python: /srv/none/bin/python"),
+            "is not executable",
+        ),
         (("celery_user: deploy", "celery_user: nobody-there"), "nobody-there"),
         ((" user: deploy", " user: nobody-there"), "the user nobody-there does not exist here"),
     ],
@@ -198,20 +229,27 @@ def test_a_file_that_its_host_would_not_take_is_not_put_in_place(
 ) -> None:
     before = state(healthy, "broker")
     verb = "install-cron" if change[0].startswith(" user") else "install-units"
-    done = inv(healthy, verb, "--yes", "--limit", "broker", inventory=changed_inventory(healthy, change))
+    done = inv(
+        healthy, verb, "--yes", "--limit", "broker", inventory=changed_inventory(healthy, change)
+    )
     assert done.code == 2, done.out + done.err
     assert what in done.out
     assert state(healthy, "broker") == before
 
 
-def test_a_worker_that_the_inventory_no_longer_has_is_stopped_and_its_unit_removed(healthy: FleetWorld) -> None:
+def test_a_worker_that_the_inventory_no_longer_has_is_stopped_and_its_unit_removed(
+    healthy: FleetWorld,
+) -> None:
     gone = "              - name: worker_low\n                queues: [low_priority]\n"
     name = changed_inventory(healthy, (gone, ""), ("worker_daemon\n", "worker_daemon\n"))
     before = state(healthy, "web1")
     done = inv(healthy, "install-units", "--yes", "--limit", "web1", inventory=name)
     assert done.code == 0, done.out + done.err
     assert not [line for line in state(healthy, "web1") if "worker_low" in line], done.out
-    assert healthy.ssh("web1", "systemctl is-active celery-worker@worker_low").out.strip() == "inactive"
+    assert (
+        healthy.ssh("web1", "systemctl is-active celery-worker@worker_low").out.strip()
+        == "inactive"
+    )
     assert inv(healthy, "undo", "last", "--yes").code == 0
     assert state(healthy, "web1") == before
 
@@ -220,7 +258,9 @@ def test_a_machine_that_took_the_place_of_another_keeps_its_files_and_the_others
     healthy: FleetWorld,
 ) -> None:
     target = "/etc/systemd/system/celery.target"
-    swap = "sudo sed -i 'y/0123456789abcdef/fedcba9876543210/' /etc/machine-id"  # a second time it is as it was
+    swap = (  # a second time it is as it was
+        "sudo sed -i 'y/0123456789abcdef/fedcba9876543210/' /etc/machine-id"
+    )
 
     def on(command: str) -> list[str]:
         return [healthy.ssh(host, command).out for host in ("web1", "web2")]
@@ -232,7 +272,9 @@ def test_a_machine_that_took_the_place_of_another_keeps_its_files_and_the_others
     run = inv(healthy, "runs", "--json").json["runs"][-1]["run"]
     assert healthy.ssh("web1", swap).code == 0
     undone = inv(healthy, "undo", "last", "--yes")
-    assert (undone.code, "web1 is another machine now" in undone.out) == (2, True), undone.out + undone.err
+    assert (undone.code, "web1 is another machine now" in undone.out) == (2, True), (
+        undone.out + undone.err
+    )
     assert on(f"cat {target}") == [installed[0], edited[1]]
     assert healthy.ssh("web1", swap).code == 0
     assert inv(healthy, "undo", run, "--yes").code == 0
@@ -244,9 +286,13 @@ def test_a_machine_that_took_the_place_of_another_keeps_its_files_and_the_others
 def test_with_a_limit_to_one_of_a_machines_two_names_the_others_units_stand_in_its_way(
     healthy: FleetWorld, verb: str
 ) -> None:
-    address = re.search(r"\n( +)web1:.*?(ansible_host: [\d.]+)", (healthy.path / INVENTORY).read_text(), re.DOTALL)
+    address = re.search(
+        r"\n( +)web1:.*?(ansible_host: [\d.]+)", (healthy.path / INVENTORY).read_text(), re.DOTALL
+    )
     assert address
-    name = changed_inventory(healthy, (address[0], f"\n{address[1]}twin: {{{address[2]}}}{address[0]}"))
+    name = changed_inventory(
+        healthy, (address[0], f"\n{address[1]}twin: {{{address[2]}}}{address[0]}")
+    )
     before = state(healthy, "web1"), main_pids(healthy, "web1")
     refused = inv(healthy, verb, "--yes", "--limit", "twin", inventory=name)
     assert refused.code == 2, refused.out + refused.err
@@ -254,12 +300,17 @@ def test_with_a_limit_to_one_of_a_machines_two_names_the_others_units_stand_in_i
     assert (state(healthy, "web1"), main_pids(healthy, "web1")) == before
 
 
-def test_a_host_whose_code_is_broken_is_left_as_it_is_and_all_others_are_healed(healthy: FleetWorld) -> None:
+def test_a_host_whose_code_is_broken_is_left_as_it_is_and_all_others_are_healed(
+    healthy: FleetWorld,
+) -> None:
     code = "/srv/printer_inventory/integrations/__init__.py"
     stop = "sudo systemctl stop celery-worker@worker_low"
     for host in ("web2", "web3"):
         assert healthy.ssh(host, stop).code == 0
-    assert healthy.ssh("web3", f"sudo cp -p {code} /root/code && echo 1/0 | sudo tee -a {code}").code == 0
+    assert (
+        healthy.ssh("web3", f"sudo cp -p {code} /root/code && echo 1/0 | sudo tee -a {code}").code
+        == 0
+    )
     try:
         before = state(healthy, "web3")
         done = inv(healthy, "remediate", "--yes")
@@ -267,7 +318,9 @@ def test_a_host_whose_code_is_broken_is_left_as_it_is_and_all_others_are_healed(
         assert "web3 is left as it is: printer_inventory fails to import" in done.err
         assert "ZeroDivisionError" in done.err
         assert state(healthy, "web3") == before
-        assert (recap(done, "web3")["blocked"], recap(done, "web3")["changed"]) == (1, 0), done.out + done.err
+        assert (recap(done, "web3")["blocked"], recap(done, "web3")["changed"]) == (1, 0), (
+            done.out + done.err
+        )
         assert (recap(done, "web2")["failed"], recap(done, "web2")["changed"]) == (0, 1)
         assert healthy.ssh("web2", "systemctl is-active celery-worker@worker_low").out == "active\n"
     finally:
@@ -279,21 +332,31 @@ def test_a_host_that_would_not_reach_its_broker_again_is_left_as_it_is_and_all_o
     healthy: FleetWorld,
 ) -> None:
     before = {host: main_pids(healthy, host) for host in ("web2", "web3")}
-    file, drop_in = "/etc/printer_inventory.env", "/etc/systemd/system/celery-worker@worker_low.service.d"
-    in_unit = (
-        f"cp -p {file} /root/env && mkdir -p {drop_in} && "
-        f"{{ echo '[Service]'; sed -n s/^CELERY_BROKER_URL/Environment=\\&/p {file}; }} >{drop_in}/x.conf && "
-        f"cp -pr {drop_in} {drop_in.replace('low', 'high')} && sed -i /^CELERY_BROKER_URL/d {file} && "
-        "systemctl daemon-reload"
+    file, drop_in = (
+        "/etc/printer_inventory.env",
+        "/etc/systemd/system/celery-worker@worker_low.service.d",
     )
-    wrong_port = f"cp -p {file} /root/env && sed -i '/^CELERY_BROKER_URL/s,:[0-9][0-9]*/,:1/,' {file}"
-    back = f"cp -p /root/env {file}; rm -rf {drop_in} {drop_in.replace('low', 'high')}; systemctl daemon-reload"
+    in_unit = (
+        f"cp -p {file} /root/env && mkdir -p {drop_in} && {{ echo '[Service]'; sed -n"
+        f" s/^CELERY_BROKER_URL/Environment=\\&/p {file}; }} >{drop_in}/x.conf && cp -pr"
+        f" {drop_in} {drop_in.replace('low', 'high')} && sed -i /^CELERY_BROKER_URL/d {file} &&"
+        " systemctl daemon-reload"
+    )
+    wrong_port = (
+        f"cp -p {file} /root/env && sed -i '/^CELERY_BROKER_URL/s,:[0-9][0-9]*/,:1/,' {file}"
+    )
+    back = (
+        f"cp -p /root/env {file}; rm -rf {drop_in} {drop_in.replace('low', 'high')}; systemctl"
+        " daemon-reload"
+    )
     try:
         for host, change in (("web2", in_unit), ("web3", wrong_port)):
             assert healthy.ssh(host, f"sudo sh -c {shlex.quote(change)}").code == 0
         done = inv(healthy, "restart-workers", "--yes", "--limit", "web2,web3")
         assert done.code == 2, done.out + done.err
-        assert "web3 is left as it is: a worker started on web3 now would get no messages" in done.err
+        assert (
+            "web3 is left as it is: a worker started on web3 now would get no messages" in done.err
+        )
         assert "nothing listens there, or a firewall refuses this host" in done.err
         assert main_pids(healthy, "web3") == before["web3"]
         assert (recap(done, "web2")["failed"], recap(done, "web2")["blocked"]) == (0, 0)
@@ -308,36 +371,53 @@ def test_a_password_for_sudo_comes_from_a_file_and_shows_nowhere(healthy: FleetW
     password = (healthy.fleet / "operator.password").read_text().strip()
     lookup = "\"{{ lookup('file', inventory_dir ~ '/operator.password') }}\""
     name = changed_inventory(
-        healthy, ("ansible_user: deploy", f"ansible_user: operator\n    ansible_become_password: {lookup}")
+        healthy,
+        ("ansible_user: deploy", f"ansible_user: operator\n    ansible_become_password: {lookup}"),
     )
     done = inv(healthy, "verify", "--json", inventory=name)
     assert done.code == 0, done.out + done.err
-    seen = healthy.ssh("web1", "sudo journalctl -o cat --no-pager; sudo cat /proc/[0-9]*/cmdline").out
+    seen = healthy.ssh(
+        "web1", "sudo journalctl -o cat --no-pager; sudo cat /proc/[0-9]*/cmdline"
+    ).out
     assert password not in done.out + done.err + seen
 
 
-def test_the_password_for_sudo_is_asked_for_once_for_all_hosts_and_not_shown(healthy: FleetWorld) -> None:
-    password, question = (healthy.fleet / "operator.password").read_text().strip(), "become password: "
+def test_the_password_for_sudo_is_asked_for_once_for_all_hosts_and_not_shown(
+    healthy: FleetWorld,
+) -> None:
+    password, question = (
+        (healthy.fleet / "operator.password").read_text().strip(),
+        "become password: ",
+    )
     name = changed_inventory(healthy, ("ansible_user: deploy", "ansible_user: operator"))
-    done = healthy.terminal("verify", "--ask-become-pass", "--inventory", name, answers=[(question, password)])
+    done = healthy.terminal(
+        "verify", "--ask-become-pass", "--inventory", name, answers=[(question, password)]
+    )
     assert (done.code, done.out.count(question), password in done.out) == (0, 1, False), done.out
 
 
 def test_a_wrong_password_is_tried_once_on_each_host(healthy: FleetWorld) -> None:
     name = changed_inventory(
-        healthy, ("ansible_user: deploy", "ansible_user: operator\n    ansible_become_password: wrong")
+        healthy,
+        ("ansible_user: deploy", "ansible_user: operator\n    ansible_become_password: wrong"),
     )
-    before = healthy.ssh("web1", "sudo journalctl -o cat --no-pager").out.count("authentication failure")
+    before = healthy.ssh("web1", "sudo journalctl -o cat --no-pager").out.count(
+        "authentication failure"
+    )
     done = inv(healthy, "verify", "--limit", "web1", inventory=name)
     assert (done.code, "does not accept the become password" in done.out) == (4, True)
-    after = healthy.ssh("web1", "sudo journalctl -o cat --no-pager").out.count("authentication failure")
+    after = healthy.ssh("web1", "sudo journalctl -o cat --no-pager").out.count(
+        "authentication failure"
+    )
     assert after == before + 1
 
 
 def test_a_host_behind_another_is_reached_through_it(healthy: FleetWorld) -> None:
     address = {host.name: host.address for host in healthy.record.hosts}
     through = f"-F {healthy.fleet}/ssh_config -J web1 -o"
-    name = changed_inventory(healthy, ('ansible_ssh_common_args: "-o', f'ansible_ssh_common_args: "{through}'))
+    name = changed_inventory(
+        healthy, ('ansible_ssh_common_args: "-o', f'ansible_ssh_common_args: "{through}')
+    )
     done = inv(healthy, "tail-logs", "--limit", "web2", inventory=name)
     assert done.code == 0, done.out + done.err
     seen = healthy.ssh("web2", "sudo journalctl -u ssh -o cat").out
@@ -367,14 +447,18 @@ def test_a_broker_that_only_a_host_can_reach_is_looked_at_through_it(healthy: Fl
         assert process.stdout
         output = process.stdout.read()
     assert process.returncode == 99, output
-    wait_until(lambda: inv(healthy, "verify", inventory=name).code == 0, "all nodes to be at work again")
+    wait_until(
+        lambda: inv(healthy, "verify", inventory=name).code == 0, "all nodes to be at work again"
+    )
     again = inv(healthy, "restart-workers", "--yes", inventory=name)
     assert again.code == 0, again.out + again.err  # nothing is locked any more
 
 
 def drained_on(world: FleetWorld, host: str) -> int:
     """How often a worker there was told to take no more messages."""
-    return world.ssh(host, "sudo journalctl -o cat -u 'celery-worker@*'").out.count("Canceling queue")
+    return world.ssh(host, "sudo journalctl -o cat -u 'celery-worker@*'").out.count(
+        "Canceling queue"
+    )
 
 
 def test_a_unit_of_celery_multi_is_named_with_the_command_that_ends_it(healthy: FleetWorld) -> None:
@@ -394,10 +478,14 @@ def test_a_unit_of_celery_multi_is_named_with_the_command_that_ends_it(healthy: 
     def found() -> dict[str, Any]:
         return {one["code"]: one for one in inv(healthy, "diagnose", "--json").json["findings"]}
 
-    started = healthy.ssh("web1", f"sudo tee {path} >/dev/null; sudo systemctl start celery.service", stdin=unit)
+    started = healthy.ssh(
+        "web1", f"sudo tee {path} >/dev/null; sudo systemctl start celery.service", stdin=unit
+    )
     assert started.code == 0, started.err
     try:
-        wait_until(lambda: {"worker.twins", "worker.unknown"} <= set(found()), "the nodes to answer")
+        wait_until(
+            lambda: {"worker.twins", "worker.unknown"} <= set(found()), "the nodes to answer"
+        )
         other = found()["worker.other_unit"]
         assert other["subject"] == "celery.service on web1"
         assert "worker worker_high@web1, worker old@web1" in other["summary"]
@@ -406,12 +494,19 @@ def test_a_unit_of_celery_multi_is_named_with_the_command_that_ends_it(healthy: 
         assert healthy.ssh("web1", told.rpartition(": ")[2]).code == 0
         assert inv(healthy, "diagnose").code == 0
     finally:
-        healthy.ssh("web1", f"sudo systemctl stop celery.service; sudo rm {path}; sudo systemctl daemon-reload")
+        healthy.ssh(
+            "web1",
+            f"sudo systemctl stop celery.service; sudo rm {path}; sudo systemctl daemon-reload",
+        )
 
 
 def test_beside_a_beat_that_was_started_by_hand_none_is_started(healthy: FleetWorld) -> None:
     """In no unit of its own: it belongs to sshd's, or to a login session."""
-    host = next(name for name in HOSTS if healthy.ssh(name, "systemctl is-active celery-beat").out == "active\n")
+    host = next(
+        name
+        for name in HOSTS
+        if healthy.ssh(name, "systemctl is-active celery-beat").out == "active\n"
+    )
     celery = "setsid /srv/venv/bin/python -m celery -A printer_inventory"
     beat = f"{celery} beat -l INFO -s /tmp/by-hand >/tmp/beat.log 2>&1 </dev/null"
     by_hand = f"set -a; . /etc/printer_inventory.env; cd /srv/printer_inventory; {beat} & echo $!"
@@ -421,7 +516,10 @@ def test_beside_a_beat_that_was_started_by_hand_none_is_started(healthy: FleetWo
         wait_until(lambda: "Starting" in healthy.ssh(host, "cat /tmp/beat.log").out, "the beat")
         done = inv(healthy, "remediate", "--yes")
         assert done.code == 2, done.out + done.err
-        assert f"beat on {host} is left as it is: beat does not run as a service, but something else" in done.err
+        assert (
+            f"beat on {host} is left as it is: beat does not run as a service, but something else"
+            in done.err
+        )
         assert f"end it on {host}: sudo kill -TERM {pid}" in done.out
         assert healthy.ssh(host, "systemctl is-active celery-beat").out == "inactive\n"
     finally:
@@ -429,7 +527,9 @@ def test_beside_a_beat_that_was_started_by_hand_none_is_started(healthy: FleetWo
     assert inv(healthy, "remediate", "--yes").code == 0
 
 
-def test_a_task_is_sent_by_a_host_watched_to_its_end_and_looked_up_later(healthy: FleetWorld) -> None:
+def test_a_task_is_sent_by_a_host_watched_to_its_end_and_looked_up_later(
+    healthy: FleetWorld,
+) -> None:
     task = "integrations.tasks.check_all_devices_in_glpi"
     done = inv(healthy, "run-task", task, "--json")
     assert done.code == 0, done.out + done.err
@@ -462,11 +562,14 @@ def test_an_unknown_host_key_is_refused_and_let_in_when_asked(healthy: FleetWorl
 
 @pytest.mark.parametrize("at", ["SERVICE MANAGER", "WORKERS"])
 def test_a_run_that_is_killed_is_finished_by_the_next(healthy: FleetWorld, at: str) -> None:
-    # What stands may be the run at the broker behind the tunnel, which this inventory does not undo.
+    # What stands may be the run at the broker behind the tunnel, which this inventory does not
+    # undo.
     assert inv(healthy, "undo", "last", "--yes").code in (0, 2, 5)
     for host in ("web1", "web2"):
         healthy.ssh(
-            host, "sudo sed -i s/_S=30/_S=31/ /etc/printer_inventory.env; sudo rm /etc/systemd/system/celery.target"
+            host,
+            "sudo sed -i s/_S=30/_S=31/ /etc/printer_inventory.env; sudo rm"
+            " /etc/systemd/system/celery.target",
         )
     with popen(healthy, "remediate", "--yes") as process:
         read_until(process, at)
@@ -476,7 +579,9 @@ def test_a_run_that_is_killed_is_finished_by_the_next(healthy: FleetWorld, at: s
     assert inv(healthy, "verify").code == 0
 
 
-def popen(world: FleetWorld, verb: str, *arguments: str, inventory: str = INVENTORY) -> "subprocess.Popen[str]":
+def popen(
+    world: FleetWorld, verb: str, *arguments: str, inventory: str = INVENTORY
+) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         world.command(verb, *arguments, "--inventory", inventory), cwd=world.path, env=world.environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -493,10 +598,14 @@ def read_until(process: "subprocess.Popen[str]", text: str) -> str:
     raise AssertionError(f"it never came to {text}: {seen}")
 
 
-def test_a_host_that_dies_in_the_middle_is_reported_and_the_rest_finishes(healthy: FleetWorld) -> None:
+def test_a_host_that_dies_in_the_middle_is_reported_and_the_rest_finishes(
+    healthy: FleetWorld,
+) -> None:
     for host in WORKERS:
         healthy.ssh(
-            host, "sudo sed -i s/_S=30/_S=31/ /etc/printer_inventory.env; sudo rm /etc/systemd/system/celery.target"
+            host,
+            "sudo sed -i s/_S=30/_S=31/ /etc/printer_inventory.env; sudo rm"
+            " /etc/systemd/system/celery.target",
         )
     web5 = next(host for host in healthy.record.hosts if host.name == "web5")
     with popen(healthy, "remediate", "--yes", "--max-fail", "1") as process:
@@ -511,7 +620,9 @@ def test_a_host_that_dies_in_the_middle_is_reported_and_the_rest_finishes(health
     for host in WORKERS[:4]:
         assert recap(done, host)["failed"] == 0
         assert "30" in healthy.ssh(host, "sudo grep GLPI_TIMEOUT /etc/printer_inventory.env").out
-    wait_until(lambda: inv(healthy, "verify", "--limit", "all:!web5").code == 0, "the rest to be healthy")
+    wait_until(
+        lambda: inv(healthy, "verify", "--limit", "all:!web5").code == 0, "the rest to be healthy"
+    )
 
 
 def test_a_host_whose_network_dies_in_the_middle_of_a_script_is_given_up_before_the_script_would_be(
@@ -548,7 +659,9 @@ def test_a_host_that_hangs_costs_the_others_no_more_than_its_timeout(healthy: Fl
         check=False,
     )
     assert freeze.returncode == 0, freeze.stderr
-    name = changed_inventory(healthy, ("ansible_become: true", "ansible_become: true\n    ansible_timeout: 3"))
+    name = changed_inventory(
+        healthy, ("ansible_become: true", "ansible_become: true\n    ansible_timeout: 3")
+    )
     done = inv(healthy, "diagnose", "--limit", "web1,web4", inventory=name)
     assert done.code == 4, done.out + done.err
     assert re.search(r"host.unreachable\s+web4", done.out)

@@ -1,4 +1,6 @@
-"""What runs on real hosts and must not be cut off: long tasks, workers beside a failure, units that systemd holds."""
+"""What runs on real hosts and must not be cut off: long tasks, workers beside a failure, units that
+systemd holds.
+"""
 
 import shlex
 from collections.abc import Iterator
@@ -51,8 +53,12 @@ def inventory(world: FleetWorld, *replacements: tuple[str, str]) -> str:
     return ".fleet/changed.yaml"
 
 
-def inv(world: FleetWorld, verb: str, *arguments: str, change: tuple[tuple[str, str], ...] = ()) -> Done:
-    return world.inv(verb, "--yes", *arguments, "--limit", "web1", "--inventory", inventory(world, *change))
+def inv(
+    world: FleetWorld, verb: str, *arguments: str, change: tuple[tuple[str, str], ...] = ()
+) -> Done:
+    return world.inv(
+        verb, "--yes", *arguments, "--limit", "web1", "--inventory", inventory(world, *change)
+    )
 
 
 def root(world: FleetWorld, command: str) -> str:
@@ -88,7 +94,9 @@ def ran(world: FleetWorld, task: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def two(real_hosts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetWorld]:
-    """A healthy host of workers beside the broker's, whose application has two tasks that take long."""
+    """A healthy host of workers beside the broker's, whose application has two tasks that take
+    long.
+    """
     world = make_fleet_world(tmp_path_factory.mktemp("two"))
     with (world.path / "lab/patient/inventory/tasks.py").open("a") as code:
         code.write(TASKS)
@@ -105,7 +113,9 @@ def two(real_hosts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @contextmanager
 def long_tasks(world: FleetWorld) -> Iterator[None]:
-    """One acknowledged early on worker_high and one acknowledged late on worker_low; they end when the block does."""
+    """One acknowledged early on worker_high and one acknowledged late on worker_low; they end when
+    the block does.
+    """
     with Celery(broker=broker_url(world)) as app:
         for task, queue in (("early", "high_priority"), ("late", "low_priority")):
             app.send_task(f"inventory.tasks.{task}", queue=queue)
@@ -122,14 +132,19 @@ def long_tasks(world: FleetWorld) -> Iterator[None]:
 
 def with_options(option: str, *queues: str) -> tuple[tuple[str, str], ...]:
     """A change of the inventory that starts the workers of these queues with one option more."""
-    return tuple((f"queues: [{queue}]", f"queues: [{queue}]\n                options: [{option}]") for queue in queues)
+    return tuple(
+        (f"queues: [{queue}]", f"queues: [{queue}]\n                options: [{option}]")
+        for queue in queues
+    )
 
 
 def test_an_environment_file_with_the_same_bytes_is_no_reason_to_restart(two: FleetWorld) -> None:
     before = starts(two)
     root(two, f"cat {ENV_FILE} >/root/env && cat /root/env >{ENV_FILE}")
     done = inv(two, "remediate")
-    assert (done.code, "outdated" in done.out, starts(two)) == (0, False, before), done.out + done.err
+    assert (done.code, "outdated" in done.out, starts(two)) == (0, False, before), (
+        done.out + done.err
+    )
 
 
 def test_a_service_that_was_only_started_stays_up_when_its_neighbour_fails(two: FleetWorld) -> None:
@@ -142,10 +157,16 @@ def test_a_service_that_was_only_started_stays_up_when_its_neighbour_fails(two: 
     assert after.startswith("Started"), "it was not stopped again"
 
 
-def test_a_unit_that_hangs_while_it_starts_and_a_masked_one_are_left_and_named(two: FleetWorld) -> None:
+def test_a_unit_that_hangs_while_it_starts_and_a_masked_one_are_left_and_named(
+    two: FleetWorld,
+) -> None:
     """With Type=forking systemd waits for a main process, while the worker serves."""
     unit, folder = f"/etc/systemd/system/{LOW}.service", f"/etc/systemd/system/{HIGH}.service.d"
-    root(two, f"systemctl disable --now {LOW}; rm {unit}; systemctl mask {LOW}; systemctl stop {HIGH}; mkdir {folder}")
+    root(
+        two,
+        f"systemctl disable --now {LOW}; rm {unit}; systemctl mask {LOW}; systemctl stop {HIGH};"
+        f" mkdir {folder}",
+    )
     root(two, f"printf '[Service]\nType=forking\nTimeoutStartSec=infinity\n' >{folder}/x.conf")
     root(two, f"systemctl daemon-reload; systemctl start --no-block {HIGH}")
 
@@ -161,23 +182,37 @@ def test_a_unit_that_hangs_while_it_starts_and_a_masked_one_are_left_and_named(t
         start = on_host(ControlService("worker_high", "start")).fragment(
             make_host(service_manager="systemd", commands=None), None
         )
-        assert two.ssh("web1", "sudo timeout 20 sh -s", stdin=start).code == 0, "it waits for the job that hangs"
+        assert two.ssh("web1", "sudo timeout 20 sh -s", stdin=start).code == 0, (
+            "it waits for the job that hangs"
+        )
         assert serving() == before
-        assert root(two, f"readlink {unit}; systemctl is-enabled {LOW} || :").split() == ["/dev/null", "masked"]
+        assert root(two, f"readlink {unit}; systemctl is-enabled {LOW} || :").split() == [
+            "/dev/null",
+            "masked",
+        ]
         assert root(two, f"systemctl is-active {LOW} || :").strip() != "active"
     finally:
         root(two, f"rm -r {folder} {unit}; systemctl daemon-reload; systemctl stop {HIGH}")
     assert inv(two, "remediate").code == 0
 
 
-def test_an_environment_file_that_systemd_refuses_blocks_its_host_until_it_is_mended(two: FleetWorld) -> None:
+def test_an_environment_file_that_systemd_refuses_blocks_its_host_until_it_is_mended(
+    two: FleetWorld,
+) -> None:
     before = starts(two)
-    root(two, f"cp -p {ENV_FILE} /root/env; printf 'PLACE=Saarbr\\374cken\n' >>{ENV_FILE}; systemctl stop {LOW}")
+    root(
+        two,
+        f"cp -p {ENV_FILE} /root/env; printf 'PLACE=Saarbr\\374cken\n' >>{ENV_FILE}; systemctl stop"
+        f" {LOW}",
+    )
     done = inv(two, "remediate")
     assert done.code == 2, done.out + done.err
     assert "environment.unreadable" in done.out
     assert f"{ENV_FILE}, line " in done.out
-    assert ", column 13: systemd refuses the file, and starts nothing with it: byte 0xfc is not UTF-8" in done.out
+    assert (
+        ", column 13: systemd refuses the file, and starts nothing with it: byte 0xfc is not UTF-8"
+        in done.out
+    )
     assert starts(two)[0] == before[0]
     assert root(two, f"systemctl is-active {LOW} || :").strip() != "active"
     root(two, f"cat /root/env >{ENV_FILE}")
@@ -187,7 +222,9 @@ def test_an_environment_file_that_systemd_refuses_blocks_its_host_until_it_is_me
     assert starts(two)[0] == before[0]
 
 
-def test_a_worker_that_the_inventory_no_longer_has_keeps_its_unit_until_its_task_is_done(two: FleetWorld) -> None:
+def test_a_worker_that_the_inventory_no_longer_has_keeps_its_unit_until_its_task_is_done(
+    two: FleetWorld,
+) -> None:
     change = (("              - name: worker_low\n                queues: [low_priority]\n", ""),)
     before, unit = starts(two), f"/etc/systemd/system/{LOW}.service"
     with long_tasks(two):
@@ -200,7 +237,11 @@ def test_a_worker_that_the_inventory_no_longer_has_keeps_its_unit_until_its_task
 
 @pytest.mark.parametrize("verb", ["restart-workers", "remediate"])
 def test_long_tasks_are_killed_only_where_that_is_asked_for(two: FleetWorld, verb: str) -> None:
-    change = with_options("--time-limit=900", "high_priority", "low_priority") if verb == "remediate" else ()
+    change = (
+        with_options("--time-limit=900", "high_priority", "low_priority")
+        if verb == "remediate"
+        else ()
+    )
     before = starts(two)
     with long_tasks(two):
         left = inv(two, verb, change=change)

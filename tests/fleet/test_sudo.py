@@ -1,4 +1,6 @@
-"""sudo as real hosts have it: a refusal is told with what sudoers lacks, and nothing runs as somebody else."""
+"""sudo as real hosts have it: a refusal is told with what sudoers lacks, and nothing runs as
+somebody else.
+"""
 
 import shlex
 from collections.abc import Iterator
@@ -14,7 +16,9 @@ SUDOERS = "/etc/sudoers.d/zz-test"
 
 @contextmanager
 def changed(world: FleetWorld, change: str, back: str) -> Iterator[None]:
-    """A host with something changed by root, and put back by the machine's root, whatever sudo says by then."""
+    """A host with something changed by root, and put back by the machine's root, whatever sudo says
+    by then.
+    """
     assert world.ssh("root@web1", change).code == 0
     try:
         yield
@@ -29,12 +33,17 @@ def look(world: FleetWorld, inventory: str = ".fleet/inventory.yaml") -> Done:
 @pytest.mark.parametrize(
     ("rule", "told"),
     [
-        ("deploy ALL=(root) NOPASSWD: /usr/bin/true, !/bin/sh, !/usr/bin/sh", "deploy ALL=(root) NOPASSWD: /bin/sh"),
+        (
+            "deploy ALL=(root) NOPASSWD: /usr/bin/true, !/bin/sh, !/usr/bin/sh",
+            "deploy ALL=(root) NOPASSWD: /bin/sh",
+        ),
         ("Defaults:deploy requiretty", "Defaults:deploy !requiretty"),
         ("deploy ALL=(ALL) PASSWD: ALL", "--ask-become-pass"),
     ],
 )
-def test_what_sudo_refuses_is_told_with_what_sudoers_lacks(fleet: FleetWorld, rule: str, told: str) -> None:
+def test_what_sudo_refuses_is_told_with_what_sudoers_lacks(
+    fleet: FleetWorld, rule: str, told: str
+) -> None:
     write = f"echo {shlex.quote(rule)} >{SUDOERS}; chmod 440 {SUDOERS}; visudo -c -q"
     with changed(fleet, write, f"rm {SUDOERS}"):
         done = look(fleet)
@@ -51,10 +60,14 @@ def test_a_secure_path_without_the_tools_is_told_as_that(fleet: FleetWorld) -> N
     assert "does sudo's secure_path, or a start file, leave out /usr/bin and /bin?" in done.out
 
 
-def test_scripts_that_run_as_somebody_else_than_was_asked_for_are_refused(fleet: FleetWorld) -> None:
+def test_scripts_that_run_as_somebody_else_than_was_asked_for_are_refused(
+    fleet: FleetWorld,
+) -> None:
     line = 'ForceCommand sh -c "${SSH_ORIGINAL_COMMAND#*-- }"'
     config = "/etc/ssh/sshd_config.d/zz-test.conf"
-    write = f"printf 'Match User deploy\\n%s\\n' {shlex.quote(line)} >{config}; systemctl reload ssh"
+    write = (
+        f"printf 'Match User deploy\\n%s\\n' {shlex.quote(line)} >{config}; systemctl reload ssh"
+    )
     with changed(fleet, write, f"rm {config}; systemctl reload ssh"):
         done = look(fleet)
     assert "its shell runs with uid 1000, and not as root (uid 0)" in done.out
@@ -64,7 +77,9 @@ def test_scripts_that_run_as_somebody_else_than_was_asked_for_are_refused(fleet:
 def test_who_may_not_write_where_files_go_is_found_while_planning(fleet: FleetWorld) -> None:
     text = (fleet.fleet / "inventory.yaml").read_text()
     assert "ansible_become: true" in text
-    (fleet.fleet / "plain.yaml").write_text(text.replace("ansible_become: true", "ansible_become: false"))
+    (fleet.fleet / "plain.yaml").write_text(
+        text.replace("ansible_become: true", "ansible_become: false")
+    )
     done = fleet.inv("remediate", "--dry-run", "--inventory", ".fleet/plain.yaml")
     assert "deploy may not write in /etc/cron.d" in done.out
     assert "ansible_become: true runs them as root" in done.out

@@ -1,4 +1,6 @@
-"""What others have started on real hosts makes way for the inventory's services, and comes back at an undo."""
+"""What others have started on real hosts makes way for the inventory's services, and comes back at
+an undo.
+"""
 
 import shlex
 import subprocess
@@ -125,7 +127,9 @@ done
 def two(real_hosts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetWorld]:
     """Two healthy hosts; on web1 each test begins without any of our units."""
     mended = f"sed -i s/GLPI_TIMEOUT_S=.*/GLPI_TIMEOUT_S=30/ {ENV_FILE}"
-    with two_hosts(tmp_path_factory.mktemp("taken"), first=lambda world: root(world, mended)) as world:
+    with two_hosts(
+        tmp_path_factory.mktemp("taken"), first=lambda world: root(world, mended)
+    ) as world:
         yield world
 
 
@@ -142,13 +146,17 @@ def nothing(world: FleetWorld) -> None:
 
 
 def script(world: FleetWorld, text: str) -> str:
-    """What a script of root's prints; its text stands in no command, so it does not look like Celery itself."""
+    """What a script of root's prints; its text stands in no command, so it does not look like
+    Celery itself.
+    """
     done = world.ssh("web1", "sudo sh -s", stdin=text)
     assert done.code == 0, done.err
     return done.out
 
 
-def install(world: FleetWorld, name: str, text: str, then: str = "enable --now", host: str = "web1") -> None:
+def install(
+    world: FleetWorld, name: str, text: str, then: str = "enable --now", host: str = "web1"
+) -> None:
     put(world, f"{UNITS}/{name}", text, host)
     root(world, f"systemctl daemon-reload; systemctl {then} {name}", host)
 
@@ -176,7 +184,9 @@ def blocked(world: FleetWorld) -> list[str]:
     address = root(world, "hostname -I").split()[0]
     with broker_of(world) as redis_:
         return [
-            one["addr"] for one in redis_.client_list() if one["cmd"] == "brpop" and one["addr"].startswith(address)
+            one["addr"]
+            for one in redis_.client_list()
+            if one["cmd"] == "brpop" and one["addr"].startswith(address)
         ]
 
 
@@ -208,7 +218,11 @@ def test_celerys_documented_unit_makes_way_and_comes_back(bare: FleetWorld) -> N
     done = inv(bare, *TAKE_OVER, "--yes")
     assert done.code == 0, done.out + done.err
     assert all(unit.startswith("celery-worker@") for unit in running(bare)), running(bare)
-    assert root(bare, f"systemctl is-enabled {HIGH} {LOW} celeryd || :").split() == ["enabled", "enabled", "disabled"]
+    assert root(bare, f"systemctl is-enabled {HIGH} {LOW} celeryd || :").split() == [
+        "enabled",
+        "enabled",
+        "disabled",
+    ]
     assert root(bare, f"systemctl show -P Nice {HIGH}").strip() == "5"
     files = root(bare, f"systemctl show -P EnvironmentFiles {HIGH}").splitlines()
     assert files == ["/etc/conf.d/celery (ignore_errors=no)", f"{ENV_FILE} (ignore_errors=no)"]
@@ -224,7 +238,9 @@ def test_celerys_documented_unit_makes_way_and_comes_back(bare: FleetWorld) -> N
     assert running(bare) == were
 
 
-def test_each_task_runs_once_through_a_take_over_under_traffic_and_its_undo(bare: FleetWorld) -> None:
+def test_each_task_runs_once_through_a_take_over_under_traffic_and_its_undo(
+    bare: FleetWorld,
+) -> None:
     install(bare, "printers.service", BY_HAND)
     await_workers(bare, 1)
     ids, ended = list[str](), Event()
@@ -232,7 +248,9 @@ def test_each_task_runs_once_through_a_take_over_under_traffic_and_its_undo(bare
     def send() -> None:
         with Celery(broker=(bare.fleet / "broker.url").read_text().strip()) as app:
             while not ended.wait(0.05):
-                ids.append(app.send_task("inventory.tasks.poll_printer", [1], queue="low_priority").id)
+                ids.append(
+                    app.send_task("inventory.tasks.poll_printer", [1], queue="low_priority").id
+                )
 
     with ThreadPoolExecutor(1) as beside:
         sending = beside.submit(send)
@@ -255,12 +273,17 @@ def test_each_task_runs_once_through_a_take_over_under_traffic_and_its_undo(bare
 def ran(world: FleetWorld) -> Counter[str]:
     """How often each task has run on web1, as it has written down."""
     query = "SELECT task_id FROM inventory_pollrecord"
-    script = f"import sqlite3; print(*(one for (one,) in sqlite3.connect('{DATABASE}').execute('{query}')))"
+    script = (
+        "import sqlite3; print(*(one for (one,) in"
+        f" sqlite3.connect('{DATABASE}').execute('{query}')))"
+    )
     return Counter(root(world, f"{PYTHON} -c {shlex.quote(script)}").split())
 
 
 def test_beat_makes_way_and_a_hand_written_unit_keeps_its_settings(bare: FleetWorld) -> None:
-    """On web1 there is no beat by the inventory, so that one fits nothing, and is named; the worker goes alone."""
+    """On web1 there is no beat by the inventory, so that one fits nothing, and is named; the worker
+    goes alone.
+    """
     put(bare, "/etc/conf.d/celery", CONF)
     install(bare, "printers-beat.service", CELERYBEAT)
     install(bare, "printers.service", BY_HAND)
@@ -281,14 +304,23 @@ def test_beat_makes_way_and_a_hand_written_unit_keeps_its_settings(bare: FleetWo
     assert running(bare) == were
 
 
-def test_a_secret_in_a_unit_is_not_copied_and_keeps_it_from_being_taken_over(bare: FleetWorld) -> None:
+def test_a_secret_in_a_unit_is_not_copied_and_keeps_it_from_being_taken_over(
+    bare: FleetWorld,
+) -> None:
     secret = "hunter2hunter3"
-    install(bare, "printers.service", BY_HAND.replace("ExecStart", f'Environment="GLPI_NEW_TOKEN={secret}"\nExecStart'))
+    install(
+        bare,
+        "printers.service",
+        BY_HAND.replace("ExecStart", f'Environment="GLPI_NEW_TOKEN={secret}"\nExecStart'),
+    )
     await_workers(bare, 1)
     before, were = state(bare), running(bare)
     done = inv(bare, *TAKE_OVER, "--yes")
     assert done.code == 2, done.out + done.err
-    assert f"sets GLPI_NEW_TOKEN, which may be a secret and is not copied: write it into {ENV_FILE}" in words(done)
+    assert (
+        f"sets GLPI_NEW_TOKEN, which may be a secret and is not copied: write it into {ENV_FILE}"
+        in words(done)
+    )
     assert secret not in done.out + done.err
     assert running(bare) == were
     assert inv(bare, "undo", "last", "--yes").code == 0
@@ -304,7 +336,9 @@ def test_a_secret_in_a_unit_is_not_copied_and_keeps_it_from_being_taken_over(bar
     root(bare, f"cp -p /root/env {ENV_FILE}")
 
 
-def test_a_unit_that_starts_with_the_host_and_does_not_run_is_kept_from_it(bare: FleetWorld) -> None:
+def test_a_unit_that_starts_with_the_host_and_does_not_run_is_kept_from_it(
+    bare: FleetWorld,
+) -> None:
     install(bare, "printers.service", BY_HAND, "enable")
     before = state(bare)
     done = inv(bare, *TAKE_OVER, "--yes")
@@ -316,7 +350,9 @@ def test_a_unit_that_starts_with_the_host_and_does_not_run_is_kept_from_it(bare:
 
 def test_a_unit_that_a_timer_starts_again_is_left_alone(bare: FleetWorld) -> None:
     install(bare, "printers.service", BY_HAND)
-    install(bare, "printers.timer", "[Timer]\nOnCalendar=daily\n[Install]\nWantedBy=timers.target\n")
+    install(
+        bare, "printers.timer", "[Timer]\nOnCalendar=daily\n[Install]\nWantedBy=timers.target\n"
+    )
     await_workers(bare, 1)
     were = running(bare)
     done = inv(bare, *TAKE_OVER, "--yes")
@@ -328,10 +364,14 @@ def test_a_unit_that_a_timer_starts_again_is_left_alone(bare: FleetWorld) -> Non
 @pytest.mark.parametrize(
     "start",
     [
-        f"{PYTHON} -m celery multi start worker_high@web1 -A printer_inventory -Q high_priority -c 1 "
-        "--pidfile=/tmp/%n.pid --logfile=/tmp/%n.log",
-        f"nohup {PYTHON} -m celery -A printer_inventory worker -n worker_high@web1 -Q high_priority -c 1 "
-        ">/dev/null 2>&1 &",
+        (
+            f"{PYTHON} -m celery multi start worker_high@web1 -A printer_inventory -Q high_priority"
+            " -c 1 --pidfile=/tmp/%n.pid --logfile=/tmp/%n.log"
+        ),
+        (
+            f"nohup {PYTHON} -m celery -A printer_inventory worker -n worker_high@web1 -Q"
+            " high_priority -c 1 >/dev/null 2>&1 &"
+        ),
     ],
 )
 def test_what_somebody_started_by_hand_makes_way_and_undo_says_what_there_is_to_type(
@@ -354,8 +394,12 @@ def test_what_somebody_started_by_hand_makes_way_and_undo_says_what_there_is_to_
     root(bare, "rm /etc/cron.d/printers /tmp/start")
 
 
-def test_a_unit_at_our_place_that_somebody_wrote_is_replaced_only_where_that_is_asked_for(bare: FleetWorld) -> None:
-    theirs = BY_HAND.replace("printers@%%h -Q high_priority,low_priority", "worker_high@web1 -Q high_priority")
+def test_a_unit_at_our_place_that_somebody_wrote_is_replaced_only_where_that_is_asked_for(
+    bare: FleetWorld,
+) -> None:
+    theirs = BY_HAND.replace(
+        "printers@%%h -Q high_priority,low_priority", "worker_high@web1 -Q high_priority"
+    )
     install(bare, HIGH, theirs)
     await_workers(bare, 1)
     pid = root(bare, f"systemctl show -P MainPID {HIGH}")
@@ -377,23 +421,36 @@ def test_a_unit_at_our_place_that_somebody_wrote_is_replaced_only_where_that_is_
     assert running(bare) == were
 
 
-@pytest.mark.parametrize("reached", ["! systemctl is-enabled printers", "! systemctl is-active printers"])
-def test_a_run_that_is_killed_is_completed_by_the_next_and_both_are_taken_back(bare: FleetWorld, reached: str) -> None:
+@pytest.mark.parametrize(
+    "reached", ["! systemctl is-enabled printers", "! systemctl is-active printers"]
+)
+def test_a_run_that_is_killed_is_completed_by_the_next_and_both_are_taken_back(
+    bare: FleetWorld, reached: str
+) -> None:
     install(bare, "printers.service", BY_HAND)
     await_workers(bare, 1)
     before, were = state(bare), running(bare)
     command = bare.command(*TAKE_OVER, "--yes", "--inventory", ".fleet/inventory.yaml")
-    with subprocess.Popen(command, cwd=bare.path, env=bare.environment, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, cwd=bare.path, env=bare.environment, stdout=subprocess.DEVNULL
+    ) as process:
         wait_until(lambda: bare.ssh("web1", reached).code == 0, reached)
         process.kill()
-    wait_until(lambda: len(blocked(bare)) == len(running(bare)), "what was started already to take messages")
+    wait_until(
+        lambda: len(blocked(bare)) == len(running(bare)),
+        "what was started already to take messages",
+    )
     done = inv(bare, *TAKE_OVER, "--yes")
     assert done.code == 0, done.out + done.err
     assert [one.split()[0] for one in running(bare)] == [HIGH, LOW]
-    assert root(bare, f"systemctl is-enabled {HIGH} {LOW} printers || :").split() == ["enabled", "enabled", "disabled"]
-    completed, killed = [run["run"] for run in inv(bare, "runs", "--json").json["runs"] if run["verb"] == "remediate"][
-        :-3:-1
+    assert root(bare, f"systemctl is-enabled {HIGH} {LOW} printers || :").split() == [
+        "enabled",
+        "enabled",
+        "disabled",
     ]
+    completed, killed = [
+        run["run"] for run in inv(bare, "runs", "--json").json["runs"] if run["verb"] == "remediate"
+    ][:-3:-1]
     for run in (completed, killed):
         undone = inv(bare, "undo", run, "--yes")
         assert undone.code == 0, undone.out + undone.err
@@ -402,7 +459,9 @@ def test_a_run_that_is_killed_is_completed_by_the_next_and_both_are_taken_back(b
     assert running(bare) == were
 
 
-def test_where_the_inventorys_services_do_not_come_up_what_was_there_is_at_work_again(bare: FleetWorld) -> None:
+def test_where_the_inventorys_services_do_not_come_up_what_was_there_is_at_work_again(
+    bare: FleetWorld,
+) -> None:
     install(bare, "printers.service", BY_HAND)
     put(bare, f"{UNITS}/{HIGH}.d/broken.conf", "[Service]\nExecStartPre=/bin/false\n")
     root(bare, "systemctl daemon-reload")

@@ -12,7 +12,8 @@ TIMER = "celery-cron-printer_inventory-1.timer"
 UNITS = "/etc/systemd/system"
 ENTRY = 'celery_cron: [{schedule: "5 4 1 * mon", user: deploy, command: "%s"}]'
 COMMAND = (
-    "date +%F >/tmp/ran; id -un >>/tmp/ran; pwd >>/tmp/ran; echo $HOME >>/tmp/ran; (sleep 3; mv /tmp/ran /tmp/done) &"
+    "date +%F >/tmp/ran; id -un >>/tmp/ran; pwd >>/tmp/ran; echo $HOME >>/tmp/ran; (sleep 3; mv"
+    " /tmp/ran /tmp/done) &"
 )
 NO_CRON = "systemctl stop cron; mv /usr/sbin/cron /usr/sbin/cron.away"
 CRON_AGAIN = "mv /usr/sbin/cron.away /usr/sbin/cron; systemctl start cron"
@@ -38,9 +39,14 @@ def timers(world: FleetWorld) -> str:
     return root(world, f"systemctl list-timers --all --no-pager {TIMER}", "broker")
 
 
-def test_a_host_without_cron_has_timers_and_gets_its_cron_file_back_with_cron(two: FleetWorld) -> None:
+def test_a_host_without_cron_has_timers_and_gets_its_cron_file_back_with_cron(
+    two: FleetWorld,
+) -> None:
     mine = inventory(two, ENTRY % COMMAND)
-    files = f"ls {CRON} {UNITS}/celery-cron-* {UNITS}/timers.target.wants/celery-cron-* 2>/dev/null || :"
+    files = (
+        f"ls {CRON} {UNITS}/celery-cron-* {UNITS}/timers.target.wants/celery-cron-* 2>/dev/null"
+        " || :"
+    )
     cron = two.inv("install-cron", "--yes", "--inventory", mine)
     assert cron.code == 0, cron.out + cron.err
     before = root(two, f"{files}; cat {CRON}", "broker")
@@ -59,8 +65,15 @@ def test_a_host_without_cron_has_timers_and_gets_its_cron_file_back_with_cron(tw
         assert again.code == 0, again.out + again.err
         assert "changed:" not in again.out, again.out
 
-        root(two, f"rm -f /tmp/ran /tmp/done; systemctl start {TIMER.replace('timer', 'service')}", "broker")
-        wait_until(lambda: two.ssh("broker", "test -e /tmp/done").code == 0, "what the entry left in the background")
+        root(
+            two,
+            f"rm -f /tmp/ran /tmp/done; systemctl start {TIMER.replace('timer', 'service')}",
+            "broker",
+        )
+        wait_until(
+            lambda: two.ssh("broker", "test -e /tmp/done").code == 0,
+            "what the entry left in the background",
+        )
         day, *told = root(two, "cat /tmp/done", "broker").split()
         assert told == ["deploy", "/home/deploy", "/home/deploy"]
         assert day.startswith("20")
@@ -77,7 +90,9 @@ def test_a_host_without_cron_has_timers_and_gets_its_cron_file_back_with_cron(tw
     assert TIMER not in timers(two)
 
 
-def test_another_schedule_counts_at_once_and_an_entry_that_goes_takes_its_timer_along(two: FleetWorld) -> None:
+def test_another_schedule_counts_at_once_and_an_entry_that_goes_takes_its_timer_along(
+    two: FleetWorld,
+) -> None:
     chosen = "celery_cron_scheduler: systemd\n            "
     mine = inventory(two, chosen + ENTRY % "true")
     files = f"ls {CRON} {UNITS}/celery-cron-* 2>/dev/null || :"

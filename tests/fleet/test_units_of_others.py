@@ -1,4 +1,6 @@
-"""Units of others on real hosts: what they do to their processes, and what a plain remediation leaves alone."""
+"""Units of others on real hosts: what they do to their processes, and what a plain remediation
+leaves alone.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +23,11 @@ def two(real_hosts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def found(world: FleetWorld) -> list[dict[str, Any]]:
-    return [one for one in inv(world, "diagnose", "--json").json["findings"] if one["severity"] != "info"]
+    return [
+        one
+        for one in inv(world, "diagnose", "--json").json["findings"]
+        if one["severity"] != "info"
+    ]
 
 
 def codes(world: FleetWorld) -> list[str]:
@@ -48,7 +54,11 @@ def test_a_drop_in_that_lets_a_stop_leave_processes_is_told_with_its_line(two: F
         assert told["subject"] == "worker_low on web1"
         assert told["evidence"][0] == f"{path}:2: KillMode=process"
         assert told["caused_by"] == [{"code": "unit.drop_in", "subject": "worker_low on web1"}]
-        drop_in = next(one for one in inv(two, "diagnose", "--json").json["findings"] if one["code"] == "unit.drop_in")
+        drop_in = next(
+            one
+            for one in inv(two, "diagnose", "--json").json["findings"]
+            if one["code"] == "unit.drop_in"
+        )
         assert drop_in["evidence"] == ["KillMode=process"]
         assert main_pid(two, LOW) == before
     finally:
@@ -60,9 +70,9 @@ def test_a_unit_that_leaves_its_beat_at_a_restart_is_the_cause_and_is_taken_over
     two: FleetWorld,
 ) -> None:
     """A worker with -B beside beat, whose unit has KillMode=process."""
-    text = BY_HAND.replace("high_priority,low_priority -c 2", "daemon -c 1 -B -s /tmp/by-hand").replace(
-        "Restart=always", "Restart=always\nKillMode=process"
-    )
+    text = BY_HAND.replace(
+        "high_priority,low_priority -c 2", "daemon -c 1 -B -s /tmp/by-hand"
+    ).replace("Restart=always", "Restart=always\nKillMode=process")
     ours = f"{DAEMON} celery-beat"
     root(two, f"systemctl disable --now {DAEMON}", "broker")
     install(two, "printers.service", text, host="broker")
@@ -75,7 +85,10 @@ def test_a_unit_that_leaves_its_beat_at_a_restart_is_the_cause_and_is_taken_over
         assert "1 process is left of earlier starts" in first["summary"]
         assert any(line.startswith(f"{UNITS}/printers.service:") for line in first["evidence"])
         assert {"beat.several"} <= {one["code"] for one in more}
-        show = f"systemctl show -P MainPID printers.service {ours}; systemctl is-enabled printers.service {ours}; :"
+        show = (
+            f"systemctl show -P MainPID printers.service {ours}; systemctl is-enabled"
+            f" printers.service {ours}; :"
+        )
         before = root(two, show, "broker")
         inv(two, "remediate", "--yes")
         assert root(two, show, "broker") == before
@@ -90,7 +103,9 @@ def test_a_unit_that_leaves_its_beat_at_a_restart_is_the_cause_and_is_taken_over
         undone = inv(two, "undo", "last", "--yes")
         assert undone.code == 0, undone.out + undone.err
         assert root(two, f"{is_active}; :", "broker").split() == ["active", "active", "inactive"]
-        assert root(two, show, "broker").split()[1:] == before.split()[1:], "but for the pid of theirs"
+        assert root(two, show, "broker").split()[1:] == before.split()[1:], (
+            "but for the pid of theirs"
+        )
         wait_until(lambda: "2 beats" in str(found(two)), "theirs and ours, and nothing of before")
     finally:
         root(two, "systemctl kill --kill-whom=all -s KILL printers.service; :", "broker")
@@ -105,12 +120,24 @@ def test_celerys_documented_unit_and_two_beats_on_two_hosts(two: FleetWorld) -> 
     try:
         wait_until(lambda: {"beat.several", "worker.twins"} <= set(codes(two)), "both to run")
         told = {one["code"]: one for one in found(two)}
-        assert "2 beats run, so each entry of the schedule is sent 2 times" in told["beat.several"]["summary"]
-        assert "on web1: sudo systemctl disable --now celerybeat.service" in str(told["beat.several"]["evidence"])
+        assert (
+            "2 beats run, so each entry of the schedule is sent 2 times"
+            in told["beat.several"]["summary"]
+        )
+        assert "on web1: sudo systemctl disable --now celerybeat.service" in str(
+            told["beat.several"]["evidence"]
+        )
         assert "which celeryd.service runs" in str(told["worker.twins"]["evidence"])
-        before = root(two, "systemctl show -P MainPID celerybeat.service celery-worker@worker_low.service")
+        before = root(
+            two, "systemctl show -P MainPID celerybeat.service celery-worker@worker_low.service"
+        )
         inv(two, "remediate", "--yes")
-        assert root(two, "systemctl show -P MainPID celerybeat.service celery-worker@worker_low.service") == before
+        assert (
+            root(
+                two, "systemctl show -P MainPID celerybeat.service celery-worker@worker_low.service"
+            )
+            == before
+        )
         root(two, "systemctl stop celeryd.service celerybeat.service")
         assert codes(two) == ["unit.comes_back"] * 2
     finally:

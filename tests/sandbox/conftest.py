@@ -1,4 +1,6 @@
-"""A sandbox of the tests' own: a copy of the checkout in a temporary folder, driven through the real command line."""
+"""A sandbox of the tests' own: a copy of the checkout in a temporary folder, driven through the
+real command line.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""What a real Django project says of itself; it is as Celery's guide has it, with a broker composed in its settings."""
+"""What a real Django project says of itself; it is as Celery's guide has it, with a broker composed
+in its settings.
+"""
 
 import os
 import subprocess
@@ -16,15 +18,18 @@ from tests.sandbox.conftest import World, make_world
 
 FILES = {
     "site/shop/__init__.py": "from .celery import app as celery_app\n__all__ = ('celery_app',)\n",
-    "site/shop/celery.py": """\
+    "site/shop/celery.py": (
+        """\
 import os
 from celery import Celery
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
 app = Celery("shop")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
-""",
-    "site/shop/settings.py": """\
+"""
+    ),
+    "site/shop/settings.py": (
+        """\
 import os
 SECRET_KEY = "x"
 INSTALLED_APPS = ["orders"]
@@ -35,14 +40,17 @@ CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", 
 CELERY_BROKER_URL = f"redis://{REDIS_HOST}:{REDIS_PORT}/{REDIS_DB}"
 CELERY_TASK_ROUTES = {"orders.tasks.bill*": {"queue": "bills"}, "orders.tasks.ship": {"queue": "ships", "priority": 3}}
 CELERY_TASK_DEFAULT_QUEUE = "bills"
-""",
+"""
+    ),
     "site/orders/__init__.py": "",
-    "site/orders/tasks.py": """\
+    "site/orders/tasks.py": (
+        """\
 from celery import shared_task
 
 @shared_task
 def bill(order): ...
-""",
+"""
+    ),
 }
 NEWER = """
 @shared_task
@@ -86,7 +94,9 @@ class Shop:
         self.environment(db=0)
 
     def environment(self, db: int) -> None:
-        """A cache in the inventory's db, whatever the broker's is; written long before anything was started."""
+        """A cache in the inventory's db, whatever the broker's is; written long before anything was
+        started.
+        """
         self.variables = {
             "REDIS_PORT": str(self.port), "REDIS_DB": str(db), "CACHE_URL": f"redis://127.0.0.1:{self.port}/0",
         }  # fmt: skip
@@ -98,11 +108,26 @@ class Shop:
     def worker(self) -> Iterator[None]:
         """A real worker with the code and the environment as they are now."""
         log, site = self.world.path / "bills.log", self.world.path / "site"
-        command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "-P", "solo", "-l", "INFO"]
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "shop",
+            "worker",
+            "-P",
+            "solo",
+            "-l",
+            "INFO",
+        ]
         with log.open("wb") as file:
             environment = {**os.environ, **self.variables}
             process = subprocess.Popen(
-                [*command, "-Q", self.queues, "-n", "bills@here"], cwd=site, stdout=file, stderr=file, env=environment
+                [*command, "-Q", self.queues, "-n", "bills@here"],
+                cwd=site,
+                stdout=file,
+                stderr=file,
+                env=environment,
             )
         (site / "bills.pid").write_text(f"{process.pid}\n")
         try:
@@ -126,14 +151,19 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
 
 
 @pytest.mark.parametrize("more", ["", BY_FUNCTION], ids=["routes by pattern", "routes by function"])
-def test_a_healthy_project_gives_no_finding_and_is_checked_without_naming_a_task(shop: Shop, more: str) -> None:
+def test_a_healthy_project_gives_no_finding_and_is_checked_without_naming_a_task(
+    shop: Shop, more: str
+) -> None:
     settings = shop.world.path / "site/shop/settings.py"
     settings.write_text(settings.read_text() + more)
     with shop.worker():
         done = shop.world.inv("verify")
     assert done.code == 0, done.out
     assert "No findings." in done.out
-    assert "nodes have the tasks of their queues registered (1, by the application's routes): 1 of 1" in done.out
+    assert (
+        "nodes have the tasks of their queues registered (1, by the application's routes): 1 of 1"
+        in done.out
+    )
 
 
 TO_ALL = """
@@ -149,7 +179,9 @@ def clear(): ...
 """
 
 
-def test_a_broadcast_whose_queue_has_another_name_in_each_worker_comes_to_its_workers(shop: Shop) -> None:
+def test_a_broadcast_whose_queue_has_another_name_in_each_worker_comes_to_its_workers(
+    shop: Shop,
+) -> None:
     site, inventory = shop.world.path / "site", shop.world.path / "inventory.yaml"
     (site / "shop/settings.py").write_text(FILES["site/shop/settings.py"] + TO_ALL)
     (site / "orders/tasks.py").write_text(FILES["site/orders/tasks.py"] + CLEAR)
@@ -162,7 +194,12 @@ def test_a_broadcast_whose_queue_has_another_name_in_each_worker_comes_to_its_wo
         (site / "shop/settings.py").write_text(FILES["site/shop/settings.py"] + misspelt)
         found = shop.findings()
     assert (done.code, "No findings." in done.out) == (0, True), done.out
-    assert (line["queue"], line["consumers"], line["broken"], line["unknown"]) == ("all", ["bills@here"], [], [])
+    assert (line["queue"], line["consumers"], line["broken"], line["unknown"]) == (
+        "all",
+        ["bills@here"],
+        [],
+        [],
+    )
     assert set(found) == {"route.no_consumer", "schedule.no_consumer", "worker.older_code"}
     assert found["route.no_consumer"]["summary"].endswith("; did you mean 'all'?")
 
@@ -178,7 +215,10 @@ def test_workers_that_use_another_db_by_their_settings_are_not_told_to_restart(s
     assert f"their application uses 127.0.0.1:{port}/5: correct one of the two" in fault["summary"]
     settings = shop.world.path / "site/shop/settings.py"
     assert f"{shop.world.path}/shop.env: REDIS_DB is '5', read at {settings}:6" in fault["evidence"]
-    assert f"{shop.world.path}/shop.env: REDIS_HOST is not set, read at {settings}:4" in fault["evidence"]
+    assert (
+        f"{shop.world.path}/shop.env: REDIS_HOST is not set, read at {settings}:4"
+        in fault["evidence"]
+    )
     assert fault["remedy"] is None
     assert refused.code == 2, refused.out
 
@@ -224,15 +264,24 @@ if "worker" in sys.argv: CELERY_TASK_DEFAULT_QUEUE = "rest"
 """
 
 
-def test_a_worker_with_settings_of_before_a_deployment_is_told_with_both_sides_and_restarted(shop: Shop) -> None:
-    settings, inventory = shop.world.path / "site/shop/settings.py", shop.world.path / "inventory.yaml"
+def test_a_worker_with_settings_of_before_a_deployment_is_told_with_both_sides_and_restarted(
+    shop: Shop,
+) -> None:
+    settings, inventory = (
+        shop.world.path / "site/shop/settings.py",
+        shop.world.path / "inventory.yaml",
+    )
     inventory.write_text(
-        INVENTORY.replace("celery_app:", "celery_broker_options: {visibility_timeout: 7200}\n      celery_app:")
+        INVENTORY.replace(
+            "celery_app:", "celery_broker_options: {visibility_timeout: 7200}\n      celery_app:"
+        )
     )
     before = BY_FUNCTION.replace("(by_name,)", "(by_name, CELERY_TASK_ROUTES)") + OPTIONS + QUEUES
     settings.write_text(settings.read_text() + before + OLDER_KOMBU)
     with shop.worker():
-        assert shop.findings() == {}, "options with Django's namespace are read, and functions are alike"
+        assert shop.findings() == {}, (
+            "options with Django's namespace are read, and functions are alike"
+        )
         settings.write_text(FILES["site/shop/settings.py"] + OPTIONS + QUEUES + ELSEWHERE)
         found = shop.findings()
         planned = shop.world.inv("remediate", "--dry-run", "--json")
@@ -240,13 +289,22 @@ def test_a_worker_with_settings_of_before_a_deployment_is_told_with_both_sides_a
     fault = found["worker.older_code"]
     assert fault["remedy"] == "restart it"
     assert any(
-        line.startswith("result_backend: bills@here has the default, the application") for line in fault["evidence"]
+        line.startswith("result_backend: bills@here has the default, the application")
+        for line in fault["evidence"]
     )
-    assert any(line.startswith("task_routes: bills@here has ['<function by_name>'") for line in fault["evidence"])
+    assert any(
+        line.startswith("task_routes: bills@here has ['<function by_name>'")
+        for line in fault["evidence"]
+    )
     now = kombu.__version__
-    assert f"inspect report: bills@here runs with kombu 5.0, the application with {now}" in fault["evidence"]
+    assert (
+        f"inspect report: bills@here runs with kombu 5.0, the application with {now}"
+        in fault["evidence"]
+    )
     assert "hunter2" not in str(fault)
-    assert "restart bills: it was started before the application's files changed" in str(planned.json["plan"])
+    assert "restart bills: it was started before the application's files changed" in str(
+        planned.json["plan"]
+    )
 
 
 def test_what_is_set_for_a_worker_alone_is_told_and_no_restart_is_offered(shop: Shop) -> None:
@@ -257,11 +315,15 @@ def test_what_is_set_for_a_worker_alone_is_told_and_no_restart_is_offered(shop: 
         planned = shop.world.inv("remediate", "--dry-run", "--json")
     (fault,) = found.values()
     assert (fault["code"], fault["remedy"]) == ("worker.settings_differ", None)
-    assert fault["evidence"] == ["task_default_queue: bills@here has 'rest', the application 'bills'"]
+    assert fault["evidence"] == [
+        "task_default_queue: bills@here has 'rest', the application 'bills'"
+    ]
     assert planned.json["plan"] == []
 
 
-def test_a_deployment_that_cannot_be_loaded_is_told_before_a_restart_ends_the_workers(shop: Shop) -> None:
+def test_a_deployment_that_cannot_be_loaded_is_told_before_a_restart_ends_the_workers(
+    shop: Shop,
+) -> None:
     with shop.worker():
         (shop.world.path / "site/orders/tasks.py").write_text("import nosuch\n")
         found = shop.findings()

@@ -1,4 +1,6 @@
-"""Wrong input and a broker that is not as it should be: a clear error with what to do next, and nothing changed."""
+"""Wrong input and a broker that is not as it should be: a clear error with what to do next, and
+nothing changed.
+"""
 
 import http.client
 import json
@@ -17,7 +19,10 @@ from runbooks.core.redaction import is_secret_name
 from tests.sandbox.conftest import Done, World
 from tests.sandbox.test_drained import until
 
-BROKER = "{{ lookup('file', inventory_dir ~ '/.sandbox/broker.url', errors='ignore') or undef(hint=not_up) }}"
+BROKER = (
+    "{{ lookup('file', inventory_dir ~ '/.sandbox/broker.url', errors='ignore') or"
+    " undef(hint=not_up) }}"
+)
 
 EDITED = "# Managed by celery-runbooks for printer_inventory; edited by hand\n"
 
@@ -31,11 +36,21 @@ def refused(done: Done, code: int, *texts: str) -> None:
 
 
 def test_a_missing_inventory_is_named_with_what_to_do(healthy: World) -> None:
-    refused(healthy.inv("diagnose", "--inventory", "gone.yaml"), 5, "gone.yaml: no such file", "--inventory FILE")
+    refused(
+        healthy.inv("diagnose", "--inventory", "gone.yaml"),
+        5,
+        "gone.yaml: no such file",
+        "--inventory FILE",
+    )
 
 
 def test_an_empty_name_does_not_lead_to_another_fleet(healthy: World) -> None:
-    refused(healthy.inv("remediate", "--yes", "--inventory", ""), 5, "--inventory is empty", "leave --inventory out")
+    refused(
+        healthy.inv("remediate", "--yes", "--inventory", ""),
+        5,
+        "--inventory is empty",
+        "leave --inventory out",
+    )
 
 
 def test_a_folder_without_runs_is_named(healthy: World) -> None:
@@ -61,7 +76,8 @@ def test_all_mistakes_of_an_inventory_are_told_at_once_with_their_lines(healthy:
     refused(
         done,
         5,
-        f"changed.yaml:{line_of(lines, 'celery_beet')}: unknown variable 'celery_beet'; did you mean 'celery_beat'?",
+        f"changed.yaml:{line_of(lines, 'celery_beet')}: unknown variable 'celery_beet'; did you"
+        " mean 'celery_beat'?",
         f"changed.yaml:{line_of(lines, 'concurency')}: celery_workers.0.concurency: unknown key; "
         "did you mean 'concurrency'?",
         f"changed.yaml:{line_of(lines, '0 */6 * *')}: celery_monitor.schedule: not a cron schedule",
@@ -126,12 +142,20 @@ def test_a_regular_expression_that_is_none_is_an_error(healthy: World) -> None:
         (("--since", "15 parsecs"), "--since '15 parsecs' is no time"),
     ],
 )
-def test_a_number_or_a_time_that_is_none_is_an_error(healthy: World, flags: tuple[str, str], told: str) -> None:
+def test_a_number_or_a_time_that_is_none_is_an_error(
+    healthy: World, flags: tuple[str, str], told: str
+) -> None:
     refused(healthy.inv("tail-logs", *flags), 5, told)
 
 
 def test_a_glob_that_no_file_matches_is_told_with_what_there_is(healthy: World) -> None:
-    refused(healthy.inv("render", "--only", "nginx*"), 5, "--only 'nginx*'", "celery-beat.service", "celery.target")
+    refused(
+        healthy.inv("render", "--only", "nginx*"),
+        5,
+        "--only 'nginx*'",
+        "celery-beat.service",
+        "celery.target",
+    )
 
 
 def test_a_mistake_in_a_template_of_ones_own_is_told_with_its_file_and_line(healthy: World) -> None:
@@ -140,16 +164,33 @@ def test_a_mistake_in_a_template_of_ones_own_is_told_with_its_file_and_line(heal
     (own / "celery.j2").write_text("{{ mark }}\n\n{{ setings.user }}\n")
     state, ours = "    runbooks_state_directory:", "    runbooks_templates_directory:"
     name = healthy.inventory((state, f"{ours} {own.parent}\n{state}"))
-    refused(healthy.inv("render", "--inventory", name), 5, f"template {own}/celery.j2:3: 'setings' is undefined")
+    refused(
+        healthy.inv("render", "--inventory", name),
+        5,
+        f"template {own}/celery.j2:3: 'setings' is undefined",
+    )
     refused(healthy.inv("remediate", "--yes", "--inventory", name), 5, f"{own}/celery.j2:3")
     name = healthy.inventory((state, f"{ours} /no/where\n{state}"))
-    refused(healthy.inv("render", "--inventory", name), 5, "changed.yaml:", "there is no directory /no/where")
+    refused(
+        healthy.inv("render", "--inventory", name),
+        5,
+        "changed.yaml:",
+        "there is no directory /no/where",
+    )
 
 
 def test_a_reader_that_goes_away_does_not_trouble_the_verb(healthy: World) -> None:
-    command = " ".join(healthy.command("tail-logs", "--lines", "2000")) + " | head -n 1; exit ${PIPESTATUS[0]}"
+    command = (
+        " ".join(healthy.command("tail-logs", "--lines", "2000"))
+        + " | head -n 1; exit ${PIPESTATUS[0]}"
+    )
     done = subprocess.run(
-        ["bash", "-c", command], cwd=healthy.path, env=healthy.environment, capture_output=True, text=True, check=False
+        ["bash", "-c", command],
+        cwd=healthy.path,
+        env=healthy.environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -158,7 +199,12 @@ def in_bash(world: World, line: str, *arguments: str) -> Done:
     """Run `inv` with the streams that the line gives it."""
     command = f"{shlex.join(world.command(*arguments))} {line}"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=world.path, env=world.environment, capture_output=True, text=True, check=False
+        ["bash", "-c", command],
+        cwd=world.path,
+        env=world.environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
@@ -172,19 +218,39 @@ def test_a_closed_stream_does_not_trouble_the_verb(healthy: World, closed: str) 
 @pytest.mark.parametrize(
     "line",
     [
-        *("hosts", "hosts --json", "diagnose", "diagnose --json", "tail-logs", "tail-logs --json", "runs"),
+        *(
+            "hosts",
+            "hosts --json",
+            "diagnose",
+            "diagnose --json",
+            "tail-logs",
+            "tail-logs --json",
+            "runs",
+        ),
         "monitor --alerts",
     ],
 )
 def test_output_that_cannot_be_written_is_no_success(healthy: World, line: str) -> None:
-    refused(in_bash(healthy, ">/dev/full", *line.split()), 2, "could not be written: No space left on device", "→")
+    refused(
+        in_bash(healthy, ">/dev/full", *line.split()),
+        2,
+        "could not be written: No space left on device",
+        "→",
+    )
 
 
-def test_a_run_whose_output_cannot_be_written_is_done_and_recorded_all_the_same(healthy: World) -> None:
+def test_a_run_whose_output_cannot_be_written_is_done_and_recorded_all_the_same(
+    healthy: World,
+) -> None:
     unit = next((healthy.root / "root").rglob("celery-beat.service"))
     good = unit.read_text()
     unit.write_text(EDITED)
-    refused(in_bash(healthy, ">/dev/full", "install-units", "--yes"), 2, "could not be written", "inv runs")
+    refused(
+        in_bash(healthy, ">/dev/full", "install-units", "--yes"),
+        2,
+        "could not be written",
+        "inv runs",
+    )
     assert unit.read_text() == good
     assert healthy.inv("runs", "--json").json["runs"][-1]["state"] == "ok"
 
@@ -218,7 +284,9 @@ def test_a_broker_that_does_not_answer_is_exit_code_4_and_names_its_address(heal
     assert "hunter2" not in done.out + done.err
 
 
-def test_a_wrong_password_is_refused_without_showing_it(healthy: World, redis_with: Callable[..., RedisServer]) -> None:
+def test_a_wrong_password_is_refused_without_showing_it(
+    healthy: World, redis_with: Callable[..., RedisServer]
+) -> None:
     server = redis_with("--requirepass", "right")
     name = at_broker(healthy, f"redis://:hunter2@127.0.0.1:{server.port}/3")
     done = healthy.inv("remediate", "--yes", "--inventory", name)
@@ -226,7 +294,9 @@ def test_a_wrong_password_is_refused_without_showing_it(healthy: World, redis_wi
     assert "hunter2" not in done.out + done.err
 
 
-def test_a_db_that_does_not_exist_is_refused(healthy: World, redis_with: Callable[..., RedisServer]) -> None:
+def test_a_db_that_does_not_exist_is_refused(
+    healthy: World, redis_with: Callable[..., RedisServer]
+) -> None:
     name = at_broker(healthy, redis_with().url(99))
     refused(healthy.inv("remediate", "--yes", "--inventory", name), 5, "no such db")
 
@@ -235,7 +305,10 @@ def test_the_wrong_db_is_found_out_by_where_the_queues_are(healthy: World) -> No
     with healthy.broker() as client:
         client.lpush("low_priority\x06\x167", b"a priority that no worker polls")
         url = (healthy.root / "broker.url").read_text()
-        steps = ("celery_thresholds:", "celery_broker_options: {priority_steps: [0, 7]}\n        celery_thresholds:")
+        steps = (
+            "celery_thresholds:",
+            "celery_broker_options: {priority_steps: [0, 7]}\n        celery_thresholds:",
+        )
         name = healthy.inventory((BROKER, f"{url.removesuffix('3')}9"), steps)
         done = healthy.inv("diagnose", "--inventory", name, "--json")
         client.delete("low_priority\x06\x167")
@@ -250,14 +323,20 @@ def test_a_cluster_is_refused(healthy: World, redis_with: Callable[..., RedisSer
     refused(healthy.inv("remediate", "--yes", "--inventory", name), 5, "Redis Cluster")
 
 
-def test_a_replica_is_refused_and_its_master_named(healthy: World, redis_with: Callable[..., RedisServer]) -> None:
+def test_a_replica_is_refused_and_its_master_named(
+    healthy: World, redis_with: Callable[..., RedisServer]
+) -> None:
     master = redis_with()
     replica = redis_with("--replicaof", "127.0.0.1", str(master.port))
     with redis.Redis(port=replica.port) as client:
         until(lambda: client.info("replication")["master_link_status"] == "up")
     name = at_broker(healthy, replica.url(3))
     follows = f"is a replica: it follows 127.0.0.1:{master.port}, the link "
-    told = (follows, f"check who runs 127.0.0.1:{master.port} and since when", "meant to write there")
+    told = (
+        follows,
+        f"check who runs 127.0.0.1:{master.port} and since when",
+        "meant to write there",
+    )
     refused(healthy.inv("remediate", "--yes", "--inventory", name), 5, *told)
     found = healthy.inv("diagnose", "--inventory", name)
     said = " ".join(found.out.split())
@@ -270,14 +349,23 @@ def test_a_replica_is_refused_and_its_master_named(healthy: World, redis_with: C
 def test_a_status_command_that_answers_nonsense_leaves_its_service_alone_and_the_others_are_judged(
     healthy: World,
 ) -> None:
-    confused = "test {worker} != worker_high || { echo it depends; exit; }; ./workers_status.sh {worker}"
-    name = healthy.inventory((" ./workers_status.sh {worker}", f" sh -c {confused!r}".replace('"', '\\"')))
+    confused = (
+        "test {worker} != worker_high || { echo it depends; exit; }; ./workers_status.sh {worker}"
+    )
+    name = healthy.inventory(
+        (" ./workers_status.sh {worker}", f" sh -c {confused!r}".replace('"', '\\"'))
+    )
     done = healthy.inv("diagnose", "--inventory", name, "--json")
     assert done.code == 1, done.out
     (finding,) = (one for one in done.json["findings"] if one["severity"] == "error")
     assert (finding["code"], finding["subject"]) == ("service.untold", "worker_high on sandbox")
-    assert finding["summary"].endswith("so it is left as it is: its status command exited 0 and said: it depends")
-    seen = {check["what"]: check for check in healthy.inv("verify", "--inventory", name, "--json").json["checks"]}
+    assert finding["summary"].endswith(
+        "so it is left as it is: its status command exited 0 and said: it depends"
+    )
+    seen = {
+        check["what"]: check
+        for check in healthy.inv("verify", "--inventory", name, "--json").json["checks"]
+    }
     assert (seen["services run"]["ok"], seen["services run"]["seen"]) == (
         None, "3 of 4; not told: worker_high on sandbox"
     )  # fmt: skip
@@ -286,14 +374,18 @@ def test_a_status_command_that_answers_nonsense_leaves_its_service_alone_and_the
     assert not [change for change in left.json["plan"] if "worker_high" in change["summary"]]
 
 
-def test_an_environment_path_that_is_a_folder_and_a_directory_that_is_missing_are_findings(healthy: World) -> None:
+def test_an_environment_path_that_is_a_folder_and_a_directory_that_is_missing_are_findings(
+    healthy: World,
+) -> None:
     (healthy.path / "folder.env").mkdir()
     name = healthy.inventory(("/.sandbox/app/printer_inventory.env", "/folder.env"))
     done = healthy.inv("diagnose", "--inventory", name, "--json")
     assert done.code == 1
     codes = [finding["code"] for finding in done.json["findings"]]
     assert "environment.is_folder" in codes
-    assert not [code for code in codes if code.startswith(("host.", "worker.not", "service."))], codes
+    assert not [code for code in codes if code.startswith(("host.", "worker.not", "service."))], (
+        codes
+    )
     name = healthy.inventory(("/lab/patient", "/lab/nobody"))
     done = healthy.inv("diagnose", "--inventory", name, "--json")
     codes = [finding["code"] for finding in done.json["findings"] if finding["severity"] == "error"]
@@ -312,12 +404,17 @@ def started_again(world: World) -> Iterator[None]:
 
 
 def test_a_start_command_that_fails_ends_the_run_with_what_it_said(healthy: World) -> None:
-    name = healthy.inventory(("./start_workers.sh {worker}", "false {worker}; echo cannot fork >&2; exit 3"))
+    name = healthy.inventory(
+        ("./start_workers.sh {worker}", "false {worker}; echo cannot fork >&2; exit 3")
+    )
     with started_again(healthy):
         done = healthy.inv("restart-workers", "--yes", "--inventory", name, "--json")
     assert done.code == 2
     first, *others = done.json["changes"]
-    assert (first["outcome"], first["result"].splitlines()[0]) == ("failed", "exit code 3: cannot fork")
+    assert (first["outcome"], first["result"].splitlines()[0]) == (
+        "failed",
+        "exit code 3: cannot fork",
+    )
     assert {other["outcome"] for other in others} == {"skipped"}
 
 
@@ -334,10 +431,15 @@ def test_a_start_command_that_fails_ends_the_run_with_what_it_said(healthy: Worl
 def test_a_command_of_a_host_that_tells_its_environment_shows_no_secret(
     healthy: World, command: str, verb: tuple[str, ...]
 ) -> None:
-    values = dict(line.split("=", 1) for line in healthy.env_file.read_text().splitlines() if "=" in line)
+    values = dict(
+        line.split("=", 1) for line in healthy.env_file.read_text().splitlines() if "=" in line
+    )
     secrets = {value for name, value in values.items() if is_secret_name(name)}
     assert secrets
-    tells = f"/dev/null {{worker}}; cat {healthy.env_file}; cat {healthy.env_file} >&2; echo told; echo told >&2; false"
+    tells = (
+        f"/dev/null {{worker}}; cat {healthy.env_file}; cat {healthy.env_file} >&2; echo told; echo"
+        " told >&2; false"
+    )
     name = healthy.inventory((command, tells))
     with started_again(healthy) if "start" in command else nullcontext():
         done = healthy.inv(*verb, "--inventory", name)
@@ -348,7 +450,8 @@ def test_a_command_of_a_host_that_tells_its_environment_shows_no_secret(
 
 def test_workers_that_never_come_back_are_told_each_with_its_state(healthy: World) -> None:
     name = healthy.inventory(
-        ("./start_workers.sh {worker}", "true {worker}"), ("celery_start_timeout: 60s", "celery_start_timeout: 1s")
+        ("./start_workers.sh {worker}", "true {worker}"),
+        ("celery_start_timeout: 60s", "celery_start_timeout: 1s"),
     )
     with started_again(healthy):
         done = healthy.inv("restart-workers", "--yes", "--inventory", name)
@@ -359,13 +462,18 @@ def test_workers_that_never_come_back_are_told_each_with_its_state(healthy: Worl
 
 def test_a_task_that_no_code_defines_blocks_a_remediation_before_any_change(healthy: World) -> None:
     name = healthy.inventory(
-        ("- inventory.tasks.poll_printer\n", "- inventory.tasks.poll_printer\n          - inventory.tasks.gone\n")
+        (
+            "- inventory.tasks.poll_printer\n",
+            "- inventory.tasks.poll_printer\n          - inventory.tasks.gone\n",
+        )
     )
     done = healthy.inv("remediate", "--yes", "--inventory", name)
     refused(done, 2, "nothing was changed", "inventory.tasks.gone")
 
 
-def test_a_broker_that_the_workers_do_not_use_is_found_out_before_they_are_restarted(healthy: World) -> None:
+def test_a_broker_that_the_workers_do_not_use_is_found_out_before_they_are_restarted(
+    healthy: World,
+) -> None:
     url = (healthy.root / "broker.url").read_text()
     name = at_broker(healthy, url.removesuffix("3") + "7")
     done = healthy.inv("remediate", "--yes", "--inventory", name)
@@ -385,7 +493,9 @@ def glpi(world: World, behaviour: dict[str, object]) -> None:
 
 def test_a_canary_that_failed_is_run_again_until_it_succeeds(healthy: World) -> None:
     until(lambda: healthy.inv("verify").code == 0)  # the canary runs where all else is well
-    name = healthy.inventory(("celery_probes:", "no_probes:"))  # these would fail before the canary does
+    name = healthy.inventory(
+        ("celery_probes:", "no_probes:")
+    )  # these would fail before the canary does
     unit = next((healthy.root / "root").rglob("celery-beat.service"))
     unit.write_text(EDITED)
     with healthy.broker() as client:
@@ -401,14 +511,26 @@ def test_a_canary_that_failed_is_run_again_until_it_succeeds(healthy: World) -> 
         again = healthy.inv("remediate", "--yes", "--json", "--inventory", name)
         assert (again.code, again.json["plan"]) == (0, [])
         assert again.json["changes"][-1]["outcome"] == "changed"
-        assert healthy.inv("remediate", "--yes", "--json", "--inventory", name).json.get("changes") is None
+        assert (
+            healthy.inv("remediate", "--yes", "--json", "--inventory", name).json.get("changes")
+            is None
+        )
         verified = healthy.inv("verify", "--inventory", name)
-        assert (verified.code, "1 warning that no step can fix" in verified.out) == (0, True), verified.out
+        assert (verified.code, "1 warning that no step can fix" in verified.out) == (
+            0,
+            True,
+        ), verified.out
         client.delete("orphans")
 
 
-def test_what_a_failed_canary_says_is_freed_of_secrets_before_it_is_shown_and_written_down(healthy: World) -> None:
-    (token,) = [line.partition("=")[2] for line in healthy.env_file.read_text().splitlines() if "APP_TOKEN=" in line]
+def test_what_a_failed_canary_says_is_freed_of_secrets_before_it_is_shown_and_written_down(
+    healthy: World,
+) -> None:
+    (token,) = [
+        line.partition("=")[2]
+        for line in healthy.env_file.read_text().splitlines()
+        if "APP_TOKEN=" in line
+    ]
     canary = "celery_canary:\n          task: {}\n"
     name = healthy.inventory(
         (
@@ -432,8 +554,19 @@ def a_message() -> str:
         "delivery_info": {"exchange": "", "routing_key": "orphans"},
         "body_encoding": "base64",
     }
-    headers = {"task": "another.app.task", "id": "1", "retries": 0, "eta": None, "expires": None, "lang": "py"}
-    envelope = {"body": "W1tdLCB7fSwge31d", "content-type": "application/json", "content-encoding": "utf-8"}
+    headers = {
+        "task": "another.app.task",
+        "id": "1",
+        "retries": 0,
+        "eta": None,
+        "expires": None,
+        "lang": "py",
+    }
+    envelope = {
+        "body": "W1tdLCB7fSwge31d",
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+    }
     return json.dumps({**envelope, "headers": headers, "properties": properties})
 
 
@@ -454,10 +587,14 @@ def held_by_another(world: World) -> Iterator[None]:
 
 def test_another_operator_is_named_and_nothing_is_changed(healthy: World) -> None:
     with held_by_another(healthy):
-        refused(healthy.inv("restart-workers", "--yes"), 8, "alice on bastion", "20200101-000000-aaaa")
+        refused(
+            healthy.inv("restart-workers", "--yes"), 8, "alice on bastion", "20200101-000000-aaaa"
+        )
 
 
-def test_a_run_that_may_still_go_on_is_not_marked_as_one_that_needs_no_undoing(healthy: World) -> None:
+def test_a_run_that_may_still_go_on_is_not_marked_as_one_that_needs_no_undoing(
+    healthy: World,
+) -> None:
     unit = next((healthy.root / "root").rglob("celery-beat.service"))
     good = unit.read_text()
     unit.write_text(EDITED)

@@ -1,7 +1,8 @@
-"""A broker in any bad state: it is told by name, the hosts are looked at all the same, and no worker is touched for it.
+"""A broker in any bad state: it is told by name, the hosts are looked at all the same, and no
+worker is touched for it.
 
-The workers are at another Redis, since they were started, and well: what is found comes from the state of the one that
-the inventory names, and the application by now.
+The workers are at another Redis, since they were started, and well: what is found comes from the
+state of the one that the inventory names, and the application by now.
 """
 
 import os
@@ -34,7 +35,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         ("inventory.yaml", WELL),
         (
             "faulty.yaml",
-            WELL.replace("[post]}", "[post]}\n        - {name: three, queues: [spare]}\n      celery_env: {A: b}"),
+            WELL.replace(
+                "[post]}",
+                "[post]}\n        - {name: three, queues: [spare]}\n      celery_env: {A: b}",
+            ),
         ),
         ("tiny.py", APP),
         ("tiny.env", ""),
@@ -66,7 +70,12 @@ def admin(held: Held, server: RedisServer) -> "redis.Redis":
 
 def as_user_without(right: str, start: Start, held: Held) -> str:
     server = start()
-    rights: dict[str, Any] = {"keys": ["*"], "channels": ["*"], "categories": ["+@all"], "commands": [f"-{right}"]}
+    rights: dict[str, Any] = {
+        "keys": ["*"],
+        "channels": ["*"],
+        "categories": ["+@all"],
+        "commands": [f"-{right}"],
+    }
     admin(held, server).acl_setuser("ops", enabled=True, passwords="+pw", **rights)
     return f"redis://ops:pw@127.0.0.1:{server.port}/0"
 
@@ -131,7 +140,16 @@ def loading(start: Start, held: Held) -> str:
     server.stop()
     slowly = ("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
     process = subprocess.Popen(
-        [str(redis_server_binary()), "--dir", str(server.directory), "--port", str(server.port), "--save", "", *slowly],
+        [
+            str(redis_server_binary()),
+            "--dir",
+            str(server.directory),
+            "--port",
+            str(server.port),
+            "--save",
+            "",
+            *slowly,
+        ],
         stdout=subprocess.DEVNULL,
     )
     held.callback(process.wait)
@@ -162,7 +180,9 @@ def cluster(start: Start, held: Held) -> str:
 
 
 class State(Struct, frozen=True):
-    """How to bring it about, its code, the exit codes of a look and of a remediation, and what is advised."""
+    """How to bring it about, its code, the exit codes of a look and of a remediation, and what is
+    advised.
+    """
 
     make: Callable[[Start, Held], str]
     code: str
@@ -173,7 +193,9 @@ class State(Struct, frozen=True):
 
     @property
     def consequences(self) -> set[str]:
-        """What a worker that is started now would meet: another user or password may be at fault there."""
+        """What a worker that is started now would meet: another user or password may be at fault
+        there.
+        """
         own = self.code in ("broker.wrong_password", "broker.missing_right")
         return {"worker.would_be_locked_out"} if own else set()
 
@@ -185,7 +207,9 @@ STATES = [
     State(replica, "broker.replica", 1, 5, "somebody may have made it follow a server of theirs"),
     State(missing_right, "broker.missing_right", 1, 5, "ACL SETUSER"),
     State(missing_right_to_ask, "broker.missing_right", 1, 5, "ACL SETUSER", seen=True),
-    State(wrong_password, "broker.wrong_password", 1, 5, "check user and password in the broker URL"),
+    State(
+        wrong_password, "broker.wrong_password", 1, 5, "check user and password in the broker URL"
+    ),
     State(no_password, "broker.wrong_password", 1, 5, "put the password into the broker URL"),
     State(down, "broker.unreachable", 4, 4, "is it up?"),
     State(hung, "broker.unreachable", 4, 4, "is it up?"),
@@ -197,7 +221,9 @@ STATES = [
 
 def waited_for(state: State) -> Any:
     """A state that a look waits for takes a minute."""
-    return pytest.param(state, marks=pytest.mark.thorough) if state.make in (hung, loading) else state
+    return (
+        pytest.param(state, marks=pytest.mark.thorough) if state.make in (hung, loading) else state
+    )
 
 
 @contextmanager
@@ -218,7 +244,9 @@ def test_a_state_of_the_broker_is_one_finding_and_the_hosts_are_looked_at(
     with broker_in(state, place, start) as world:
         done = world.inv("verify", "--json")
     found, checks = findings(done), {check["what"]: check for check in done.json["checks"]}
-    assert (done.code, found.keys() - state.consequences) == (state.looked, {state.code}), done.out + done.err
+    assert (done.code, found.keys() - state.consequences) == (state.looked, {state.code}), (
+        done.out + done.err
+    )
     assert any(state.advice in line for line in found[state.code]["evidence"]), found
     assert (checks["services run"]["ok"], checks["hosts answer"]["ok"]) == (True, True)
     assert checks["nodes answer ping"]["ok"] is None, "they were not asked"

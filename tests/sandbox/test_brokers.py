@@ -1,4 +1,6 @@
-"""The command line on every kind of broker: an ACL user over TLS, a socket, a Sentinel pair; each verb for queues."""
+"""The command line on every kind of broker: an ACL user over TLS, a socket, a Sentinel pair; each
+verb for queues.
+"""
 
 import json
 import os
@@ -59,7 +61,9 @@ STALE = ("--task", "stale.*", "--retries", ">2", "--reason", "gave up")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A folder with an inventory whose broker is of some kind; `kind` is it as the application reaches it."""
+    """A folder with an inventory whose broker is of some kind; `kind` is it as the application
+    reaches it.
+    """
 
     world: World
     kind: Kind
@@ -86,7 +90,9 @@ class Place:
         with self.client() as client:
             keys = [key for queue in ("low", "high") for key in KeySpace().queue(queue)]
             found = {key: cast("list[bytes]", client.lrange(key, 0, -1)) for key in keys}
-            assert not client.keys("celery-runbooks:[^b]*"), "nothing of ours stays behind but fences"
+            assert not client.keys("celery-runbooks:[^b]*"), (
+                "nothing of ours stays behind but fences"
+            )
             return {key: items for key, items in found.items() if items}
 
     def undo_last(self) -> None:
@@ -102,15 +108,24 @@ def documented_rights() -> str:
     return " ".join(rights[1].split()).replace(">PASSWORD", f">{PASSWORD}")
 
 
-def made(name: str, start: Start, folder: Path) -> tuple[Kind, str, tuple[str, ...], tuple[RedisServer, ...]]:
-    """A broker of a kind, the URL for the inventory, its secrets, and the servers that a failover is about."""
+def made(
+    name: str, start: Start, folder: Path
+) -> tuple[Kind, str, tuple[str, ...], tuple[RedisServer, ...]]:
+    """A broker of a kind, the URL for the inventory, its secrets, and the servers that a failover
+    is about.
+    """
     if name == "acl over tls":
         _, port, ca = with_tls(start, folder, "--requirepass", APPS_PASSWORD)
         rest = f"127.0.0.1:{port}/3?ssl_cert_reqs=required&ssl_ca_certs={ca}"
         kind = Kind(f"rediss://:{APPS_PASSWORD}@{rest}")
         with connect(kind.url) as client:
             client.execute_command(f"ACL SETUSER runbooks {documented_rights()}")
-        return kind, f"rediss://runbooks:run-s3cret%2F%40%3A@{rest}", (APPS_PASSWORD, PASSWORD, "run-s3cret"), ()
+        return (
+            kind,
+            f"rediss://runbooks:run-s3cret%2F%40%3A@{rest}",
+            (APPS_PASSWORD, PASSWORD, "run-s3cret"),
+            (),
+        )
     if name == "socket":
         start("--unixsocket", str(folder / "redis.sock"), "--requirepass", APPS_PASSWORD)
         kind = Kind(f"redis+socket://:{APPS_PASSWORD}@{folder / 'redis.sock'}?virtual_host=3")
@@ -120,7 +135,9 @@ def made(name: str, start: Start, folder: Path) -> tuple[Kind, str, tuple[str, .
 
 
 @pytest.fixture(scope="module", params=["acl over tls", "socket", "sentinels"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
     """Two queues that nobody consumes, one that a worker does; the tests leave it as they found it."""
     with place_of(request.param, tmp_path_factory.mktemp("place")) as made:
         yield made
@@ -128,22 +145,32 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @contextmanager
 def place_of(name: str, folder: Path) -> Iterator[Place]:
-    """A place with a broker of this kind; in the end no secret may stand in what was printed or written down."""
+    """A place with a broker of this kind; in the end no secret may stand in what was printed or
+    written down.
+    """
     (servers_folder := folder / "servers").mkdir()
     (world_folder := folder / "world").mkdir()
     with servers(servers_folder) as start:
         kind, url, secrets, failing = made(name, start, servers_folder)
         place = Place(make_world(world_folder), kind, secrets, failing)
         options = json.dumps(kind.options)
-        for file, text in (("broker.url", url), ("options.json", options), ("inventory.yaml", INVENTORY)):
+        for file, text in (
+            ("broker.url", url),
+            ("options.json", options),
+            ("inventory.yaml", INVENTORY),
+        ):
             (world_folder / file).write_text(text)
         fill(kind)
         with worker(kind, world_folder) as pid:
             (world_folder / "w.pid").write_text(f"{pid}\n")
             yield place
-        written = [path.read_text() for path in (world_folder / "state").rglob("*") if path.is_file()]
+        written = [
+            path.read_text() for path in (world_folder / "state").rglob("*") if path.is_file()
+        ]
         assert len(written) > 3
-        assert not [secret for secret in secrets for text in (*place.said, *written) if secret in text]
+        assert not [
+            secret for secret in secrets for text in (*place.said, *written) if secret in text
+        ]
         if name == "acl over tls":
             require_rights_were_needed(kind)
 
@@ -153,7 +180,10 @@ def require_rights_were_needed(kind: Kind) -> None:
     with connect(kind.url) as client:
         assert client.execute_command("ACL LOG") == []
         called = {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
-    looked_up = [*preflight._commands(KeySpace(), ["low"], "run"), *preflight._of_unacked(KeySpace())]
+    looked_up = [
+        *preflight._commands(KeySpace(), ["low"], "run"),
+        *preflight._of_unacked(KeySpace()),
+    ]
     needed = called | {str(command[0]).lower() for command in looked_up}
     granted = set(re.findall(r"\+(\S+)", documented_rights()))
     assert granted - needed == {"pubsub"}, "which is asked where no worker ever was"
@@ -167,7 +197,14 @@ def fill(kind: Kind) -> None:
         producer = app.amqp.Producer(connection, auto_declare=False)
         for n in range(240):
             task, retries = [("stale.one", 3), ("stale.two", 0), ("poll", 0)][n % 3]
-            app.send_task(task, (n % 40, "é"), queue="low", retries=retries, priority=[0, 9][n % 2], producer=producer)
+            app.send_task(
+                task,
+                (n % 40, "é"),
+                queue="low",
+                retries=retries,
+                priority=[0, 9][n % 2],
+                producer=producer,
+            )
     app.close()
 
 
@@ -180,7 +217,9 @@ def multiply(place: Place, count: int) -> None:
     with place.client() as client:
         raw = cast(bytes, client.lindex("low", 0))
         for at in range(0, count, 1000):
-            client.lpush("low", *(raw.replace(b'"id": "', b'"id": "%06d-' % n) for n in range(at, at + 1000)))
+            client.lpush(
+                "low", *(raw.replace(b'"id": "', b'"id": "%06d-' % n) for n in range(at, at + 1000))
+            )
 
 
 def ids(messages: Any) -> set[str]:
@@ -217,7 +256,12 @@ def test_what_a_rule_means_is_taken_out_kept_and_put_back_byte_for_byte(place: P
     assert place.ok("archive.list")["archives"][-1]["in it"] == len(stale) == 80
     assert place.ok("archive.verify", run)["checks"][0]["ok"]
     some = sorted(stale)[:3]
-    assert place.ok("archive.restore", run, "--id", ",".join(some), "--place", "next", "--yes")["exit_code"] == 0
+    assert (
+        place.ok("archive.restore", run, "--id", ",".join(some), "--place", "next", "--yes")[
+            "exit_code"
+        ]
+        == 0
+    )
     assert with_ids(place.lists(), "stale.one") == set(some)
     place.undo_last()
     assert place.lists() == without(before, stale)
@@ -253,12 +297,19 @@ def test_what_a_dead_worker_has_fetched_is_given_back(place: Place) -> None:
     fetch_and_die(place.kind, "low", 3)
     with place.client() as client:
         held = client.hgetall("unacked"), client.zrange("unacked_index", 0, -1, withscores=True)
-        run = place.ok("clean-queues", "--queue", "low", "--unacked", "--requeue-to", "low", "--yes")["run"]
+        run = place.ok(
+            "clean-queues", "--queue", "low", "--unacked", "--requeue-to", "low", "--yes"
+        )["run"]
         assert not client.exists("unacked", "unacked_index")
         assert set(map(id_of, place.lists()["low"][:3])) == set(map(id_of, before["low"][-3:]))
-        assert ids(place.ok("archive.show", run, "--unacked")["archived"]) == set(map(id_of, before["low"][-3:]))
+        assert ids(place.ok("archive.show", run, "--unacked")["archived"]) == set(
+            map(id_of, before["low"][-3:])
+        )
         place.undo_last()
-        assert (client.hgetall("unacked"), client.zrange("unacked_index", 0, -1, withscores=True)) == held
+        assert (
+            client.hgetall("unacked"),
+            client.zrange("unacked_index", 0, -1, withscores=True),
+        ) == held
         client.delete("unacked", "unacked_index")
         client.rpush("low", *before["low"][-3:])
     assert place.lists() == before

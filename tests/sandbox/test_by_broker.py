@@ -22,7 +22,9 @@ PASSWORD = "br0ker-s3cret"
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A broker with a worker of `mail`, messages in `mails`, and one of `mail` that a killed worker had fetched."""
+    """A broker with a worker of `mail`, messages in `mails`, and one of `mail` that a killed worker
+    had fetched.
+    """
     folder = tmp_path_factory.mktemp("broker")
     with servers(folder) as start:
         server = start("--requirepass", PASSWORD)
@@ -52,12 +54,16 @@ def inv(*words: str, cwd: Path, **environment: str) -> Done:
     )  # fmt: skip
     assert PASSWORD not in done.stdout + done.stderr
     assert not [
-        path for path in (cwd / "state").rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()
+        path
+        for path in (cwd / "state").rglob("*")
+        if path.is_file() and PASSWORD.encode() in path.read_bytes()
     ]
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def test_one_command_names_what_is_wrong_with_a_fleet_that_no_inventory_describes(url: str, tmp_path: Path) -> None:
+def test_one_command_names_what_is_wrong_with_a_fleet_that_no_inventory_describes(
+    url: str, tmp_path: Path
+) -> None:
     done = inv("diagnose", "--broker", url, "--html", "page.html", cwd=tmp_path)
     told = " ".join(done.out.split())
     page = (tmp_path / "page.html").read_text()
@@ -69,9 +75,17 @@ def test_one_command_names_what_is_wrong_with_a_fleet_that_no_inventory_describe
     assert "4 messages wait in mails and no node consumes it; did you mean 'mail'?" in told
     assert "1 node answers and none lists it in active_queues; w@here: mail" in told
     assert "1 message of mail was fetched, and no node that answers holds it" in told
-    assert "1 message waits as priority 4 of mails, which no worker that has Celery's own priority_steps polls" in told
+    assert (
+        "1 message waits as priority 4 of mails, which no worker that has Celery's own"
+        " priority_steps polls" in told
+    )
     assert "the list 'notes' (1 item) is not Celery's" in told
-    for part in ("hosts, their processes", "tasks, routes, schedule", "workers and queues should", "results"):
+    for part in (
+        "hosts, their processes",
+        "tasks, routes, schedule",
+        "workers and queues should",
+        "results",
+    ):
         assert part in done.out.partition("Not looked at")[2]
     assert "by the inventory" not in told
 
@@ -92,27 +106,53 @@ def test_the_url_comes_from_a_variable_and_each_view_takes_it(url: str, tmp_path
         in inv("tasks", *by, cwd=tmp_path, SHOPS_BROKER=url).out
     )
     nowhere = inv("task", "no-such-id", *by, cwd=tmp_path, SHOPS_BROKER=url)
-    assert (nowhere.code, "no queue and no node has it" in nowhere.out) == (1, True), nowhere.out + nowhere.err
+    assert (nowhere.code, "no queue and no node has it" in nowhere.out) == (1, True), (
+        nowhere.out + nowhere.err
+    )
     assert "what became of it: the result backend is not known without an inventory" in nowhere.out
     watched = inv("monitor", *by, cwd=tmp_path, SHOPS_BROKER=url)
-    assert (watched.code, "CROSSED queue.no_consumer mails" in watched.out) == (1, True), watched.out + watched.err
+    assert (watched.code, "CROSSED queue.no_consumer mails" in watched.out) == (1, True), (
+        watched.out + watched.err
+    )
     unset = inv("diagnose", *by, cwd=tmp_path)
-    assert (unset.code, "the environment variable SHOPS_BROKER is not set" in unset.err) == (5, True)
+    assert (unset.code, "the environment variable SHOPS_BROKER is not set" in unset.err) == (
+        5,
+        True,
+    )
 
 
 def test_the_live_page_works_with_the_broker_alone(url: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(CHECKOUT / "tasks.py"), "monitor", "--listen", "0", "--state-dir", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(CHECKOUT / "tasks.py"),
+        "monitor",
+        "--listen",
+        "0",
+        "--state-dir",
+        str(tmp_path),
+    ]
     environment = os.environ | {"SHOPS_BROKER": url}
     process = subprocess.Popen(
-        [*command, "--broker", "env:SHOPS_BROKER"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        [*command, "--broker", "env:SHOPS_BROKER"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout
-        found = next(filter(None, (re.search(r"a page of it at (\S+)", line) for line in process.stdout)))
+        found = next(
+            filter(None, (re.search(r"a page of it at (\S+)", line) for line in process.stdout))
+        )
         assert any(" CROSSED queue.no_consumer mails " in line for line in process.stdout)
         until(lambda: "mails" in read(found[1]))
         page = read(found[1])
-        for told in ("w@here", "Beat is not asked", "No worker that answers consumes the queue", "queue.no_consumer"):
+        for told in (
+            "w@here",
+            "Beat is not asked",
+            "No worker that answers consumes the queue",
+            "queue.no_consumer",
+        ):
             assert told in page
         assert PASSWORD not in page
     finally:
@@ -136,7 +176,9 @@ def test_a_db_that_celery_does_not_use_is_not_called_well(url: str, tmp_path: Pa
     assert "db 3, which Celery uses, too: --broker with /3 at its end" in document["messages"][0]
 
 
-def test_where_queues_may_not_be_looked_for_none_is_said_to_be_missing(url: str, tmp_path: Path) -> None:
+def test_where_queues_may_not_be_looked_for_none_is_said_to_be_missing(
+    url: str, tmp_path: Path
+) -> None:
     with redis.Redis.from_url(url) as client:
         client.acl_setuser(
             "limited", enabled=True, passwords=[f"+{PASSWORD}"], keys=["*"], channels=["*"],
@@ -153,7 +195,10 @@ def test_queues_under_a_key_prefix_are_found_and_others_named(url: str, tmp_path
             app.send_task("shop.send", queue=f"{prefix[:-1]}-mail")
     done = inv("diagnose", "--broker", url[:-1] + "6", cwd=tmp_path)
     assert "1 message waits in blue-mail and no node consumes it" in done.out
-    assert "queues under the key prefix 'red:': celery_broker_options: {global_keyprefix: 'red:'}" in done.out
+    assert (
+        "queues under the key prefix 'red:': celery_broker_options: {global_keyprefix: 'red:'}"
+        in done.out
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,12 +212,15 @@ def test_queues_under_a_key_prefix_are_found_and_others_named(url: str, tmp_path
 )
 def test_what_is_no_broker_is_told(given: str, told: str, tmp_path: Path) -> None:
     done = inv("diagnose", "--broker", given, cwd=tmp_path)
-    assert (done.code, told in " ".join((done.out + done.err).split())) == (4 if "answer" in told else 5, True), (
-        done.err
-    )
+    assert (done.code, told in " ".join((done.out + done.err).split())) == (
+        4 if "answer" in told else 5,
+        True,
+    ), done.err
 
 
-def test_of_two_applications_in_one_inventory_each_is_diagnosed_in_turn(url: str, tmp_path: Path) -> None:
+def test_of_two_applications_in_one_inventory_each_is_diagnosed_in_turn(
+    url: str, tmp_path: Path
+) -> None:
     nodes = {"one": (url, "w@here", "mail"), "two": (url[:-1] + "7", "x@there", "post")}
     lines = (
         f'    {app}: {{celery_app: {app}, celery_broker_url: "{broker}", '
@@ -182,14 +230,22 @@ def test_of_two_applications_in_one_inventory_each_is_diagnosed_in_turn(url: str
     (tmp_path / "inventory.yaml").write_text("\n".join(["all:", "  hosts:", *lines]))
     done = inv("diagnose", cwd=tmp_path)
     first, _, second = done.out.partition("two at ")
-    assert (done.code, first.startswith("one at "), "x@there" in first) == (1, True, False), done.out + done.err
+    assert (done.code, first.startswith("one at "), "x@there" in first) == (1, True, False), (
+        done.out + done.err
+    )
     assert "x@there" in second
-    documents = [json.loads(line) for line in inv("diagnose", "--json", cwd=tmp_path).out.splitlines()]
+    documents = [
+        json.loads(line) for line in inv("diagnose", "--json", cwd=tmp_path).out.splitlines()
+    ]
     assert [(one["application"], one["exit_code"]) for one in documents] == [("one", 1), ("two", 1)]
     chosen = inv("diagnose", "--app", "two", cwd=tmp_path)
-    assert (chosen.code, "one at " in chosen.out, "x@there" in chosen.out) == (1, False, True), chosen.out + chosen.err
+    assert (chosen.code, "one at " in chosen.out, "x@there" in chosen.out) == (1, False, True), (
+        chosen.out + chosen.err
+    )
     undecided = inv("diagnose", "--html", "page.html", cwd=tmp_path)
-    assert (undecided.code, "choose one with -A one" in undecided.err) == (5, True), undecided.out + undecided.err
+    assert (undecided.code, "choose one with -A one" in undecided.err) == (5, True), (
+        undecided.out + undecided.err
+    )
 
 
 def test_what_a_host_lacks_is_asked_for_only_where_it_is_needed(url: str, tmp_path: Path) -> None:
@@ -198,32 +254,50 @@ def test_what_a_host_lacks_is_asked_for_only_where_it_is_needed(url: str, tmp_pa
         "celery_workers: [{name: w, queues: [mail]}, {name: lost, queues: [mail]}]}}}"
     )
     looked = inv("diagnose", cwd=tmp_path)
-    assert "not checked: services, files and application of here, because celery_directory, " in looked.err
+    assert (
+        "not checked: services, files and application of here, because celery_directory, "
+        in looked.err
+    )
     assert "docs/inventory.md#a-host has an example of each" in looked.err
     assert "no node that answers fits lost@here" in looked.out
     assert "fits w@here" not in looked.out
     shown = inv("queues", cwd=tmp_path)
     assert (shown.code, "not checked" in shown.err) == (0, False), shown.err
     planned = inv("remediate", "--dry-run", cwd=tmp_path)
-    assert (planned.code, "host 'here' lacks the variable 'celery_directory'" in planned.err) == (5, True), planned.err
+    assert (planned.code, "host 'here' lacks the variable 'celery_directory'" in planned.err) == (
+        5,
+        True,
+    ), planned.err
 
 
 def test_a_broker_and_an_inventory_exclude_each_other(tmp_path: Path) -> None:
-    done = inv("diagnose", "--broker", "redis://127.0.0.1:1/0", "--inventory", "x.yaml", cwd=tmp_path)
+    done = inv(
+        "diagnose", "--broker", "redis://127.0.0.1:1/0", "--inventory", "x.yaml", cwd=tmp_path
+    )
     assert (done.code, "--broker stands in for an inventory" in done.err) == (5, True)
 
 
-def test_the_inventory_of_a_broker_alone_has_no_finding_where_all_is_well(url: str, tmp_path: Path) -> None:
+def test_the_inventory_of_a_broker_alone_has_no_finding_where_all_is_well(
+    url: str, tmp_path: Path
+) -> None:
     """The last of this file: what is wrong there is taken away."""
     with redis.Redis.from_url(url) as client:
-        keys = [key for key in client.scan_iter() if key.startswith((b"mails", b"unacked", b"_kombu.binding.mails"))]
+        keys = [
+            key
+            for key in client.scan_iter()
+            if key.startswith((b"mails", b"unacked", b"_kombu.binding.mails"))
+        ]
         client.delete("notes", *keys)
     adopted = inv("adopt", "--broker", "env:CELERY_BROKER_URL", cwd=tmp_path, CELERY_BROKER_URL=url)
-    assert (adopted.code, "Nothing is wrong." in adopted.err) == (0, True), adopted.out + adopted.err
+    assert (adopted.code, "Nothing is wrong." in adopted.err) == (0, True), (
+        adopted.out + adopted.err
+    )
     assert "celery_nodes: [w@here]  # " in adopted.out
     assert "celery_queues: [mail]  # " in adopted.out
     (tmp_path / "inventory.yaml").write_text(adopted.out)
     looked = inv("diagnose", "--json", cwd=tmp_path, CELERY_BROKER_URL=url)
     assert (looked.code, looked.json["findings"]) == (0, []), looked.out + looked.err
     planned = inv("remediate", "--dry-run", cwd=tmp_path, CELERY_BROKER_URL=url)
-    assert (planned.code, "Nothing to change." in planned.out) == (0, True), planned.out + planned.err
+    assert (planned.code, "Nothing to change." in planned.out) == (0, True), (
+        planned.out + planned.err
+    )

@@ -1,4 +1,6 @@
-"""Applications on older Pythons and Celerys, installed for real: looked at, restarted, and one task run to its end."""
+"""Applications on older Pythons and Celerys, installed for real: looked at, restarted, and one task
+run to its end.
+"""
 
 import glob
 import os
@@ -62,7 +64,9 @@ esac 2>/dev/null
 
 
 @pytest.fixture
-def place(redis_server: RedisServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+def place(
+    redis_server: RedisServer, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[World]:
     version = request.param
     found = glob.glob(f"{Path.home()}/.pyenv/versions/{version}.*/bin/python")
     if not found:
@@ -89,7 +93,9 @@ def place(redis_server: RedisServer, tmp_path: Path, request: pytest.FixtureRequ
 
 
 @pytest.mark.parametrize("place", VERSIONS, indirect=True)
-def test_an_application_on_an_older_python_and_celery_is_judged_restarted_and_asked(place: World) -> None:
+def test_an_application_on_an_older_python_and_celery_is_judged_restarted_and_asked(
+    place: World,
+) -> None:
     well = place.inv("diagnose", "--json")
     faults = [one for one in well.json["findings"] if one["severity"] != "info"]
     assert (well.code, faults) == (0, []), well.out

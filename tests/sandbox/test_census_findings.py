@@ -1,4 +1,6 @@
-"""Workers and beats that others have started, on real processes: the right fault comes first, and nothing is harmed."""
+"""Workers and beats that others have started, on real processes: the right fault comes first, and
+nothing is harmed.
+"""
 
 import os
 import signal
@@ -118,7 +120,9 @@ class Place:
         return next(iter(self.findings()), {})
 
     @contextmanager
-    def beside(self, name: str, *arguments: str, url: str = "", command: tuple[str, ...] = CELERY) -> Iterator[int]:
+    def beside(
+        self, name: str, *arguments: str, url: str = "", command: tuple[str, ...] = CELERY
+    ) -> Iterator[int]:
         """Celery started by hand, beside the services; ends with the block. Its pid."""
         log = self.path / f"{name}.log"
         log.unlink(missing_ok=True)
@@ -137,10 +141,14 @@ class Place:
             process.wait()
 
     def unharmed(self, *pids: int) -> None:
-        """A plain remediation ends none of these, starts nothing, and restarts none of the services."""
+        """A plain remediation ends none of these, starts nothing, and restarts none of the
+        services.
+        """
         before = {name: self.pid(name) for name in NAMES}
         done = self.inv("remediate", "--yes")
-        assert done.code in (0, 1, 2), done.out + done.err  # 1: there is something wrong, and nothing to change
+        assert done.code in (0, 1, 2), (
+            done.out + done.err
+        )  # 1: there is something wrong, and nothing to change
         assert {name: self.pid(name) for name in NAMES} == before
         for pid in (*before.values(), *pids):
             os.kill(pid, 0)
@@ -185,14 +193,18 @@ def without_inventory(place: Place) -> Iterator[None]:
         away.rename(place.path / "inventory.yaml")
 
 
-def test_without_an_inventory_one_command_finds_what_is_wrong_and_nothing_where_all_is_well(place: Place) -> None:
+def test_without_an_inventory_one_command_finds_what_is_wrong_and_nothing_where_all_is_well(
+    place: Place,
+) -> None:
     def told() -> tuple[list[dict[str, Any]], str]:
         done = place.inv("diagnose", "-A", "tiny", "--json")
         assert done.code in (0, 1), done.out + done.err
         document = done.json
         assert document["about"]["inventory"] == "no inventory"
         assert document["about"]["hosts"] == {"looked_at": 1, "of": 1}
-        return [one for one in document["findings"] if one["severity"] != "info"], " ".join(document["messages"])
+        return [one for one in document["findings"] if one["severity"] != "info"], " ".join(
+            document["messages"]
+        )
 
     with without_inventory(place):
         findings, unseen = told()
@@ -265,14 +277,23 @@ def test_four_beats_on_one_host_are_counted_with_what_ends_each(place: Place) ->
 
 
 def test_the_beat_that_a_killed_worker_leaves_is_a_beat_too_many(place: Place) -> None:
-    with place.beside("w", "worker", "-B", "-s", "s4", "-Q", "z", "-n", f"other@{HOST}", "-P", "solo") as main:
+    with place.beside(
+        "w", "worker", "-B", "-s", "s4", "-Q", "z", "-n", f"other@{HOST}", "-P", "solo"
+    ) as main:
         (beat,) = map(int, Path(f"/proc/{main}/task/{main}/children").read_text().split())
         os.kill(main, signal.SIGKILL)
         try:
-            until(lambda: not Path(f"/proc/{main}/exe").exists() or "Z" in Path(f"/proc/{main}/stat").read_text())
+            until(
+                lambda: (
+                    not Path(f"/proc/{main}/exe").exists()
+                    or "Z" in Path(f"/proc/{main}/stat").read_text()
+                )
+            )
             (told,) = place.findings()
             assert told["code"] == "beat.several"
-            assert f"pid {beat} on {HOST}, left of a worker with -B that has ended" in told["evidence"]
+            assert (
+                f"pid {beat} on {HOST}, left of a worker with -B that has ended" in told["evidence"]
+            )
             assert f"to end pid {beat}, on {HOST}: sudo kill -TERM {beat}" in told["evidence"]
             place.unharmed(beat)
         finally:
@@ -294,7 +315,10 @@ def test_a_start_script_that_was_run_twice_has_made_twins(place: Place) -> None:
 
 
 def test_workers_without_names_are_told_by_their_one_name(place: Place) -> None:
-    with place.beside("x", "worker", "-Q", "a") as one, place.beside("y", "worker", "-Q", "a") as two:
+    with (
+        place.beside("x", "worker", "-Q", "a") as one,
+        place.beside("y", "worker", "-Q", "a") as two,
+    ):
         told = place.first()
         assert (told["code"], told["subject"]) == ("worker.twins", f"celery@{HOST}")
         assert all(f"seen: pid {pid} on {HOST}" in str(told["evidence"]) for pid in (one, two))
@@ -315,13 +339,17 @@ def test_a_service_that_is_stopped_is_continued_and_not_restarted(place: Place) 
 
 
 @pytest.mark.parametrize("how", ["environment", "-b"])
-def test_a_worker_at_another_db_is_no_twin_and_is_told_with_both_sides(place: Place, how: str) -> None:
+def test_a_worker_at_another_db_is_no_twin_and_is_told_with_both_sides(
+    place: Place, how: str
+) -> None:
     other = place.url.removesuffix("/11") + "/12"
     given = ("-b", other) if how == "-b" else ()
     words = (*given, "worker", "-n", f"one@{HOST}", "-Q", "a", "-c", "1")
     with place.beside("away", *words, url="" if given else other) as pid:
         told = place.findings()
-        assert [(one["code"], one["subject"]) for one in told] == [("worker.other_broker", f"process {pid} on {HOST}")]
+        assert [(one["code"], one["subject"]) for one in told] == [
+            ("worker.other_broker", f"process {pid} on {HOST}")
+        ]
         assert "/12, and the inventory's broker is 127.0.0.1:" in told[0]["summary"]
         place.unharmed(pid)
 
@@ -346,10 +374,14 @@ def test_under_each_pool_a_worker_that_is_well_is_no_fault(place: Place, pool: s
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
-def test_a_worker_whose_command_does_not_name_celery_is_shown_with_its_process(place: Place, pool: str) -> None:
+def test_a_worker_whose_command_does_not_name_celery_is_shown_with_its_process(
+    place: Place, pool: str
+) -> None:
     (place.path / "run.py").write_text(RUN)
     name = f"own@{HOST}"
-    with place.beside("own", "worker", "-n", name, "-Q", "a", "-c", "2", "-P", pool, command=("run.py",)) as pid:
+    with place.beside(
+        "own", "worker", "-n", name, "-Q", "a", "-c", "2", "-P", pool, command=("run.py",)
+    ) as pid:
         lines = place.inv("workers", "--json").json["workers"]
         (line,) = [one for one in lines if one["worker"] == name]
         assert (line["state"], line["pid"], line["host"]) == ("answers", pid, HOST)
@@ -362,20 +394,45 @@ def test_a_worker_whose_command_does_not_name_celery_is_shown_with_its_process(p
 
 def test_a_pool_that_has_grown_is_larger_than_the_inventory_allows(place: Place) -> None:
     subprocess.run(
-        [sys.executable, "-m", "celery", "-b", place.url, "control", "-d", f"one@{HOST}", "pool_grow", "2"], check=True
+        [
+            sys.executable,
+            "-m",
+            "celery",
+            "-b",
+            place.url,
+            "control",
+            "-d",
+            f"one@{HOST}",
+            "pool_grow",
+            "2",
+        ],
+        check=True,
     )
-    until(lambda: len(Path(f"/proc/{place.pid('one')}/task/{place.pid('one')}/children").read_text().split()) == 4)
+    until(
+        lambda: (
+            len(
+                Path(f"/proc/{place.pid('one')}/task/{place.pid('one')}/children")
+                .read_text()
+                .split()
+            )
+            == 4
+        )
+    )
     told = place.first()
     assert told["code"] == "worker.too_many_processes"
     assert told["summary"] == "one has 4 pool processes, and the inventory allows for 2"
-    assert told["evidence"][-1] == "it was started with -c 2, so its pool has grown since (pool_grow)"
+    assert (
+        told["evidence"][-1] == "it was started with -c 2, so its pool has grown since (pool_grow)"
+    )
     place.unharmed()
     done = place.inv("restart-workers", "--yes")
     assert done.code == 0, done.out + done.err
     assert place.findings() == []
 
 
-def test_a_worker_that_has_the_hosts_own_name_is_not_restarted_for_the_inventorys(place: Place) -> None:
+def test_a_worker_that_has_the_hosts_own_name_is_not_restarted_for_the_inventorys(
+    place: Place,
+) -> None:
     text = (place.path / "inventory.yaml").read_text()
     (place.path / "renamed.yaml").write_text(text.replace(f"    {HOST}:\n", "    web9:\n"))
     done = place.inv("diagnose", "--json", "--inventory", "renamed.yaml")
@@ -388,7 +445,9 @@ def test_a_worker_that_has_the_hosts_own_name_is_not_restarted_for_the_inventory
     assert place.inv("remediate", "--yes").code == 0
 
 
-def test_files_that_somebody_wrote_at_our_places_are_replaced_only_where_that_is_asked_for(place: Place) -> None:
+def test_files_that_somebody_wrote_at_our_places_are_replaced_only_where_that_is_asked_for(
+    place: Place,
+) -> None:
     paths = {kind: place.path / f"etc/{kind}.d/celery-tiny" for kind in ("cron", "logrotate")}
     for path in paths.values():
         path.write_text("# the night shift's\n")
@@ -396,7 +455,10 @@ def test_files_that_somebody_wrote_at_our_places_are_replaced_only_where_that_is
         os.utime(path, (1_750_000_000, 1_750_000_000))
 
     def there() -> dict[Path, tuple[bytes, int, float]]:
-        return {path: (path.read_bytes(), path.stat().st_mode, path.stat().st_mtime) for path in paths.values()}
+        return {
+            path: (path.read_bytes(), path.stat().st_mode, path.stat().st_mtime)
+            for path in paths.values()
+        }
 
     before = there()
     told = place.findings()
@@ -409,7 +471,9 @@ def test_files_that_somebody_wrote_at_our_places_are_replaced_only_where_that_is
         assert there() == before
     done = place.inv("remediate", "--take-over", "--yes")
     assert done.code == 0, done.out + done.err
-    assert all(b"Managed by celery-runbooks for tiny" in path.read_bytes() for path in paths.values())
+    assert all(
+        b"Managed by celery-runbooks for tiny" in path.read_bytes() for path in paths.values()
+    )
     assert place.findings() == []
     undone = place.inv("undo", "last", "--yes")
     assert undone.code == 0, undone.out + undone.err
@@ -420,9 +484,14 @@ def test_files_that_somebody_wrote_at_our_places_are_replaced_only_where_that_is
 def test_a_worker_at_another_server_is_told_with_its_port(place: Place, tmp_path: Path) -> None:
     server = RedisServer.start(tmp_path)
     try:
-        with place.beside("away", "worker", "-n", f"one@{HOST}", "-Q", "a", url=server.url(11)) as pid:
+        with place.beside(
+            "away", "worker", "-n", f"one@{HOST}", "-Q", "a", url=server.url(11)
+        ) as pid:
             (told,) = place.findings()
-            assert (told["code"], told["subject"]) == ("worker.other_broker", f"process {pid} on {HOST}")
+            assert (told["code"], told["subject"]) == (
+                "worker.other_broker",
+                f"process {pid} on {HOST}",
+            )
             place.unharmed(pid)
     finally:
         server.stop()

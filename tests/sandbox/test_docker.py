@@ -1,4 +1,6 @@
-"""The incident in containers, under a real Docker engine and Compose: one sandbox for all, and as root only."""
+"""The incident in containers, under a real Docker engine and Compose: one sandbox for all, and as
+root only.
+"""
 
 import json
 import os
@@ -33,7 +35,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="an engine of its own 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The incident in containers. It goes down after its engine was killed, and leaves no trace all the same."""
+    """The incident in containers. It goes down after its engine was killed, and leaves no trace all
+    the same.
+    """
     world = make_world(tmp_path_factory.mktemp("docker"))
     up = world.inv("sandbox", "--manager", "docker")
     assert up.code == 0, up.err
@@ -52,16 +56,28 @@ def engine_of(world: World) -> Engine:
 def traces(engine: Engine) -> list[str]:
     """All that names the sandbox's engine: its folder, mounts, control groups, link and processes."""
     found = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{engine.name}")]
-    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(engine.folder) in line]
-    found += [str(path) for path in (Path("/sys/class/net", engine.bridge), engine.folder) if path.exists()]
-    told = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    found += [
+        line
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        if str(engine.folder) in line
+    ]
+    found += [
+        str(path)
+        for path in (Path("/sys/class/net", engine.bridge), engine.folder)
+        if path.exists()
+    ]
+    told = subprocess.run(
+        ["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     return found + [line for line in told if str(engine.folder) in line]
 
 
 def containers(world: World, service: str, project: str = PROJECT) -> list[str]:
     """The ids of a service's containers that run."""
     labels = (f"project={project}", f"service={service}")
-    filters = [word for label in labels for word in ("--filter", f"label=com.docker.compose.{label}")]
+    filters = [
+        word for label in labels for word in ("--filter", f"label=com.docker.compose.{label}")
+    ]
     return engine_of(world).docker("ps", "-q", "--no-trunc", *filters).stdout.decode().split()
 
 
@@ -70,7 +86,9 @@ def environment_of(world: World, container: str) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in told["Config"]["Env"])
 
 
-def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_taken_back(world: World) -> None:
+def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_taken_back(
+    world: World,
+) -> None:
     env_file, codes = world.env_file.read_bytes(), faults(world)
     assert {"task.import_fails", "worker.not_running", "task.not_registered"} <= codes
     planned = world.inv("remediate", "--dry-run").out
@@ -91,7 +109,9 @@ def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_taken_back
         assert environment_of(world, container)["GLPI_TIMEOUT_S"] == "30", name
         assert container not in before.get(name, [])
     logs = world.inv("tail-logs", "--grep", "ready|Scheduler|beat: Starting")
-    assert {"worker_high", "beat"} <= {line.split()[3] for line in logs.out.splitlines() if " sandbox " in line}
+    assert {"worker_high", "beat"} <= {
+        line.split()[3] for line in logs.out.splitlines() if " sandbox " in line
+    }
 
     _scaled_and_restarted(world)
     for journal in reversed(runs(world)):
@@ -107,29 +127,42 @@ def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_taken_back
 def _scaled_and_restarted(world: World) -> None:
     """Two containers of a service are one service, whose restart leaves both in place."""
     compose = world.root / "docker-compose.yml"
-    engine_of(world).compose(compose, "up", "-d", "--no-deps", "--scale", "worker_low=2", "worker_low")
+    engine_of(world).compose(
+        compose, "up", "-d", "--no-deps", "--scale", "worker_low=2", "worker_low"
+    )
     both = sorted(containers(world, "worker_low"))
     restarted = world.inv("restart-workers", "worker_low", "--yes")
     assert restarted.code == 0, restarted.out + restarted.err
     assert sorted(containers(world, "worker_low")) == both
     assert faults(world) == set()
-    nodes = [line.split()[0] for line in world.inv("workers").out.splitlines() if line.startswith("worker_low@")]
+    nodes = [
+        line.split()[0]
+        for line in world.inv("workers").out.splitlines()
+        if line.startswith("worker_low@")
+    ]
     assert sorted(node.partition("@")[2] for node in nodes) == [one[:12] for one in both]
 
 
 def _known_without_an_inventory(world: World) -> None:
-    """The application in a container: one command finds what is wrong, and what `adopt` writes has no finding."""
+    """The application in a container: one command finds what is wrong, and what `adopt` writes has
+    no finding.
+    """
     service, there = f"{PROJECT}_beat_1", ("-A", PROJECT, "--container")
     engine = f"unix://{engine_of(world).socket}"
 
     def inv(*words: str) -> Done:
         command = world.command(*words)
         environment = world.environment | {"DOCKER_HOST": engine}
-        done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd="/", env=environment, capture_output=True, text=True, check=False
+        )
         return Done(done.returncode, done.stdout, done.stderr)
 
     healthy = inv("diagnose", *there, service)
-    assert (healthy.code, "no inventory: looked at 1 host, 3 workers" in healthy.out) == (0, True), healthy.out
+    assert (healthy.code, "no inventory: looked at 1 host, 3 workers" in healthy.out) == (
+        0,
+        True,
+    ), healthy.out
     engine_of(world).docker("stop", *containers(world, "worker_low"))
     told = inv("diagnose", *there, "worker_high", "--json").json["findings"]
     assert (told[0]["code"], told[0]["subject"]) == ("worker.not_running", "worker_low on " + HOST)
@@ -137,7 +170,10 @@ def _known_without_an_inventory(world: World) -> None:
     until(lambda: inv("diagnose", *there, service).code == 0, timeout_s=60)
 
     adopted = inv("adopt", *there, service, "--secrets-file", str(world.root / "adopted.secret"))
-    assert (adopted.code, "remediate --dry-run --app printer_inventory\n" in adopted.err) == (0, True), adopted.err
+    assert (adopted.code, "remediate --dry-run --app printer_inventory\n" in adopted.err) == (
+        0,
+        True,
+    ), adopted.err
     for line in (
         "{name: worker_low, queues: [low_priority], concurrency: 2, options: [",
         "celery_service_manager: docker  # ",
@@ -149,7 +185,10 @@ def _known_without_an_inventory(world: World) -> None:
         assert line in adopted.out, adopted.out
     (world.path / "adopted.yaml").write_text(adopted.out)
     looked = world.inv("diagnose", "-i", "adopted.yaml", "--json")
-    assert (looked.code, [one for one in looked.json["findings"] if one["severity"] != "info"]) == (0, [])
+    assert (looked.code, [one for one in looked.json["findings"] if one["severity"] != "info"]) == (
+        0,
+        [],
+    )
     planned = world.inv("remediate", "--dry-run", "-i", "adopted.yaml")
     assert (planned.code, "Nothing to change." in planned.out) == (0, True), planned.out
     nowhere = inv("workers", *there, "wroker")
@@ -158,15 +197,25 @@ def _known_without_an_inventory(world: World) -> None:
 
 BY_NAME = (
     ("project: printer_inventory", f"containers: {PROJECT}_{{worker}}_*"),
-    ('celery_env:\n          GLPI_TIMEOUT_S: "30"\n', "celery_env: {}\n"),  # only Compose could apply it
+    (
+        'celery_env:\n          GLPI_TIMEOUT_S: "30"\n',
+        "celery_env: {}\n",
+    ),  # only Compose could apply it
 )
 
 
 def _found_by_their_names(world: World) -> None:
-    """Containers that a pattern of names finds, and no label, are looked at, restarted and read as well."""
-    unknown = world.inv("diagnose", "-i", world.inventory((BY_NAME[0][0], "containers: none-{worker}"), BY_NAME[1]))
+    """Containers that a pattern of names finds, and no label, are looked at, restarted and read as
+    well.
+    """
+    unknown = world.inv(
+        "diagnose", "-i", world.inventory((BY_NAME[0][0], "containers: none-{worker}"), BY_NAME[1])
+    )
     assert unknown.code == 1, unknown.out + unknown.err
-    assert f"no container's name is like none-{{worker}} (containers there: {PROJECT}_beat_1" in unknown.out
+    assert (
+        f"no container's name is like none-{{worker}} (containers there: {PROJECT}_beat_1"
+        in unknown.out
+    )
     inventory = world.inventory(*BY_NAME)
     before = {name: containers(world, name) for name in ("worker_high", "worker_low")}
     looked = world.inv("diagnose", "--json", "-i", inventory)
@@ -181,7 +230,9 @@ def _found_by_their_names(world: World) -> None:
 
 
 def _loaded_beside_those_that_are_down(world: World) -> None:
-    """Without a container that runs the application is loaded in one that is made for it; or nothing is said of it."""
+    """Without a container that runs the application is loaded in one that is made for it; or
+    nothing is said of it.
+    """
     engine = engine_of(world)
     all_ids = [one for name in SERVICES for one in containers(world, name)]
     engine.docker("stop", *all_ids)
@@ -244,7 +295,9 @@ def test_a_user_who_may_not_use_the_socket_is_told_so(world: World) -> None:
     as_nobody = ["setpriv", "--reuid=65534", "--clear-groups", "sh", "-c", question]
     done = subprocess.run(as_nobody, capture_output=True, text=True, check=False, cwd="/")
     with pytest.raises(RunbookError, match="this user may not use Docker's socket") as error:
-        Docker().parse(host, "shop", {"high": Answer(done.returncode, b"", done.stderr)}, Clock(0.0, 0.0, 100))
+        Docker().parse(
+            host, "shop", {"high": Answer(done.returncode, b"", done.stderr)}, Clock(0.0, 0.0, 100)
+        )
     assert "ansible_become" in (error.value.advice or "")
 
 
@@ -258,9 +311,9 @@ def over_ssh(tmp_path: Path) -> Iterator[str]:
         known_hosts = tmp_path / "known_hosts"
         known_hosts.write_text(f"[127.0.0.1]:{port} {host_key.with_suffix('.pub').read_text()}")
         yield (
-            f"          ansible_host: 127.0.0.1\n          ansible_port: {port}\n          ansible_user: root\n"
-            f"          ansible_ssh_private_key_file: {user_key}\n"
-            f"          ansible_ssh_common_args: -F none -o UserKnownHostsFile={known_hosts}\n"
+            f"          ansible_host: 127.0.0.1\n          ansible_port: {port}\n         "
+            f" ansible_user: root\n          ansible_ssh_private_key_file: {user_key}\n         "
+            f" ansible_ssh_common_args: -F none -o UserKnownHostsFile={known_hosts}\n"
         )
 
 
@@ -280,17 +333,26 @@ def second_host(world: World, way: str) -> str:
     engine.compose(file, "up", "-d", project="second")
     settings = (
         f"        second:\n{way}          celery_env_file: {env_file}\n"
-        + "".join(f"          celery_{kind}_directory: {app}/etc\n" for kind in ("unit", "cron", "logrotate"))
-        + "          celery_beat: false\n          celery_docker: {project: second, socket: "
-        f"{engine.socket}}}\n          celery_workers: [{{name: worker_second, queues: [low_priority]}}]\n"
+        + "".join(
+            f"          celery_{kind}_directory: {app}/etc\n"
+            for kind in ("unit", "cron", "logrotate")
+        )
+        + "          celery_beat: false\n          celery_docker: {project: second, socket:"
+        f" {engine.socket}}}\n          celery_workers: [{{name: worker_second, queues:"
+        " [low_priority]}]\n"
     )
     return world.inventory(
         ("celery_start_timeout: 60s", "celery_start_timeout: 30s"),
-        ("\n      vars:\n        # The application", f"\n{settings}\n      vars:\n        # The application"),
+        (
+            "\n      vars:\n        # The application",
+            f"\n{settings}\n      vars:\n        # The application",
+        ),
     )
 
 
-def test_where_the_first_batch_does_not_come_up_the_rest_is_left_alone(world: World, over_ssh: str) -> None:
+def test_where_the_first_batch_does_not_come_up_the_rest_is_left_alone(
+    world: World, over_ssh: str
+) -> None:
     engine_of(world).docker("stop", *(one for name in SERVICES for one in containers(world, name)))
     healed = world.inv("remediate", "--yes")
     assert healed.code == 0, healed.out + healed.err
@@ -305,7 +367,9 @@ def test_where_the_first_batch_does_not_come_up_the_rest_is_left_alone(world: Wo
     second, env_file = containers(world, "worker_second", "second"), world.env_file.read_bytes()
     compose = world.root / "docker-compose.yml"
     compose.write_text(compose.read_text().replace('"APP": "printer_inventory"', '"APP": "nosuch"'))
-    text = (world.path / inventory).read_text().replace('GLPI_TIMEOUT_S: "30"', 'GLPI_TIMEOUT_S: "31"')
+    text = (
+        (world.path / inventory).read_text().replace('GLPI_TIMEOUT_S: "30"', 'GLPI_TIMEOUT_S: "31"')
+    )
     (world.path / inventory).write_text(text)
 
     failed = world.inv("remediate", "-i", inventory, "--yes")
@@ -313,19 +377,29 @@ def test_where_the_first_batch_does_not_come_up_the_rest_is_left_alone(world: Wo
     assert "skipped: [second] recreate worker_second" in failed.out
     assert "changed: [second] recreate worker_second" not in failed.out
     assert containers(world, "worker_second", "second") == second
-    assert world.env_file.read_bytes() == env_file, "the values of before are back where the start failed"
-    until(lambda: "container.restarting" in faults(world), timeout_s=90)  # between two starts it runs for a moment
+    assert world.env_file.read_bytes() == env_file, (
+        "the values of before are back where the start failed"
+    )
+    until(
+        lambda: "container.restarting" in faults(world), timeout_s=90
+    )  # between two starts it runs for a moment
 
 
 def _restarted_over_ssh(world: World, inventory: str) -> None:
     looked = world.inv("diagnose", "--fresh", "--json", "-i", inventory)
     found = {one["code"] for one in looked.json["findings"] if one["severity"] != "info"}
-    assert found <= {"worker.other_unit", "worker.too_many_processes"}, "two names of one machine, one of them local"
+    assert found <= {
+        "worker.other_unit",
+        "worker.too_many_processes",
+    }, "two names of one machine, one of them local"
     second = containers(world, "worker_second", "second")
     restarted = world.inv("restart-workers", "worker_second", "--yes", "-i", inventory)
     assert restarted.code == 0, restarted.out + restarted.err
     assert containers(world, "worker_second", "second") == second
-    assert "worker_second@" in world.inv("tail-logs", "worker_second", "--grep", "ready", "-i", inventory).out
+    assert (
+        "worker_second@"
+        in world.inv("tail-logs", "worker_second", "--grep", "ready", "-i", inventory).out
+    )
 
 
 def test_without_root_nothing_is_put_up(monkeypatch: pytest.MonkeyPatch) -> None:

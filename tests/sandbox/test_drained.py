@@ -1,4 +1,6 @@
-"""Workers are drained before they are restarted; one that is not restarted after all takes messages again."""
+"""Workers are drained before they are restarted; one that is not restarted after all takes messages
+again.
+"""
 
 import re
 import signal
@@ -36,12 +38,16 @@ def test_workers_that_cannot_be_stopped_go_on_taking_messages(healthy: World) ->
     assert codes(healthy) == set()
 
 
-def test_a_run_that_is_interrupted_while_it_drains_leaves_workers_that_take_messages(healthy: World) -> None:
+def test_a_run_that_is_interrupted_while_it_drains_leaves_workers_that_take_messages(
+    healthy: World,
+) -> None:
     ended_while_draining(healthy, signal.SIGINT)
     assert codes(healthy) == set()
 
 
-def test_the_undo_of_a_run_that_was_killed_while_it_drained_lets_workers_take_messages_again(healthy: World) -> None:
+def test_the_undo_of_a_run_that_was_killed_while_it_drained_lets_workers_take_messages_again(
+    healthy: World,
+) -> None:
     ended_while_draining(healthy, signal.SIGKILL)
     assert "worker.not_consuming" in codes(healthy)
     undone = healthy.inv("undo", "last", "--yes")

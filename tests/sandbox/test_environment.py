@@ -15,7 +15,9 @@ def pids(world: World) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted(folder.glob("*.pid"))}
 
 
-def test_a_start_script_that_does_not_export_what_it_reads_is_told_and_restarts_nothing(healthy: World) -> None:
+def test_a_start_script_that_does_not_export_what_it_reads_is_told_and_restarts_nothing(
+    healthy: World,
+) -> None:
     script = healthy.path / "lab/patient/workers_common.sh"
     right = script.read_text()
     control(healthy, "stop_workers.sh")
@@ -47,7 +49,10 @@ def test_a_file_that_the_shell_cannot_read_is_told_by_line_and_column_and_nothin
         done = healthy.inv("remediate", "--yes")
         assert done.code == 2, done.out + done.err
         line = right.count(b"\n") + 1
-        told = f"{healthy.env_file}, line {line}, column 6: this quote is never closed, which is an error in a shell"
+        told = (
+            f"{healthy.env_file}, line {line}, column 6: this quote is never closed, which is an"
+            " error in a shell"
+        )
         assert told in words(done.out + done.err)
         assert pids(healthy) == before
         assert healthy.env_file.read_bytes() == right + b"NOTE='it is\n"
@@ -75,11 +80,15 @@ def test_a_file_is_judged_and_set_by_the_rules_that_the_inventory_names(healthy:
     right = healthy.env_file.read_bytes()
     changed = re.sub(rb"(?m)^GLPI_TIMEOUT_S=.*$", b"GLPI_TIMEOUT_S=30 # seconds", right)
     healthy.env_file.write_bytes(changed)
-    docker = healthy.inventory(("        celery_env:", "        celery_env_file_format: docker\n        celery_env:"))
+    docker = healthy.inventory(
+        ("        celery_env:", "        celery_env_file_format: docker\n        celery_env:")
+    )
     try:
         assert "environment.differs" not in healthy.inv("diagnose").out
         looked = healthy.inv("diagnose", "--inventory", docker)
-        assert "GLPI_TIMEOUT_S: '30 # seconds', the inventory says '30'" in words(looked.out), looked.out
+        assert "GLPI_TIMEOUT_S: '30 # seconds', the inventory says '30'" in words(looked.out), (
+            looked.out
+        )
         done = healthy.inv("remediate", "--yes", "--json", "--inventory", docker)
         assert done.code == 0, done.out + done.err
         assert healthy.env_file.read_bytes() == changed.replace(b"30 # seconds", b"30")

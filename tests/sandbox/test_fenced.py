@@ -1,4 +1,6 @@
-"""A run that is frozen between two hosts for longer than its lock lives, while another one goes through."""
+"""A run that is frozen between two hosts for longer than its lock lives, while another one goes
+through.
+"""
 
 import os
 import signal
@@ -28,7 +30,9 @@ WORKERS = ("worker_high", "worker_low", "worker_daemon")
 
 @pytest.fixture
 def three(healthy: World) -> World:
-    """The sandbox's workers on three hosts, each with an environment file and folders of its own; none runs."""
+    """The sandbox's workers on three hosts, each with an environment file and folders of its own;
+    none runs.
+    """
     text = (healthy.path / "inventory.yaml").read_text()
     for old, new in (
         ("        sandbox:\n          ansible_connection: local\n", HOSTS),
@@ -66,8 +70,12 @@ def pids(world: World) -> dict[str, str]:
     return {name: path.read_text() for name, path in files.items() if path.exists()}
 
 
-def frozen_between_hosts(world: World, *command: str, meanwhile: tuple[str, ...]) -> tuple[Done, str]:
-    """Run a command that is frozen while its first host is at work, and another one until its end; both outputs."""
+def frozen_between_hosts(
+    world: World, *command: str, meanwhile: tuple[str, ...]
+) -> tuple[Done, str]:
+    """Run a command that is frozen while its first host is at work, and another one until its end;
+    both outputs.
+    """
     process = subprocess.Popen(
         world.command(*command), cwd=world.path, env=world.environment, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -97,10 +105,15 @@ def run_of(out: str) -> str:
 def recorded(world: World, run: str) -> dict[str, str]:
     """What became of each change, as the record of a run has it."""
     shown = world.inv("show", run, "--json", "--inventory", "three.yaml").json
-    return {f"{change['host']}: {change['summary'].split(':')[0]}": change["outcome"] for change in shown["changes"]}
+    return {
+        f"{change['host']}: {change['summary'].split(':')[0]}": change["outcome"]
+        for change in shown["changes"]
+    }
 
 
-def test_a_run_and_an_undo_frozen_between_two_hosts_touch_no_other_host_once_another_run_was_made(three: World) -> None:
+def test_a_run_and_an_undo_frozen_between_two_hosts_touch_no_other_host_once_another_run_was_made(
+    three: World,
+) -> None:
     restart = ("restart-workers", "--yes", "--inventory", "three.yaml")
     frozen = ("restart-workers", "--yes", "--inventory", "start.yaml", "--serial", "1")
     first, second = frozen_between_hosts(three, *frozen, meanwhile=restart)

@@ -1,4 +1,6 @@
-"""The first line of every output says which application, inventory and broker it is about, and how much was seen."""
+"""The first line of every output says which application, inventory and broker it is about, and how
+much was seen.
+"""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +16,9 @@ LOOKED = "looked at 1 host, 3 workers, 3 queues"
 def where(world: World) -> str:
     with world.broker() as client:
         options = client.connection_pool.connection_kwargs
-    return f"printer_inventory at {options['host']}:{options['port']}/{options['db']}, inventory.yaml"
+    return (
+        f"printer_inventory at {options['host']}:{options['port']}/{options['db']}, inventory.yaml"
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,15 +55,22 @@ def test_what_was_recorded_says_where(words: Sequence[str], healthy: World) -> N
 def test_the_monitor_says_it_in_its_own_form(healthy: World) -> None:
     first, *others = healthy.inv("monitor").out.splitlines()
     broker, inventory = where(healthy).removeprefix("printer_inventory at ").split(", ")
-    assert first.partition(" printer_inventory ")[2] == (
-        f"LOOK broker={broker} inventory={healthy.path / inventory} hosts=1/1 workers=3/3 queues=3/3"
+    assert (
+        first.partition(" printer_inventory ")[2]
+        == f"LOOK broker={broker} inventory={healthy.path / inventory} hosts=1/1 workers=3/3"
+        " queues=3/3"
     )
     assert not any(" LOOK " in line for line in others)
 
 
-def test_a_host_that_does_not_answer_and_its_silent_workers_are_not_said_to_have_been_looked_at(healthy: World) -> None:
+def test_a_host_that_does_not_answer_and_its_silent_workers_are_not_said_to_have_been_looked_at(
+    healthy: World,
+) -> None:
     local = "\n          ansible_connection: local"
-    gone = "{ansible_port: 9, ansible_host: 127.0.0.1, celery_workers: [{name: low, queues: [low_priority]}]}"
+    gone = (
+        "{ansible_port: 9, ansible_host: 127.0.0.1, celery_workers: [{name: low, queues:"
+        " [low_priority]}]}"
+    )
     name = healthy.inventory((local, f"{local}\n        gone: {gone}"))
     done = healthy.inv("diagnose", "--inventory", name)
     looked, _, _ = done.out.splitlines()[0].partition("; application as loaded at ")
@@ -73,7 +84,9 @@ def test_what_an_application_said_earlier_is_said_to_be_of_then(healthy: World) 
     assert "application as loaded" not in healthy.inv("remediate", "--dry-run").out.splitlines()[0]
 
 
-def test_a_broker_that_does_not_answer_is_named_and_none_of_its_queues_was_looked_at(healthy: World) -> None:
+def test_a_broker_that_does_not_answer_is_named_and_none_of_its_queues_was_looked_at(
+    healthy: World,
+) -> None:
     with healthy.broker() as client:
         port = client.connection_pool.connection_kwargs["port"]
     url = (healthy.root / "broker.url").read_text()
@@ -83,17 +96,24 @@ def test_a_broker_that_does_not_answer_is_named_and_none_of_its_queues_was_looke
     finally:
         (healthy.root / "broker.url").write_text(url)
     first, *_ = done.out.splitlines()
-    assert first == "printer_inventory at 127.0.0.1:1/3, inventory.yaml: looked at 1 host, 3 workers, 0 of 3 queues"
+    assert (
+        first
+        == "printer_inventory at 127.0.0.1:1/3, inventory.yaml: looked at 1 host, 3 workers, 0 of 3"
+        " queues"
+    )
     assert done.code == 4
 
 
-def test_nothing_is_said_to_be_well_or_checked_where_the_inventory_has_no_workers(healthy: World) -> None:
+def test_nothing_is_said_to_be_well_or_checked_where_the_inventory_has_no_workers(
+    healthy: World,
+) -> None:
     (healthy.path / "bare.yaml").write_text(
-        "all:\n  vars: {celery_app: bare, celery_directory: /, celery_user: nobody, celery_python: /usr/bin/python3,\n"
-        "    celery_env_file: /etc/bare.env, celery_service_manager: commands,\n"
-        "    celery_commands: {start: 'true', stop: 'true', status: 'true'},\n"
-        f"    celery_broker_url: '{(healthy.root / 'broker.url').read_text().strip()}'}}\n"
-        "  hosts: {here: {ansible_connection: local}}\n"
+        "all:\n  vars: {celery_app: bare, celery_directory: /, celery_user: nobody,"
+        " celery_python: /usr/bin/python3,\n    celery_env_file: /etc/bare.env,"
+        " celery_service_manager: commands,\n    celery_commands: {start: 'true', stop: 'true',"
+        " status: 'true'},\n    celery_broker_url:"
+        f" '{(healthy.root / 'broker.url').read_text().strip()}'}}\n  hosts: {{here:"
+        " {ansible_connection: local}}\n"
     )
     for verb in ("diagnose", "verify", "monitor"):
         done = healthy.inv(verb, "--inventory", "bare.yaml")

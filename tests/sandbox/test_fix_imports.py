@@ -1,4 +1,6 @@
-"""`inv fix-imports` on the incident's application, from which the import of the integrations was taken out."""
+"""`inv fix-imports` on the incident's application, from which the import of the integrations was
+taken out.
+"""
 
 import os
 from collections.abc import Iterator
@@ -49,7 +51,9 @@ def test_a_file_with_which_the_application_fails_after_all_is_put_back(place: Wo
     """It fails only once the line stands in the file itself, so the trial before saw nothing of it."""
     path, tasks = celery_py(place), place.path / "lab/patient/integrations/tasks.py"
     before, kept = path.read_bytes(), tasks.read_bytes()
-    tasks.write_bytes(kept + f"\nassert 'Nothing else' not in open({str(path)!r}).read(), 'not so'\n".encode())
+    tasks.write_bytes(
+        kept + f"\nassert 'Nothing else' not in open({str(path)!r}).read(), 'not so'\n".encode()
+    )
     try:
         done = place.inv("fix-imports", "--yes")
     finally:
@@ -61,8 +65,12 @@ def test_a_file_with_which_the_application_fails_after_all_is_put_back(place: Wo
     assert path.read_bytes() == before
 
 
-def test_where_an_import_fails_nothing_is_offered_and_what_the_line_reads_is_shown(place: World) -> None:
-    """Without celery_env in the inventory, nothing was tried that could mend it, and so nothing is offered."""
+def test_where_an_import_fails_nothing_is_offered_and_what_the_line_reads_is_shown(
+    place: World,
+) -> None:
+    """Without celery_env in the inventory, nothing was tried that could mend it, and so nothing is
+    offered.
+    """
     env, before = place.env_file, place.env_file.read_text()
     name = place.inventory(('        celery_env:\n          GLPI_TIMEOUT_S: "30"\n', ""))
     env.write_text(before.replace("GLPI_TIMEOUT_S=30", "GLPI_TIMEOUT_S=30s"))
@@ -75,7 +83,12 @@ def test_where_an_import_fails_nothing_is_offered_and_what_the_line_reads_is_sho
         )
         assert f"that line reads GLPI_TIMEOUT_S, which is '30s', by {env}" in found["evidence"]
         assert (found["remedy"], found["fix"]) == (None, [])
-        refused(place.inv("fix-imports", "--yes", "--inventory", name), 2, "nothing was changed", "fails to import")
+        refused(
+            place.inv("fix-imports", "--yes", "--inventory", name),
+            2,
+            "nothing was changed",
+            "fails to import",
+        )
     finally:
         env.write_text(before)
 
@@ -98,9 +111,15 @@ def test_a_link_is_not_written_through(place: World) -> None:
 def test_it_is_offered_with_file_line_and_diff_made_proved_and_taken_back(place: World) -> None:
     path, before = celery_py(place), celery_py(place).read_bytes()
     line = len(before.splitlines()) + 1
-    (found,) = (one for one in place.inv("diagnose", "--json").json["findings"] if one["code"] == "task.never_imported")
+    (found,) = (
+        one
+        for one in place.inv("diagnose", "--json").json["findings"]
+        if one["code"] == "task.never_imported"
+    )
     evidence = "\n".join(found["evidence"])
-    assert f"tried on the host: with an import at {path}, line {line}, they are registered" in evidence
+    assert (
+        f"tried on the host: with an import at {path}, line {line}, they are registered" in evidence
+    )
     assert all(text in evidence for text in LINES)
     assert "is a git checkout, and the next deployment overwrites it" in evidence
     assert "inv fix-imports --dry-run" in found["remedy"]
@@ -134,7 +153,11 @@ def test_it_is_offered_with_file_line_and_diff_made_proved_and_taken_back(place:
 
     verified = place.inv("verify")
     assert verified.code == 0, verified.out + verified.err
-    runs = [run["run"] for run in place.inv("runs", "--json").json["runs"] if run["verb"] == "fix-imports"]
+    runs = [
+        run["run"]
+        for run in place.inv("runs", "--json").json["runs"]
+        if run["verb"] == "fix-imports"
+    ]
     back = place.inv("undo", runs[-1], "--yes")
     assert back.code == 0, back.out + back.err
     assert (path.read_bytes(), path.stat().st_mode & 0o7777) == (before, 0o640)

@@ -1,4 +1,6 @@
-"""A folder of runs on a full or a read-only disk: no message is lost, and the operator is told what to do."""
+"""A folder of runs on a full or a read-only disk: no message is lost, and the operator is told what
+to do.
+"""
 
 import os
 import subprocess
@@ -51,7 +53,10 @@ def test_a_disk_that_fills_up_leaves_every_message_in_the_queue_or_in_the_archiv
         after=f"cp -a state/. {tmp_path}",
     )  # fmt: skip
     refused(
-        done, "low.messages.jsonl: No space left on device", "make room", "nothing was removed without being archived"
+        done,
+        "low.messages.jsonl: No space left on device",
+        "make room",
+        "nothing was removed without being archived",
     )
     assert (place.lists() != before) is some_are_taken
     verified = place.inv("archive.verify", "last", "--state-dir", str(tmp_path))
@@ -67,7 +72,13 @@ def test_a_disk_that_fills_up_leaves_every_message_in_the_queue_or_in_the_archiv
 def test_a_read_only_folder_of_runs_is_told_before_anything_is_changed(place: Place) -> None:
     before = place.lists()
     done = mounted(place, READ_ONLY.format("state"), "clean-queues", "--queue", "low", "--yes")
-    refused(done, "cannot be written down in", "Read-only file system", "nothing was changed", "--state-dir")
+    refused(
+        done,
+        "cannot be written down in",
+        "Read-only file system",
+        "nothing was changed",
+        "--state-dir",
+    )
     assert place.lists() == before
 
 

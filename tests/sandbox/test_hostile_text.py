@@ -1,4 +1,6 @@
-"""Hostile text through every way in, on real processes: it forges no line, commands no terminal, stays valid JSON."""
+"""Hostile text through every way in, on real processes: it forges no line, commands no terminal,
+stays valid JSON.
+"""
 
 import json
 import shlex
@@ -104,7 +106,9 @@ def both(world: World, *arguments: str) -> str:
     return text.out + text.err
 
 
-def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(world: World) -> None:
+def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
+    world: World,
+) -> None:
     told = both(world, "diagnose")
     assert r"\x1b[2J" in told
     assert "[bold red]x[/] :key: `inv undo last`" in told
@@ -139,7 +143,14 @@ def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
     both(world, "undo", run, "--dry-run")
     both(world, "undo", run, "--yes")
     for how in ("return", "raise"):
-        arguments = ("--queue", "daemon", "--timeout", "30s", "--kwargs", json.dumps({"text": HOSTILE, "how": how}))
+        arguments = (
+            "--queue",
+            "daemon",
+            "--timeout",
+            "30s",
+            "--kwargs",
+            json.dumps({"text": HOSTILE, "how": how}),
+        )
         assert r"\x1b[2J" in both(world, "run-task", "inventory.tasks.hostile", *arguments)
     both(world, "restart-workers", "--yes")
     both(world, "show", "last")

@@ -18,25 +18,44 @@ LOCAL = "          ansible_connection: local\n"
 @pytest.mark.parametrize("verb", ["remediate", "restart-workers", "install-cron", "install-units"])
 def test_a_machine_under_two_names_is_an_error_of_the_inventory(healthy: World, verb: str) -> None:
     name = healthy.inventory((LOCAL, f"{LOCAL}        twin:\n{LOCAL}"))
-    before = {path: path.read_bytes() for path in (healthy.root / "root").rglob("*") if path.is_file()}
+    before = {
+        path: path.read_bytes() for path in (healthy.root / "root").rglob("*") if path.is_file()
+    }
     refused = healthy.inv(verb, "--yes", "--inventory", name)
-    assert (refused.code, "sandbox and twin are one machine" in refused.out + refused.err) == (5, True), refused
-    assert {path: path.read_bytes() for path in (healthy.root / "root").rglob("*") if path.is_file()} == before
+    assert (refused.code, "sandbox and twin are one machine" in refused.out + refused.err) == (
+        5,
+        True,
+    ), refused
+    assert {
+        path: path.read_bytes() for path in (healthy.root / "root").rglob("*") if path.is_file()
+    } == before
     findings = healthy.inv("diagnose", "--json", "--inventory", name).json["findings"]
-    assert [f["subject"] for f in findings if f["code"] == "inventory.same_machine"] == ["sandbox, twin"]
+    assert [f["subject"] for f in findings if f["code"] == "inventory.same_machine"] == [
+        "sandbox, twin"
+    ]
 
 
 def test_a_process_that_a_stale_pid_names_outlives_a_restart(healthy: World) -> None:
     innocent = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL)
     try:
-        stop, status, pid = "./stop_workers.sh {worker}", "./workers_status.sh {worker}", innocent.pid
+        stop, status, pid = (
+            "./stop_workers.sh {worker}",
+            "./workers_status.sh {worker}",
+            innocent.pid,
+        )
         name = healthy.inventory(
             (stop, f"{stop}; [ {{worker}} != beat ] || kill {pid}"),
-            (status, f"sh -c '[ $0 != beat ] || exec echo {pid}; ./workers_status.sh $0' {{worker}}"),
+            (
+                status,
+                f"sh -c '[ $0 != beat ] || exec echo {pid}; ./workers_status.sh $0' {{worker}}",
+            ),
         )
         done = healthy.inv("restart-workers", "--yes", "--inventory", name)
         assert done.code == 2, done.out + done.err
-        assert f"names pid {innocent.pid} (sleep), which is not beat of this application" in done.out + done.err
+        assert (
+            f"names pid {innocent.pid} (sleep), which is not beat of this application"
+            in done.out + done.err
+        )
         assert innocent.poll() is None
     finally:
         innocent.kill()
@@ -47,7 +66,10 @@ def test_a_process_that_a_stale_pid_names_outlives_a_restart(healthy: World) -> 
 # --- whose records these are
 
 
-BROKER = "{{ lookup('file', inventory_dir ~ '/.sandbox/broker.url', errors='ignore') or undef(hint=not_up) }}"
+BROKER = (
+    "{{ lookup('file', inventory_dir ~ '/.sandbox/broker.url', errors='ignore') or"
+    " undef(hint=not_up) }}"
+)
 RULES = "        celery_queue_rules:\n"
 PARKED = (RULES, f"{RULES}          - {{reason: parked, queue: parked, task: '*'}}\n")
 """A queue that nobody consumes, and a rule that means all its messages."""
@@ -87,7 +109,11 @@ def test_a_run_is_not_undone_in_another_project_neither_messages_nor_files_nor_s
         "PRINTER_INVENTORY_PYTHON": str(healthy.path / ".venv/bin/python"),
     }
     subprocess.run(
-        [stop, "worker_daemon"], env={**os.environ, **commands}, cwd=stop.parent, check=True, capture_output=True
+        [stop, "worker_daemon"],
+        env={**os.environ, **commands},
+        cwd=stop.parent,
+        check=True,
+        capture_output=True,
     )
     mine = "mine.yaml"
     shutil.copy(healthy.path / healthy.inventory(PARKED), healthy.path / mine)
@@ -108,7 +134,9 @@ def test_a_run_is_not_undone_in_another_project_neither_messages_nor_files_nor_s
     ):
         name = healthy.inventory(PARKED, other)
         refused = healthy.inv("undo", "last", "--yes", "--inventory", name)
-        assert (refused.code, "nothing was changed" in refused.err) == (5, True), refused.out + refused.err
+        assert (refused.code, "nothing was changed" in refused.err) == (5, True), (
+            refused.out + refused.err
+        )
         assert f"name its inventory: --inventory {healthy.path / mine}" in refused.err
         assert stands() == after
     undone = healthy.inv("undo", "last", "--yes", "--inventory", mine)
@@ -120,7 +148,9 @@ def test_a_run_is_not_undone_in_another_project_neither_messages_nor_files_nor_s
 
 
 @pytest.mark.parametrize("inventory", ["missing", "no YAML: [", "vault"])
-def test_runs_are_listed_where_the_inventory_cannot_be_read(healthy: World, cron: Path, inventory: str) -> None:
+def test_runs_are_listed_where_the_inventory_cannot_be_read(
+    healthy: World, cron: Path, inventory: str
+) -> None:
     usual = healthy.path / "home/.local/state/celery-runbooks"
     done = healthy.inv("install-cron", "--yes", "--state-dir", str(usual))
     assert done.code == 0, done.out + done.err
@@ -134,7 +164,10 @@ def test_runs_are_listed_where_the_inventory_cannot_be_read(healthy: World, cron
         told = healthy.inv("runs", "--json", "--inventory", str(broken), *where)
         assert told.code == 0, told.out + told.err
         run = told.json["runs"][-1]
-        assert (run["application"], run["inventory"]) == ("printer_inventory", str(healthy.path / "inventory.yaml"))
+        assert (run["application"], run["inventory"]) == (
+            "printer_inventory",
+            str(healthy.path / "inventory.yaml"),
+        )
         assert bool(told.json.get("warnings")) is not bool(where)
     broken.unlink(missing_ok=True)
 
@@ -143,7 +176,9 @@ def test_runs_are_listed_where_the_inventory_cannot_be_read(healthy: World, cron
 
 
 def modes(folder: Path) -> set[tuple[bool, str]]:
-    return {(path.is_dir(), f"{path.stat().st_mode & 0o777:o}") for path in (folder, *folder.rglob("*"))}
+    return {
+        (path.is_dir(), f"{path.stat().st_mode & 0o777:o}") for path in (folder, *folder.rglob("*"))
+    }
 
 
 @pytest.mark.parametrize("umask", [0, 0o077])
@@ -184,14 +219,22 @@ def test_what_somebody_else_may_have_recorded_is_refused(
     def inv(*arguments: str) -> Done:
         command = [*who, *healthy.command(*arguments, "--state-dir", str(state))]
         done = subprocess.run(
-            command, cwd=healthy.path, env=healthy.environment, capture_output=True, text=True, check=False
+            command,
+            cwd=healthy.path,
+            env=healthy.environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
     assert inv("install-cron", "--yes").code == 0
     assert inv("monitor").code == 0
     (journal,), (history,) = state.glob("runs/*/journal.jsonl"), state.glob("monitor/*/history.db")
-    installed, told = cron.read_bytes(), "belongs to user" if how == "theirs" else "may be written by others"
+    installed, told = (
+        cron.read_bytes(),
+        ("belongs to user" if how == "theirs" else "may be written by others"),
+    )
     for planted, verb in (
         (journal, ("undo", journal.parent.name, "--yes")), (journal.parent, ("undo", "last", "--yes")),
         (journal.parents[1], ("undo", "last", "--yes")), (state, ("runs",)),

@@ -1,4 +1,6 @@
-"""The built wheel, installed into an empty environment as an operator installs it, heals the incident from there."""
+"""The built wheel, installed into an empty environment as an operator installs it, heals the
+incident from there.
+"""
 
 import glob
 import os
@@ -16,7 +18,11 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 WAYS = [
     pytest.param("pip", OWN, id="pip"),
     *(pytest.param(by, OWN, id=by, marks=pytest.mark.thorough) for by in ("pipx", "uv")),
-    *(pytest.param("pip", one, id=one, marks=pytest.mark.thorough) for one in PYTHONS if one != OWN),
+    *(
+        pytest.param("pip", one, id=one, marks=pytest.mark.thorough)
+        for one in PYTHONS
+        if one != OWN
+    ),
 ]
 
 
@@ -29,9 +35,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ran(*command: str, code: int = 0, **options: str | Path) -> "subprocess.CompletedProcess[str]":
-    """What a command printed, which has to end with this code; options are its folder and variables of its own."""
+    """What a command printed, which has to end with this code; options are its folder and variables
+    of its own.
+    """
     cwd = options.pop("cwd", None)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV", "RUNB"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "VIRTUAL_ENV", "RUNB"))
+    }
     done = subprocess.run(
         command, cwd=cwd, env=kept | {name: str(value) for name, value in options.items()},
         capture_output=True, text=True, check=False,
@@ -48,7 +60,12 @@ def python_of(version: str) -> str:
         shutil.which(f"python{version}"),
         *glob.glob(f"{Path.home()}/.pyenv/versions/{version}.*/bin/python"),
     ):
-        if found and not subprocess.run([found, "-c", "import venv, ensurepip"], capture_output=True).returncode:
+        if (
+            found
+            and not subprocess.run(
+                [found, "-c", "import venv, ensurepip"], capture_output=True
+            ).returncode
+        ):
             return found
     pytest.skip(f"no Python {version} on this machine")
 
@@ -64,7 +81,14 @@ def installed(by: str, python: str, wheel: Path, there: Path) -> Path:
     command, home, its = there / "bin/celery-runbooks", there / "home", there / "its"
     match by:
         case "pipx":
-            ran(str(tools / "bin/pipx"), "install", str(wheel), HOME=home, PIPX_HOME=its, PIPX_BIN_DIR=command.parent)
+            ran(
+                str(tools / "bin/pipx"),
+                "install",
+                str(wheel),
+                HOME=home,
+                PIPX_HOME=its,
+                PIPX_BIN_DIR=command.parent,
+            )
         case "uv":
             ran(
                 str(tools / "bin/uv"), "tool", "install", "--python", python, str(wheel),
@@ -85,7 +109,10 @@ def test_the_wheel_installed_into_an_empty_environment_heals_the_incident(
         return ran(command, *words, code=code, cwd=world.path, HOME=there)
 
     notify = world.inventory(
-        ("        celery_canary:\n", '        celery_notify: ["json://127.0.0.1:1/"]\n        celery_canary:\n')
+        (
+            "        celery_canary:\n",
+            '        celery_notify: ["json://127.0.0.1:1/"]\n        celery_canary:\n',
+        )
     )
     told = run("monitor", "-i", notify, code=1).stderr
     assert "nobody in celery_notify was told: Apprise is not installed\n→ install it: " in told
@@ -97,7 +124,9 @@ def test_the_wheel_installed_into_an_empty_environment_heals_the_incident(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_all_that_the_wheel_depends_on_has_wheels_for_musl(machine: str, wheel: Path, tmp_path: Path) -> None:
+def test_all_that_the_wheel_depends_on_has_wheels_for_musl(
+    machine: str, wheel: Path, tmp_path: Path
+) -> None:
     ran(sys.executable, "-m", "venv", str(tmp_path))
     ran(
         str(tmp_path / "bin/pip"), "install", "--dry-run", "--target", str(tmp_path / "none"),

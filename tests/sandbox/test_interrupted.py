@@ -1,4 +1,6 @@
-"""A remediation that is ended in the middle, by ^C or by kill -9, at every step: readable, repeatable, undoable."""
+"""A remediation that is ended in the middle, by ^C or by kill -9, at every step: readable,
+repeatable, undoable.
+"""
 
 import json
 import signal
@@ -15,7 +17,9 @@ from tests.sandbox.test_remediate import CHECK, conserved, files, task_of
 
 
 def end_at(world: World, lines: int, how: signal.Signals) -> int:
-    """Start a remediation and end it once its journal has this many lines, its looks aside; returns its exit code."""
+    """Start a remediation and end it once its journal has this many lines, its looks aside; returns
+    its exit code.
+    """
     known = set(runs(world))
     process = subprocess.Popen(
         world.command("remediate", "--yes"), cwd=world.path, env=world.environment,
@@ -42,8 +46,12 @@ def runs(world: World) -> list[Path]:
     return sorted((world.root / "state/runs").glob("*/journal.jsonl"))
 
 
-def healed_and_taken_back(world: World, put_in: list[bytes], before: dict[str, tuple[str, int]]) -> None:
-    """A rerun goes on to the end; undoing every run, newest first, brings everything back; no message is lost."""
+def healed_and_taken_back(
+    world: World, put_in: list[bytes], before: dict[str, tuple[str, int]]
+) -> None:
+    """A rerun goes on to the end; undoing every run, newest first, brings everything back; no
+    message is lost.
+    """
     healed = world.inv("remediate", "--yes")
     assert healed.code == 0, healed.out + healed.err
     assert world.inv("verify").code == 0
@@ -55,7 +63,9 @@ def healed_and_taken_back(world: World, put_in: list[bytes], before: dict[str, t
 
 
 @pytest.mark.thorough
-def test_interrupted_again_and_again_the_record_stays_readable_and_everything_can_be_undone(world: World) -> None:
+def test_interrupted_again_and_again_the_record_stays_readable_and_everything_can_be_undone(
+    world: World,
+) -> None:
     assert world.inv("sandbox").code == 0
     put_in, before = world.queue(), files(world, besides=("state",))
     for lines in (1, 4, 9):
@@ -77,9 +87,14 @@ def test_killed_again_and_again_nothing_is_lost_and_everything_can_be_undone(wor
 
 
 @pytest.mark.parametrize("verb", [("verify",), ("tail-logs",), ("remediate", "--yes")])
-def test_one_interrupt_ends_the_waiting_for_a_host_that_drops_all_packets(healthy: World, verb: Sequence[str]) -> None:
+def test_one_interrupt_ends_the_waiting_for_a_host_that_drops_all_packets(
+    healthy: World, verb: Sequence[str]
+) -> None:
     with dark_port() as port:
-        dark = f"        dark: {{ansible_host: 127.0.0.1, ansible_port: {port}, ansible_timeout: 600}}\n"
+        dark = (
+            f"        dark: {{ansible_host: 127.0.0.1, ansible_port: {port}, ansible_timeout:"
+            " 600}\n"
+        )
         local = "          ansible_connection: local\n"
         name = healthy.inventory((local, local + dark))
         process = subprocess.Popen(
@@ -94,5 +109,7 @@ def test_one_interrupt_ends_the_waiting_for_a_host_that_drops_all_packets(health
 
 
 def connects_to(port: int) -> bool:
-    """Whether somebody waits for an answer from this port. **Source:** proc_pid_net(5), `tcp`; 02 is SYN_SENT."""
+    """Whether somebody waits for an answer from this port. **Source:** proc_pid_net(5), `tcp`; 02
+    is SYN_SENT.
+    """
     return f":{port:04X} 02 " in Path("/proc/net/tcp").read_text()

@@ -1,4 +1,6 @@
-"""Workers that are started in unusual ways, and others beside them: who is the service, and who only has its name."""
+"""Workers that are started in unusual ways, and others beside them: who is the service, and who
+only has its name.
+"""
 
 import os
 import signal
@@ -61,7 +63,10 @@ stop) pid=$(cat "$2.pid") || exit 0; kill -- "-$pid"; while kill -0 -- "-$pid"; 
 status) pid=$(cat "$2.pid") && kill -0 "$pid" || exit 3; echo "$pid" ;;
 esac 2>/dev/null
 """
-LAUNCHED = f"from tiny import app; app.worker_main(['worker', '-n', '%s@{HOST}', '-Q', '%s', '-l', 'INFO'])\n"
+LAUNCHED = (
+    f"from tiny import app; app.worker_main(['worker', '-n', '%s@{HOST}', '-Q', '%s', '-l',"
+    " 'INFO'])\n"
+)
 WORKER = "PYTHON -m celery -A tiny worker -l INFO"
 FILES = {
     "tiny.py": APP,
@@ -88,7 +93,13 @@ class Place:
         return self.world.path
 
     def ctl(self, action: str, name: str, **environment: str) -> None:
-        subprocess.run([f"./ctl {action} {name}"], cwd=self.path, shell=True, check=True, env=os.environ | environment)
+        subprocess.run(
+            [f"./ctl {action} {name}"],
+            cwd=self.path,
+            shell=True,
+            check=True,
+            env=os.environ | environment,
+        )
 
     def pid(self, name: str) -> int:
         return int((self.path / f"{name}.pid").read_text())
@@ -100,19 +111,38 @@ class Place:
         return self.world.inv(*arguments)
 
     def findings(self) -> dict[str, dict[str, object]]:
-        return {f"{one['code']} {one['subject']}": one for one in self.inv("diagnose", "--json").json["findings"]}
+        return {
+            f"{one['code']} {one['subject']}": one
+            for one in self.inv("diagnose", "--json").json["findings"]
+        }
 
     @contextmanager
-    def beside(self, name: str, *arguments: str, cwd: Path | None = None, url: str = "") -> Iterator[int]:
+    def beside(
+        self, name: str, *arguments: str, cwd: Path | None = None, url: str = ""
+    ) -> Iterator[int]:
         """Celery started by hand, beside the services; ends with the block. Its pid."""
-        log, command = self.path / f"{name}.log", [sys.executable, "-m", "celery", "-A", "tiny", *arguments]
+        log, command = (
+            self.path / f"{name}.log",
+            [
+                sys.executable,
+                "-m",
+                "celery",
+                "-A",
+                "tiny",
+                *arguments,
+            ],
+        )
         with log.open("wb") as file:
             process = subprocess.Popen(
                 command, cwd=cwd or self.path, env=os.environ | {"BROKER": url or self.url}, stdin=subprocess.DEVNULL,
                 stdout=file, stderr=file,
             )  # fmt: skip
         try:
-            until(lambda: any(word in log.read_text() for word in (" ready.", "Starting...", "Cannot connect")))
+            until(
+                lambda: any(
+                    word in log.read_text() for word in (" ready.", "Starting...", "Cannot connect")
+                )
+            )
             yield process.pid
         finally:
             process.terminate()
@@ -142,27 +172,40 @@ def place(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
             made.ctl("stop", name)
 
 
-def test_workers_are_known_however_they_are_launched_and_one_that_is_not_is_left_running(place: Place) -> None:
+def test_workers_are_known_however_they_are_launched_and_one_that_is_not_is_left_running(
+    place: Place,
+) -> None:
     assert place.findings() == {}
     before = {name: place.pid(name) for name in NAMES}
     done = place.inv("restart-workers", "--yes")
     assert done.code == 0, done.out + done.err
     assert all(place.pid(name) != before[name] for name in NAMES)
-    os.kill(place.pid("module"), signal.SIGSTOP)  # its command says nothing: only its answer showed what it is
+    os.kill(
+        place.pid("module"), signal.SIGSTOP
+    )  # its command says nothing: only its answer showed what it is
     try:
         told = place.inv("restart-workers", "--dry-run")
     finally:
         os.kill(place.pid("module"), signal.SIGCONT)
     assert told.code == 2, told.out + told.err
-    assert f"module on {HOST} is left as it is: the status command of module names pid" in told.out + told.err
+    assert (
+        f"module on {HOST} is left as it is: the status command of module names pid"
+        in told.out + told.err
+    )
     assert "restart module" not in told.out
 
 
-def test_an_answer_of_another_process_proves_nothing_of_the_service(place: Place, tmp_path: Path) -> None:
-    """It runs from another directory, as another installation does, so it shows by its answer alone."""
+def test_an_answer_of_another_process_proves_nothing_of_the_service(
+    place: Place, tmp_path: Path
+) -> None:
+    """It runs from another directory, as another installation does, so it shows by its answer
+    alone.
+    """
     (tmp_path / "tiny.py").write_text(APP)
     place.ctl("stop", "manage")
-    with place.beside("foreign", "worker", "-l", "INFO", "-n", f"manage@{HOST}", "-Q", "c", cwd=tmp_path) as pid:
+    with place.beside(
+        "foreign", "worker", "-l", "INFO", "-n", f"manage@{HOST}", "-Q", "c", cwd=tmp_path
+    ) as pid:
         assert f"service.runs_elsewhere manage on {HOST}" in place.findings()
         place.ctl("start", "manage", ELSEWHERE=place.url.replace("/9", "/10"))
         before = place.pid("manage")
@@ -179,7 +222,9 @@ def test_an_answer_of_another_process_proves_nothing_of_the_service(place: Place
 def test_beside_a_beat_that_somebody_started_by_hand_none_is_started(place: Place) -> None:
     text = (place.path / "inventory.yaml").read_text()
     (place.path / "with_beat.yaml").write_text(f"{text}      celery_beat: true\n")
-    with place.beside("foreign-beat", "beat", "-l", "INFO", "-s", str(place.path / "schedule")) as pid:
+    with place.beside(
+        "foreign-beat", "beat", "-l", "INFO", "-s", str(place.path / "schedule")
+    ) as pid:
         done = place.inv("remediate", "--yes", "--inventory", "with_beat.yaml")
         assert done.code == 2, done.out + done.err
         assert f"it is at work in process {pid}: end it there" in done.out + done.err
@@ -196,7 +241,8 @@ def test_undo_leaves_a_worker_alone_whose_name_three_answer_to(place: Place) -> 
 
     def cancelled() -> int:
         return sum(
-            (place.path / f"{name}.log").read_text().count("Canceling") for name in ("celery", "second", "third")
+            (place.path / f"{name}.log").read_text().count("Canceling")
+            for name in ("celery", "second", "third")
         )
 
     with ExitStack() as stack:

@@ -1,4 +1,6 @@
-"""What workers write into their logs is evidence: failed tasks, killed processes, messages that are gone."""
+"""What workers write into their logs is evidence: failed tasks, killed processes, messages that are
+gone.
+"""
 
 import subprocess
 import sys
@@ -59,8 +61,8 @@ def findings(world: World) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path, Celery]]:
-    """Workers with a process each: `jobs` writes into its output, `far` into a file, and cannot store results; `lost`
-    asks another kind of broker, which is not there.
+    """Workers with a process each: `jobs` writes into its output, `far` into a file, and cannot
+    store results; `lost` asks another kind of broker, which is not there.
     """
     world = make_world(tmp_path_factory.mktemp("logged"))
     folder = world.path / "shop"
@@ -68,8 +70,22 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path
     with ExitStack() as stack:
         url = stack.enter_context(servers(world.path))().url(0)
         (folder / "shop.py").write_text(APP.replace("URL", repr(url)) + KILL)
-        (folder / "inventory.yaml").write_text(INVENTORY.replace("URL", url).replace("PYTHON", sys.executable))
-        command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "-c", "1", "-l", "INFO", "--without-mingle"]
+        (folder / "inventory.yaml").write_text(
+            INVENTORY.replace("URL", url).replace("PYTHON", sys.executable)
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "shop",
+            "worker",
+            "-c",
+            "1",
+            "-l",
+            "INFO",
+            "--without-mingle",
+        ]
         ways: dict[str, dict[str, str]] = {
             "jobs": {},
             "far": {"BACKEND": "redis://127.0.0.1:1/0"},
@@ -79,26 +95,45 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path
             own = ["-n", f"{name}@here", "-Q", name, *(["-f", "far.log"] if name == "far" else [])]
             with (folder / f"{name}.out").open("wb") as out:
                 process = subprocess.Popen(
-                    [*command, *own], cwd=folder, env=world.environment | environment, stdout=out, stderr=out
+                    [*command, *own],
+                    cwd=folder,
+                    env=world.environment | environment,
+                    stdout=out,
+                    stderr=out,
                 )
             stack.callback(process.wait)
-            stack.callback(process.kill)  # its pool ends with it; one that is told to end waits for its task
+            stack.callback(
+                process.kill
+            )  # its pool ends with it; one that is told to end waits for its task
             (folder / f"{name}.pid").write_text(f"{process.pid}\n")
-        until(lambda: all(b" ready." in (folder / log).read_bytes() for log in ("jobs.out", "far.log")))
+        until(
+            lambda: all(
+                b" ready." in (folder / log).read_bytes() for log in ("jobs.out", "far.log")
+            )
+        )
         until(lambda: b"Cannot connect to amqp" in (folder / "lost.out").read_bytes())
         yield world, folder, Celery("shop", broker=url, set_as_current=False)
 
 
-def test_what_workers_have_logged_since_their_start_is_told(shop: tuple[World, Path, Celery]) -> None:
+def test_what_workers_have_logged_since_their_start_is_told(
+    shop: tuple[World, Path, Celery],
+) -> None:
     world, folder, app = shop
     assert not set(findings(world)) & SOUGHT
-    for task, queue, count in (("bill", "jobs", 6), ("add", "jobs", 2), ("nothing", "jobs", 1), ("add", "far", 1)):
+    for task, queue, count in (
+        ("bill", "jobs", 6),
+        ("add", "jobs", 2),
+        ("nothing", "jobs", 1),
+        ("add", "far", 1),
+    ):
         for _ in range(count):
             app.send_task(f"shop.{task}", queue=queue)
     redis.Redis.from_url(app.conf.broker_url).delete("_kombu.binding.far")
     app.send_task("shop.kill", (str(folder / "count"),), queue="jobs")
     out, log = folder / "jobs.out", folder / "far.log"
-    until(lambda: out.read_bytes().count(b"shop.kill") >= 5 and b"Pool callback" in log.read_bytes())
+    until(
+        lambda: out.read_bytes().count(b"shop.kill") >= 5 and b"Pool callback" in log.read_bytes()
+    )
     told = findings(world)
     assert told["task.failing"]["summary"] == "6 of 6 runs of shop.bill have failed"
     assert "ValueError('database or disk is full')" in told["task.failing"]["evidence"][0]
@@ -109,7 +144,9 @@ def test_what_workers_have_logged_since_their_start_is_told(shop: tuple[World, P
     assert told["queue.unbound"]["subject"] == "far"
 
 
-def test_a_worker_that_asks_another_broker_is_told_as_that_and_left_running(shop: tuple[World, Path, Celery]) -> None:
+def test_a_worker_that_asks_another_broker_is_told_as_that_and_left_running(
+    shop: tuple[World, Path, Celery],
+) -> None:
     silent = findings(shop[0])["worker.not_answering"]
     assert "a restart would not help, so it is left running: it asks amqp://" in silent["summary"]
     assert not silent["fix"]

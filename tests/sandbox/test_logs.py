@@ -22,14 +22,20 @@ def test_the_logs_of_all_services_are_one_in_the_order_of_time(healthy: World) -
     times = [line["time"] for line in lines if line["time"]]
     assert times == sorted(times)
     for name in LOGS:
-        written = [redact(line) for line in (healthy.root / "app/logs" / name).read_text().splitlines()]
+        written = [
+            redact(line) for line in (healthy.root / "app/logs" / name).read_text().splitlines()
+        ]
         told = [line["line"] for line in lines if line["log"] == name]
-        assert told == written[-len(told) :] or told == written[-len(told) - 1 : -1], "each as it is, in its own order"
+        assert told == written[-len(told) :] or told == written[-len(told) - 1 : -1], (
+            "each as it is, in its own order"
+        )
     assert healthy.inv("tail-logs", "--since", "2100-01-01", "--json").json["logs"] == []
 
 
 def test_only_so_many_lines_of_each_log_that_match_are_shown(healthy: World) -> None:
-    done = healthy.inv("tail-logs", "--grep", r"(worker_\w+@sandbox) ready|beat: Starting", "--lines", "1")
+    done = healthy.inv(
+        "tail-logs", "--grep", r"(worker_\w+@sandbox) ready|beat: Starting", "--lines", "1"
+    )
     assert done.code == 0, done.err
     _, *shown = done.out.splitlines()
     assert sorted(line.split()[3] for line in shown) == list(LOGS)
@@ -42,11 +48,21 @@ def test_only_so_many_lines_of_each_log_that_match_are_shown(healthy: World) -> 
         assert (nothing.code, nothing.out.splitlines()[1:]) == (0, [told]), nothing.err
 
 
-def test_an_error_log_of_django_is_shown_since_a_time_and_on_from_the_file_before_it(healthy: World) -> None:
-    """As Django's documentation writes it: `verbose`, whose lines begin with the level, and logging's own rotation."""
+def test_an_error_log_of_django_is_shown_since_a_time_and_on_from_the_file_before_it(
+    healthy: World,
+) -> None:
+    """As Django's documentation writes it: `verbose`, whose lines begin with the level, and
+    logging's own rotation.
+    """
     log = healthy.root / "app/logs/error.log"
-    writer = logging.handlers.RotatingFileHandler(log, maxBytes=20_000, backupCount=3, encoding="latin-1")
-    writer.setFormatter(logging.Formatter("{levelname} {asctime} {module} {process:d} {thread:d} {message}", style="{"))
+    writer = logging.handlers.RotatingFileHandler(
+        log, maxBytes=20_000, backupCount=3, encoding="latin-1"
+    )
+    writer.setFormatter(
+        logging.Formatter(
+            "{levelname} {asctime} {module} {process:d} {thread:d} {message}", style="{"
+        )
+    )
     logger = logging.Logger("printers")
     logger.addHandler(writer)
     begin = datetime.now().astimezone().replace(microsecond=0)
@@ -60,7 +76,11 @@ def test_an_error_log_of_django_is_shown_since_a_time_and_on_from_the_file_befor
     name = healthy.inventory(("worker_daemon.log", "error.log"))
     shown = ("tail-logs", "--inventory", name, "--grep", "^ERROR .* für", "--json")
     for options in (("--since", "10m"), ("--lines", "100")):
-        lines = [line for line in healthy.inv(*shown, *options).json["logs"] if line["log"] == "error.log"]
+        lines = [
+            line
+            for line in healthy.inv(*shown, *options).json["logs"]
+            if line["log"] == "error.log"
+        ]
         numbers = [int(line["line"].split()[-1]) for line in lines]
         assert numbers == list(range(100 - sum(both), 100)), both
         assert all(begin <= datetime.fromisoformat(line["time"]) for line in lines)
@@ -71,7 +91,12 @@ def test_followed_logs_show_what_is_written_from_now_on_as_json_lines(healthy: W
     log = healthy.root / "app/logs/worker_high.log"
     command = healthy.command("tail-logs", "--follow", "--json", "--grep", "here|there")
     with subprocess.Popen(
-        command, cwd=healthy.path, env=healthy.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=healthy.path,
+        env=healthy.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as tail:
         lines = _growing(healthy, tail)
         about, here = next(lines), next(lines)
@@ -83,7 +108,10 @@ def test_followed_logs_show_what_is_written_from_now_on_as_json_lines(healthy: W
     assert json.loads(about)["about"]["application"] == "printer_inventory"
     assert json.loads(here)["log"] == "worker_high.log"
     told = json.loads(there)
-    assert (told["host"], told["line"].partition("] ")[2]) == ("sandbox", "there redis://********@h")
+    assert (told["host"], told["line"].partition("] ")[2]) == (
+        "sandbox",
+        "there redis://********@h",
+    )
     assert told["time"][14:] == "00:00.500000+00:00"
     assert json.loads(rest.splitlines()[-1])["exit_code"] == 99
     assert (tail.returncode, err) == (99, "")
@@ -129,15 +157,23 @@ def test_a_template_of_ones_own_counts_before_the_shipped_one(healthy: World) ->
     (own / "celery.target.j2").write_text("{{ mark }}\n[Unit]\nDescription=ours on {{ host }}\n")
     state = "    runbooks_state_directory:"
     name = healthy.inventory((state, f"    runbooks_templates_directory: {own.parent}\n{state}"))
-    (target,) = healthy.inv("render", "--inventory", name, "--only", "celery.target", "--json").json["files"]
+    (target,) = healthy.inv(
+        "render", "--inventory", name, "--only", "celery.target", "--json"
+    ).json["files"]
     assert target["content"].endswith("[Unit]\nDescription=ours on sandbox\n")
-    (change,) = healthy.inv("install-units", "--inventory", name, "--dry-run", "--json").json["plan"]
+    (change,) = healthy.inv("install-units", "--inventory", name, "--dry-run", "--json").json[
+        "plan"
+    ]
     assert change["summary"].endswith("celery.target")
 
 
-def test_a_log_that_is_missing_is_named_and_hosts_without_logs_are_told_what_to_name(healthy: World) -> None:
+def test_a_log_that_is_missing_is_named_and_hosts_without_logs_are_told_what_to_name(
+    healthy: World,
+) -> None:
     logs = "celery_logs: \"{{ sandbox_logs if celery_service_manager == 'commands' else [] }}\""
-    missing = healthy.inv("tail-logs", "-i", healthy.inventory((logs, "celery_logs: [/nowhere/celery.log]")))
+    missing = healthy.inv(
+        "tail-logs", "-i", healthy.inventory((logs, "celery_logs: [/nowhere/celery.log]"))
+    )
     assert "/nowhere/celery.log" in missing.out
     nothing = healthy.inv("tail-logs", "-i", healthy.inventory((logs, "celery_logs: []")))
     assert nothing.code == 5

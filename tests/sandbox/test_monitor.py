@@ -61,7 +61,10 @@ def park(world: World, count: int) -> None:
 
 def states(done: Done) -> dict[str, str]:
     """What is said of each queue, by its line."""
-    return {queue: state for state, queue in re.findall(r"^\S+Z printer_inventory (\w+) queue=(\S+)", done.out, re.M)}
+    return {
+        queue: state
+        for state, queue in re.findall(r"^\S+Z printer_inventory (\w+) queue=(\S+)", done.out, re.M)
+    }
 
 
 def test_a_healthy_fleet_has_one_line_for_each_queue_and_is_only_read(healthy: World) -> None:
@@ -71,30 +74,47 @@ def test_a_healthy_fleet_has_one_line_for_each_queue_and_is_only_read(healthy: W
     assert done.code == 0, done.out + done.err
     assert states(done) == dict.fromkeys(("high_priority", "low_priority", "daemon"), "ok")
     assert re.search(r" ok broker nodes=3/3 unacked=\d+ ", done.out)
-    untold = (healthy.root / "app/run/beat-schedule.db").exists()  # then this Python's dbm does not write it down
+    untold = (
+        healthy.root / "app/run/beat-schedule.db"
+    ).exists()  # then this Python's dbm does not write it down
     assert bool(re.search(r" ok beat=sandbox silent_s=\d+$", done.out, re.M)) is not untold
     for keys in (before, after):
         keys.pop(b"_kombu.binding_deadlines")  # a node that has just started renews its own
     assert after == before
     document = healthy.inv("monitor", "--json").json
     assert document["look"]["reached"] is True
-    assert [queue["name"] for queue in document["look"]["queues"]] == ["high_priority", "low_priority", "daemon"]
+    assert [queue["name"] for queue in document["look"]["queues"]] == [
+        "high_priority",
+        "low_priority",
+        "daemon",
+    ]
 
 
-def test_a_crossing_and_its_end_are_told_once_each_and_what_was_not_taken_later(healthy: World) -> None:
+def test_a_crossing_and_its_end_are_told_once_each_and_what_was_not_taken_later(
+    healthy: World,
+) -> None:
     late = free_port()
     with http_receiver() as (port, got):
         urls = (
-            f'        celery_notify: ["json://ops:hunter2@127.0.0.1:{port}/", "json://ops:hunter2@127.0.0.1:{late}/"]\n'
+            f'        celery_notify: ["json://ops:hunter2@127.0.0.1:{port}/",'
+            f' "json://ops:hunter2@127.0.0.1:{late}/"]\n'
         )
         inventory = ("--inventory", healthy.inventory(PARKED, LIMIT, (RULES, urls + RULES)))
         park(healthy, 11)
         crossed = healthy.inv("monitor", *inventory)
-        assert (crossed.code, states(crossed)["parked"]) == (1, "CROSSED"), crossed.out + crossed.err
+        assert (crossed.code, states(crossed)["parked"]) == (1, "CROSSED"), (
+            crossed.out + crossed.err
+        )
         assert "queue.depth parked since=" in crossed.out
-        assert re.search("celery_notify.1 was not told of 2 changes: .*\n→ the next look tries again", crossed.err)
+        assert re.search(
+            "celery_notify.1 was not told of 2 changes: .*\n→ the next look tries again",
+            crossed.err,
+        )
         assert [message["title"] for message in got] == ["Celery printer_inventory: 2 crossed"]
-        assert "11 messages wait, more than 10\n| 11 × inventory.tasks.poll_printer" in got[0]["message"]
+        assert (
+            "11 messages wait, more than 10\n| 11 × inventory.tasks.poll_printer"
+            in got[0]["message"]
+        )
         assert healthy.inv("monitor", *inventory).code == 1
         assert len(got) == 1
 
@@ -127,20 +147,29 @@ def test_rates_and_since_when_are_known_from_earlier_looks(healthy: World) -> No
     assert re.search("█+▅$", drawn.out, re.M)
     assert re.search(r"2025-06-15T15:06:40Z +queue.depth +parked", drawn.out)
     document = healthy.inv("monitor", "--history", "--json", *inventory).json
-    assert [point["depth"] for row in document["depths"] if row["queue"] == "parked" for point in row["points"]] == [
+    assert [
+        point["depth"]
+        for row in document["depths"]
+        if row["queue"] == "parked"
+        for point in row["points"]
+    ] == [
         21,
         11,
     ]
     assert "high_priority" not in drawn.out
 
 
-def test_a_history_that_cannot_be_used_is_said_and_the_queues_are_looked_at_all_the_same(healthy: World) -> None:
+def test_a_history_that_cannot_be_used_is_said_and_the_queues_are_looked_at_all_the_same(
+    healthy: World,
+) -> None:
     assert healthy.inv("monitor").code == 0
     history = folder_of(healthy) / "history.db"
     history.write_bytes(b"no database at all" * 300)
     done = healthy.inv("monitor")
     assert (done.code, len(states(done))) == (0, 3)
-    assert re.search(r"is damaged: .*\n→ it is \S+history-damaged-\d+.db now; a new one begins", done.err)
+    assert re.search(
+        r"is damaged: .*\n→ it is \S+history-damaged-\d+.db now; a new one begins", done.err
+    )
     history.unlink()
     history.mkdir()
     done = healthy.inv("monitor")
@@ -177,8 +206,13 @@ def test_a_broker_that_is_away_is_a_crossing_and_nothing_else_has_recovered(heal
     assert away.code == 4
     assert re.search(r"UNREACHED broker$", away.out, re.M)
     assert "CROSSED broker.unreachable broker since=" in away.out
-    assert 'celery_broker_up{app="printer_inventory"} 0.0' in (healthy.root / "celery.prom").read_text()
-    assert sorted((healthy.root / "state/monitor").iterdir()) != [folder], "another broker has a history of its own"
+    assert (
+        'celery_broker_up{app="printer_inventory"} 0.0'
+        in (healthy.root / "celery.prom").read_text()
+    )
+    assert sorted((healthy.root / "state/monitor").iterdir()) != [folder], (
+        "another broker has a history of its own"
+    )
 
 
 def test_a_broker_that_does_not_answer_in_time_does_not_hold_the_monitor(healthy: World) -> None:
@@ -202,8 +236,16 @@ def test_prometheus_is_given_what_each_look_sees_until_the_monitor_is_ended(heal
         while looked_at(url) == first:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        shown = ("nothing is crossed", "low_priority", "worker_low@sandbox", "leads to a worker", '<svg class="spark"')
-        until(lambda: all(text in read(url.replace("/metrics", "/")) for text in shown), timeout_s=60)
+        shown = (
+            "nothing is crossed",
+            "low_priority",
+            "worker_low@sandbox",
+            "leads to a worker",
+            '<svg class="spark"',
+        )
+        until(
+            lambda: all(text in read(url.replace("/metrics", "/")) for text in shown), timeout_s=60
+        )
         assert read(url.replace("/metrics", "/healthz")).startswith("ok: ")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0, "as a service manager ends it"
@@ -228,7 +270,9 @@ def test_clients_that_say_nothing_do_not_end_the_monitor(healthy: World) -> None
 @contextmanager
 def listening(world: World, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     command = world.command("monitor", "--listen", "0", *arguments)
-    process = subprocess.Popen(command, cwd=world.path, env=world.environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=world.path, env=world.environment, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout
         assert process.stdout.readline() == "printer_inventory, inventory.yaml\n"
@@ -252,7 +296,9 @@ def looked_at(url: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def test_alerts_and_dashboard_are_printed_without_asking_anybody(tmp_path: Path, healthy: World) -> None:
+def test_alerts_and_dashboard_are_printed_without_asking_anybody(
+    tmp_path: Path, healthy: World
+) -> None:
     alerts = healthy.inv("monitor", "--alerts", "--inventory", str(tmp_path / "none.yaml"))
     assert alerts.code == 0
     assert yaml.safe_load(alerts.out)["groups"][0]["name"] == "celery"
@@ -271,7 +317,9 @@ def test_alerts_and_dashboard_are_printed_without_asking_anybody(tmp_path: Path,
         (("--docs", "https://example.com"), "--docs would change nothing here"),
     ],
 )
-def test_flags_that_mean_nothing_are_refused(healthy: World, arguments: tuple[str, ...], text: str) -> None:
+def test_flags_that_mean_nothing_are_refused(
+    healthy: World, arguments: tuple[str, ...], text: str
+) -> None:
     done = healthy.inv("monitor", *arguments)
     assert (done.code, text in done.err) == (5, True), done.err
 

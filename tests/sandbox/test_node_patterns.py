@@ -1,4 +1,6 @@
-"""A fleet that is described without its hosts: by patterns of its nodes, and by how many consume each queue."""
+"""A fleet that is described without its hosts: by patterns of its nodes, and by how many consume
+each queue.
+"""
 
 import json
 import subprocess
@@ -42,19 +44,27 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     assert down.code == 0, down.err
 
 
-def inv(world: World, verb: str, *arguments: str, nodes: str = '["worker_*@%h"]', queues: str = "") -> Done:
+def inv(
+    world: World, verb: str, *arguments: str, nodes: str = '["worker_*@%h"]', queues: str = ""
+) -> Done:
     queues = queues or "[high_priority, low_priority, daemon]"
     Path(world.path, "cloud.yaml").write_text(CLOUD.format(nodes=nodes, queues=queues))
     return world.inv(verb, *arguments, "--inventory", "cloud.yaml")
 
 
-def test_such_a_fleet_is_looked_at_verified_and_monitored_through_its_broker_alone(cloud: World) -> None:
+def test_such_a_fleet_is_looked_at_verified_and_monitored_through_its_broker_alone(
+    cloud: World,
+) -> None:
     looked = inv(cloud, "diagnose")
     assert (looked.code, "Nothing is wrong." in looked.out) == (0, True), looked.out + looked.err
     assert "cloud.yaml: looked at 3 workers, 3 queues" in looked.out
     checked = inv(cloud, "verify")
     assert checked.code == 0, checked.out + checked.err
-    for told in ("patterns of nodes are met: 1 of 1", "registered: 3 of 3", "queues are consumed: 3 of 3"):
+    for told in (
+        "patterns of nodes are met: 1 of 1",
+        "registered: 3 of 3",
+        "queues are consumed: 3 of 3",
+    ):
         assert told in checked.out, checked.out
     watched = inv(cloud, "monitor")
     assert watched.code == 0, watched.out + watched.err
@@ -71,9 +81,14 @@ def test_its_queues_are_cleaned_and_a_task_is_looked_up(cloud: World) -> None:
 
 
 @pytest.mark.parametrize("verb", ["diagnose", "verify", "monitor"])
-def test_too_few_consumers_and_a_pattern_that_no_node_fits_are_found(cloud: World, verb: str) -> None:
+def test_too_few_consumers_and_a_pattern_that_no_node_fits_are_found(
+    cloud: World, verb: str
+) -> None:
     done = inv(
-        cloud, verb, nodes='["worker_*@*", "celery@*"]', queues="{high_priority: {consumers: 2}, low_priority: }"
+        cloud,
+        verb,
+        nodes='["worker_*@*", "celery@*"]',
+        queues="{high_priority: {consumers: 2}, low_priority: }",
     )
     assert done.code == 1, done.out + done.err
     told = " ".join(done.out.split())
@@ -90,17 +105,31 @@ def test_the_page_on_kubernetes_shows_what_is_printed_of_a_pod(
 ) -> None:
     url = redis_server.url(8)
     (tmp_path / "shop.py").write_text(
-        'from celery import Celery\napp = Celery("shop")\n'
-        'for name in ("bill", "ship"):\n    @app.task(name=f"shop.tasks.{name}")\n    def work(): ...\n'
+        'from celery import Celery\napp = Celery("shop")\nfor name in ("bill", "ship"):\n   '
+        ' @app.task(name=f"shop.tasks.{name}")\n    def work(): ...\n'
     )
     example = (DOCS / "kubernetes.md").read_text().partition("```yaml\n")[2].partition("```")[0]
     example = example.replace("{{ lookup('env', 'BROKER_URL') }}", url).replace(
         "/var/lib/celery-runbooks", str(tmp_path)
     )
     (cloud.path / "pods.yaml").write_text(example)
-    command = [sys.executable, "-m", "celery", "-A", "shop", "-b", url, "worker", "-n", "celery@worker-6d4b9c-x2x7p"]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "shop",
+        "-b",
+        url,
+        "worker",
+        "-n",
+        "celery@worker-6d4b9c-x2x7p",
+    ]
     pod = subprocess.Popen(
-        [*command, "-Q", "high,low", "-P", "solo"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, "-Q", "high,low", "-P", "solo"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     printed = ""
 
@@ -111,7 +140,9 @@ def test_the_page_on_kubernetes_shows_what_is_printed_of_a_pod(
 
     try:
         until(is_seen, timeout_s=90)
-        printed = printed.replace("pods.yaml", "inventory.yaml").replace(url.removeprefix("redis://"), "redis:6379/0")
+        printed = printed.replace("pods.yaml", "inventory.yaml").replace(
+            url.removeprefix("redis://"), "redis:6379/0"
+        )
         require_shown("kubernetes.md", "inv diagnose", printed)
     finally:
         pod.terminate()
@@ -122,12 +153,19 @@ HINT = "what restarts their workers: kubectl rollout restart deployment/worker"
 
 
 def test_a_remediation_cleans_the_queues_and_leaves_restarts_to_the_platform(cloud: World) -> None:
-    message = {"headers": {"id": "1", "task": "none.such"}, "properties": {"delivery_tag": "1"}, "body": "W10="}
+    message = {
+        "headers": {"id": "1", "task": "none.such"},
+        "properties": {"delivery_tag": "1"},
+        "body": "W10=",
+    }
     with cloud.broker() as broker:
         broker.lpush(
-            "low_priority\x06\x169", json.dumps(message | {"properties": {"delivery_tag": "1", "priority": 9}})
+            "low_priority\x06\x169",
+            json.dumps(message | {"properties": {"delivery_tag": "1", "priority": 9}}),
         )
-    done = inv(cloud, "remediate", "--yes", queues="{high_priority: {consumers: 2}, low_priority: }")
+    done = inv(
+        cloud, "remediate", "--yes", queues="{high_priority: {consumers: 2}, low_priority: }"
+    )
     told = " ".join(done.out.split())
     assert done.code == 1, done.out + done.err
     assert HINT in told
@@ -138,7 +176,9 @@ def test_a_remediation_cleans_the_queues_and_leaves_restarts_to_the_platform(clo
 
 def test_a_node_that_fits_no_pattern_is_a_stranger(cloud: World) -> None:
     done = inv(cloud, "diagnose", nodes='["worker_high@*", "worker_low@*"]')
-    assert "worker_daemon@sandbox is no worker of the inventory and consumes daemon" in " ".join(done.out.split())
+    assert "worker_daemon@sandbox is no worker of the inventory and consumes daemon" in " ".join(
+        done.out.split()
+    )
 
 
 @pytest.mark.parametrize(

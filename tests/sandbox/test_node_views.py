@@ -88,7 +88,9 @@ class Shop:
             self.client.lpush(f"release:{name}", "now")
 
     def inspect(self, what: str, node: str = "one@here") -> Any:
-        """What the node says; a node that is still starting, or whose machine is busy, is asked again."""
+        """What the node says; a node that is still starting, or whose machine is busy, is asked
+        again.
+        """
         answers: dict[str, Any] = {}
 
         def answered() -> bool:
@@ -106,7 +108,18 @@ class Shop:
 def worker(world: World, name: str, queues: str, size: int) -> Iterator[None]:
     """A real worker."""
     log = world.path / f"{name}.log"
-    command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "-c", str(size), "-l", "INFO"]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "shop",
+        "worker",
+        "-c",
+        str(size),
+        "-l",
+        "INFO",
+    ]
     with log.open("wb") as file:
         process = subprocess.Popen(
             [*command, "-Q", queues, "-n", f"{name}@here"], cwd=world.path, stdout=file, stderr=file
@@ -130,11 +143,19 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         (path / name).mkdir()
     with servers(path / "servers") as start, ExitStack() as running:
         world, url = make_world(path / "world"), start().url(0)
-        for file, text in (("broker.url", url), ("shop.py", SHOP), ("inventory.yaml", INVENTORY), ("shop.env", "")):
+        for file, text in (
+            ("broker.url", url),
+            ("shop.py", SHOP),
+            ("inventory.yaml", INVENTORY),
+            ("shop.env", ""),
+        ):
             (world.path / file).write_text(text)
         running.enter_context(worker(world, "one", "work", 2))
         running.enter_context(worker(world, "two", "rest", 1))
-        with Celery(broker=url, backend=url, set_as_current=False) as app, redis.Redis.from_url(url) as client:
+        with (
+            Celery(broker=url, backend=url, set_as_current=False) as app,
+            redis.Redis.from_url(url) as client,
+        ):
             yield Shop(world, client, app)
 
 
@@ -143,7 +164,13 @@ def test_a_node_is_shown_with_what_it_holds_as_celery_inspect_has_it(shop: Shop)
     until(lambda: shop.ended(*done))
     holding = [shop.send("hold", name) for name in "abc"]
     later = shop.send("add", 5, 6, countdown=600)
-    until(lambda: len(shop.inspect("active")) == 2 and shop.inspect("reserved") and shop.inspect("scheduled"))
+    until(
+        lambda: (
+            len(shop.inspect("active")) == 2
+            and shop.inspect("reserved")
+            and shop.inspect("scheduled")
+        )
+    )
     seen = shop.world.inv("workers", "one*", "--json").json
     text = shop.world.inv("workers", "one@here").out
     require_shown("workers.md", "inv workers one@here", text, numbers=False)
@@ -162,7 +189,13 @@ def test_a_node_is_shown_with_what_it_holds_as_celery_inspect_has_it(shop: Shop)
     assert node["rate_limits"] == {"shop.add": "100/s"}
     assert node["settings"]["worker_prefetch_multiplier"] == 2
     assert (node["queues"], node["unanswered"]) == (["work"], [])
-    for told in (f"shop.hold  {holding[0]}", "due in 9 min", "('a',)", "3 shop.add", "shop.add 100/s"):
+    for told in (
+        f"shop.hold  {holding[0]}",
+        "due in 9 min",
+        "('a',)",
+        "3 shop.add",
+        "shop.add 100/s",
+    ):
         assert told in text
     shop.app.control.revoke(later)
     shop.release(*"abc")
@@ -177,10 +210,23 @@ Api = Callable[[str], Any]
 def flower(world: World) -> Iterator[Api]:
     """A real Flower that has asked both workers."""
     port, log = free_port(), world.path / "flower.log"
-    command = [sys.executable, "-m", "celery", "-A", "shop", "flower", "--address=127.0.0.1", f"--port={port}"]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "shop",
+        "flower",
+        "--address=127.0.0.1",
+        f"--port={port}",
+    ]
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, cwd=world.path, stdout=file, stderr=file, env={**os.environ, "FLOWER_UNAUTHENTICATED_API": "true"}
+            command,
+            cwd=world.path,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "FLOWER_UNAUTHENTICATED_API": "true"},
         )
 
     def api(path: str) -> Any:
@@ -206,14 +252,20 @@ def redis_cli(shop: Shop, *words: str) -> str:
     """What the command prints."""
     command = shutil.which("redis-cli") or str(redis_server_binary().with_name("redis-cli"))
     url = (shop.world.path / "broker.url").read_text()
-    return subprocess.run([command, "-u", url, *words], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [command, "-u", url, *words], capture_output=True, text=True, check=True
+    ).stdout
 
 
-def test_the_figures_agree_side_by_side_with_redis_cli_celery_inspect_and_flower(shop: Shop) -> None:
+def test_the_figures_agree_side_by_side_with_redis_cli_celery_inspect_and_flower(
+    shop: Shop,
+) -> None:
     with flower(shop.world) as api:
 
         def hears() -> bool:
-            """Whether it gets the events of tasks: it has nodes send them, and some time later they do."""
+            """Whether it gets the events of tasks: it has nodes send them, and some time later they
+            do.
+            """
             done = shop.send("add", 0, 0)
             until(lambda: shop.ended(done))
             return bool(api("tasks?taskname=shop.add"))
@@ -222,8 +274,13 @@ def test_the_figures_agree_side_by_side_with_redis_cli_celery_inspect_and_flower
         holding = [shop.send("hold", name) for name in NAMES]
         until(lambda: shop.client.hlen("unacked") == shop.inspect("stats")["prefetch_count"])
         until(lambda: len(shop.inspect("active")) == 2)
-        queues = {queue["name"]: queue for queue in shop.world.inv("queues", "--json").json["queues"]}
-        nodes = {node["name"]: node for node in shop.world.inv("workers", "*@here", "--json").json["nodes"]}
+        queues = {
+            queue["name"]: queue for queue in shop.world.inv("queues", "--json").json["queues"]
+        }
+        nodes = {
+            node["name"]: node
+            for node in shop.world.inv("workers", "*@here", "--json").json["nodes"]
+        }
         tasks = {task["task"]: task for task in shop.world.inv("tasks", "--json").json["tasks"]}
         broker = shop.world.inv("broker", "--json").json["broker"]
 
@@ -237,16 +294,30 @@ def test_the_figures_agree_side_by_side_with_redis_cli_celery_inspect_and_flower
         for name, node in nodes.items():
             its, inspected = theirs[name], shop.inspect("stats", name)
             assert set(node["queues"]) == {one["name"] for one in its["active_queues"]}
-            assert node["size"] == its["stats"]["pool"]["max-concurrency"] == inspected["pool"]["max-concurrency"]
+            assert (
+                node["size"]
+                == its["stats"]["pool"]["max-concurrency"]
+                == inspected["pool"]["max-concurrency"]
+            )
             assert node["started"] == its["stats"]["total"] == inspected["total"]
             assert node["prefetch"] == its["stats"]["prefetch_count"]
             for kind in ("active", "reserved"):
                 ids = {one["id"] for one in its[kind]}
-                assert {one["id"] for one in node[kind]} == ids == {one["id"] for one in shop.inspect(kind, name)}
+                assert (
+                    {one["id"] for one in node[kind]}
+                    == ids
+                    == {one["id"] for one in shop.inspect(kind, name)}
+                )
         for task, line in tasks.items():
-            knowing = [name for name in nodes if any(one.split()[0] == task for one in theirs[name]["registered"])]
+            knowing = [
+                name
+                for name in nodes
+                if any(one.split()[0] == task for one in theirs[name]["registered"])
+            ]
             assert line["registered_by"] == knowing
-        info = dict(line.split(":", 1) for line in redis_cli(shop, "INFO").splitlines() if ":" in line)
+        info = dict(
+            line.split(":", 1) for line in redis_cli(shop, "INFO").splitlines() if ":" in line
+        )
         assert broker["version"]["value"]["version"] == info["redis_version"]
         assert broker["role"]["value"]["role"] == info["role"]
         assert broker["evictions"]["value"] == int(info["evicted_keys"])
@@ -256,7 +327,10 @@ def test_the_figures_agree_side_by_side_with_redis_cli_celery_inspect_and_flower
         until(lambda: len(api("tasks?taskname=shop.hold&state=SUCCESS")) == len(holding))
         seen = api(f"task/info/{holding[0]}")
         ours = shop.world.inv("task", holding[0], "--json").json
-        assert (ours["result"]["state"], ours["result"]["worker"]) == (seen["state"], seen["worker"])
+        assert (ours["result"]["state"], ours["result"]["worker"]) == (
+            seen["state"],
+            seen["worker"],
+        )
         assert ours["name"] == seen["name"]
     shop.app.control.disable_events()
 
@@ -276,20 +350,31 @@ def test_every_task_is_shown_with_its_route_its_limits_and_its_failures(shop: Sh
     tasks = {task["task"]: task for task in seen["tasks"]}
     assert set(tasks) == {"shop.add", "shop.fail", "shop.hold"}
     add, fail = tasks["shop.add"], tasks["shop.fail"]
-    assert (add["queue"], add["rate_limit"], add["time_limit_s"], add["max_retries"]) == ("work", "100/s", 90, 3)
+    assert (add["queue"], add["rate_limit"], add["time_limit_s"], add["max_retries"]) == (
+        "work",
+        "100/s",
+        90,
+        3,
+    )
     assert add["registered_by"] == ["one@here", "two@here"]
     assert (fail["failed"], fail["max_retries"]) == (2, 5)
     assert fail["errors"] == [{"value": "ValueError", "count": 2}]
-    results = [json.loads(raw or "") for raw in shop.client.mget(shop.client.keys("celery-task-meta-*"))]
+    results = [
+        json.loads(raw or "") for raw in shop.client.mget(shop.client.keys("celery-task-meta-*"))
+    ]
     assert seen["results"] == len(results)
-    assert add["succeeded"] == sum(one.get("name") == "shop.add" and one["status"] == "SUCCESS" for one in results)
+    assert add["succeeded"] == sum(
+        one.get("name") == "shop.add" and one["status"] == "SUCCESS" for one in results
+    )
     text = shop.world.inv("tasks").out
     assert "killed after 1 min 30 s" in text
     assert "2: 2 ValueError" in text
 
 
 @pytest.mark.parametrize("line", ["workers one@here", "broker", "messages work"])
-def test_watching_shows_look_after_look_and_ends_with_ctrl_c_or_its_reader(shop: Shop, line: str) -> None:
+def test_watching_shows_look_after_look_and_ends_with_ctrl_c_or_its_reader(
+    shop: Shop, line: str
+) -> None:
     watching = subprocess.Popen(
         shop.world.command(*line.split(), "--watch", "1s", "--json"), cwd=shop.world.path, env=shop.world.environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -316,7 +401,9 @@ def test_one_task_is_followed_from_its_queue_to_its_result(shop: Shop) -> None:
     held, failed = shop.send("hold", "z"), shop.send("fail", 7)
     until(lambda: shop.ended(failed) and shop.inspect("active"))
     place = shop.world.inv("task", waiting, "--json").json
-    assert [(one["queue"], one["ahead"], one["args"]) for one in place["places"]] == [("nowhere", 0, "(8, 9)")]
+    assert [(one["queue"], one["ahead"], one["args"]) for one in place["places"]] == [
+        ("nowhere", 0, "(8, 9)")
+    ]
     assert (place["name"], place["result"], place["holders"]) == ("shop.add", None, [])
     [holder] = shop.world.inv("task", held, "--json").json["holders"]
     assert (holder["node"], holder["doing"]) == ("one@here", "active")
@@ -330,7 +417,11 @@ def test_one_task_is_followed_from_its_queue_to_its_result(shop: Shop) -> None:
     taken = shop.world.inv("clean-queues", "--queue", "nowhere", "--yes", "--json")
     assert taken.code == 0, taken.err
     [archived] = shop.world.inv("task", waiting, "--json").json["archived"]
-    assert (archived["queue"], archived["state"], archived["run"]) == ("nowhere", "taken", taken.json["run"])
+    assert (archived["queue"], archived["state"], archived["run"]) == (
+        "nowhere",
+        "taken",
+        taken.json["run"],
+    )
     nobody = shop.world.inv("task", "no-such-id")
     assert nobody.code == 1
     assert "no queue and no node has it" in nobody.out
@@ -342,7 +433,9 @@ def controlled(shop: Shop, *line: str) -> str:
     assert (dry.code, dry.json.get("run")) == (0, None), dry.err
     done = shop.world.inv(*line, "--yes", "--json")
     assert done.code == 0, done.err
-    assert [change["outcome"] for change in done.json["changes"]] == ["changed"] * len(dry.json["plan"])
+    assert [change["outcome"] for change in done.json["changes"]] == ["changed"] * len(
+        dry.json["plan"]
+    )
     again = shop.world.inv(*line, "--yes", "--json")
     assert "pool" in line or (again.code, again.json["plan"]) == (0, [])
     return str(done.json["run"])
@@ -356,7 +449,9 @@ def undone(shop: Shop, run: str) -> None:
 
 def test_a_rate_limit_is_given_to_every_node_that_knows_the_task_and_taken_back(shop: Shop) -> None:
     def limits() -> list[Any]:
-        return [task for node in ("one@here", "two@here") for task in shop.inspect("registered", node)]
+        return [
+            task for node in ("one@here", "two@here") for task in shop.inspect("registered", node)
+        ]
 
     before = limits()
     run = controlled(shop, "rate-limit", "shop.hold", "30/m")
@@ -374,7 +469,9 @@ def test_a_pool_grows_and_shrinks_and_a_consumer_comes_and_goes(shop: Shop) -> N
 
     grown = shop.world.inv("pool", "*@here", "--grow", "1", "--yes", "--json")
     assert (grown.code, size("one@here"), size("two@here")) == (0, 3, 2), grown.err
-    assert [node["size"] for node in shop.world.inv("workers", "*@here", "--json").json["nodes"]] == [3, 2]
+    assert [
+        node["size"] for node in shop.world.inv("workers", "*@here", "--json").json["nodes"]
+    ] == [3, 2]
     undone(shop, grown.json["run"])
     assert (size("one@here"), size("two@here")) == (2, 1)
     refused = shop.world.inv("pool", "two@here", "--shrink", "1", "--yes")
@@ -393,7 +490,10 @@ def test_a_node_is_kept_from_a_queue_whose_messages_it_would_discard(shop: Shop)
     shop.app.send_task("other.task", queue="foreign")
     done = shop.world.inv("consumer", "two@here", "add", "foreign", "--yes")
     assert done.code == 2
-    assert "messages of other.task wait in foreign, which it does not know: it would discard them" in done.err
+    assert (
+        "messages of other.task wait in foreign, which it does not know: it would discard them"
+        in done.err
+    )
     assert [one["name"] for one in shop.inspect("active_queues", "two@here")] == ["rest"]
     wrong = shop.world.inv("consumer", "two@here", "add", "wrok", "--yes")
     assert wrong.code == 5
@@ -425,10 +525,17 @@ def test_what_is_revoked_is_discarded_by_every_node(shop: Shop) -> None:
 
 def test_a_name_that_two_answer_to_is_told_nothing(shop: Shop) -> None:
     with worker(shop.world, "two", "rest", 1):
-        for line in (("shutdown", "two@here"), ("pool", "two@here", "--grow", "1"), ("rate-limit", "shop.hold", "9/s")):
+        for line in (
+            ("shutdown", "two@here"),
+            ("pool", "two@here", "--grow", "1"),
+            ("rate-limit", "shop.hold", "9/s"),
+        ):
             done = shop.world.inv(*line, "--yes")
             assert done.code == 2
-            assert "two@here is left as it is: 2 processes answer to it, and each would do it" in done.err
+            assert (
+                "two@here is left as it is: 2 processes answer to it, and each would do it"
+                in done.err
+            )
         [both] = shop.world.inv("workers", "two@here", "--json").json["nodes"]
         assert (both["twins"], len(both["pool_pids"])) == (2, 2)
         assert "shop.hold" not in both["rate_limits"]
@@ -442,7 +549,10 @@ def test_a_node_ends_once_its_tasks_are_done(shop: Shop) -> None:
         done = shop.world.inv("shutdown", "three@here", "--yes", "--json")
         assert done.code == 0, done.err
         [change] = done.json["changes"]
-        assert change["result"] == "it takes no messages and answers no more; 1 task ran on it, and it ends after that"
+        assert (
+            change["result"]
+            == "it takes no messages and answers no more; 1 task ran on it, and it ends after that"
+        )
         assert not shop.ended(held)
         shop.release("last")
         until(lambda: shop.ended(held))
@@ -451,7 +561,9 @@ def test_a_node_ends_once_its_tasks_are_done(shop: Shop) -> None:
 
 def failures(shop: Shop) -> dict[str, int]:
     """The failed tasks that are no group's, each with its argument."""
-    results = [json.loads(shop.client.get(key) or "") for key in shop.client.keys("celery-task-meta-*")]
+    results = [
+        json.loads(shop.client.get(key) or "") for key in shop.client.keys("celery-task-meta-*")
+    ]
     failed = [of for of in results if of["status"] == "FAILURE" and "group_id" not in of]
     return {of["task_id"]: of["args"][0] for of in failed}
 
@@ -502,7 +614,9 @@ def test_what_was_sent_again_and_still_waits_is_recalled_by_undo(shop: Shop) -> 
     holding = [shop.send("hold", name) for name in NAMES]
     until(lambda: shop.client.hlen("unacked") == shop.inspect("stats")["prefetch_count"])
     waiting = shop.client.llen("work")
-    done = shop.world.inv("retry", "--exception", "Value*", "--since", "5m", "--task", "shop.fail", "--yes", "--json")
+    done = shop.world.inv(
+        "retry", "--exception", "Value*", "--since", "5m", "--task", "shop.fail", "--yes", "--json"
+    )
     [change] = done.json["plan"]
     assert failed in change["do"]["ids"].values()
     assert shop.client.llen("work") == waiting + len(change["do"]["ids"]) > waiting
@@ -517,14 +631,19 @@ def test_what_was_taken_out_is_sent_again_once_and_is_not_put_back_besides(shop:
     until(lambda: shop.client.hlen("unacked") == shop.inspect("stats")["prefetch_count"])
     waiting = {shop.send("add", n, n, priority=3): n + n for n in range(3)}
     shop.send("add", 9, 9, group_id="a-group")
-    taken = shop.world.inv("clean-queues", "--queue", "work", "--task", "shop.add", "--yes", "--json")
+    taken = shop.world.inv(
+        "clean-queues", "--queue", "work", "--task", "shop.add", "--yes", "--json"
+    )
     assert taken.code == 0, taken.err
     shop.release(*NAMES)
     until(lambda: shop.ended(*holding))
     line = ("retry", "--archive", taken.json["run"], "--task", "shop.add")
     plan = shop.world.inv(*line, "--dry-run", "--json")
     assert (plan.code, plan.json.get("run")) == (2, None), plan.err
-    assert "1 message left out: shop.add was one of a group or chord, which would not learn of another task" in plan.err
+    assert (
+        "1 message left out: shop.add was one of a group or chord, which would not learn of another"
+        " task" in plan.err
+    )
     [change] = plan.json["plan"]
     new = {row["id"]: row["new_id"] for row in change["messages"]}
     assert set(new) == set(waiting)
@@ -540,7 +659,10 @@ def test_what_was_taken_out_is_sent_again_once_and_is_not_put_back_besides(shop:
     assert f"sent again under new ids by run {sent.json['run']}" in back.err
     undone_first = shop.world.inv("undo", taken.json["run"], "--yes")
     assert undone_first.code == 5
-    assert f"run {sent.json['run']} is newer, changed the same things and still stands" in undone_first.err
+    assert (
+        f"run {sent.json['run']} is newer, changed the same things and still stands"
+        in undone_first.err
+    )
     wrong = shop.world.inv("retry", "--archive", sent.json["run"], "--yes")
     assert (wrong.code, "has sent tasks again itself" in wrong.err) == (5, True)
     assert "name its run with --archive RUN" in shop.world.inv("retry", "--id", "x", "--yes").err

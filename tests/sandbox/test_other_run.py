@@ -1,4 +1,6 @@
-"""While another run is at work every look says so first, and takes what that run is restarting for no fault."""
+"""While another run is at work every look says so first, and takes what that run is restarting for
+no fault.
+"""
 
 import os
 import subprocess
@@ -13,7 +15,9 @@ from tests.sandbox.conftest import World
 
 @dataclass
 class AtWork:
-    """A healthy sandbox in which `restart-workers` has stopped the first worker, and waits before it starts it."""
+    """A healthy sandbox in which `restart-workers` has stopped the first worker, and waits before
+    it starts it.
+    """
 
     world: World
     run: str
@@ -21,7 +25,9 @@ class AtWork:
 
     def inv(self, *words: str, elsewhere: bool = False) -> Any:
         """Run a verb beside it; `elsewhere` as on a machine that has no record of that run."""
-        return self.world.inv(*words, *(("--state-dir", str(self.world.path / "elsewhere")) if elsewhere else ()))
+        return self.world.inv(
+            *words, *(("--state-dir", str(self.world.path / "elsewhere")) if elsewhere else ())
+        )
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,9 @@ def at_work(healthy: World) -> Iterator[AtWork]:
     wait = f"echo >{healthy.root}/at; cat {healthy.root}/go; "
     name = healthy.inventory(('start: "', f'start: "{wait}'))
     command = healthy.command("restart-workers", "--yes", "--inventory", name)
-    process = subprocess.Popen(command, cwd=healthy.path, env=healthy.environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=healthy.path, env=healthy.environment, stdout=subprocess.PIPE, text=True
+    )
     (healthy.root / "at").read_text()
     (run,) = [path.name for path in (healthy.root / "state/runs").iterdir()]
     yield AtWork(healthy, run, process)
@@ -52,16 +60,23 @@ def test_a_diagnosis_names_the_run_first_and_calls_its_restarts_no_faults(at_wor
     told = at_work.inv("diagnose", "--json").json
     assert told["about"]["other_run"]["id"] == at_work.run
     assert {finding["code"] for finding in told["findings"]} == {"service.being_restarted"}
-    assert f"worker_high is being restarted by run {at_work.run}" in {one["summary"] for one in told["findings"]}
+    assert f"worker_high is being restarted by run {at_work.run}" in {
+        one["summary"] for one in told["findings"]
+    }
     assert "next" not in told, "nothing would put it right but to wait"
 
 
-def test_a_verification_says_of_what_is_being_restarted_that_it_is_not_known(at_work: AtWork) -> None:
+def test_a_verification_says_of_what_is_being_restarted_that_it_is_not_known(
+    at_work: AtWork,
+) -> None:
     done = at_work.inv("verify", "--json")
     checks = {check["what"]: check for check in done.json["checks"]}
     assert done.code == 1
     assert checks["services run"]["ok"] is None
-    assert f"; run {at_work.run} is restarting: worker_high on sandbox" in checks["services run"]["seen"]
+    assert (
+        f"; run {at_work.run} is restarting: worker_high on sandbox"
+        in checks["services run"]["seen"]
+    )
     assert not [check for check in checks.values() if check["ok"] is False]
 
 
@@ -71,7 +86,9 @@ def test_the_monitor_crosses_nothing_for_it(at_work: AtWork) -> None:
     assert (done.code, " CROSSED " in done.out) == (0, False), done.out
 
 
-def test_where_the_run_is_not_recorded_its_silence_stays_a_finding_that_names_it(at_work: AtWork) -> None:
+def test_where_the_run_is_not_recorded_its_silence_stays_a_finding_that_names_it(
+    at_work: AtWork,
+) -> None:
     done = at_work.inv("diagnose", "--json", elsewhere=True)
     assert (done.code, done.json["about"]["other_run"]["restarts"]) == (1, None)
     (down,) = [one for one in done.json["findings"] if one["code"] == "worker.not_running"]
@@ -80,7 +97,9 @@ def test_where_the_run_is_not_recorded_its_silence_stays_a_finding_that_names_it
     assert down["evidence"][-1].endswith("; it may be the reason")
 
 
-@pytest.mark.parametrize("words", [["remediate"], ["restart-workers"], ["install-cron"], ["clean-queues"]])
+@pytest.mark.parametrize(
+    "words", [["remediate"], ["restart-workers"], ["install-cron"], ["clean-queues"]]
+)
 def test_nothing_is_planned_on_what_is_seen_meanwhile(words: list[str], at_work: AtWork) -> None:
     done = at_work.inv(*words, "--yes")
     assert done.code == 8

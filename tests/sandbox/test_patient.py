@@ -1,4 +1,6 @@
-"""The printer inventory and the GLPI stand-in, run as they are run in the sandbox: real processes, a real Redis."""
+"""The printer inventory and the GLPI stand-in, run as they are run in the sandbox: real processes,
+a real Redis.
+"""
 
 import http.client
 import importlib.util
@@ -48,7 +50,9 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 20) -
 
 @dataclass(frozen=True)
 class Site:
-    """One installation of the printer inventory: a home directory with its env file, database, logs and pid files."""
+    """One installation of the printer inventory: a home directory with its env file, database, logs
+    and pid files.
+    """
 
     home: Path
     settings: dict[str, str]
@@ -66,7 +70,9 @@ class Site:
 
     def manage(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run `manage.py`."""
-        return self._call([sys.executable, str(PATIENT / "manage.py"), *args], self.env | self.settings | env)
+        return self._call(
+            [sys.executable, str(PATIENT / "manage.py"), *args], self.env | self.settings | env
+        )
 
     def pid(self, worker: str) -> int:
         """The main process of a worker that runs."""
@@ -84,14 +90,23 @@ class Site:
     @contextmanager
     def celery(self) -> Iterator[Celery]:
         """An app that knows the broker and the results, and none of the project's code."""
-        with Celery(broker=self.settings["CELERY_BROKER_URL"], backend=self.settings["CELERY_RESULT_BACKEND"]) as app:
+        with Celery(
+            broker=self.settings["CELERY_BROKER_URL"],
+            backend=self.settings["CELERY_RESULT_BACKEND"],
+        ) as app:
             app.conf.accept_content = ["json"]
             yield app
             app.backend.client.close()
 
     def _call(self, command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
         )
 
 
@@ -102,9 +117,13 @@ class Glpi:
     url: str
     process: subprocess.Popen[bytes]
 
-    def request(self, method: str, path: str, body: str = "", headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    def request(
+        self, method: str, path: str, body: str = "", headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
         """The status and the decoded body of one answer."""
-        with closing(http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=10)) as connection:
+        with closing(
+            http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=10)
+        ) as connection:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             return response.status, json.loads(response.read())
@@ -159,7 +178,9 @@ def glpi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Glpi]:
 
 @contextmanager
 def made_site(home: Path, broker: RedisServer, glpi: Glpi, db: int) -> Iterator[Site]:
-    """A site whose queues are in `db` and whose results are in the next; nothing of it runs afterwards."""
+    """A site whose queues are in `db` and whose results are in the next; nothing of it runs
+    afterwards.
+    """
     settings = {
         "CELERY_BROKER_URL": broker.url(db),
         "CELERY_RESULT_BACKEND": broker.url(db + 1),
@@ -179,7 +200,9 @@ def made_site(home: Path, broker: RedisServer, glpi: Glpi, db: int) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, broker: RedisServer, glpi: Glpi) -> Iterator[Site]:
+def site(
+    tmp_path_factory: pytest.TempPathFactory, broker: RedisServer, glpi: Glpi
+) -> Iterator[Site]:
     """A healthy site with printers, whose workers for both priorities run."""
     with made_site(tmp_path_factory.mktemp("site"), broker, glpi, db=3) as made:
         assert made.manage("migrate", "-v0").returncode == 0
@@ -205,7 +228,9 @@ def lives(process: psutil.Process) -> bool:
 
 def load_client(timeout_s: str = "0.3") -> ModuleType:
     """The client's module, imported anew with this value of GLPI_TIMEOUT_S."""
-    spec = importlib.util.spec_from_file_location("glpi_client", PATIENT / "integrations" / "glpi" / "client.py")
+    spec = importlib.util.spec_from_file_location(
+        "glpi_client", PATIENT / "integrations" / "glpi" / "client.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -222,13 +247,17 @@ def new_client(module: ModuleType, glpi: Glpi, user_token: str = TOKENS["GLPI_US
 
 def serial_with(count: int) -> str:
     """A serial number with so many cards."""
-    return next(serial for serial in (f"SN{n}" for n in range(10_000)) if len(card_ids(serial)) == count)
+    return next(
+        serial for serial in (f"SN{n}" for n in range(10_000)) if len(card_ids(serial)) == count
+    )
 
 
 # --- the incident -----------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_with_a_bad_glpi_timeout_runs_and_lacks_only_the_glpi_tasks(idle_site: Site) -> None:
+def test_a_worker_with_a_bad_glpi_timeout_runs_and_lacks_only_the_glpi_tasks(
+    idle_site: Site,
+) -> None:
     idle_site.write(GLPI_TIMEOUT_S="30s")
     assert idle_site.run("start_workers.sh", "worker_high").returncode == 0
 
@@ -258,9 +287,15 @@ def test_the_daily_check_runs_to_its_end_and_its_counts_add_up(site: Site) -> No
         result = AsyncResult(task_id, app=app).get(timeout=20)
 
     counts = {"found": cards[1], "conflicts": cards[2], "not_found": cards[0], "errors": 0}
-    assert result.items() >= (counts | {"current": PRINTERS, "total": PRINTERS, "percent": 100}).items()
+    assert (
+        result.items()
+        >= (counts | {"current": PRINTERS, "total": PRINTERS, "percent": 100}).items()
+    )
     states = dict(
-        site.rows(f"SELECT state, count(*) FROM integrations_glpisync WHERE task_id = '{task_id}' GROUP BY 1")
+        site.rows(
+            f"SELECT state, count(*) FROM integrations_glpisync WHERE task_id = '{task_id}' GROUP"
+            " BY 1"
+        )
     )
     assert states == {"found": cards[1], "conflict": cards[2], "not_found": cards[0]}
     log = site.log("worker_high")
@@ -270,26 +305,39 @@ def test_the_daily_check_runs_to_its_end_and_its_counts_add_up(site: Site) -> No
     assert "state: SUCCESS" in site.run("run_glpi_check.sh", "status", task_id).stdout
 
 
-def test_a_failed_check_is_retried_after_300_1200_and_4800_seconds_and_then_given_up(site: Site, glpi: Glpi) -> None:
+def test_a_failed_check_is_retried_after_300_1200_and_4800_seconds_and_then_given_up(
+    site: Site, glpi: Glpi
+) -> None:
     with site.celery() as app, glpi.behaving(fail=401):
-        tries = [app.send_task(CHECK_ALL, queue="high_priority", retries=retries) for retries in range(4)]
-        wait_until(lambda: {task.state for task in tries} <= {"RETRY", "FAILURE"}, "the end of all four tries")
+        tries = [
+            app.send_task(CHECK_ALL, queue="high_priority", retries=retries) for retries in range(4)
+        ]
+        wait_until(
+            lambda: {task.state for task in tries} <= {"RETRY", "FAILURE"},
+            "the end of all four tries",
+        )
         states = [task.state for task in tries]
     log = site.log("worker_high")
     delays = [re.search(rf"\[{task.id}\] retry: Retry in (\d+)s", log) for task in tries[:3]]
 
     assert states == ["RETRY", "RETRY", "RETRY", "FAILURE"]
     assert [delay and int(delay[1]) for delay in delays] == [300, 1200, 4800]
-    assert "Fatal error in GLPI check task: initSession: HTTP 401, ERROR_SESSION_TOKEN_INVALID" in log
+    assert (
+        "Fatal error in GLPI check task: initSession: HTTP 401, ERROR_SESSION_TOKEN_INVALID" in log
+    )
 
 
 def test_every_poll_leaves_exactly_one_record(site: Site) -> None:
     with site.celery() as app:
-        ids = {app.send_task(POLL, args=[1 + n % PRINTERS], queue="low_priority").id for n in range(60)}
+        ids = {
+            app.send_task(POLL, args=[1 + n % PRINTERS], queue="low_priority").id for n in range(60)
+        }
         for task_id in ids:
             AsyncResult(task_id, app=app).get(timeout=20)
 
-    assert dict(site.rows("SELECT task_id, count(*) FROM inventory_pollrecord GROUP BY 1")) == dict.fromkeys(ids, 1)
+    assert dict(
+        site.rows("SELECT task_id, count(*) FROM inventory_pollrecord GROUP BY 1")
+    ) == dict.fromkeys(ids, 1)
 
 
 def test_an_unknown_task_is_said_to_be_unknown_or_expired(site: Site) -> None:
@@ -313,15 +361,23 @@ def test_sync_checks_what_is_due_and_fails_where_glpi_does(site: Site, glpi: Glp
 # --- the scripts ------------------------------------------------------------------------------------------------------
 
 
-def test_workers_start_once_however_often_they_are_started_and_stop_without_a_trace(idle_site: Site) -> None:
+def test_workers_start_once_however_often_they_are_started_and_stop_without_a_trace(
+    idle_site: Site,
+) -> None:
     with ThreadPoolExecutor() as pool:
         starts = list(pool.map(lambda _: idle_site.run("start_workers.sh"), range(2)))
     mains = {name: psutil.Process(idle_site.pid(name)) for name in ALL_WORKERS}
-    processes = [process for main in mains.values() for process in (main, *main.children(recursive=True))]
-    said = Counter(re.sub(r" \(pid \d+\)", "", line) for start in starts for line in start.stdout.splitlines())
+    processes = [
+        process for main in mains.values() for process in (main, *main.children(recursive=True))
+    ]
+    said = Counter(
+        re.sub(r" \(pid \d+\)", "", line) for start in starts for line in start.stdout.splitlines()
+    )
 
     assert [start.returncode for start in starts] == [0, 0]
-    assert said == Counter(f"{name}: {what}" for name in ALL_WORKERS for what in ("started", "runs already"))
+    assert said == Counter(
+        f"{name}: {what}" for name in ALL_WORKERS for what in ("started", "runs already")
+    )
     assert len(processes) == 4 + 2 + 2 + 1
     assert all(os.getsid(process.pid) == process.pid for process in mains.values())
 
@@ -339,7 +395,9 @@ def test_status_speaks_the_exit_codes_of_an_init_script(idle_site: Site) -> None
     assert "no worker is called worker_lwo" in unknown.stderr
 
 
-def test_a_worker_that_dies_while_starting_is_a_failure_with_the_end_of_its_log(idle_site: Site) -> None:
+def test_a_worker_that_dies_while_starting_is_a_failure_with_the_end_of_its_log(
+    idle_site: Site,
+) -> None:
     idle_site.write(CELERY_BROKER_URL="nonsense://")
     started = idle_site.run("start_workers.sh", "worker_low")
 
@@ -356,7 +414,12 @@ def test_a_stuck_worker_and_its_children_are_killed_after_the_timeout(idle_site:
     for process in processes:
         process.suspend()
 
-    assert idle_site.run("stop_workers.sh", "worker_daemon", PRINTER_INVENTORY_STOP_TIMEOUT_S="0").returncode == 0
+    assert (
+        idle_site.run(
+            "stop_workers.sh", "worker_daemon", PRINTER_INVENTORY_STOP_TIMEOUT_S="0"
+        ).returncode
+        == 0
+    )
     assert not any(map(lives, processes))
 
 
@@ -403,10 +466,16 @@ def test_the_client_finds_all_cards_page_by_page(glpi: Glpi, count: int) -> None
         ("hang", "GLPIUnavailableError", "no answer within 0.3 s"),
     ],
 )
-def test_a_fault_of_glpi_is_an_error_of_the_client(glpi: Glpi, fail: int | str, error: str, message: str) -> None:
+def test_a_fault_of_glpi_is_an_error_of_the_client(
+    glpi: Glpi, fail: int | str, error: str, message: str
+) -> None:
     module = load_client("0.3")
     module.__dict__["BACKOFF_S"] = (0.01, 0.01)
-    with glpi.behaving(fail=fail), pytest.raises(module.GLPIError, match=message) as caught, new_client(module, glpi):
+    with (
+        glpi.behaving(fail=fail),
+        pytest.raises(module.GLPIError, match=message) as caught,
+        new_client(module, glpi),
+    ):
         pass
 
     assert type(caught.value).__name__ == error
@@ -430,9 +499,15 @@ def test_the_session_is_closed_even_when_its_block_fails(glpi: Glpi) -> None:
 
 def test_the_stand_in_refuses_as_glpi_does(glpi: Glpi) -> None:
     app = {"App_Token": TOKENS["GLPI_APP_TOKEN"]}
-    session = glpi.get("initSession", **app, Authorization=f"user_token {TOKENS['GLPI_USER_TOKEN']}")[1]
+    session = glpi.get(
+        "initSession", **app, Authorization=f"user_token {TOKENS['GLPI_USER_TOKEN']}"
+    )[1]
     signed_in = app | {"Session_Token": session["session_token"]}
-    search = {"criteria[0][field]": 5, "criteria[0][searchtype]": "contains", "criteria[0][value]": serial_with(1)}
+    search = {
+        "criteria[0][field]": 5,
+        "criteria[0][searchtype]": "contains",
+        "criteria[0][value]": serial_with(1),
+    }
 
     def refusal(resource: str, **headers: str) -> tuple[int, str]:
         status, body = glpi.get(resource, **headers)
@@ -442,7 +517,10 @@ def test_the_stand_in_refuses_as_glpi_does(glpi: Glpi) -> None:
     assert refusal("initSession", App_Token="wrong") == (400, "ERROR_WRONG_APP_TOKEN_PARAMETER")
     assert refusal("initSession", **app) == (400, "ERROR_LOGIN_PARAMETERS_MISSING")
     assert refusal("search/Printer", **app) == (400, "ERROR_SESSION_TOKEN_MISSING")
-    assert refusal("search/Printer", **app, Session_Token="old") == (401, "ERROR_SESSION_TOKEN_INVALID")
+    assert refusal("search/Printer", **app, Session_Token="old") == (
+        401,
+        "ERROR_SESSION_TOKEN_INVALID",
+    )
     assert refusal(f"search/Printer?{urlencode(search | {'range': '9-19'})}", **signed_in) == (
         400,
         "ERROR_RANGE_EXCEED_TOTAL",
@@ -453,9 +531,15 @@ def test_the_stand_in_answers_a_part_with_206(glpi: Glpi) -> None:
     module, serial = load_client(), serial_with(MANY)
     with new_client(module, glpi) as client:
         query = urlencode(module._search_by_serial(serial, start=50))
-        status, page = glpi.request("GET", f"/apirest.php/search/Printer?{query}", headers=client._headers)
+        status, page = glpi.request(
+            "GET", f"/apirest.php/search/Printer?{query}", headers=client._headers
+        )
 
-    assert (status, page["count"], page["content-range"]) == (206, MANY - 50, f"50-{MANY - 1}/{MANY}")
+    assert (status, page["count"], page["content-range"]) == (
+        206,
+        MANY - 50,
+        f"50-{MANY - 1}/{MANY}",
+    )
 
 
 def test_the_stand_in_ends_at_once_while_a_request_hangs(tmp_path: Path) -> None:

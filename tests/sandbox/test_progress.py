@@ -35,7 +35,9 @@ def test_every_long_walk_shows_a_bar_on_a_terminal_that_is_gone_in_the_end(place
     assert "reading low.messages.jsonl" in taken_back
     assert "low: " in taken_back
     for written in (cleaned, taken_back):
-        assert not {BAR, "reading"} & set(written.rpartition("RECAP")[2].split()), "nothing of it stays"
+        assert not {BAR, "reading"} & set(written.rpartition("RECAP")[2].split()), (
+            "nothing of it stays"
+        )
     assert place.lists() == before
 
 

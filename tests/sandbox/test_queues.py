@@ -1,4 +1,6 @@
-"""Queue surgery as an operator does it: each flag, wrong input, dry runs, archives, undo; on real processes."""
+"""Queue surgery as an operator does it: each flag, wrong input, dry runs, archives, undo; on real
+processes.
+"""
 
 import base64
 import bz2
@@ -42,12 +44,16 @@ def undo_last(world: World, before: list[bytes]) -> None:
     assert world.queue() == before
 
 
-def test_the_flags_stand_in_for_the_inventorys_rules_and_every_message_is_listed_with_its_reason(broken: World) -> None:
+def test_the_flags_stand_in_for_the_inventorys_rules_and_every_message_is_listed_with_its_reason(
+    broken: World,
+) -> None:
     before = redis_keys(broken), broken.queue()
     dry = broken.inv("clean-queues", *STUCK, "--reason", "gave up", "--dry-run", "--json")
     assert dry.code == 0
     found = selected(dry.json)
-    assert {message["id"] for message in found} == {id_of(raw) for raw in before[1] if task_of(raw) == CHECK}
+    assert {message["id"] for message in found} == {
+        id_of(raw) for raw in before[1] if task_of(raw) == CHECK
+    }
     assert {message["reason"] for message in found} == {"gave up"}
     assert redis_keys(broken) == before[0], "a dry run writes nothing"
 
@@ -75,23 +81,40 @@ def test_one_message_is_named_by_its_id_or_its_argument(broken: World) -> None:
 
 def test_of_duplicates_one_of_each_stays(broken: World) -> None:
     before = broken.queue()
-    done = broken.inv("clean-queues", "--task", "inventory.*", "--duplicate", "keep=newest", "--yes")
+    done = broken.inv(
+        "clean-queues", "--task", "inventory.*", "--duplicate", "keep=newest", "--yes"
+    )
     assert done.code == 0, done.out + done.err
     left = [raw for raw in broken.queue() if task_of(raw) == POLL]
     calls = [json.loads(raw)["headers"]["argsrepr"] for raw in left]
     assert len(calls) == len(set(calls)) == 60
-    newest = {json.loads(raw)["headers"]["argsrepr"]: raw for raw in reversed(before) if task_of(raw) == POLL}
+    newest = {
+        json.loads(raw)["headers"]["argsrepr"]: raw
+        for raw in reversed(before)
+        if task_of(raw) == POLL
+    }
     assert set(left) == set(newest.values())
     undo_last(broken, before)
 
 
 def test_the_newest_stay_and_the_plan_says_what_remains(broken: World) -> None:
     polls = [id_of(raw) for raw in broken.queue() if task_of(raw) == POLL]  # the newest first
-    flags = ("clean-queues", "--queue", "low_priority", "--task", "inventory.*", "--keep-newest", "4690", "--dry-run")
+    flags = (
+        "clean-queues",
+        "--queue",
+        "low_priority",
+        "--task",
+        "inventory.*",
+        "--keep-newest",
+        "4690",
+        "--dry-run",
+    )
     plan = broken.inv(*flags).out
     assert "take 10 of 5,000 messages out of low_priority" in plan
     assert "4,990 of 5,000 remain\n" in plan
-    assert {message["id"] for message in selected(broken.inv(*flags, "--json").json)} == set(polls[4690:])
+    assert {message["id"] for message in selected(broken.inv(*flags, "--json").json)} == set(
+        polls[4690:]
+    )
 
 
 def test_unregistered_messages_are_those_that_no_node_knows(broken: World) -> None:
@@ -132,10 +155,23 @@ def written(broken: World) -> Iterator[list[bytes]]:
 @pytest.mark.parametrize(
     ("flags", "taken"),
     [
-        (("--content-type", "pickle", "--with-workflows"), {"pickled", "pickled.old", "zipped.pickled"}),
+        (
+            ("--content-type", "pickle", "--with-workflows"),
+            {"pickled", "pickled.old", "zipped.pickled"},
+        ),
         (("--compression", "gzip"), {"zipped"}),
         (("--compression", "*", "--with-workflows"), {"zipped", "zipped.old", "zipped.pickled"}),
-        (("--content-type", "application/json", "--compression", "application/x-*", "--task", "*.old"), {"zipped.old"}),
+        (
+            (
+                "--content-type",
+                "application/json",
+                "--compression",
+                "application/x-*",
+                "--task",
+                "*.old",
+            ),
+            {"zipped.old"},
+        ),
     ],
 )
 def test_messages_are_named_by_how_they_are_written(
@@ -146,7 +182,9 @@ def test_messages_are_named_by_how_they_are_written(
     left = broken.queue()
     assert {written_as(raw) for raw in written if raw not in left} == taken
     assert [raw for raw in written if raw in left] == left
-    assert len(broken.inv("archive.show", "last", *flags[:2], "--json").json["archived"]) == len(taken)
+    assert len(broken.inv("archive.show", "last", *flags[:2], "--json").json["archived"]) == len(
+        taken
+    )
     assert broken.inv("archive.verify", "last").code == 0
     undo_last(broken, written)
 
@@ -155,12 +193,19 @@ def written_as(raw: bytes) -> str:
     return str(json.loads(raw)["properties"]["correlation_id"])
 
 
-def test_what_cannot_be_read_stays_unless_it_is_asked_for(broken: World, written: list[bytes]) -> None:
+def test_what_cannot_be_read_stays_unless_it_is_asked_for(
+    broken: World, written: list[bytes]
+) -> None:
     rule = "        celery_queue_rules:\n"
-    inventory = broken.inventory((rule, f"{rule}          - {{content_type: pickle, reason: left from Celery 3}}\n"))
+    inventory = broken.inventory(
+        (rule, f"{rule}          - {{content_type: pickle, reason: left from Celery 3}}\n")
+    )
     done = broken.inv("clean-queues", "--dry-run", "--json", "--inventory", inventory)
     told = " ".join(change["detail"] for change in done.json["plan"])
-    assert "3 with a body of the type application/x-python-serialize, and only JSON, msgpack and YAML are read" in told
+    assert (
+        "3 with a body of the type application/x-python-serialize, and only JSON, msgpack and YAML"
+        " are read" in told
+    )
     assert "left from Celery 3" not in told
 
 
@@ -169,30 +214,43 @@ def bomb(raw: bytes, compression: str, packer: Any) -> bytes:
     parts = [b'[["', *[b"0" * 1024**2] * 200, b'"], {}, {}]']
     packed = b"".join([*(packer.compress(part) for part in parts), packer.flush()])
     envelope = json.loads(raw)
-    envelope["body"], envelope["headers"]["compression"] = base64.b64encode(packed).decode(), compression
+    envelope["body"], envelope["headers"]["compression"] = (
+        base64.b64encode(packed).decode(),
+        compression,
+    )
     return json.dumps(envelope).encode()
 
 
 def test_a_decompression_bomb_is_told_and_left_alone_and_takes_no_memory(broken: World) -> None:
     before = broken.queue()
     plain = next(raw for raw in before if task_of(raw) == POLL)
-    bombs = [bomb(plain, "application/x-gzip", zlib.compressobj(9)), bomb(plain, "bzip2", bz2.BZ2Compressor())]
+    bombs = [
+        bomb(plain, "application/x-gzip", zlib.compressobj(9)),
+        bomb(plain, "bzip2", bz2.BZ2Compressor()),
+    ]
     assert sum(map(len, bombs)) < 400_000
     with broken.broker() as client:
         client.lpush("low_priority", *bombs)
     now = broken.queue()
     peak_kib, found = measured(broken, "diagnose", "--json")
     (finding,) = (one for one in found["findings"] if one["code"] == "queue.too_large")
-    assert finding["summary"].startswith("2 compressed messages unpack to more than 16 MiB: left alone, unread")
+    assert finding["summary"].startswith(
+        "2 compressed messages unpack to more than 16 MiB: left alone, unread"
+    )
     assert finding["evidence"] == [f"2 × {POLL}"]
     assert peak_kib < 200 * 1024
     peak_kib, done = measured(broken, "clean-queues", "--compression", "*", "--yes", "--json")
     assert broken.queue() == now
     assert done["plan"] == []
-    assert "2 with a body that unpacks to more than 16 MiB: left alone" in " ".join(done["messages"])
+    assert "2 with a body that unpacks to more than 16 MiB: left alone" in " ".join(
+        done["messages"]
+    )
     assert peak_kib < 200 * 1024
     larger = broken.inventory(
-        ("        celery_expected_tasks:\n", "        celery_unpack_limit: 256\n        celery_expected_tasks:\n")
+        (
+            "        celery_expected_tasks:\n",
+            "        celery_unpack_limit: 256\n        celery_expected_tasks:\n",
+        )
     )
     peak_kib, found = measured(broken, "diagnose", "--json", "--inventory", larger)
     assert peak_kib > 400 * 1024
@@ -214,15 +272,21 @@ def measured(world: World, *arguments: str) -> tuple[int, Any]:
     It is started by a small process: until it runs, what it takes is what its parent takes.
     """
     command = [sys.executable, "-c", MEASURE, *world.command(*arguments)]
-    done = subprocess.run(command, cwd=world.path, env=world.environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=world.path, env=world.environment, capture_output=True, text=True, check=True
+    )
     return int(done.stderr.split()[-1]), json.loads(done.stdout)
 
 
 def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
-    """They go where nobody pops them before they are taken back: a priority step that workers ask for last."""
+    """They go where nobody pops them before they are taken back: a priority step that workers ask
+    for last.
+    """
     before = broken.queue()
     with frozen(broken, "worker_high"):
-        moved = broken.inv("clean-queues", *STUCK, "--requeue-to", "high_priority:9", "--yes", "--json")
+        moved = broken.inv(
+            "clean-queues", *STUCK, "--requeue-to", "high_priority:9", "--yes", "--json"
+        )
         assert moved.code == 0, moved.out + moved.err
         assert (
             moved.json["plan"][0]["summary"]
@@ -230,7 +294,9 @@ def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
         )
         assert broken.queue() == [raw for raw in before if task_of(raw) != CHECK]
         told = broken.inv("undo", "last", "--dry-run")
-        assert told.out.splitlines()[1].startswith("Run 2"), "`last` is told with its id, its verb and its time"
+        assert told.out.splitlines()[1].startswith("Run 2"), (
+            "`last` is told with its id, its verb and its time"
+        )
         assert "messages" in told.out
     undone = broken.inv("undo", "last", "--yes", "--json")
     assert undone.code == 0, undone.out + undone.err
@@ -244,17 +310,32 @@ def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
         client.rpush("low_priority", *before)
 
 
-def test_the_list_of_a_priority_that_no_worker_polls_is_told_taken_moved_and_put_back(broken: World) -> None:
+def test_the_list_of_a_priority_that_no_worker_polls_is_told_taken_moved_and_put_back(
+    broken: World,
+) -> None:
     stray, step = "high_priority\x06\x164", "high_priority\x06\x163"
     raw = next(raw for raw in broken.queue() if task_of(raw) == CHECK)
     with broken.broker() as client, frozen(broken, "worker_high"):
         client.lpush(stray, raw)
-        (told,) = (one for one in broken.inv("diagnose", "--json").json["findings"] if one["code"] == "queue.unpolled")
-        assert told["summary"] == "1 message waits as priority 4 of high_priority, which no worker polls"
-        assert "clean-queues --queue high_priority --priority 4 --requeue-to high_priority" in told["evidence"][-1]
+        (told,) = (
+            one
+            for one in broken.inv("diagnose", "--json").json["findings"]
+            if one["code"] == "queue.unpolled"
+        )
+        assert (
+            told["summary"]
+            == "1 message waits as priority 4 of high_priority, which no worker polls"
+        )
+        assert (
+            "clean-queues --queue high_priority --priority 4 --requeue-to high_priority"
+            in told["evidence"][-1]
+        )
         meant = ("--queue", "high_priority", "--priority", "4")
         assert [
-            m["id"] for m in broken.inv("messages", "high_priority", *meant[2:], "--json").json["queue_messages"]
+            m["id"]
+            for m in broken.inv("messages", "high_priority", *meant[2:], "--json").json[
+                "queue_messages"
+            ]
         ] == [id_of(raw)]
         for action, place in (((), None), (("--requeue-to", "high_priority"), step)):
             done = broken.inv("clean-queues", *meant, *action, "--yes", "--json")
@@ -272,11 +353,15 @@ def test_the_list_of_a_priority_that_no_worker_polls_is_told_taken_moved_and_put
     assert "a message of priority 4 waits in that of 3" in refused.err
 
 
-def test_a_move_killed_between_taking_and_putting_is_told_by_the_next_run_until_it_is_undone(broken: World) -> None:
+def test_a_move_killed_between_taking_and_putting_is_told_by_the_next_run_until_it_is_undone(
+    broken: World,
+) -> None:
     before, move = broken.queue(), (*STUCK, "--requeue-to", "high_priority:9", "--json")
     source = broken.path / "runbooks/broker/queues/requeue.py"
     text = source.read_text()
-    source.write_text(f"{text}\nimport os, signal\ndef move(*_): os.kill(os.getpid(), signal.SIGKILL)\n")
+    source.write_text(
+        f"{text}\nimport os, signal\ndef move(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
     assert broken.inv("clean-queues", *move, "--yes").code == -signal.SIGKILL
     source.write_text(text)
     assert len(broken.queue()) == len(before) - 300
@@ -305,14 +390,18 @@ class frozen:  # noqa: N801
         os.kill(self._pid, signal.SIGCONT)
 
 
-def test_what_a_dead_worker_has_fetched_is_given_back_unless_a_worker_is_silent(broken: World) -> None:
+def test_what_a_dead_worker_has_fetched_is_given_back_unless_a_worker_is_silent(
+    broken: World,
+) -> None:
     before = broken.queue()
     fetch_and_die(Kind((broken.root / "broker.url").read_text().strip()), "low_priority", 3)
     flags = ("clean-queues", "--queue", "low_priority", "--unacked", "--requeue-to", "low_priority")
     with frozen(broken, "worker_high"):
         silent = broken.inv(*flags, "--dry-run", "--json")
         assert (silent.code, silent.json["plan"]) == (0, [])
-        assert "unacked messages are left alone: worker_high@sandbox may hold them" in " ".join(silent.json["messages"])
+        assert "unacked messages are left alone: worker_high@sandbox may hold them" in " ".join(
+            silent.json["messages"]
+        )
     done = broken.inv(*flags, "--yes", "--json")
     assert done.code == 0, done.out + done.err
     assert {m["id"] for m in selected(done.json)} == {id_of(raw) for raw in before[-3:]}
@@ -323,13 +412,20 @@ def test_what_a_dead_worker_has_fetched_is_given_back_unless_a_worker_is_silent(
         client.rpush("low_priority", *before)
 
 
-def test_archives_are_listed_shown_verified_and_restored_by_choice_and_that_is_undone(broken: World) -> None:
+def test_archives_are_listed_shown_verified_and_restored_by_choice_and_that_is_undone(
+    broken: World,
+) -> None:
     before = broken.queue()
     run = broken.inv("clean-queues", *STUCK, "--yes", "--json").json["run"]
-    (entry,) = [row for row in broken.inv("archive.list", "--json").json["archives"] if row["run"] == run]
+    (entry,) = [
+        row for row in broken.inv("archive.list", "--json").json["archives"] if row["run"] == run
+    ]
     assert (entry["queue"], entry["in it"], entry["put back"]) == ("low_priority", 300, 0)
     ids = [message["id"] for message in broken.inv("archive.show", run, "--json").json["archived"]]
-    assert len(broken.inv("archive.show", run, "--id", ",".join(ids[:2]), "--json").json["archived"]) == 2
+    assert (
+        len(broken.inv("archive.show", run, "--id", ",".join(ids[:2]), "--json").json["archived"])
+        == 2
+    )
     assert broken.inv("archive.verify", run).code == 0
     without = broken.queue()
 
@@ -342,7 +438,9 @@ def test_archives_are_listed_shown_verified_and_restored_by_choice_and_that_is_u
     assert "Nothing to put back" in broken.inv(*some, "--yes").out
     undo_last(broken, without)
     assert broken.inv(*some, "--yes").code == 0
-    assert broken.queue() == [raw for raw in before if task_of(raw) != CHECK or id_of(raw) == ids[5]]
+    assert broken.queue() == [
+        raw for raw in before if task_of(raw) != CHECK or id_of(raw) == ids[5]
+    ]
     assert broken.inv("archive.restore", run, "--yes").code == 0
     assert broken.queue() == before
 
@@ -364,15 +462,23 @@ def test_a_damaged_archive_is_found_and_nothing_is_restored_from_it(broken: Worl
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--queue", "low_prioritty"), "there is no queue 'low_prioritty'; did you mean 'low_priority'?"),
+        (
+            ("--queue", "low_prioritty"),
+            "there is no queue 'low_prioritty'; did you mean 'low_priority'?",
+        ),
         (("--queue", "x*"), "no queue fits 'x*'"),
         (("--retries", "2", "--eta-overdue", "soon"), "--eta-overdue: a duration is"),
         (("--requeue-to", "high_priority"), "name at least a queue"),
-        (("--task", "a", "--requeue-to", "hihg_priority"), "no worker consumes 'hihg_priority'; did you mean"),
+        (
+            ("--task", "a", "--requeue-to", "hihg_priority"),
+            "no worker consumes 'hihg_priority'; did you mean",
+        ),
         (("--malformed", "--task", "a"), "malformed items are no messages"),
     ],
 )
-def test_wrong_flags_are_refused_before_anything_is_looked_at(flags: tuple[str, ...], said: str, broken: World) -> None:
+def test_wrong_flags_are_refused_before_anything_is_looked_at(
+    flags: tuple[str, ...], said: str, broken: World
+) -> None:
     done = broken.inv("clean-queues", *flags, "--dry-run")
     assert (done.code, said in done.err) == (5, True), done.err
 

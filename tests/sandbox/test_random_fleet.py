@@ -1,8 +1,10 @@
-"""A seeded random run of the real command line on a small fleet: real workers, traffic, and a Redis that dies.
+"""A seeded random run of the real command line on a small fleet: real workers, traffic, and a Redis
+that dies.
 
-Each round is a run, often with a second one that races it, and a fault: the run killed or stopped for longer than its
-lock, a worker killed, Redis killed and back with its AOF, with an older RDB file, or failed over to a replica.
-RUNBOOKS_RANDOM_SECONDS makes it longer, RUNBOOKS_RANDOM_SEED repeats its choices.
+Each round is a run, often with a second one that races it, and a fault: the run killed or stopped
+for longer than its lock, a worker killed, Redis killed and back with its AOF, with an older RDB
+file, or failed over to a replica. RUNBOOKS_RANDOM_SECONDS makes it longer, RUNBOOKS_RANDOM_SEED
+repeats its choices.
 """
 
 import json
@@ -105,7 +107,9 @@ LOCK = KeySpace().lock
 
 @dataclass
 class Address:
-    """Where the broker is reached, and which server stands there; `epochs` says what each one began with."""
+    """Where the broker is reached, and which server stands there; `epochs` says what each one began
+    with.
+    """
 
     folder: Path
     port: int = field(default_factory=free_port)
@@ -157,7 +161,12 @@ class Address:
         following = ("--replicaof", "127.0.0.1", str(self.port), "--repl-diskless-sync-delay", "0")
         self.replica = RedisServer.start(self._new(), args=(*witness.ARGS, *following))
         with client_of(self.replica.port) as client:
-            until(lambda: client.info("replication")["master_link_status"] == "up" and not rewriting(client))
+            until(
+                lambda: (
+                    client.info("replication")["master_link_status"] == "up"
+                    and not rewriting(client)
+                )
+            )
 
     def cut_off(self) -> None:
         """The replica lags from now on."""
@@ -188,7 +197,9 @@ def client_of(port: int) -> "redis.Redis":
 
 def rewriting(client: "redis.Redis") -> bool:
     told = client.info("persistence")
-    return bool(told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"] or not told["aof_enabled"])
+    return bool(
+        told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"] or not told["aof_enabled"]
+    )
 
 
 @dataclass
@@ -329,7 +340,10 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 def templates_at(address: Address) -> list[bytes]:
     """Messages as Celery makes them."""
-    with Celery("counted", broker=address.server.url(), set_as_current=False) as app, address.client() as client:
+    with (
+        Celery("counted", broker=address.server.url(), set_as_current=False) as app,
+        address.client() as client,
+    ):
         for name in ("live.early", "live.late", "stale.early", "stale.late"):
             app.send_task(name, queue="work")
         made = [raw for raw in client.lrange("work", 0, -1) if isinstance(raw, bytes)]
@@ -396,7 +410,9 @@ def judge(place: Place) -> None:
     finally:
         scratch.stop(signal.SIGKILL)
     executed = Counter((place.world.path / "executed").read_text().split())
-    archived = Counter(one for path in paths for m in messages_in(path, Fate.TAKEN) for one in witness.ids([m.raw]))
+    archived = Counter(
+        one for path in paths for m in messages_in(path, Fate.TAKEN) for one in witness.ids([m.raw])
+    )
     assert place.acknowledged <= told.seen
     assert set(executed) <= told.seen
     kept = waiting + unacked
@@ -407,18 +423,20 @@ def judge(place: Place) -> None:
     lost = gone - by_redis - by_celery | (by_celery & told.noted & place.late)
     held = Counter({one: count for one, count in unacked.items() if executed[one]})
     due = Counter(dict.fromkeys(told.seen, 1)) + told.given_back + held
-    # What was in an archive when Redis had it again may stand in both, but may not be put back beside itself.
+    # What was in an archive when Redis had it again may stand in both, but may not be put back
+    # beside itself.
     doubled = (counted - due - told.again) | (executed + kept - due - told.rerun)
     touched = set(told.given_back) | set(told.again) | set(held) | by_redis | by_celery
     back = put_back(place, paths, by_redis)
     print(
-        f"{dict(place.done)}, exit codes {dict(place.codes)}\n"
-        f"in {len(told.seen)}, consumed {len(executed)}, kept {len(kept)}, archived {len(archived)}, "
-        f"lost {len(lost)}, doubled {len(doubled)}; {len(told.seen - touched)} of them touched by no fault of others\n"
-        f"Celery: put back {told.given_back.total()}, ran again {executed.total() - len(executed)}, "
-        f"ran and not acknowledged {len(held)}, popped or acknowledged and never run {len(by_celery)}\n"
-        f"Redis went back: lost {told.lost.total()}, of these nowhere {len(by_redis)}, "
-        f"put back from archives {len(back)}; there again {told.again.total()}"
+        f"{dict(place.done)}, exit codes {dict(place.codes)}\nin {len(told.seen)}, consumed"
+        f" {len(executed)}, kept {len(kept)}, archived {len(archived)}, lost {len(lost)}, doubled"
+        f" {len(doubled)}; {len(told.seen - touched)} of them touched by no fault of"
+        f" others\nCelery: put back {told.given_back.total()}, ran again"
+        f" {executed.total() - len(executed)}, ran and not acknowledged {len(held)}, popped or"
+        f" acknowledged and never run {len(by_celery)}\nRedis went back: lost {told.lost.total()},"
+        f" of these nowhere {len(by_redis)}, put back from archives {len(back)}; there again"
+        f" {told.again.total()}"
     )
     assert (lost, doubled) == (set(), Counter())
     assert set(back.values()) <= {1}
@@ -429,11 +447,15 @@ def put_back(place: Place, paths: list[Path], wanted: set[str]) -> Counter[str]:
     found: set[str] = set()
     for path in paths:
         fates = (Fate.RESTORED, Fate.MOVED)
-        here = {one for fate in fates for m in messages_in(path, fate) for one in witness.ids([m.raw])} & wanted - found
+        here = {
+            one for fate in fates for m in messages_in(path, fate) for one in witness.ids([m.raw])
+        } & wanted - found
         if here:
             flags = ("--even-restored", "--id", ",".join(sorted(here)), "--yes")
             done = place.world.inv("archive.restore", path.parent.name, *flags)
             assert done.code == 0, done.out + done.err
             found |= here
     with place.address.client() as client:
-        return Counter({one: count for one, count in witness.waiting(client).items() if one in found})
+        return Counter(
+            {one: count for one, count in witness.waiting(client).items() if one in found}
+        )

@@ -1,4 +1,6 @@
-"""The whole way, as an operator drives it: broken, looked at, healed, proved, taken back; every message counted."""
+"""The whole way, as an operator drives it: broken, looked at, healed, proved, taken back; every
+message counted.
+"""
 
 import hashlib
 import json
@@ -17,12 +19,16 @@ WRITTEN_BY_WORKERS = ("logs", "run", "db.sqlite3", "redis")
 
 
 def faults(world: World) -> set[str]:
-    """What `inv diagnose` finds wrong; what is told besides depends on the Python that beat runs in."""
+    """What `inv diagnose` finds wrong; what is told besides depends on the Python that beat runs
+    in.
+    """
     findings = world.inv("diagnose", "--json").json["findings"]
     return {finding["code"] for finding in findings if finding["severity"] != "info"}
 
 
-def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losing_a_message(world: World) -> None:
+def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losing_a_message(
+    world: World,
+) -> None:
     assert world.inv("sandbox").code == 0
     put_in = world.queue()
     tasks = Counter(task_of(raw) for raw in put_in)
@@ -55,7 +61,9 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
     healed = world.inv("remediate", "--yes", "--json")
     assert healed.code == 0, healed.out + healed.err
     assert healed.json["recap"]["sandbox"]["failed"] == 0
-    assert [change["summary"] for change in dry.json["plan"]] == [c["summary"] for c in healed.json["plan"]]
+    assert [change["summary"] for change in dry.json["plan"]] == [
+        c["summary"] for c in healed.json["plan"]
+    ]
     assert all(check["ok"] for check in healed.json["checks"])
     canary = healed.json["changes"][-1]
     assert canary["do"]["task"] == CHECK
@@ -68,7 +76,9 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
     assert world.inv("verify", "--junit", "verify.xml").code == 0
     (suite,) = ElementTree.parse(world.path / "verify.xml").getroot()
     assert (suite.get("tests"), suite.get("failures")) == (str(len(healed.json["checks"])), "0")
-    told = world.inv("report", healed.json["run"], "--html", "r.html", "--markdown", "r.md", "--logs")
+    told = world.inv(
+        "report", healed.json["run"], "--html", "r.html", "--markdown", "r.md", "--logs"
+    )
     assert (told.code, told.err) == (0, "")
     for page in (world.path / "r.html", world.path / "r.md"):
         assert page.stat().st_mode & 0o777 == 0o600
@@ -86,12 +96,17 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
     undone = world.inv("undo", healed.json["run"], "--yes", "--json")
     assert undone.code == 0, undone.out + undone.err
     assert faults(world) == codes
-    assert files(world, besides=("state",)) == {k: v for k, v in before[1].items() if not k.startswith("state")}
+    assert files(world, besides=("state",)) == {
+        k: v for k, v in before[1].items() if not k.startswith("state")
+    }
 
     left = conserved(world, put_in)
-    # A worker that stops gives back what it had reserved: marked as redelivered, and not always in order.
+    # A worker that stops gives back what it had reserved: marked as redelivered, and not always in
+    # order.
     untouched = [raw for raw in left if not json.loads(raw)["headers"].get("redelivered")]
-    assert [raw for raw in put_in if raw in set(untouched)] == untouched, "the rest stands in order, byte for byte"
+    assert [raw for raw in put_in if raw in set(untouched)] == untouched, (
+        "the rest stands in order, byte for byte"
+    )
     assert len(left) - len(untouched) <= 10
     assert Counter(task_of(raw) for raw in left)[CHECK] == 300
 
@@ -101,11 +116,17 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
     assert world.queue() == left
 
 
-def test_messages_taken_from_a_queue_nobody_consumes_go_back_into_their_very_places(world: World) -> None:
+def test_messages_taken_from_a_queue_nobody_consumes_go_back_into_their_very_places(
+    world: World,
+) -> None:
     assert world.inv("sandbox").code == 0
     before = world.queue()
     loss = world.inv("restart-workers", "--yes")
-    assert (loss.code, "300 messages of" in loss.err, "would discard them" in loss.err) == (2, True, True)
+    assert (loss.code, "300 messages of" in loss.err, "would discard them" in loss.err) == (
+        2,
+        True,
+        True,
+    )
     assert world.queue() == before, "no worker was started that throws away what it does not know"
     cleaned = world.inv("clean-queues", "--yes", "--json")
     assert cleaned.code == 0
@@ -114,7 +135,9 @@ def test_messages_taken_from_a_queue_nobody_consumes_go_back_into_their_very_pla
     assert world.queue() == before
 
 
-def test_malformed_items_are_archived_byte_for_byte_and_given_back_only_when_asked(world: World) -> None:
+def test_malformed_items_are_archived_byte_for_byte_and_given_back_only_when_asked(
+    world: World,
+) -> None:
     assert world.inv("sandbox").code == 0
     poison = [b"[]", b"not json", b"\xff\x00\xfe", b'{"body": "%%%"}', b"[]"]
     with world.broker() as client:
@@ -128,7 +151,9 @@ def test_malformed_items_are_archived_byte_for_byte_and_given_back_only_when_ask
     assert findings["queue.foreign_list"]["subject"] == "shopping"
     cleaned = world.inv("clean-queues", "--yes", "--json")
     assert cleaned.code == 0
-    archived = archive(world.root / "state/runs" / cleaned.json["run"] / "low_priority.messages.jsonl")
+    archived = archive(
+        world.root / "state/runs" / cleaned.json["run"] / "low_priority.messages.jsonl"
+    )
     assert [raw for raw in archived if raw in poison] == [raw for raw in before if raw in poison]
 
     undone = world.inv("undo", "last", "--yes")
@@ -137,7 +162,10 @@ def test_malformed_items_are_archived_byte_for_byte_and_given_back_only_when_ask
     assert world.inv("undo", cleaned.json["run"], "--malformed", "--yes").code == 0
     assert world.queue() == before
     with world.broker() as client:
-        assert client.lrange("shopping", 0, -1) == [b"milk", b"eggs"], "a list that is not Celery's is never touched"
+        assert client.lrange("shopping", 0, -1) == [
+            b"milk",
+            b"eggs",
+        ], "a list that is not Celery's is never touched"
 
 
 def task_of(raw: bytes) -> str:
@@ -160,7 +188,9 @@ def archive(path: Path) -> list[bytes]:
     messages = [line for line in lines if line["type"] == "message"]
     messages.sort(key=lambda line: -line["position"])
     raws = [base64.b64decode(line["raw"]) for line in messages]
-    assert [hashlib.sha256(raw).hexdigest() for raw in raws] == [line["sha256"] for line in messages]
+    assert [hashlib.sha256(raw).hexdigest() for raw in raws] == [
+        line["sha256"] for line in messages
+    ]
     assert path.stat().st_mode & 0o777 == 0o600
     return raws
 
@@ -168,14 +198,18 @@ def archive(path: Path) -> list[bytes]:
 def executed(world: World) -> dict[str, int]:
     """How often each poll has run: the task writes a row each time."""
     with closing(sqlite3.connect(world.root / "app/db.sqlite3")) as db:
-        return dict(db.execute("SELECT task_id, count(*) FROM inventory_pollrecord GROUP BY task_id"))
+        return dict(
+            db.execute("SELECT task_id, count(*) FROM inventory_pollrecord GROUP BY task_id")
+        )
 
 
 def conserved(world: World, put_in: list[bytes]) -> list[bytes]:
-    """What is left in the queue, after making sure that each message is there or has run, and none is doubled.
+    """What is left in the queue, after making sure that each message is there or has run, and none
+    is doubled.
 
-    A worker that is stopped while busy may give back a message that it has just run: Celery 5.7 restores what it has
-    not seen acknowledged, and marks it as redelivered. That is Celery's promise (at least once), not this tool's doing.
+    A worker that is stopped while busy may give back a message that it has just run: Celery 5.7
+    restores what it has not seen acknowledged, and marks it as redelivered. That is Celery's
+    promise (at least once), not this tool's doing.
     """
     left, consumed = world.queue(), executed(world)
     with world.broker() as client:
@@ -200,6 +234,11 @@ def files(world: World, besides: tuple[str, ...] = ()) -> dict[str, tuple[str, i
     found = {}
     for path in sorted(world.root.rglob("*")):
         name = str(path.relative_to(world.root))
-        if path.is_file() and not any(part.startswith((*WRITTEN_BY_WORKERS, *besides)) for part in Path(name).parts):
-            found[name] = (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mode & 0o777)
+        if path.is_file() and not any(
+            part.startswith((*WRITTEN_BY_WORKERS, *besides)) for part in Path(name).parts
+        ):
+            found[name] = (
+                hashlib.sha256(path.read_bytes()).hexdigest(),
+                path.stat().st_mode & 0o777,
+            )
     return found

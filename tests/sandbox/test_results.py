@@ -1,4 +1,6 @@
-"""Results that another backend than Redis keeps, or none: read through the application, heard of, or refused."""
+"""Results that another backend than Redis keeps, or none: read through the application, heard of,
+or refused.
+"""
 
 import subprocess
 from collections.abc import Iterator
@@ -123,7 +125,9 @@ class Place:
         """Remediate a host whose environment file differs, so that there is something to prove."""
         self.inventory(backend, canary, size="2")
         done = self.world.inv("remediate", "--yes")
-        (self.path / "tiny.env").write_text((self.path / "tiny.env").read_text().replace("SIZE=2", "SIZE=1"))
+        (self.path / "tiny.env").write_text(
+            (self.path / "tiny.env").read_text().replace("SIZE=2", "SIZE=1")
+        )
         return done
 
 
@@ -138,8 +142,8 @@ def place(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     for folder in ("etc", "results"):
         (world.path / folder).mkdir()
     migrate = (
-        "import os, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'site_settings'; django.setup(); "
-        "from django.core.management import call_command; call_command('migrate', verbosity=0)"
+        "import os, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'site_settings'; django.setup();"
+        " from django.core.management import call_command; call_command('migrate', verbosity=0)"
     )
     subprocess.run([".venv/bin/python", "-c", migrate], cwd=world.path, check=True)
     yield place
@@ -148,18 +152,26 @@ def place(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(params=[pytest.param("file", marks=pytest.mark.thorough), "sqlite", "django-db"])
 def backend(request: pytest.FixtureRequest, place: Place) -> str:
-    urls = {"file": f"file://{place.path}/results", "sqlite": f"db+sqlite:///{place.path}/results.sqlite"}
+    urls = {
+        "file": f"file://{place.path}/results",
+        "sqlite": f"db+sqlite:///{place.path}/results.sqlite",
+    }
     return urls.get(request.param, "django-db")
 
 
 # --- read through the application
 
 
-def test_a_result_that_the_application_keeps_elsewhere_is_read_through_it(place: Place, backend: str) -> None:
+def test_a_result_that_the_application_keeps_elsewhere_is_read_through_it(
+    place: Place, backend: str
+) -> None:
     place.keeps(backend)
     told = place.run_task("tiny.sync", "--kwargs", '{"steps": 4}')
     assert told.code == 0, told.out + told.err
-    assert f"Results are read through the application on here: it keeps them in {backend} (" in told.out
+    assert (
+        f"Results are read through the application on here: it keeps them in {backend} ("
+        in told.out
+    )
     assert f"{place.path}/tiny.py, line {BACKEND_LINE})" in told.out
     assert "PROGRESS" in told.out
     assert "    status: ok\n" in told.out
@@ -171,7 +183,9 @@ def test_a_result_that_the_application_keeps_elsewhere_is_read_through_it(place:
     assert (status.code, status.json["task"]["state"]) == (2, "FAILURE")
 
 
-def test_a_remediation_ends_with_a_canary_that_is_read_through_the_application(place: Place, backend: str) -> None:
+def test_a_remediation_ends_with_a_canary_that_is_read_through_the_application(
+    place: Place, backend: str
+) -> None:
     place.keeps(backend)
     done = place.remediate(backend)
     assert done.code == 0, done.out + done.err
@@ -179,11 +193,16 @@ def test_a_remediation_ends_with_a_canary_that_is_read_through_the_application(p
     assert place.world.inv("runs", "--json").json["runs"][-1]["state"] == "ok"
 
 
-def test_another_redis_than_the_applications_is_named_and_the_applications_is_read(place: Place) -> None:
+def test_another_redis_than_the_applications_is_named_and_the_applications_is_read(
+    place: Place,
+) -> None:
     place.keeps(place.url.replace("/6", "/7"), named=place.url.replace("/6", "/9"))
     done = place.run_task("tiny.sync")
     assert done.code == 0, done.out + done.err
-    assert "Results are read through the application on here: it keeps them in redis://127.0.0.1:" in done.out
+    assert (
+        "Results are read through the application on here: it keeps them in redis://127.0.0.1:"
+        in done.out
+    )
     assert "/7, and celery_result_backend names redis://127.0.0.1:" in done.out
     assert place.remediate(place.url.replace("/6", "/9")).code == 0
 
@@ -198,7 +217,9 @@ def test_another_redis_than_the_applications_is_named_and_the_applications_is_re
         ("cache+memory://", "keeps results in the memory of the process that makes them"),
     ],
 )
-def test_a_result_that_nobody_else_can_read_is_heard_of_and_that_is_said(place: Place, kept: str, why: str) -> None:
+def test_a_result_that_nobody_else_can_read_is_heard_of_and_that_is_said(
+    place: Place, kept: str, why: str
+) -> None:
     place.keeps(kept)
     done = place.run_task("tiny.sync")
     assert done.code == 0, done.out + done.err
@@ -224,17 +245,30 @@ def test_a_task_that_ignores_its_result_proves_by_its_nodes_word_that_it_ran(pla
 
 def test_a_task_that_returns_something_else_than_was_expected_has_failed(place: Place) -> None:
     place.keeps(place.url)
-    assert place.run_task("tiny.sync", "--result", '{"status": "ok", "text": "synced \\\\d+ printers"}').code == 0
-    args = ("tiny.sync", "--kwargs", '{"status": "error"}', "--result", '{"status": "ok", "token": "other", "n": 1}')
+    assert (
+        place.run_task(
+            "tiny.sync", "--result", '{"status": "ok", "text": "synced \\\\d+ printers"}'
+        ).code
+        == 0
+    )
+    args = (
+        "tiny.sync",
+        "--kwargs",
+        '{"status": "error"}',
+        "--result",
+        '{"status": "ok", "token": "other", "n": 1}',
+    )
     done = place.run_task(*args)
     assert done.code == 2
     assert (
-        "its result is not as expected: status: expected 'ok', got 'error'; token: expected '********', got "
-        "'********'; n: expected 1, and there is none" in done.out
+        "its result is not as expected: status: expected 'ok', got 'error'; token: expected"
+        " '********', got '********'; n: expected 1, and there is none" in done.out
     )
     assert "s3cret-value" not in done.out + done.err + place.world.inv("show", "last").out
     assert "status: expected 'ok', got 'error'" in place.world.inv("show", "last").out
-    canary = "task: tiny.sync, queue: q, timeout: 20s, kwargs: {status: error}, result: {status: ok}"
+    canary = (
+        "task: tiny.sync, queue: q, timeout: 20s, kwargs: {status: error}, result: {status: ok}"
+    )
     proved = place.remediate(place.url, canary)
     assert proved.code == 2
     assert "status: expected 'ok', got 'error'" in proved.out
@@ -242,11 +276,25 @@ def test_a_task_that_returns_something_else_than_was_expected_has_failed(place: 
 
 def test_what_is_expected_is_json_and_its_texts_are_patterns(place: Place) -> None:
     place.inventory(place.url)
-    refused(place.run_task("tiny.sync", "--result", "ok"), 5, "--result 'ok': no JSON", '{"status": "ok"}')
-    refused(place.run_task("tiny.sync", "--result", '{"status": "("}'), 5, "--result: ", "not a regular expression")
+    refused(
+        place.run_task("tiny.sync", "--result", "ok"),
+        5,
+        "--result 'ok': no JSON",
+        '{"status": "ok"}',
+    )
+    refused(
+        place.run_task("tiny.sync", "--result", '{"status": "("}'),
+        5,
+        "--result: ",
+        "not a regular expression",
+    )
     refused(place.run_task("tiny.sync", "--result", "1", "--async"), 5, "--async", "--result")
     place.inventory(place.url, 'task: tiny.sync, queue: q, result: "("')
-    refused(place.run_task("tiny.sync"), 5, "inventory.yaml:9: celery_canary.result: not a regular expression")
+    refused(
+        place.run_task("tiny.sync"),
+        5,
+        "inventory.yaml:9: celery_canary.result: not a regular expression",
+    )
 
 
 # --- refused
@@ -257,11 +305,17 @@ def test_a_backend_that_cannot_be_loaded_is_refused_with_its_file_and_line_befor
 ) -> None:
     place.keeps(place.url)
     env = place.path / "tiny.env"
-    env.write_text(env.read_text().replace(f"BACKEND={place.url}", "BACKEND=mystery://u:pa55word@x"))
+    env.write_text(
+        env.read_text().replace(f"BACKEND={place.url}", "BACKEND=mystery://u:pa55word@x")
+    )
     place.inventory("mystery://u:pa55word@x")
     for arguments in ((), ("--async",), ("--dry-run",)):
         done = place.run_task("tiny.sync", *arguments)
-        refused(done, 2, "nothing was sent: the result backend of the application on here cannot be loaded")
+        refused(
+            done,
+            2,
+            "nothing was sent: the result backend of the application on here cannot be loaded",
+        )
         assert f"{place.path}/tiny.py, line {BACKEND_LINE})" in done.err
         assert "pa55word" not in done.err + done.out
     refused(place.run_task("--status", "no-such-id"), 2, "cannot be loaded")
@@ -275,7 +329,12 @@ def test_a_backend_that_cannot_be_read_is_refused_before_anything_is_sent_and_th
     (place.path / "db").rename(place.path / "db.away")
     try:
         done = place.run_task("tiny.sync")
-        refused(done, 2, "nothing was sent: the application on here cannot read its results", "no such table")
+        refused(
+            done,
+            2,
+            "nothing was sent: the application on here cannot read its results",
+            "no such table",
+        )
         proved = place.remediate("django-db")
         assert proved.code == 2, proved.out + proved.err
         assert "not sent: the application on here cannot read its results" in proved.out

@@ -1,6 +1,8 @@
-"""Redis went back to an older state; the command line, from the look at the archives to the message that is put back.
+"""Redis went back to an older state; the command line, from the look at the archives to the message
+that is put back.
 
-With an RDB, with the AOF of `everysec` after a loss of power, and where a replica that lagged took the address over.
+With an RDB, with the AOF of `everysec` after a loss of power, and where a replica that lagged took
+the address over.
 """
 
 import signal
@@ -32,13 +34,19 @@ class TakenOver(Failover):
 
 
 @contextmanager
-def place(kind: Callable[..., Rdb | Failover], folder: Path) -> Iterator[tuple[World, Rdb | Failover]]:
+def place(
+    kind: Callable[..., Rdb | Failover], folder: Path
+) -> Iterator[tuple[World, Rdb | Failover]]:
     """A world without any worker whose broker can go back; messages wait in `low`."""
     (folder / "world").mkdir()
     with servers(folder) as start:
         old, world = kind(start), make_world(folder / "world")
         send(old.server, "stale", queue="low")
-        for file, text in (("broker.url", old.server.url()), ("options.json", "{}"), ("inventory.yaml", INVENTORY)):
+        for file, text in (
+            ("broker.url", old.server.url()),
+            ("options.json", "{}"),
+            ("inventory.yaml", INVENTORY),
+        ):
             (world.path / file).write_text(text)
         yield world, old
 
@@ -62,13 +70,20 @@ def test_an_undo_after_redis_went_back_says_so_and_doubles_nothing(
         try:
             assert low(server) == before
             (row,) = world.inv("archive.list", "--json").json["archives"]
-            assert (row["in it"], row["Redis now"].split(":")[0]) == (COUNT, "no record of its last step")
+            assert (row["in it"], row["Redis now"].split(":")[0]) == (
+                COUNT,
+                "no record of its last step",
+            )
             shown = world.inv("archive.show", "last")
             assert (shown.code, shown.out.count("taken, but stands in Redis")) == (0, 50), shown.out
             assert f"in Redis already, and left there: {COUNT}" in shown.out + shown.err
 
             dry = world.inv("undo", "last", "--dry-run")
-            assert (dry.code, LOST in dry.out, f"in Redis already, and left there: {COUNT}" in dry.out) == (
+            assert (
+                dry.code,
+                LOST in dry.out,
+                f"in Redis already, and left there: {COUNT}" in dry.out,
+            ) == (
                 0,
                 True,
                 True,
@@ -80,12 +95,21 @@ def test_an_undo_after_redis_went_back_says_so_and_doubles_nothing(
             with client_of(server) as client:
                 client.rpop("low", 20)  # as workers do
             nothing = world.inv("archive.restore", "last", "--yes")
-            assert (nothing.code, "left in the archive: 20" in nothing.out + nothing.err) == (0, True), nothing.out
+            assert (nothing.code, "left in the archive: 20" in nothing.out + nothing.err) == (
+                0,
+                True,
+            ), nothing.out
             assert len(low(server)) == COUNT - 20, "they may have run"
-            asked = world.terminal("archive.restore", "last", "--even-restored", answers=[("[y/N]", "n")])
+            asked = world.terminal(
+                "archive.restore", "last", "--even-restored", answers=[("[y/N]", "n")]
+            )
             assert asked.code == 99, asked.out
             words = " ".join(asked.out.split())
-            assert words.index(LOST) < words.index("put 20 messages back into low") < words.index("[y/N]"), words
+            assert (
+                words.index(LOST)
+                < words.index("put 20 messages back into low")
+                < words.index("[y/N]")
+            ), words
             assert len(low(server)) == COUNT - 20
         finally:
             server.stop(signal.SIGKILL)
@@ -105,11 +129,17 @@ def test_what_redis_lost_of_a_restore_is_said_and_put_back_once_where_that_is_as
         try:
             assert low(server) == []
             shown = world.inv("archive.show", run)
-            assert (shown.code, shown.out.count("restored, but stands nowhere")) == (0, 50), shown.out
+            assert (shown.code, shown.out.count("restored, but stands nowhere")) == (
+                0,
+                50,
+            ), shown.out
             nothing = world.inv("archive.restore", run, "--yes")
             assert (nothing.code, "Nothing to put back" in nothing.out) == (0, True), nothing.out
             said = nothing.out + nothing.err
-            assert f"put back or moved by the archive, and nowhere, so consumed or lost: {COUNT}" in said
+            assert (
+                f"put back or moved by the archive, and nowhere, so consumed or lost: {COUNT}"
+                in said
+            )
             assert f"`inv archive.restore {run} --even-restored` puts them back" in said
             undone = world.inv("undo", back, "--yes")
             assert (undone.code, low(server)) == (0, []), undone.out
@@ -118,9 +148,17 @@ def test_what_redis_lost_of_a_restore_is_said_and_put_back_once_where_that_is_as
             asked = world.terminal(*again, answers=[("[y/N]", "y")])
             assert asked.code == 0, asked.out
             words = " ".join(asked.out.split())
-            assert words.index(LOST) < words.index(f"put {COUNT} messages back into low") < words.index("[y/N]"), words
+            assert (
+                words.index(LOST)
+                < words.index(f"put {COUNT} messages back into low")
+                < words.index("[y/N]")
+            ), words
             assert low(server) == before
             once = world.inv(*again, "--yes")
-            assert (once.code, "Nothing to put back" in once.out, low(server)) == (0, True, before), once.out
+            assert (once.code, "Nothing to put back" in once.out, low(server)) == (
+                0,
+                True,
+                before,
+            ), once.out
         finally:
             server.stop(signal.SIGKILL)

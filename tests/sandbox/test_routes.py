@@ -1,4 +1,6 @@
-"""Where tasks are sent, as the application's own router says: held against what the workers consume and know."""
+"""Where tasks are sent, as the application's own router says: held against what the workers consume
+and know.
+"""
 
 import subprocess
 import sys
@@ -70,12 +72,18 @@ def worker(world: World, name: str, queues: str) -> Iterator[None]:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[World]:
-    """Two workers that know the same, each at its own queues; then a newer version is put beside them."""
+    """Two workers that know the same, each at its own queues; then a newer version is put beside
+    them.
+    """
     (tmp_path / "servers").mkdir()
     (tmp_path / "world").mkdir()
     with servers(tmp_path / "servers") as start, ExitStack() as running:
         world = make_world(tmp_path / "world")
-        for file, text in (("broker.url", start().url(0)), ("shop.py", SHOP), ("inventory.yaml", INVENTORY)):
+        for file, text in (
+            ("broker.url", start().url(0)),
+            ("shop.py", SHOP),
+            ("inventory.yaml", INVENTORY),
+        ):
             (world.path / file).write_text(text)
         (world.path / "shop.env").touch()
         running.enter_context(worker(world, "bills", "bills"))
@@ -85,14 +93,21 @@ def shop(tmp_path: Path) -> Iterator[World]:
 
 
 def test_what_is_routed_to_workers_that_do_not_know_it_or_to_nobody_is_told(shop: World) -> None:
-    found: dict[str, Any] = {one["code"]: one for one in shop.inv("diagnose", "--json").json["findings"]}
+    found: dict[str, Any] = {
+        one["code"]: one for one in shop.inv("diagnose", "--json").json["findings"]
+    }
     assert set(found) == {"task.not_registered", "schedule.no_consumer"}
     unknown, nowhere = found["task.not_registered"], found["schedule.no_consumer"]
     assert (unknown["subject"], unknown["severity"]) == ("bills@here", "error")
     assert unknown["evidence"][0] == "inspect registered: bills@here lacks shop.bill"
     assert unknown["remedy"].startswith("restart the workers")
-    assert nowhere["summary"].startswith("the schedule's stock sends shop.ship_all to stock, which no worker consumes")
-    create = "app.conf.task_queues = [Queue('bills'), Queue('ships')]\napp.conf.task_create_missing_queues = False\n"
+    assert nowhere["summary"].startswith(
+        "the schedule's stock sends shop.ship_all to stock, which no worker consumes"
+    )
+    create = (
+        "app.conf.task_queues = [Queue('bills'),"
+        " Queue('ships')]\napp.conf.task_create_missing_queues = False\n"
+    )
     (shop.path / "shop.py").write_text(f"from kombu import Queue\n{SHOP}{NEWER}{create}")
     found = {one["code"]: one for one in shop.inv("diagnose", "--json").json["findings"]}
     assert "Queue 'stock' missing from task_queues" in found["schedule.unsendable"]["evidence"][0]

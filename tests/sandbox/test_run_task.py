@@ -1,4 +1,6 @@
-"""`inv run-task` and the probes on a healthy sandbox, as an operator drives them: one module, one sandbox."""
+"""`inv run-task` and the probes on a healthy sandbox, as an operator drives them: one module, one
+sandbox.
+"""
 
 import json
 import signal
@@ -56,7 +58,11 @@ def test_the_application_is_loaded_as_after_a_login_whatever_the_operator_has_se
     healthy: World, verb: tuple[str, ...]
 ) -> None:
     """Celery takes a broker of the environment before that of the settings."""
-    own = {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0", "DJANGO_SETTINGS_MODULE": "mine", "PYTHONPATH": "/mine"}
+    own = {
+        "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
+        "DJANGO_SETTINGS_MODULE": "mine",
+        "PYTHONPATH": "/mine",
+    }
     done = subprocess.run(
         healthy.command(*verb), cwd=healthy.path, env=healthy.environment | own, capture_output=True, text=True,
         stdin=subprocess.DEVNULL, timeout=150, check=False,
@@ -64,7 +70,9 @@ def test_the_application_is_loaded_as_after_a_login_whatever_the_operator_has_se
     assert done.returncode == healthy.inv(*verb).code == 0, done.stdout + done.stderr
 
 
-def test_a_shortcut_is_watched_through_its_whole_progress_and_its_result_printed(healthy: World) -> None:
+def test_a_shortcut_is_watched_through_its_whole_progress_and_its_result_printed(
+    healthy: World,
+) -> None:
     glpi(healthy, {"latency_s": 0.03})
     done = healthy.inv("run-task", "check-glpi")
     assert done.code == 0, done.out + done.err
@@ -108,15 +116,24 @@ def test_ctrl_c_leaves_the_task_running_and_says_how_to_look_again(healthy: Worl
 
 def test_a_reader_that_goes_away_does_not_keep_the_task_from_being_watched(healthy: World) -> None:
     glpi(healthy, {"latency_s": 0.02})
-    command = " ".join(healthy.command("run-task", "check-glpi")) + " | head -n 2; exit ${PIPESTATUS[0]}"
+    command = (
+        " ".join(healthy.command("run-task", "check-glpi")) + " | head -n 2; exit ${PIPESTATUS[0]}"
+    )
     done = subprocess.run(
-        ["bash", "-c", command], cwd=healthy.path, env=healthy.environment, capture_output=True, text=True, check=False
+        ["bash", "-c", command],
+        cwd=healthy.path,
+        env=healthy.environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "SUCCESS" in healthy.inv("show", "last").out
 
 
-def test_a_task_that_fails_is_told_with_its_traceback_and_json_is_one_document(healthy: World) -> None:
+def test_a_task_that_fails_is_told_with_its_traceback_and_json_is_one_document(
+    healthy: World,
+) -> None:
     done = healthy.inv("run-task", CHECK_ONE, "--kwargs", '{"device_id": 99999}', "--json")
     assert (done.code, done.err) == (2, "")
     task = done.json["task"]
@@ -152,12 +169,17 @@ def test_a_retry_is_told_with_its_time_also_where_its_worker_is_stopped_and_noth
 
 
 def workers(world: World, action: str) -> None:
-    scripts = {"PRINTER_INVENTORY_HOME": str(world.root / "app"), "PRINTER_INVENTORY_PYTHON": world.command()[0]}
+    scripts = {
+        "PRINTER_INVENTORY_HOME": str(world.root / "app"),
+        "PRINTER_INVENTORY_PYTHON": world.command()[0],
+    }
     command = [str(world.path / f"lab/patient/{action}_workers.sh"), "worker_high"]
     subprocess.run(command, env=world.environment | scripts, check=True, capture_output=True)
 
 
-def test_without_a_result_backend_the_workers_events_are_followed_and_that_is_said(healthy: World) -> None:
+def test_without_a_result_backend_the_workers_events_are_followed_and_that_is_said(
+    healthy: World,
+) -> None:
     backend = "celery_result_backend: >-"
     name = healthy.inventory((backend, "no_backend: >-"))
     glpi(healthy, {"latency_s": 0.02})
@@ -173,7 +195,9 @@ def test_without_a_result_backend_the_workers_events_are_followed_and_that_is_sa
     refused(unknown, 5, "no trace of task", "no celery_result_backend to ask")
 
 
-def test_a_run_that_is_killed_has_it_on_record_at_which_workers_it_left_events_on(healthy: World) -> None:
+def test_a_run_that_is_killed_has_it_on_record_at_which_workers_it_left_events_on(
+    healthy: World,
+) -> None:
     name = healthy.inventory(("celery_result_backend: >-", "no_backend: >-"))
     glpi(healthy, {"latency_s": 0.02})
     process = started(healthy, "check-glpi", "--inventory", name)
@@ -182,13 +206,18 @@ def test_a_run_that_is_killed_has_it_on_record_at_which_workers_it_left_events_o
     process.communicate(timeout=30)
     assert "task events are on at worker_high@sandbox;" in healthy.inv("show", "last").out
     url = (healthy.root / "broker.url").read_text()
-    assert switch_events(url, ["worker_high@sandbox"], on=False) == ["worker_high@sandbox"], "they were on"
+    assert switch_events(url, ["worker_high@sandbox"], on=False) == ["worker_high@sandbox"], (
+        "they were on"
+    )
 
 
 def test_a_dry_run_looks_at_the_way_and_sends_nothing(healthy: World) -> None:
     before = sorted((healthy.root / "state/runs").iterdir())
     done = healthy.inv("run-task", "check-glpi", "--dry-run")
-    assert (done.code, f"Would send {CHECK} to high_priority, consumed by worker_high@sandbox." in done.out) == (
+    assert (
+        done.code,
+        f"Would send {CHECK} to high_priority, consumed by worker_high@sandbox." in done.out,
+    ) == (
         0,
         True,
     )
@@ -210,16 +239,41 @@ def test_an_unknown_task_is_refused_with_the_nearest_names(healthy: World) -> No
 
 
 def test_arguments_that_are_no_json_or_do_not_fit_are_refused(healthy: World) -> None:
-    wrong = healthy.inv("run-task", POLL, "--args", "[1", "--kwargs", "7", "--priority", "ten", "--timeout", "soon")
-    nothing_sent(healthy, wrong, 5, "--args '[1': no JSON", "--kwargs '7': JSON, but not", "--priority:", "--timeout:")
+    wrong = healthy.inv(
+        "run-task", POLL, "--args", "[1", "--kwargs", "7", "--priority", "ten", "--timeout", "soon"
+    )
+    nothing_sent(
+        healthy,
+        wrong,
+        5,
+        "--args '[1': no JSON",
+        "--kwargs '7': JSON, but not",
+        "--priority:",
+        "--timeout:",
+    )
     unfit = healthy.inv("run-task", POLL)
-    nothing_sent(healthy, unfit, 5, f"{POLL}(printer_id: int) -> int", "missing a required argument: 'printer_id'")
+    nothing_sent(
+        healthy,
+        unfit,
+        5,
+        f"{POLL}(printer_id: int) -> int",
+        "missing a required argument: 'printer_id'",
+    )
 
 
 def test_flags_that_exclude_each_other_are_refused(healthy: World) -> None:
     refused(healthy.inv("run-task", POLL, "--sync", "--async"), 5, "exclude each other")
-    refused(healthy.inv("run-task", "--status", "x", "--args", "[]"), 5, "--status sends nothing, so --args")
-    refused(healthy.inv("run-task", "--status", "no-such-id"), 5, "no trace of task no-such-id", "is the id right?")
+    refused(
+        healthy.inv("run-task", "--status", "x", "--args", "[]"),
+        5,
+        "--status sends nothing, so --args",
+    )
+    refused(
+        healthy.inv("run-task", "--status", "no-such-id"),
+        5,
+        "no trace of task no-such-id",
+        "is the id right?",
+    )
     elsewhere = healthy.inv("run-task", "--status", "no-such-id", "--inventory", "inventory.yaml")
     assert "tail-logs --grep no-such-id --inventory inventory.yaml`" in elsewhere.err
 
@@ -227,7 +281,11 @@ def test_flags_that_exclude_each_other_are_refused(healthy: World) -> None:
 def test_a_queue_that_nobody_consumes_is_refused_with_those_that_are(healthy: World) -> None:
     done = healthy.inv("run-task", POLL, "--args", "[1]", "--queue", "nowhere")
     nothing_sent(
-        healthy, done, 5, "--queue names nowhere, which no node consumes", "daemon, high_priority, low_priority"
+        healthy,
+        done,
+        5,
+        "--queue names nowhere, which no node consumes",
+        "daemon, high_priority, low_priority",
     )
 
 
@@ -236,8 +294,13 @@ def test_a_queue_that_nobody_consumes_is_refused_with_those_that_are(healthy: Wo
 
 def test_a_probe_that_fails_is_a_finding_with_its_output_and_fails_a_check(healthy: World) -> None:
     glpi(healthy, {"fail": 500})
-    leaky = "celery_probes:\n          - {name: leaky, command: \". '{{ celery_env_file }}' && set && exit 4\"}"
-    done = healthy.inv("verify", "--inventory", healthy.inventory(("celery_probes:", leaky)), "--json")
+    leaky = (
+        "celery_probes:\n          - {name: leaky, command: \". '{{ celery_env_file }}' && set &&"
+        ' exit 4"}'
+    )
+    done = healthy.inv(
+        "verify", "--inventory", healthy.inventory(("celery_probes:", leaky)), "--json"
+    )
     assert done.code == 1
     findings = {finding["subject"]: finding for finding in done.json["findings"]}
     assert "probe.failed" in {finding["code"] for finding in findings.values()}
@@ -245,7 +308,11 @@ def test_a_probe_that_fails_is_a_finding_with_its_output_and_fails_a_check(healt
     assert look_up["summary"] == "the probe one look-up in GLPI exited 1, not 0"
     assert any("HTTP 500" in line for line in look_up["evidence"])
     assert leak["summary"] == "the probe leaky exited 4, not 0"
-    secrets = [line.partition("=")[2] for line in healthy.env_file.read_text().splitlines() if "_TOKEN=" in line]
+    secrets = [
+        line.partition("=")[2]
+        for line in healthy.env_file.read_text().splitlines()
+        if "_TOKEN=" in line
+    ]
     assert secrets
     assert not any(secret in done.out for secret in secrets)
     assert {check["what"] for check in done.json["checks"] if not check["ok"]} == {
@@ -256,7 +323,9 @@ def test_a_probe_that_fails_is_a_finding_with_its_output_and_fails_a_check(healt
 # --- last, for the fleet takes its time to come back
 
 
-def test_redis_restarted_in_the_middle_is_waited_for_and_the_result_still_told(healthy: World) -> None:
+def test_redis_restarted_in_the_middle_is_waited_for_and_the_result_still_told(
+    healthy: World,
+) -> None:
     glpi(healthy, {"latency_s": 2})
     process = started(healthy, CHECK_ONE, "--args", "[1]")
     lines_until(process, "STARTED")
@@ -274,7 +343,9 @@ def start_redis(world: World, port: int) -> None:
     """Start the sandbox's server again, as a part of the sandbox and no child of ours."""
     start = f"RedisServer.start(Path({str(world.root / 'redis')!r}), port={port})"
     program = f"from lab.redis_server import *; print({start}.pid)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=world.path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=world.path, capture_output=True, text=True, check=True
+    )
     parts = json.loads((world.root / "parts.json").read_text())
     redis = next(part for part in parts if part["name"] == "redis")
     redis |= {"pid": int(done.stdout), "created_at": psutil.Process(int(done.stdout)).create_time()}

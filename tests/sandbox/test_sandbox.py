@@ -27,7 +27,9 @@ def of(world: World) -> list[psutil.Process]:
     mine = []
     for process in psutil.process_iter():
         try:
-            at_home = str(world.root) in " ".join((process.cwd(), *process.cmdline(), *process.environ().values()))
+            at_home = str(world.root) in " ".join(
+                (process.cwd(), *process.cmdline(), *process.environ().values())
+            )
             if at_home and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 mine.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -46,13 +48,17 @@ def test_up_twice_is_fine_a_death_is_told_and_down_leaves_nothing(world: World) 
 
     glpi = next(process for process in of(world) if "lab.glpi" in process.cmdline())
     glpi.send_signal(signal.SIGKILL)
-    wait_until(lambda: glpi.pid not in {process.pid for process in of(world)}, "the death of the stand-in")
+    wait_until(
+        lambda: glpi.pid not in {process.pid for process in of(world)}, "the death of the stand-in"
+    )
     dead = world.inv("sandbox")
     assert dead.code == 2
     assert "glpi of the sandbox has died" in dead.err
     assert "inv sandbox --down" in dead.err
 
-    world.env_file.write_text("no-such-command\n")  # so that the workers' own script cannot end them
+    world.env_file.write_text(
+        "no-such-command\n"
+    )  # so that the workers' own script cannot end them
     down = world.inv("sandbox", "--down")
     assert down.code == 0, down.err
     assert not world.root.exists()
@@ -60,7 +66,9 @@ def test_up_twice_is_fine_a_death_is_told_and_down_leaves_nothing(world: World) 
     assert world.inv("sandbox", "--down").code == 0
 
 
-def test_a_path_that_logrotate_cannot_take_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+def test_a_path_that_logrotate_cannot_take_is_refused_before_anything_is_started(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "shop[1]"
     path.mkdir()
     world = make_world(path)

@@ -1,4 +1,6 @@
-"""The schedule of real applications: in the code, in django-celery-beat's tables and in RedBeat's keys."""
+"""The schedule of real applications: in the code, in django-celery-beat's tables and in RedBeat's
+keys.
+"""
 
 import os
 import signal
@@ -75,7 +77,10 @@ def with_settings(shop: Shop, more: str) -> None:
 
 
 def in_application(shop: Shop, code: str) -> None:
-    start = "import django; import os\nos.environ['DJANGO_SETTINGS_MODULE'] = 'shop.settings'\ndjango.setup()\n"
+    start = (
+        "import django; import os\nos.environ['DJANGO_SETTINGS_MODULE'] ="
+        " 'shop.settings'\ndjango.setup()\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", start + code], cwd=shop.world.path / "site", env={**os.environ, **shop.variables},
         capture_output=True, text=True, check=False,
@@ -90,7 +95,9 @@ def entries(world: World) -> dict[str, Any]:
 MIGRATE = "from django.core.management import call_command\ncall_command('migrate', verbosity=0)\n"
 
 
-def test_a_misspelt_queue_task_and_call_among_many_rows_of_tables_are_told_before_anything_waits(shop: Shop) -> None:
+def test_a_misspelt_queue_task_and_call_among_many_rows_of_tables_are_told_before_anything_waits(
+    shop: Shop,
+) -> None:
     with_settings(shop, TABLES)
     in_application(shop, MIGRATE + FILL_TABLES)
     with shop.worker():
@@ -100,7 +107,9 @@ def test_a_misspelt_queue_task_and_call_among_many_rows_of_tables_are_told_befor
         assert "entry bill 3" not in well.out
         seen = entries(shop.world)
         in_application(shop, FILL_TABLES.partition("for n in")[0] + BROKEN)
-        found = {one["subject"]: one for one in shop.world.inv("diagnose", "--json").json["findings"]}
+        found = {
+            one["subject"]: one for one in shop.world.inv("diagnose", "--json").json["findings"]
+        }
         checked = shop.world.inv("verify")
         sent = shop.world.inv("run-task", "--entry", "nightly", "--async")
         near = shop.world.inv("run-task", "--entry", "nihgtly")
@@ -117,7 +126,10 @@ def test_a_misspelt_queue_task_and_call_among_many_rows_of_tables_are_told_befor
     assert found["typo in the queue"]["summary"].endswith("; did you mean 'bills'?")
     assert found["typo in the task"]["summary"].endswith("; did you mean 'orders.tasks.bill'?")
     assert checked.code == 1
-    assert "FAILED entries of the schedule lead to a worker: 22 of 25; not typo in the queue, typo in" in checked.out
+    assert (
+        "FAILED entries of the schedule lead to a worker: 22 of 25; not typo in the queue, typo in"
+        in checked.out
+    )
     assert "FAILED entry typo in the queue of the schedule: no worker consumes bils" in checked.out
     assert sent.code == 0, sent.err
     assert "Sent to bills" in sent.out or "SENT" in sent.out, sent.out
@@ -134,7 +146,9 @@ def test_keys_of_redbeat_are_read_with_what_the_code_has_besides(shop: Shop) -> 
         in_application(shop, FILL_REDBEAT + BROKEN_REDBEAT)
         (finding,) = shop.world.inv("diagnose", "--json").json["findings"]
     assert set(seen) == {"hourly", "in the code"}
-    assert seen["hourly"]["next_due_at"] - seen["hourly"]["last_sent_at"] == pytest.approx(3600, abs=1)
+    assert seen["hourly"]["next_due_at"] - seen["hourly"]["last_sent_at"] == pytest.approx(
+        3600, abs=1
+    )
     assert seen["in the code"]["untold"] == "beat has not taken it up yet"
     assert (finding["code"], finding["subject"]) == ("schedule.no_consumer", "typo")
 
@@ -147,14 +161,24 @@ def test_tables_that_are_not_there_leave_the_schedule_not_known_and_say_why(shop
     assert "no such table: django_celery_beat_periodictask" in done.err, done.err
 
 
-def test_the_patients_schedule_leads_to_its_workers_and_an_entry_runs_as_beat_sends_it(healthy: World) -> None:
+def test_the_patients_schedule_leads_to_its_workers_and_an_entry_runs_as_beat_sends_it(
+    healthy: World,
+) -> None:
     seen = entries(healthy)
     check = seen["glpi-check-all-devices-daily"]
-    assert (check["queue"], check["priority"], check["consumers"]) == ("high_priority", 5, ["worker_high@sandbox"])
+    assert (check["queue"], check["priority"], check["consumers"]) == (
+        "high_priority",
+        5,
+        ["worker_high@sandbox"],
+    )
     assert (check["schedule"], check["untold"], check["broken"]) == ("0 2 * * *", "", [])
     assert seen["collect-daemon-status"]["schedule"] == "every 1 min"
     checked = healthy.inv("verify", "--json").json["checks"]
-    (line,) = [one for one in checked if one["what"] == "entry glpi-check-all-devices-daily of the schedule"]
+    (line,) = [
+        one
+        for one in checked
+        if one["what"] == "entry glpi-check-all-devices-daily of the schedule"
+    ]
     assert line["seen"].endswith("to high_priority, consumed by worker_high@sandbox")
     ran = healthy.inv("run-task", "--entry", "collect-daemon-status")
     assert (ran.code, "SUCCESS" in ran.out) == (0, True), ran.err
@@ -163,13 +187,17 @@ def test_the_patients_schedule_leads_to_its_workers_and_an_entry_runs_as_beat_se
 
 
 def test_a_file_of_beats_that_cannot_be_read_is_told_once_with_the_reason(healthy: World) -> None:
-    inventory = healthy.inventory(("{{ inventory_dir }}/.sandbox/app/run/beat-schedule", "/nowhere/beat"))
+    inventory = healthy.inventory(
+        ("{{ inventory_dir }}/.sandbox/app/run/beat-schedule", "/nowhere/beat")
+    )
     done = healthy.inv("schedule", "--inventory", inventory)
     assert done.code == 0
     assert (done.out + done.err).count("/nowhere/beat is not there") == 1, done.out + done.err
 
 
-def test_a_beat_of_before_a_change_of_the_schedule_is_told_with_both_sides_and_restarted(healthy: World) -> None:
+def test_a_beat_of_before_a_change_of_the_schedule_is_told_with_both_sides_and_restarted(
+    healthy: World,
+) -> None:
     settings = healthy.path / "lab/patient/printer_inventory/settings.py"
     before = settings.read_text()
     gone, new = '"collect-daemon-status": {', '"collect-status": {'
@@ -184,20 +212,36 @@ def test_a_beat_of_before_a_change_of_the_schedule_is_told_with_both_sides_and_r
     (fault,) = (one for one in found if one["code"] == "beat.older_schedule")
     told = "; ".join(fault["evidence"])
     assert (
-        "it sends collect-daemon-status (inventory.tasks.collect_daemon_status), which the application has no" in told
+        "it sends collect-daemon-status (inventory.tasks.collect_daemon_status), which the"
+        " application has no" in told
     )
     assert "it does not send collect-status" in told
-    assert "of glpi-check-all-devices-daily it has integrations.tasks.check_all_devices_in_glpi 0 2 * * *" in told
+    assert (
+        "of glpi-check-all-devices-daily it has integrations.tasks.check_all_devices_in_glpi 0 2"
+        " * * *" in told
+    )
     assert fault["remedy"] == "restart it"
     assert not [one for one in found if one["code"].startswith("schedule.")]
-    assert (repaired["exit_code"], [change["do"]["service"] for change in repaired["plan"]]) == (0, ["beat"]), repaired
-    assert {"collect-status"} == {one["entry"] for one in taken_up} & {"collect-status", "collect-daemon-status"}
+    assert (repaired["exit_code"], [change["do"]["service"] for change in repaired["plan"]]) == (
+        0,
+        ["beat"],
+    ), repaired
+    assert {"collect-status"} == {one["entry"] for one in taken_up} & {
+        "collect-status",
+        "collect-daemon-status",
+    }
     undone = healthy.inv("undo", "last", "--yes")
-    assert (undone.code, "restart beat (it ran before the run, and it runs)" in undone.out) == (0, True), undone.out
+    assert (undone.code, "restart beat (it ran before the run, and it runs)" in undone.out) == (
+        0,
+        True,
+    ), undone.out
     restarted = healthy.inv("restart-workers", "beat", "--yes")
     assert restarted.code == 0, restarted.out
     after = {one["code"] for one in healthy.inv("diagnose", "--json").json["findings"]}
-    assert not after & {"beat.older_schedule", "worker.older_code"}, "touched files alone are no fault"
+    assert not after & {
+        "beat.older_schedule",
+        "worker.older_code",
+    }, "touched files alone are no fault"
 
 
 LATER = time.time() + 3600
@@ -283,7 +327,11 @@ def test_a_beat_of_tables_that_is_well_gives_no_finding_and_a_last_run_in_the_fu
         assert (watched.code, "CROSSED" in watched.out) == (0, False), watched.out
         in_application(shop, AHEAD_IN_TABLES)
         assert list(shop.findings()) == ["beat.last_run_ahead"]
-        assert [shop.world.inv(verb).code for verb in ("diagnose", "verify", "monitor")] == [1, 1, 1]
+        assert [shop.world.inv(verb).code for verb in ("diagnose", "verify", "monitor")] == [
+            1,
+            1,
+            1,
+        ]
         inventory.write_text(inventory.read_text() + ACCEPTED)
         told = shop.world.inv("diagnose")
         assert told.code == 0, told.out

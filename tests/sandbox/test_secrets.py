@@ -1,4 +1,6 @@
-"""A hundred secrets through every way in, in every form: none comes out, nor stands in a record or a process list."""
+"""A hundred secrets through every way in, in every form: none comes out, nor stands in a record or
+a process list.
+"""
 
 import base64
 import json
@@ -77,7 +79,9 @@ def spill(self: Task, how: str = "return", **secrets: str) -> dict[str, Any]:
 
 @dataclass
 class Planted:
-    """A sandbox full of secrets, each of which begins with `Kq` and three digits, and all that came out of it."""
+    """A sandbox full of secrets, each of which begins with `Kq` and three digits, and all that came
+    out of it.
+    """
 
     world: World
     secrets: dict[str, str] = field(default_factory=dict)
@@ -111,7 +115,9 @@ class Planted:
         assert "runbooks/cli" not in text.err + document.err, text.err
 
     def leaks(self, text: str) -> list[str]:
-        """The secrets of which more than a letter or two is to be read in a text, as they are or in base64."""
+        """The secrets of which more than a letter or two is to be read in a text, as they are or in
+        base64.
+        """
         found = set(re.findall(r"Kq\d{3}", text))
         for name, value in self.secrets.items():
             coded = (base64.b64encode(b"-" * n + value.encode()).decode()[4:-4] for n in range(3))
@@ -154,8 +160,14 @@ def plant(here: Planted, port: int) -> None:
     here.cron_file.chmod(0o640)
     broker = here.secret()
     with world.broker() as client:
-        client.execute_command("ACL", "SETUSER", "operator", "on", f">{broker}", "~*", "&*", "+@all")
-    url = (world.root / "broker.url").read_text().replace("redis://", f"redis://operator:{quote(broker, safe='')}@")
+        client.execute_command(
+            "ACL", "SETUSER", "operator", "on", f">{broker}", "~*", "&*", "+@all"
+        )
+    url = (
+        (world.root / "broker.url")
+        .read_text()
+        .replace("redis://", f"redis://operator:{quote(broker, safe='')}@")
+    )
     (world.path / "broker.secret").write_text(url)
     vault = world.path / "vault.password"
     vault.write_text("x")
@@ -169,12 +181,22 @@ def plant(here: Planted, port: int) -> None:
     }  # fmt: skip
     (world.path / "tmp").mkdir()
     own: dict[str, Any] = {f"shop_{name.lower()}": here.secret() for name in NAMES}
-    own |= {"shop": {"accounts": [{"user": "me", "password": here.secret()}, {"api_token": here.secret()}]}}
-    shortcut = {"how": "return", "password": here.secret(), "api_token": "{{ lookup('env', 'OPERATOR_TOKEN') }}"}
+    own |= {
+        "shop": {
+            "accounts": [{"user": "me", "password": here.secret()}, {"api_token": here.secret()}]
+        }
+    }
+    shortcut = {
+        "how": "return",
+        "password": here.secret(),
+        "api_token": "{{ lookup('env', 'OPERATOR_TOKEN') }}",
+    }
     templates = world.path / "own/cron"
     templates.mkdir(parents=True)
     shipped = (world.path / "templates/cron/celery.j2").read_text()
-    (templates / "celery.j2").write_text(shipped.replace("SHELL=", f"SMTP_PASS={here.secret()}\nSHELL="))
+    (templates / "celery.j2").write_text(
+        shipped.replace("SHELL=", f"SMTP_PASS={here.secret()}\nSHELL=")
+    )
     python = f"{sys.executable} -c 'import spills; print(*spills.spilled(), sep=chr(10))'"
     probe = f"set -a; . {world.env_file}; cd inventory; {python}; false"
     notify = f"json://me:{quote(here.secret(), safe='')}@127.0.0.1:{port}/?apikey={quote(here.secret(), safe='')}"
@@ -189,16 +211,20 @@ def plant(here: Planted, port: int) -> None:
     }  # fmt: skip
     text = (world.path / "inventory.yaml").read_text()
     text = (
-        text[: text.index("        celery_probes:")] + text[text.index("        celery_probes:") :].partition("\n\n")[2]
+        text[: text.index("        celery_probes:")]
+        + text[text.index("        celery_probes:") :].partition("\n\n")[2]
     )
     text = re.sub(r"        celery_shortcuts:\n(?: {10}.*\n)+", "", text)
     text = text.replace("        celery_env:\n", "        celery_env:\n          GREETING: hello\n")
     lookup = "lookup('file', inventory_dir ~ '/.sandbox/broker.url', errors='ignore')"
     assert lookup in text
     text = text.replace(lookup, "lookup('file', inventory_dir ~ '/broker.secret')")
-    text = text.replace("            high_priority: {depth: 500}\n", "            daemon: {depth: 0}\n")
     text = text.replace(
-        "./workers_status.sh {worker}", f"./workers_status.sh {{worker}}; code=$?; cat {world.env_file} >&2; exit $code"
+        "            high_priority: {depth: 500}\n", "            daemon: {depth: 0}\n"
+    )
+    text = text.replace(
+        "./workers_status.sh {worker}",
+        f"./workers_status.sh {{worker}}; code=$?; cat {world.env_file} >&2; exit $code",
     )
     added = "".join(f"        {name}: {json.dumps(value)}\n" for name, value in variables.items())
     encrypted = vaulted.partition("!vault")[2].strip()
@@ -210,7 +236,10 @@ def poll(here: Planted, **kwargs: str) -> None:
     """A message of a task with keyword arguments, as Celery writes it."""
     call = f"app.send_task('inventory.tasks.spill', kwargs={kwargs!r}, queue='parked', retries=5)"
     url = (here.world.root / "broker.url").read_text()
-    subprocess.run([sys.executable, "-c", f"import celery; app = celery.Celery(broker={url!r}); {call}"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", f"import celery; app = celery.Celery(broker={url!r}); {call}"],
+        check=True,
+    )
 
 
 @contextmanager
@@ -235,10 +264,22 @@ def watched(here: Planted) -> Iterator[None]:
         thread.join()
 
 
-def test_none_of_a_hundred_secrets_comes_out_whatever_way_it_came_in(planted: Planted, tmp_path: Path) -> None:
-    poll(planted, password=planted.secret(), user_token=planted.secret(), dsn=f"redis://:{planted.secret()}@h/0")
+def test_none_of_a_hundred_secrets_comes_out_whatever_way_it_came_in(
+    planted: Planted, tmp_path: Path
+) -> None:
+    poll(
+        planted,
+        password=planted.secret(),
+        user_token=planted.secret(),
+        dsn=f"redis://:{planted.secret()}@h/0",
+    )
     for n in range(5):
-        poll(planted, pw=planted.secret(), passwd=planted.secret(), note=f"AUTH={planted.secret()} n={n}")
+        poll(
+            planted,
+            pw=planted.secret(),
+            passwd=planted.secret(),
+            note=f"AUTH={planted.secret()} n={n}",
+        )
     assert len(planted.secrets) >= 100
     textfile = tmp_path / "metrics.prom"
     installed = planted.cron_file.read_bytes()
@@ -264,7 +305,12 @@ def test_none_of_a_hundred_secrets_comes_out_whatever_way_it_came_in(planted: Pl
         runs = planted.inv("runs", "--json").json["runs"]
         record = next(one["run"] for one in reversed(runs) if one["verb"] == "clean-queues")
         files = next(one["run"] for one in runs if one["verb"] == "install-cron")
-        for verb in (("show", record), ("archive.show", record), ("archive.list",), ("undo", record, "--dry-run")):
+        for verb in (
+            ("show", record),
+            ("archive.show", record),
+            ("archive.list",),
+            ("undo", record, "--dry-run"),
+        ):
             planted.both(*verb)
         for verb in (
             ("show", files),
@@ -274,14 +320,26 @@ def test_none_of_a_hundred_secrets_comes_out_whatever_way_it_came_in(planted: Pl
         ):
             planted.both(*verb)
         pages = [planted.world.path / "tmp" / name for name in ("run.html", "run.md")]
-        planted.both("report", record, "--html", str(pages[0]), "--markdown", str(pages[1]), "--logs")
+        planted.both(
+            "report", record, "--html", str(pages[0]), "--markdown", str(pages[1]), "--logs"
+        )
         planted.both("undo", record, "--yes")
-    assert (planted.cron_file.read_bytes(), planted.cron_file.stat().st_mode & 0o777) == (installed, 0o640)
-    typed = {"password": planted.secret(), "token": planted.secret()}  # which nobody knows once this command has ended
-    planted.both("run-task", SPILL, "--queue", "daemon", "--kwargs", json.dumps({"how": "raise", **typed}))
+    assert (planted.cron_file.read_bytes(), planted.cron_file.stat().st_mode & 0o777) == (
+        installed,
+        0o640,
+    )
+    typed = {
+        "password": planted.secret(),
+        "token": planted.secret(),
+    }  # which nobody knows once this command has ended
+    planted.both(
+        "run-task", SPILL, "--queue", "daemon", "--kwargs", json.dumps({"how": "raise", **typed})
+    )
     planted.both("show", "last")
     state = planted.world.root / "state"
-    put_back = {path for name in ("*.messages.jsonl", "contents.jsonl") for path in state.rglob(name)}
+    put_back = {
+        path for name in ("*.messages.jsonl", "contents.jsonl") for path in state.rglob(name)
+    }
     for path in {textfile, *state.rglob("*"), *planted.world.path.glob("tmp/*")} - put_back:
         if path.is_file():
             planted.seen.append((str(path), path.read_bytes().decode(errors="replace")))

@@ -62,7 +62,9 @@ signal.signal(signal.SIGUSR2, hold)
 
 @dataclass
 class Place:
-    """Two workers of a tiny application at a Redis of their own; `calls` has what was started or stopped."""
+    """Two workers of a tiny application at a Redis of their own; `calls` has what was started or
+    stopped.
+    """
 
     world: World
     server: RedisServer
@@ -74,10 +76,27 @@ class Place:
 
     def start(self, name: str, queue: str, *options: str, **environment: str) -> None:
         log = self.path / f"{name}.log"
-        command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-c", "1", "-Q", queue, "-n", f"{name}@here"]
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "tiny",
+            "worker",
+            "-c",
+            "1",
+            "-Q",
+            queue,
+            "-n",
+            f"{name}@here",
+        ]
         with log.open("wb") as out:
             self.workers[name] = subprocess.Popen(
-                [*command, "-l", "INFO", *options], cwd=self.path, stdout=out, stderr=out, env=os.environ | environment
+                [*command, "-l", "INFO", *options],
+                cwd=self.path,
+                stdout=out,
+                stderr=out,
+                env=os.environ | environment,
             )
         (self.path / f"{name}.pid").write_text(f"{self.workers[name].pid}\n")
         until(lambda: b" ready." in log.read_bytes())
@@ -150,14 +169,19 @@ def test_a_worker_that_ends_once_its_task_is_done_is_left_to_it(place: Place) ->
         (True, "TERM is pending, for it hangs or is halted"),
     ],
 )
-def test_of_a_worker_that_outlives_its_stop_it_is_told_what_will_happen(place: Place, halted: bool, told: str) -> None:
+def test_of_a_worker_that_outlives_its_stop_it_is_told_what_will_happen(
+    place: Place, halted: bool, told: str
+) -> None:
     give_work(place)
     (place.path / "may-stop-one").touch()
     if halted:
         (place.path / "halts-one").touch()
     done = place.world.inv("restart-workers", "--yes", "--kill-running")
     said = " ".join((done.out + done.err).split())
-    assert f"so no other is started beside it; {told}; nothing starts it after its end, so run this again then" in said
+    assert (
+        f"so no other is started beside it; {told}; nothing starts it after its end, so run this"
+        " again then" in said
+    )
     assert place.workers["one"].poll() is None
     place.workers["one"].send_signal(signal.SIGCONT)
     (place.path / "go").touch()
@@ -173,8 +197,14 @@ def test_a_loop_that_a_task_holds_is_left_to_it(place: Place) -> None:
     place.start("one", "mail", "-P", "gevent")
     give_work(place, "spin")
     with place.client() as client:
-        until(lambda: any(one["cmd"] == "brpop" and int(one["idle"]) > 5 for one in client.client_list()))
-    assert "a task holds its gevent loop, which has asked Redis for nothing for " in of_one(place.left_alone())
+        until(
+            lambda: any(
+                one["cmd"] == "brpop" and int(one["idle"]) > 5 for one in client.client_list()
+            )
+        )
+    assert "a task holds its gevent loop, which has asked Redis for nothing for " in of_one(
+        place.left_alone()
+    )
     (place.path / "go").touch()
     place.end("one")
     place.start("one", "mail")
@@ -204,7 +234,9 @@ def refuse_for_want_of_a_disk(place: Place, client: "redis.Redis") -> None:
     ("refuse", "code"),
     [(refuse_for_want_of_memory, "broker.full"), (refuse_for_want_of_a_disk, "broker.cannot_save")],
 )
-def test_no_worker_is_accused_while_redis_refuses_writes(place: Place, refuse: Any, code: str) -> None:
+def test_no_worker_is_accused_while_redis_refuses_writes(
+    place: Place, refuse: Any, code: str
+) -> None:
     with place.client() as client:
         refuse(place, client)
         try:
@@ -227,5 +259,7 @@ def test_a_worker_that_is_not_back_after_a_restart_of_redis_is_given_time(place:
         found = place.left_alone()
     finally:
         (place.path / "back").touch()
-    said = {one["subject"]: one["summary"] for one in found if one["code"] == "worker.not_answering"}
+    said = {
+        one["subject"]: one["summary"] for one in found if one["code"] == "worker.not_answering"
+    }
     assert "a worker of before may not be back yet" in said.get("one@here", "")

@@ -1,4 +1,6 @@
-"""Workers that are silent or deaf beside healthy ones: no healthy one is taken for them, however long a look takes."""
+"""Workers that are silent or deaf beside healthy ones: no healthy one is taken for them, however
+long a look takes.
+"""
 
 import os
 import socket
@@ -17,7 +19,9 @@ from tests.sandbox.conftest import World
 from tests.sandbox.test_strangers import stranger
 
 LOOK_S = 6.0
-"""Longer than a worker needs from its start to its first connection, so that ages taken apart would show."""
+"""Longer than a worker needs from its start to its first connection, so that ages taken apart would
+show.
+"""
 BIG = 40
 
 
@@ -61,9 +65,18 @@ def slow_way_to(address: tuple[str, int], bytes_per_s: float) -> Iterator[int]:
 
 
 def control(world: World, script: str) -> None:
-    here = {"PRINTER_INVENTORY_HOME": str(world.root / "app"), "PRINTER_INVENTORY_PYTHON": sys.executable}
+    here = {
+        "PRINTER_INVENTORY_HOME": str(world.root / "app"),
+        "PRINTER_INVENTORY_PYTHON": sys.executable,
+    }
     patient = world.path / "lab/patient"
-    subprocess.run([f"./{script}", "worker_low"], cwd=patient, env=os.environ | here, check=True, capture_output=True)
+    subprocess.run(
+        [f"./{script}", "worker_low"],
+        cwd=patient,
+        env=os.environ | here,
+        check=True,
+        capture_output=True,
+    )
 
 
 @contextmanager
@@ -85,13 +98,17 @@ def at_the_wrong_db(world: World) -> Iterator[None]:
         control(world, "start_workers.sh")
 
 
-def test_beside_a_young_silent_worker_and_over_a_long_look_no_healthy_worker_is_restarted(healthy: World) -> None:
+def test_beside_a_young_silent_worker_and_over_a_long_look_no_healthy_worker_is_restarted(
+    healthy: World,
+) -> None:
     url = (healthy.root / "broker.url").read_text()
     parts = urlsplit(url)
     assert parts.port
     with at_the_wrong_db(healthy), healthy.broker() as client:
         with Celery(broker=url, set_as_current=False) as app:
-            app.send_task("inventory.tasks.poll_printer", ["x" * 1_000_000], queue="low_priority", priority=0)
+            app.send_task(
+                "inventory.tasks.poll_printer", ["x" * 1_000_000], queue="low_priority", priority=0
+            )
         client.lpush("low_priority", *client.lrange("low_priority", 0, 0) * (BIG - 1))
         try:
             with slow_way_to(("127.0.0.1", parts.port), BIG * 1e6 / LOOK_S) as port:
@@ -102,7 +119,9 @@ def test_beside_a_young_silent_worker_and_over_a_long_look_no_healthy_worker_is_
         finally:
             (healthy.root / "broker.url").write_text(url)
             client.delete("low_priority")
-    assert [change["summary"] for change in done.json["plan"]] == ["restart worker_low: does not answer ping"]
+    assert [change["summary"] for change in done.json["plan"]] == [
+        "restart worker_low: does not answer ping"
+    ]
 
 
 DEAF = """
@@ -111,7 +130,9 @@ Channel._brpop_start = lambda self, timeout=0: None
 """
 
 
-def test_where_one_of_several_is_deaf_that_is_told_and_that_nobody_knows_which(healthy: World, tmp_path: Path) -> None:
+def test_where_one_of_several_is_deaf_that_is_told_and_that_nobody_knows_which(
+    healthy: World, tmp_path: Path
+) -> None:
     with stranger(healthy, tmp_path, "stray@elsewhere", DEAF):
         found = {one["code"]: one for one in healthy.inv("diagnose", "--json").json["findings"]}
         told = "4 workers answer and consume queues, but only 3 connections take messages"

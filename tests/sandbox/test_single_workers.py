@@ -1,4 +1,6 @@
-"""Single workers that the command line names: they alone are restarted and shown, and the whole fleet is looked at."""
+"""Single workers that the command line names: they alone are restarted and shown, and the whole
+fleet is looked at.
+"""
 
 import os
 import re
@@ -35,7 +37,9 @@ def test_only_the_workers_that_a_pattern_fits_are_restarted(healthy: World) -> N
     assert restarted(healthy, "worker_h*", "--serial", "1", "beat") == {"worker_high", "beat"}
 
 
-def test_diagnose_and_verify_speak_of_the_chosen_workers_and_say_what_they_leave_out(healthy: World) -> None:
+def test_diagnose_and_verify_speak_of_the_chosen_workers_and_say_what_they_leave_out(
+    healthy: World,
+) -> None:
     pid = int(pids(healthy)["worker_daemon"].split()[0])
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -47,7 +51,9 @@ def test_diagnose_and_verify_speak_of_the_chosen_workers_and_say_what_they_leave
         assert "about other workers left out" in well.out
         checked = healthy.inv("verify", "--worker", "worker_low", "--json")
         assert checked.code == 0, checked.out
-        assert {one["what"]: one["seen"] for one in checked.json["checks"]}["services run"] == "1 of 1"
+        assert {one["what"]: one["seen"] for one in checked.json["checks"]}[
+            "services run"
+        ] == "1 of 1"
         assert healthy.inv("verify", "--worker", "worker_d*").code == 1
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -63,7 +69,9 @@ def test_a_plan_names_only_these_and_without_a_pattern_it_names_all(healthy: Wor
 
 
 @pytest.mark.parametrize("verb", ["restart-workers", "tail-logs", "diagnose", "verify"])
-@pytest.mark.parametrize(("pattern", "told"), [("worker_hgih", "did you mean 'worker_high'?"), ("", "is called ''")])
+@pytest.mark.parametrize(
+    ("pattern", "told"), [("worker_hgih", "did you mean 'worker_high'?"), ("", "is called ''")]
+)
 def test_a_pattern_that_fits_nothing_is_an_error_with_the_near_name(
     healthy: World, verb: str, pattern: str, told: str
 ) -> None:
@@ -95,7 +103,9 @@ def test_the_logs_of_one_worker_are_shown_alone(healthy: World) -> None:
 
 
 def test_a_worker_may_have_another_name_to_its_commands_and_another_node(healthy: World) -> None:
-    """The inventory's `low` is `worker_low` to the scripts, and the node worker_low@sandbox to Celery."""
+    """The inventory's `low` is `worker_low` to the scripts, and the node worker_low@sandbox to
+    Celery.
+    """
     renamed = healthy.inventory(
         ("          - name: worker_low\n", "          - name: low\n            service: worker_low\n"
          '            node: "worker_low@%h"\n')

@@ -1,5 +1,5 @@
-"""Workers that one script starts and another stops, all at once: the naive kind, which waits for nothing and starts a
-second worker beside one that runs.
+"""Workers that one script starts and another stops, all at once: the naive kind, which waits for
+nothing and starts a second worker beside one that runs.
 """
 
 import os
@@ -128,14 +128,21 @@ class Place:
     def findings(self, *arguments: str) -> dict[str, Any]:
         done = self.inv("diagnose", "--json", *arguments)
         assert done.out, done.err
-        return {f"{one['code']} {one['subject']}": one for one in done.json["findings"] if one["severity"] != "info"}
+        return {
+            f"{one['code']} {one['subject']}": one
+            for one in done.json["findings"]
+            if one["severity"] != "info"
+        }
 
     def mains(self) -> dict[str, list[int]]:
         """The main processes by the name of their service, as the kernel has them."""
         found: dict[str, list[int]] = {name: [] for name in NAMES}
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                words, cwd = path.read_bytes().decode().split("\0"), (path.parent / "cwd").readlink()
+                words, cwd = (
+                    path.read_bytes().decode().split("\0"),
+                    (path.parent / "cwd").readlink(),
+                )
                 parent = (path.parent / "stat").read_text().rpartition(")")[2].split()[1]
                 forked = Path(f"/proc/{parent}/cmdline").read_bytes() == path.read_bytes()
             except OSError:
@@ -156,9 +163,16 @@ class Place:
 def place(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     path, url = tmp_path_factory.mktemp("scripts"), redis_server.url(7)
     world = make_world(path)
-    files = {"tiny.py": APP, "reports.py": REPORTS, "start_workers.sh": START, "stop_workers.sh": STOP}
+    files = {
+        "tiny.py": APP,
+        "reports.py": REPORTS,
+        "start_workers.sh": START,
+        "stop_workers.sh": STOP,
+    }
     for name, text in files.items():
-        text = text.replace("PYTHON", sys.executable).replace("HOST", HOST).replace("PATH", str(path))
+        text = (
+            text.replace("PYTHON", sys.executable).replace("HOST", HOST).replace("PATH", str(path))
+        )
         (path / name).write_text(text)
         (path / name).chmod(0o755)
     inventory = INVENTORY.replace("HOST", HOST).replace("URL", url).replace("COMMANDS", COMMANDS)
@@ -186,7 +200,9 @@ def test_what_runs_is_known_without_a_status_command_and_left_alone(place: Place
 
 
 def test_the_incident_is_healed_by_restarting_all_and_taken_back(place: Place) -> None:
-    """A variable with a unit makes an import fail, one worker is down, and old messages wait for it."""
+    """A variable with a unit makes an import fail, one worker is down, and old messages wait for
+    it.
+    """
     place.set_size("2s")
     place.start_again()
     until(lambda: f"task.not_registered one@{HOST}, two@{HOST}" in place.findings())
@@ -197,9 +213,13 @@ def test_the_incident_is_healed_by_restarting_all_and_taken_back(place: Place) -
         for _ in range(20):
             app.send_task("tiny.note", (str(notes),), queue="b")
     told = place.findings()
-    assert "invalid literal for int() with base 10: '2s'" in str(told[f"task.import_fails {HOST}"]["evidence"])
+    assert "invalid literal for int() with base 10: '2s'" in str(
+        told[f"task.import_fails {HOST}"]["evidence"]
+    )
     down = told[f"worker.not_running two on {HOST}"]
-    assert down["evidence"] == [f"the list of its processes says: no worker two@{HOST} of tiny in {place.path}"]
+    assert down["evidence"] == [
+        f"the list of its processes says: no worker two@{HOST} of tiny in {place.path}"
+    ]
     assert down["remedy"] == "restart it with all that its command starts"
 
     done = place.inv("remediate", "--yes")
@@ -209,7 +229,11 @@ def test_the_incident_is_healed_by_restarting_all_and_taken_back(place: Place) -
     healed = place.pids()
     assert not set(healed.values()) & set(before.values())
     again = place.inv("remediate", "--yes")
-    assert (again.code, "Nothing to change." in again.out, place.findings()) == (0, True, {}), again.out
+    assert (again.code, "Nothing to change." in again.out, place.findings()) == (
+        0,
+        True,
+        {},
+    ), again.out
     assert not notes.exists()
 
     undone = place.inv("undo", "last", "--yes")
@@ -235,17 +259,34 @@ def test_what_is_all_down_is_started_and_undo_stops_it(place: Place) -> None:
     assert place.inv("remediate", "--yes").code == 0
 
 
-def test_one_that_is_named_is_restarted_with_all_the_others_after_its_task_has_ended(place: Place) -> None:
+def test_one_that_is_named_is_restarted_with_all_the_others_after_its_task_has_ended(
+    place: Place,
+) -> None:
     before, gate = place.pids(), place.path / "gate"
-    app = [sys.executable, "-m", "celery", "-A", "tiny", "call", "tiny.wait", f'--args=["{gate}"]', "--queue=b"]
+    app = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "tiny",
+        "call",
+        "tiny.wait",
+        f'--args=["{gate}"]',
+        "--queue=b",
+    ]
     subprocess.run(app, cwd=place.path, env=place.environment, check=True, capture_output=True)
     begun = Path(f"{gate}.begun")
-    until(lambda: begun.exists() and time.time() - begun.stat().st_mtime > 3)  # longer than a stop may take below
+    until(
+        lambda: begun.exists() and time.time() - begun.stat().st_mtime > 3
+    )  # longer than a stop may take below
     text = (place.path / "inventory.yaml").read_text()
     (place.path / "brief.yaml").write_text(f"{text}      celery_stop_timeout: 2s\n")
     held = place.inv("restart-workers", "one", "--yes", "--inventory", "brief.yaml")
     assert held.code == 2, held.out + held.err
-    assert f"two, one and beat on {HOST} are left as they are, for one command stops them all: a stop kills" in held.err
+    assert (
+        f"two, one and beat on {HOST} are left as they are, for one command stops them all: a stop"
+        " kills" in held.err
+    )
     assert place.pids() == before
     opening = subprocess.Popen(["sh", "-c", f"sleep 2; : >{gate}"])
     done = place.inv("restart-workers", "one", "--yes")
@@ -258,13 +299,31 @@ def test_one_that_is_named_is_restarted_with_all_the_others_after_its_task_has_e
 def test_a_start_that_is_stopped_by_a_block_of_one_leaves_all(place: Place) -> None:
     """A second worker of the same name: to stop one of them would be to stop all."""
     before = place.pids()
-    command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-n", f"two@{HOST}", "-Q", "b", "-P", "solo"]
-    twin = subprocess.Popen(command, cwd=place.path, env=place.environment, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "tiny",
+        "worker",
+        "-n",
+        f"two@{HOST}",
+        "-Q",
+        "b",
+        "-P",
+        "solo",
+    ]
+    twin = subprocess.Popen(
+        command, cwd=place.path, env=place.environment, stderr=subprocess.DEVNULL
+    )
     try:
         until(lambda: f"worker.twins two@{HOST}" in place.findings())
         done = place.inv("restart-workers", "one", "--yes")
         assert done.code == 2, done.out + done.err
-        assert f"two, one and beat on {HOST} are left as they are, for one command stops them all" in done.err
+        assert (
+            f"two, one and beat on {HOST} are left as they are, for one command stops them all"
+            in done.err
+        )
     finally:
         twin.terminate()
         twin.wait()
@@ -272,7 +331,9 @@ def test_a_start_that_is_stopped_by_a_block_of_one_leaves_all(place: Place) -> N
 
 
 @pytest.mark.parametrize("commands", ["{}", "{start: ./start_workers.sh}"])
-def test_what_has_no_command_is_looked_at_and_told_and_not_restarted(place: Place, commands: str) -> None:
+def test_what_has_no_command_is_looked_at_and_told_and_not_restarted(
+    place: Place, commands: str
+) -> None:
     before, name = place.pids(), place.inventory(COMMANDS, commands)
     assert place.findings("--inventory", name) == {}
     done = place.inv("restart-workers", "--yes", "--inventory", name)
@@ -287,7 +348,9 @@ def test_what_has_no_command_is_looked_at_and_told_and_not_restarted(place: Plac
     assert place.pids() == before
 
 
-def test_a_queue_misspelt_in_the_start_script_is_told_with_its_line_and_not_restarted(place: Place) -> None:
+def test_a_queue_misspelt_in_the_start_script_is_told_with_its_line_and_not_restarted(
+    place: Place,
+) -> None:
     script = place.path / "start_workers.sh"
     text = script.read_text()
     script.write_text(text.replace("two b", "two bb"))
@@ -308,14 +371,18 @@ def test_a_queue_misspelt_in_the_start_script_is_told_with_its_line_and_not_rest
 
 
 MULTI = {
-    "each": """
+    "each": (
+        """
         start: "set -a; . ./tiny.env; CELERY multi start {node} -A tiny -Q {queues} -c {concurrency} FILES {options}"
         stop: "CELERY multi stopwait {node} FILES"
-""",
-    "all": """
+"""
+    ),
+    "all": (
+        """
         start: "set -a; . ./tiny.env; CELERY multi start one two -A tiny -Q:one a -Q:two b -c 1 FILES"
         stop: "CELERY multi stopwait one two FILES"
-""",
+"""
+    ),
 }
 
 
@@ -351,7 +418,9 @@ def test_under_none_all_is_put_right_but_what_the_platform_restarts(place: Place
     none = "celery_service_manager: none\n      celery_restart_hint: ps-restart {worker} {queues}"
     name = place.inventory(manager, none)
     text = (place.path / name).read_text()
-    (place.path / name).write_text(text.replace('/etc"', '/none"'))  # no units of ours that are not wanted any more
+    (place.path / name).write_text(
+        text.replace('/etc"', '/none"')
+    )  # no units of ours that are not wanted any more
     (place.path / "none").mkdir()
     assert place.findings("--inventory", name) == {}
     place.set_size(4)
@@ -364,8 +433,8 @@ def test_under_none_all_is_put_right_but_what_the_platform_restarts(place: Place
     asked = place.inv("restart-workers", "two", "--yes", "--inventory", name)
     assert asked.code == 2, asked.out + asked.err
     assert (
-        "this tool does not restart it: celery_service_manager is none; what restarts two: ps-restart two b"
-        in asked.err
+        "this tool does not restart it: celery_service_manager is none; what restarts two:"
+        " ps-restart two b" in asked.err
     )
     os.kill(before["two"], signal.SIGKILL)
     until(lambda: not place.mains()["two"])

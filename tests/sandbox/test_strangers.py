@@ -22,7 +22,9 @@ APP = "from celery import Celery\napp = Celery('strange', broker={url!r})\n"
 @contextmanager
 def stranger(world: World, directory: Path, name: str, code: str = "") -> Iterator[None]:
     """A worker without tasks that consumes high_priority under this name."""
-    (directory / "strange.py").write_text(APP.format(url=(world.root / "broker.url").read_text()) + code)
+    (directory / "strange.py").write_text(
+        APP.format(url=(world.root / "broker.url").read_text()) + code
+    )
     log = directory / "log"
     command = [
         sys.executable,
@@ -39,7 +41,9 @@ def stranger(world: World, directory: Path, name: str, code: str = "") -> Iterat
         name,
     ]
     with log.open("wb") as file:
-        process = subprocess.Popen([*command, "-l", "INFO"], cwd=directory, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            [*command, "-l", "INFO"], cwd=directory, stdout=file, stderr=file
+        )
     try:
         until(lambda: b" ready." in log.read_bytes())
         yield
@@ -48,7 +52,9 @@ def stranger(world: World, directory: Path, name: str, code: str = "") -> Iterat
         process.wait()
 
 
-def test_a_worker_of_somebody_else_at_our_queue_is_told_with_what_it_discards(healthy: World, tmp_path: Path) -> None:
+def test_a_worker_of_somebody_else_at_our_queue_is_told_with_what_it_discards(
+    healthy: World, tmp_path: Path
+) -> None:
     with stranger(healthy, tmp_path, "stray@elsewhere"):
         (finding,) = healthy.inv("diagnose", "--json").json["findings"]
         assert (finding["code"], finding["subject"], finding["severity"]) == (
@@ -58,10 +64,14 @@ def test_a_worker_of_somebody_else_at_our_queue_is_told_with_what_it_discards(he
         )
         assert "is no worker of the inventory and consumes high_priority" in finding["summary"]
         assert healthy.inv("verify").code == 1
-        assert "worker.unknown" in {one["code"] for one in healthy.inv("monitor", "--json").json["look"]["crossings"]}
+        assert "worker.unknown" in {
+            one["code"] for one in healthy.inv("monitor", "--json").json["look"]["crossings"]
+        }
 
 
-def test_what_several_answer_to_is_not_restarted_and_keeps_its_queues(healthy: World, tmp_path: Path) -> None:
+def test_what_several_answer_to_is_not_restarted_and_keeps_its_queues(
+    healthy: World, tmp_path: Path
+) -> None:
     with stranger(healthy, tmp_path, "worker_high@sandbox"):
         found = healthy.inv("diagnose", "--json").json["findings"]
         assert {"worker.twins", "task.not_registered"} <= {one["code"] for one in found}
@@ -83,17 +93,25 @@ def test_two_workers_at_a_queue_with_different_code_are_an_error_and_the_monitor
     healthy: World, tmp_path: Path
 ) -> None:
     low = "          - name: worker_low\n"
-    inventory = healthy.inventory((low, f"          - name: worker_more\n            queues: [high_priority]\n{low}"))
+    inventory = healthy.inventory(
+        (low, f"          - name: worker_more\n            queues: [high_priority]\n{low}")
+    )
     with stranger(healthy, tmp_path, "worker_more@sandbox", OTHER_CODE):
         done = healthy.inv("diagnose", "--json", "--inventory", inventory)
-        crossed = healthy.inv("monitor", "--json", "--inventory", inventory).json["look"]["crossings"]
+        crossed = healthy.inv("monitor", "--json", "--inventory", inventory).json["look"][
+            "crossings"
+        ]
     found = {(one["code"], one["subject"]): one for one in done.json["findings"]}
     discarded = found["task.discarded", "worker_high@sandbox"]
     assert discarded["severity"] == "error"
     assert discarded["evidence"] == [
-        "inspect registered: worker_more@sandbox, which shares high_priority with it, knows strange.refund"
+        "inspect registered: worker_more@sandbox, which shares high_priority with it, knows"
+        " strange.refund"
     ]
-    assert ("schedule.unknown_task", "strange.gone") not in found, "the application as loaded has no such entry"
+    assert (
+        "schedule.unknown_task",
+        "strange.gone",
+    ) not in found, "the application as loaded has no such entry"
     assert {"task.discarded", "schedule.unknown_task"} <= {one["code"] for one in crossed}
 
 
@@ -106,7 +124,9 @@ for n in range(3):
 
 
 @pytest.mark.parametrize("more", ["", ", serializer='json', headers={'compression': 'brotli'}"])
-def test_a_worker_is_not_started_on_messages_that_it_would_discard(healthy: World, more: str) -> None:
+def test_a_worker_is_not_started_on_messages_that_it_would_discard(
+    healthy: World, more: str
+) -> None:
     pid = int((healthy.root / "app/run/worker_high.pid").read_text().split()[0])
     os.kill(pid, signal.SIGTERM)
     until(lambda: not Path(f"/proc/{pid}").exists())
@@ -133,7 +153,9 @@ def send_pickled(app: Celery, queue: str) -> None:
         app.send_task(SINGLE, [n], queue=queue, priority=0, serializer="pickle")
 
 
-def test_a_running_worker_that_lacks_a_queue_is_not_restarted_on_messages_that_it_would_discard(healthy: World) -> None:
+def test_a_running_worker_that_lacks_a_queue_is_not_restarted_on_messages_that_it_would_discard(
+    healthy: World,
+) -> None:
     app, node = application(healthy), "worker_daemon@sandbox"
     app.control.cancel_consumer("daemon", destination=[node], reply=True)
     send_pickled(app, "daemon")
@@ -147,7 +169,9 @@ def test_a_running_worker_that_lacks_a_queue_is_not_restarted_on_messages_that_i
 
 
 def test_a_running_worker_that_discards_what_waits_for_it_is_an_error(healthy: World) -> None:
-    """Its processes are busy, so the messages wait; when they are free they are thrown away, one after the other."""
+    """Its processes are busy, so the messages wait; when they are free they are thrown away, one
+    after the other.
+    """
     log = healthy.root / "app/logs/worker_high.log"
     refusals = log.read_text().count("Received invalid task message")
     glpi(healthy, {"fail": "hang"})
@@ -156,12 +180,15 @@ def test_a_running_worker_that_discards_what_waits_for_it_is_an_error(healthy: W
         for _ in range(12):  # two run at a time, and hang until GLPI's client gives up
             app.send_task(SINGLE, [1], queue="high_priority", priority=0)
         send_pickled(app, "high_priority")
-        patient = healthy.inventory(("timeout: 1m\n            output", "timeout: 1s\n            output"))
+        patient = healthy.inventory(
+            ("timeout: 1m\n            output", "timeout: 1s\n            output")
+        )
         done = healthy.inv("diagnose", "--json", "--inventory", patient)
         (told,) = (one for one in done.json["findings"] if one["code"] == "message.discarded")
         assert (told["subject"], told["severity"]) == ("worker_high@sandbox", "error")
         assert told["summary"].startswith(
-            "3 messages in high_priority are application/x-python-serialize, which it does not accept"
+            "3 messages in high_priority are application/x-python-serialize, which it does not"
+            " accept"
         )
         assert len(healthy.queue("high_priority")) > 3
     finally:

@@ -1,4 +1,6 @@
-"""Fleets whose workers answer and whose queues do not move: real workers, each stuck in a way of its own."""
+"""Fleets whose workers answer and whose queues do not move: real workers, each stuck in a way of
+its own.
+"""
 
 import os
 import signal
@@ -109,7 +111,8 @@ class Shop:
         self.folder = world.path / self.name
         self.folder.mkdir()
         (self.folder / "shop.py").write_text(
-            APP.replace("URL", repr(self.url)).replace("OPTIONS", repr(options | RESTORES)) + TAKE_NO_MORE
+            APP.replace("URL", repr(self.url)).replace("OPTIONS", repr(options | RESTORES))
+            + TAKE_NO_MORE
         )
         head = (
             HEAD.replace("RUNTIME", runtime)
@@ -117,7 +120,9 @@ class Shop:
             .replace("OPTIONS", repr(options))
             .replace("PYTHON", sys.executable)
         )
-        lines = "".join(f"        - {{name: {name}, queues: [{queue}]}}\n" for name, queue in workers.items())
+        lines = "".join(
+            f"        - {{name: {name}, queues: [{queue}]}}\n" for name, queue in workers.items()
+        )
         (self.folder / "inventory.yaml").write_text(head + lines)
         self.app = Celery("shop", broker=self.url, set_as_current=False)
 
@@ -144,9 +149,22 @@ class Shop:
         options = ["-P", self.pool, "-c", "1", "-l", "INFO", "--without-gossip", "--without-mingle"]
         processes = []
         for name, queue in self.workers.items():
-            command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "-n", f"{name}@here", "-Q", queue]
+            command = [
+                sys.executable,
+                "-m",
+                "celery",
+                "-A",
+                "shop",
+                "worker",
+                "-n",
+                f"{name}@here",
+                "-Q",
+                queue,
+            ]
             with (self.folder / f"{name}.log").open("wb") as log:
-                process = subprocess.Popen([*command, *options], cwd=self.folder, stdout=log, stderr=log)
+                process = subprocess.Popen(
+                    [*command, *options], cwd=self.folder, stdout=log, stderr=log
+                )
             processes.append(process)
             (self.folder / f"{name}.pid").write_text(f"{process.pid}\n")
         try:
@@ -192,10 +210,14 @@ def test_a_queue_that_does_not_move_is_told_with_its_cause(shops: tuple[Shop, Sh
     found = shop.findings()
     assert "worker.hangs" not in found
     assert found["worker.rate_limited"]["subject"] == "limited"
-    assert "of shop.limited from limited; its rate limit is 1/h" in "\n".join(found["worker.rate_limited"]["evidence"])
+    assert "of shop.limited from limited; its rate limit is 1/h" in "\n".join(
+        found["worker.rate_limited"]["evidence"]
+    )
     taken = found["queue.not_taken"]
     assert (taken["subject"], taken["severity"]) == ("idle", "error")
-    assert taken["summary"].endswith(" messages wait in idle, and i@here has nothing to do and takes none of them")
+    assert taken["summary"].endswith(
+        " messages wait in idle, and i@here has nothing to do and takes none of them"
+    )
 
     until(lambda: late.active() > 1, timeout_s=30)
     twice = late.findings()["task.runs_twice"]
@@ -204,17 +226,26 @@ def test_a_queue_that_does_not_move_is_told_with_its_cause(shops: tuple[Shop, Sh
     until(lambda: time.monotonic() - began_at > 31, timeout_s=40)
     found = shop.findings()
     assert found["worker.hangs"]["subject"] == "hang"
-    assert "(2 are in workers), and every process that could take them" in found["worker.hangs"]["summary"]
+    assert (
+        "(2 are in workers), and every process that could take them"
+        in found["worker.hangs"]["summary"]
+    )
     waits = found["worker.waits_for_itself"]
     assert waits["subject"] == "self"
     assert "message of self that waits behind them" in waits["summary"]
 
 
-def test_one_worker_that_holds_all_that_waits_for_its_eta_is_told(shops: tuple[Shop, Shop, Shop]) -> None:
+def test_one_worker_that_holds_all_that_waits_for_its_eta_is_told(
+    shops: tuple[Shop, Shop, Shop],
+) -> None:
     shop, _, _ = shops
     shop.app.control.cancel_consumer("etas", destination=["f@here"], reply=True)
     shop.send("child", "etas", 1100, countdown=3600)
-    until(lambda: len((shop.app.control.inspect(["e@here"]).scheduled() or {}).get("e@here", ())) == 1100)
+    until(
+        lambda: (
+            len((shop.app.control.inspect(["e@here"]).scheduled() or {}).get("e@here", ())) == 1100
+        )
+    )
     assert "worker.holds_etas" not in shop.findings()
     shop.app.control.add_consumer("etas", destination=["f@here"], reply=True)
     found = shop.findings()["worker.holds_etas"]
@@ -234,7 +265,10 @@ def test_a_process_that_waits_for_itself_is_told_at_once_and_a_long_task_is_no_f
     assert "messages of long wait (2 are in workers), and none has begun for " in said
 
     def ids() -> list[str]:
-        return [task["id"] for task in shop.app.control.inspect(["k@here"], timeout=1).active()["k@here"]]
+        return [
+            task["id"]
+            for task in shop.app.control.inspect(["k@here"], timeout=1).active()["k@here"]
+        ]
 
     before = ids()
     (kill,) = (line for line in hangs["evidence"] if "sudo kill -KILL" in line)

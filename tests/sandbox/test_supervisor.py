@@ -1,4 +1,6 @@
-"""Workers under real supervisords: the incident in the sandbox, and two hosts restarted one after the other."""
+"""Workers under real supervisords: the incident in the sandbox, and two hosts restarted one after
+the other.
+"""
 
 import signal
 import subprocess
@@ -32,7 +34,9 @@ def shows(done: Done, command: str) -> None:
 
 def status(conf: Path) -> str:
     ctl = Path(sys.executable).with_name("supervisorctl")
-    return subprocess.run([ctl, "-c", conf, "status"], capture_output=True, text=True, check=False).stdout
+    return subprocess.run(
+        [ctl, "-c", conf, "status"], capture_output=True, text=True, check=False
+    ).stdout
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +47,9 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     world.inv("sandbox", "--down")
 
 
-def test_the_incident_is_diagnosed_healed_after_a_kill_taken_back_and_leaves_no_trace(short: World) -> None:
+def test_the_incident_is_diagnosed_healed_after_a_kill_taken_back_and_leaves_no_trace(
+    short: World,
+) -> None:
     world = short
     up = world.inv("sandbox", "--manager", "supervisor")
     assert up.code == 0, up.err
@@ -160,7 +166,11 @@ def pair(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
             made.start(host)
         yield made
     finally:
-        left = [one for process in made.daemons.values() for one in supervisord.session_of(process.pid, path)]
+        left = [
+            one
+            for process in made.daemons.values()
+            for one in supervisord.session_of(process.pid, path)
+        ]
         for process in made.daemons.values():
             process.terminate()
         psutil.wait_procs(left, timeout=20)
@@ -168,7 +178,9 @@ def pair(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
             process.wait(40)
 
 
-def test_a_batch_that_does_not_come_up_ends_a_rolling_restart_and_a_rerun_goes_on(pair: Pair) -> None:
+def test_a_batch_that_does_not_come_up_ends_a_rolling_restart_and_a_rerun_goes_on(
+    pair: Pair,
+) -> None:
     healed = pair.inv("remediate", "--yes")
     assert healed.code == 0, healed.out + healed.err
     assert pair.inv("verify").code == 0
@@ -189,7 +201,9 @@ def test_a_batch_that_does_not_come_up_ends_a_rolling_restart_and_a_rerun_goes_o
     assert "start a: it is not running; its manager says: FATAL" in healed.out
 
 
-def test_a_restart_that_is_killed_while_supervisord_waits_for_a_task_is_made_by_a_rerun(pair: Pair) -> None:
+def test_a_restart_that_is_killed_while_supervisord_waits_for_a_task_is_made_by_a_rerun(
+    pair: Pair,
+) -> None:
     assert pair.inv("remediate", "--yes").code == 0
     app = celery.Celery("tiny", broker=pair.url, set_as_current=False)
     app.send_task("tiny.sleep", (12,), queue="q1")
@@ -241,7 +255,11 @@ def test_a_program_of_somebody_elses_is_taken_over_and_taken_back(pair: Pair) ->
     subprocess.run([*ctl, "update", "shop"], check=True)
     subprocess.run([*ctl, "stop", "shop:spare"], check=True)
     until(lambda: status(conf).count("RUNNING") == 2)
-    until(lambda: any("a@one ready" in log.read_text() for log in (home / "app/logs").glob("old-stderr*")))
+    until(
+        lambda: any(
+            "a@one ready" in log.read_text() for log in (home / "app/logs").glob("old-stderr*")
+        )
+    )
     before = status(conf), theirs.read_text()
     (other,) = [line.split()[3] for line in before[0].splitlines() if "shop:other" in line]
 
@@ -251,7 +269,10 @@ def test_a_program_of_somebody_elses_is_taken_over_and_taken_back(pair: Pair) ->
     until(lambda: status(conf).count("RUNNING") == 2)
     kept = pair.inv("remediate", "--take-over", "--yes")
     assert kept.code == 2, kept.out
-    assert "environment= in its conf file sets REGION, and the environment file does not" in kept.out + kept.err
+    assert (
+        "environment= in its conf file sets REGION, and the environment file does not"
+        in kept.out + kept.err
+    )
 
     assert f"changed: [one] set autostart=false of program spare in {theirs}" in kept.out
     assert pair.inv("undo", "last", "--yes").code == 0
@@ -275,10 +296,14 @@ def test_a_program_of_somebody_elses_is_taken_over_and_taken_back(pair: Pair) ->
     pair.start("one")
     until(lambda: "shop:other                       RUNNING" in status(conf))
     for program in ("old  ", "spare"):
-        assert f"shop:{program}                       STOPPED   Not started" in status(conf), "it stays away"
+        assert f"shop:{program}                       STOPPED   Not started" in status(conf), (
+            "it stays away"
+        )
 
     run = pair.world.path / "state/runs"
-    of_taking = max(path for path in run.iterdir() if "shop.conf" in (path / "journal.jsonl").read_text())
+    of_taking = max(
+        path for path in run.iterdir() if "shop.conf" in (path / "journal.jsonl").read_text()
+    )
     undone = pair.inv("undo", of_taking.name, "--yes")
     assert undone.code == 0, undone.out + undone.err
     assert theirs.read_text() == before[1]
@@ -305,7 +330,9 @@ def test_a_supervisord_that_does_not_run_is_told_with_what_starts_it(pair: Pair)
     assert away["summary"].startswith("supervisord does not run: nothing answers at unix://")
     assert f"supervisord -c {pair.home('two')}/supervisord.conf" in str(away["evidence"])
     assert by_code.keys() == {"service.manager_away", "worker.not_running", "queue.no_consumer"}
-    assert by_code["queue.no_consumer"]["caused_by"] == [{"code": "service.manager_away", "subject": "two"}]
+    assert by_code["queue.no_consumer"]["caused_by"] == [
+        {"code": "service.manager_away", "subject": "two"}
+    ]
 
     healed = pair.inv("remediate", "--yes")  # the other host
     assert healed.code == 2, healed.out + healed.err
@@ -326,7 +353,9 @@ def test_a_supervisords_fleet_is_known_without_an_inventory_also_where_it_does_n
         """In the application's folder, where no inventory is."""
         command = [*pair.world.command(*words), "--state-dir", str(tmp_path)]
         environment = pair.world.environment | {"BROKER": pair.url}
-        done = subprocess.run(command, cwd=pair.home("one"), env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=pair.home("one"), env=environment, capture_output=True, text=True
+        )
         return Done(done.returncode, done.stdout, done.stderr)
 
     (pair.home("one") / "inventory.yaml").touch()  # as `> inventory.yaml` does before anything runs
@@ -336,7 +365,10 @@ def test_a_supervisords_fleet_is_known_without_an_inventory_also_where_it_does_n
     for line in (
         "celery_service_manager: supervisor",
         f"conf: {conf}",
-        '- {name: a, node: a@one, service: celery-worker-a, queues: [q1], concurrency: 1, options: ["--pool=solo"]}',
+        (
+            "- {name: a, node: a@one, service: celery-worker-a, queues: [q1], concurrency: 1,"
+            ' options: ["--pool=solo"]}'
+        ),
         "celery_nodes: [b@two]",
     ):
         assert line in adopted.out, adopted.out

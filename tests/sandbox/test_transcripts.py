@@ -24,7 +24,11 @@ def test_what_the_pages_show_of_the_incident_is_what_is_printed(world: World) ->
     shown("../README.md", "./inv diagnose", 1)
     _monitored(world)
     shown("../README.md", "./inv remediate --yes", 0)
-    until(lambda: "worker.not_answering" not in world.inv("monitor").out.replace("RECOVERED worker", ""))
+    until(
+        lambda: (
+            "worker.not_answering" not in world.inv("monitor").out.replace("RECOVERED worker", "")
+        )
+    )
     shown("monitoring.md", "./inv monitor --history --since 2h", 0)
     shown("pages.md", "./inv report last --html incident.html --markdown incident.md --logs", 0)
     shown("schedule.md", "./inv schedule", 0)

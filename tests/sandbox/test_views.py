@@ -1,4 +1,6 @@
-"""`inv queues`, `inv messages` and `inv broker` on a running fleet, beside `celery inspect` and redis-py."""
+"""`inv queues`, `inv messages` and `inv broker` on a running fleet, beside `celery inspect` and
+redis-py.
+"""
 
 import itertools
 import json
@@ -36,7 +38,8 @@ def test_the_figures_agree_with_celery_inspect_and_redis(broken: World) -> None:
     with Celery(broker=(broken.root / "broker.url").read_text(), set_as_current=False) as app:
         inspected = app.control.inspect(timeout=3).active_queues()
     consumers = {
-        queue: [name for name, of in inspected.items() if queue in {one["name"] for one in of}] for queue in queues
+        queue: [name for name, of in inspected.items() if queue in {one["name"] for one in of}]
+        for queue in queues
     }
     assert {name: queue["consumers"] for name, queue in queues.items()} == consumers
     assert queues["low_priority"]["drain"] == "unconsumed"
@@ -51,12 +54,20 @@ def test_the_figures_agree_with_celery_inspect_and_redis(broken: World) -> None:
 def test_a_queue_and_its_messages_are_shown(broken: World) -> None:
     shown = broken.inv("queues", "low_priority")
     assert shown.code == 0
-    for told in ("5,000 messages wait", "no node that answers consumes it", "1,000 of 5,000 messages were looked at"):
+    for told in (
+        "5,000 messages wait",
+        "no node that answers consumes it",
+        "1,000 of 5,000 messages were looked at",
+    ):
         assert told in shown.out
-    found = broken.inv("messages", "low_priority", "--task", "integrations.*", "--limit", "2", "--json").json
+    found = broken.inv(
+        "messages", "low_priority", "--task", "integrations.*", "--limit", "2", "--json"
+    ).json
     assert [message["ahead"] for message in found["queue_messages"]] == [0, 16]
     assert not found["complete"]
-    [message] = broken.inv("messages", "low_priority", "--limit", "1", "--full", "--json").json["queue_messages"]
+    [message] = broken.inv("messages", "low_priority", "--limit", "1", "--full", "--json").json[
+        "queue_messages"
+    ]
     raw = json.loads(broken.queue()[-1])
     assert message["envelope"]["headers"] == raw["headers"]
     assert message["body"][0] == []
@@ -70,25 +81,42 @@ def test_the_server_is_shown_with_what_it_means(broken: World) -> None:
         version = client.info("server")["redis_version"]
     assert f"Redis {version}" in shown.out
     assert "→ when Redis ends, every queue goes back to how it was" in shown.out
-    assert broken.inv("broker", "--json").json["broker"]["role"]["value"] == {"role": "master", "replicas": []}
+    assert broken.inv("broker", "--json").json["broker"]["role"]["value"] == {
+        "role": "master",
+        "replicas": [],
+    }
 
 
 @pytest.mark.parametrize(
     ("line", "code", "told"),
     [
-        ("queues lwo_priority", 5, "there is no queue 'lwo_priority'; did you mean 'low_priority'?"),
-        ("messages lwo_priority", 5, "there is no queue 'lwo_priority'; did you mean 'low_priority'?"),
+        (
+            "queues lwo_priority",
+            5,
+            "there is no queue 'lwo_priority'; did you mean 'low_priority'?",
+        ),
+        (
+            "messages lwo_priority",
+            5,
+            "there is no queue 'lwo_priority'; did you mean 'low_priority'?",
+        ),
         ("queues --wtach 2s", 5, "queues has no flag '--wtach'; did you mean '--watch'?"),
         ("queues --watch 0", 5, "--watch '0': expected how often to look, 1s or more"),
         ("queues --watch 2s --exact", 5, "leave --grep and --exact out with it"),
         ("queues low_priority high_priority", 5, "queues takes no 'high_priority'"),
-        ("messages low_priority --limit 0", 5, "--limit 0: expected how many messages to show, 1 or more"),
+        (
+            "messages low_priority --limit 0",
+            5,
+            "--limit 0: expected how many messages to show, 1 or more",
+        ),
         ("messages low_priority --retries many", 5, "--retries: write it as '>N'"),
         ("messages", 5, "messages needs QUEUE: the QUEUE"),
         ("broker now", 5, "broker takes no 'now'"),
     ],
 )
-def test_wrong_input_is_told_with_what_was_meant(broken: World, line: str, code: int, told: str) -> None:
+def test_wrong_input_is_told_with_what_was_meant(
+    broken: World, line: str, code: int, told: str
+) -> None:
     done = broken.inv(*line.split())
     assert (done.code, done.out) == (code, "")
     assert told in done.err

@@ -18,23 +18,39 @@ def lines(world: World) -> dict[str, Any]:
     return {line["service"]: line for line in world.inv("workers", "--json").json["workers"]}
 
 
-def test_a_worker_that_answers_is_one_line_with_its_process_its_tasks_and_its_broker(healthy: World) -> None:
+def test_a_worker_that_answers_is_one_line_with_its_process_its_tasks_and_its_broker(
+    healthy: World,
+) -> None:
     shown = healthy.inv("workers", "--json").json
     high = next(line for line in shown["workers"] if line["service"] == "worker_high")
-    assert (high["host"], high["worker"], high["state"]) == ("sandbox", "worker_high@sandbox", "answers")
+    assert (high["host"], high["worker"], high["state"]) == (
+        "sandbox",
+        "worker_high@sandbox",
+        "answers",
+    )
     assert (high["pid"], high["pool"], high["size"], high["processes"]) == (
         pid_of(healthy, "worker_high"),
         "prefork",
         2,
         3,
     )
-    assert (high["queues"], high["active"], high["reserved"], high["scheduled"]) == (["high_priority"], 0, 0, 0)
-    assert (high["broker"], high["broker_seen_by"]) == (shown["about"]["broker"], "it answers through it")
+    assert (high["queues"], high["active"], high["reserved"], high["scheduled"]) == (
+        ["high_priority"],
+        0,
+        0,
+        0,
+    )
+    assert (high["broker"], high["broker_seen_by"]) == (
+        shown["about"]["broker"],
+        "it answers through it",
+    )
     assert (high["twins"], high["rate_limits"]) == ([], {})
     (total,) = shown["totals"]
     assert abs(total["clock_ahead_s"]) <= total["clock_margin_s"] < 10, "it is this machine"
     assert total["processes"] == sum(line["processes"] for line in shown["workers"])
-    assert total["memory_bytes"] == sum(line["memory_bytes"] for line in shown["workers"]) > 100 << 20
+    assert (
+        total["memory_bytes"] == sum(line["memory_bytes"] for line in shown["workers"]) > 100 << 20
+    )
 
 
 def test_what_is_stopped_or_not_there_is_told_as_that_and_is_no_failure(healthy: World) -> None:
@@ -54,13 +70,22 @@ def test_what_is_stopped_or_not_there_is_told_as_that_and_is_no_failure(healthy:
     (row,) = (line for line in done.out.splitlines() if line.startswith("worker_low@sandbox"))
     assert row.split()[1:3] == ["stopped", str(low)]
     gone = seen["worker_daemon"]
-    assert (gone["state"], gone["pid"], gone["processes"], gone["age_s"]) == ("not running", None, 0, None)
+    assert (gone["state"], gone["pid"], gone["processes"], gone["age_s"]) == (
+        "not running",
+        None,
+        0,
+        None,
+    )
     assert (seen["beat"]["worker"], seen["beat"]["state"]) == ("beat", "runs")
 
 
-def test_without_a_broker_the_processes_are_shown_and_who_answers_is_not_known(healthy: World) -> None:
+def test_without_a_broker_the_processes_are_shown_and_who_answers_is_not_known(
+    healthy: World,
+) -> None:
     text = (healthy.path / "inventory.yaml").read_text()
-    url = text[text.index("        celery_broker_url:") : text.index("        celery_result_backend:")]
+    url = text[
+        text.index("        celery_broker_url:") : text.index("        celery_result_backend:")
+    ]
     inventory = healthy.inventory((url, "        celery_broker_url: redis://127.0.0.1:1/0\n"))
     done = healthy.inv("workers", "--json", "-i", inventory)
     assert done.code == 4

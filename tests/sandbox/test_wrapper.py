@@ -1,4 +1,6 @@
-"""`./inv`: makes its virtual environment once, also when started twice at once, and says clearly why it cannot."""
+"""`./inv`: makes its virtual environment once, also when started twice at once, and says clearly
+why it cannot.
+"""
 
 import os
 import re
@@ -52,7 +54,9 @@ def test_it_installs_and_runs_under_busybox_and_dash(checkout: Path) -> None:
         pytest.skip(f"not installed: {', '.join(lacking)}")
     tools = checkout / "tools"
     tools.mkdir()
-    subprocess.run(["busybox", "--install", "-s", tools], check=True)  # so that nothing of GNU's is used
+    subprocess.run(
+        ["busybox", "--install", "-s", tools], check=True
+    )  # so that nothing of GNU's is used
     (tools / "python3").symlink_to(sys.executable)
     for shell in (["busybox", "ash"], ["dash"]):
         program = [str(shutil.which(shell[0])), *shell[1:], str(checkout / "inv"), "hello"]
@@ -91,7 +95,10 @@ def test_a_python_without_venv_is_told_with_the_package_that_has_it(checkout: Pa
     python.write_text('#!/bin/sh\ncase $2 in *ensurepip*) exit 1;; esac\nexec python3 "$@"\n')
     python.chmod(0o755)
     process = start(
-        checkout, "hello", PYTHON=str(python), PATH="/usr/bin:/bin:" + str(Path(shutil.which("python3") or "").parent)
+        checkout,
+        "hello",
+        PYTHON=str(python),
+        PATH="/usr/bin:/bin:" + str(Path(shutil.which("python3") or "").parent),
     )
     _, err = process.communicate(timeout=30)
     assert process.returncode == 5

@@ -1,4 +1,6 @@
-"""Hand-built fleets and snapshots for the unit tests: everything right, to be broken one thing at a time."""
+"""Hand-built fleets and snapshots for the unit tests: everything right, to be broken one thing at a
+time.
+"""
 
 import sys
 from collections.abc import Mapping
@@ -39,7 +41,9 @@ def make_host(name: str = "web1", **changes: Any) -> FleetHost:
         "env": {"TIMEOUT": "30"}, "workers": (Worker(name="high", queues=("high_q",)),), "beat": True,
         "service_manager": "commands", "commands": NO_COMMANDS,
     }  # fmt: skip
-    return FleetHost(name, ("web",), HostSettings(**(settings | changes)), {"ansible_connection": "local"})
+    return FleetHost(
+        name, ("web",), HostSettings(**(settings | changes)), {"ansible_connection": "local"}
+    )
 
 
 def make_fleet(*hosts: FleetHost, state_directory: Path | None = None, **app: Any) -> Fleet:
@@ -53,33 +57,48 @@ def make_fleet(*hosts: FleetHost, state_directory: Path | None = None, **app: An
 
 
 def make_queue(name: str = "high_q", depth: int = 0, **changes: Any) -> QueueState:
-    return replace(QueueState(name, {name: depth} if depth else {}, {}, (), NOTHING_MALFORMED, 0), **changes)
+    return replace(
+        QueueState(name, {name: depth} if depth else {}, {}, (), NOTHING_MALFORMED, 0), **changes
+    )
 
 
 def make_broker(fleet: Fleet, **changes: Any) -> BrokerState:
     """Every node answers, knows every task and consumes its queues; every queue is empty."""
     nodes = {
-        host.node(worker): NodeState(host.node(worker), frozenset(fleet.app.expected_tasks), frozenset(worker.queues))
+        host.node(worker): NodeState(
+            host.node(worker), frozenset(fleet.app.expected_tasks), frozenset(worker.queues)
+        )
         for host in fleet.hosts
         for worker in host.settings.workers
     }
     queues = {name: make_queue(name) for name in fleet.queues}
-    return replace(BrokerState("7.2", 0, 0, "noeviction", 0, queues, nodes, 0, {}, {}, 1), **changes)
+    return replace(
+        BrokerState("7.2", 0, 0, "noeviction", 0, queues, nodes, 0, {}, {}, 1), **changes
+    )
 
 
 def make_state(host: FleetHost, **changes: Any) -> HostState:
-    """Every service runs since after the environment file, which holds what it should, last changed."""
+    """Every service runs since after the environment file, which holds what it should, last
+    changed.
+    """
     content = "".join(f"{name}={value}\n" for name, value in host.settings.env.items())
     files = {host.settings.env_file: FileState(content.encode(), 0o640, NOW - 1000)}
-    services = {name: ServiceState(100 + n, NOW - 500, "100") for n, name in enumerate(host.services)}
+    services = {
+        name: ServiceState(100 + n, NOW - 500, "100") for n, name in enumerate(host.services)
+    }
     return replace(HostState(NOW, files, services), **changes)
 
 
 def make_snapshot(
-    fleet: Fleet, *, broker: BrokerState | None = None, hosts: Mapping[str, HostState | Unreachable] | None = None
+    fleet: Fleet,
+    *,
+    broker: BrokerState | None = None,
+    hosts: Mapping[str, HostState | Unreachable] | None = None,
 ) -> Snapshot:
     """A fleet in which all is right, but for what is given."""
-    states: dict[str, HostState | Unreachable] = {host.name: make_state(host) for host in fleet.hosts}
+    states: dict[str, HostState | Unreachable] = {
+        host.name: make_state(host) for host in fleet.hosts
+    }
     return Snapshot(NOW, broker or make_broker(fleet), states | dict(hosts or {}))
 
 

@@ -1,4 +1,6 @@
-"""What CONTRIBUTING.md says of adding something, done in a copy: it takes those files, no other, and works."""
+"""What CONTRIBUTING.md says of adding something, done in a copy: it takes those files, no other,
+and works.
+"""
 
 import json
 import os
@@ -21,12 +23,19 @@ CHECKOUT = Path(__file__).parents[2]
 LEFT = shutil.ignore_patterns(".*", "__pycache__")
 
 Edits = Mapping[str, tuple[tuple[str, str], ...]]
-"""By file what is put before which text, its first; "" stands for a new file, or for the end of one."""
+"""By file what is put before which text, its first; "" stands for a new file, or for the end of
+one.
+"""
 
 
 def added(heading: str, **names: str) -> set[str]:
     """The files that CONTRIBUTING.md names under a heading, with these words for its NAME and NOUN."""
-    text = (CHECKOUT / "CONTRIBUTING.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    text = (
+        (CHECKOUT / "CONTRIBUTING.md")
+        .read_text()
+        .partition(f"## {heading}\n")[2]
+        .partition("\n## ")[0]
+    )
     files = re.findall(r"^\d\. `(\S+)`", text, re.MULTILINE)
     return {re.sub("NAME|NOUN", lambda found: names[found[0]], file) for file in files}
 
@@ -50,7 +59,12 @@ def run(copy: Path, *command: str) -> "subprocess.CompletedProcess[str]":
     """A Python module in the copy, which imports nothing of this checkout."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(copy)}
     return subprocess.run(
-        [sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *command],
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -61,13 +75,18 @@ SET_MODE: Edits = {
     "runbooks/core/effects.py": (
         (
             "class RunTask(",
-            'class SetMode(_Effect, frozen=True, tag="set_mode"):\n'
-            '    """Give a file another mode."""\n\n'
-            "    path: str\n    mode: int\n    replaces: int\n\n\n",
+            (
+                'class SetMode(_Effect, frozen=True, tag="set_mode"):\n'
+                '    """Give a file another mode."""\n\n'
+                "    path: str\n    mode: int\n    replaces: int\n\n\n"
+            ),
         ),
         ("FileEffect | ControlService | ReloadUnits | EnableService |", "SetMode | "),
-        ("WriteFile(path=path) | SetEnvironment(path=path) | LostContents(path=path):", "SetMode(path=path) | "),
-        ("ControlService() | ReloadUnits() | EnableService() | EndProcesses():", "SetMode() | "),
+        (
+            "WriteFile(path=path) | SetEnvironment(path=path) | LostContents(path=path):",
+            "SetMode(path=path) | ",
+        ),
+        ("ControlService() | ReloadUnits() | EnableService() | EndProcesses()\n", "SetMode() | "),
     ),
     "runbooks/effects/modes.py": (
         (
@@ -107,9 +126,15 @@ SET_MODE: Edits = {
         ),
     ),
     "runbooks/effects/dispatch.py": (
-        ("from runbooks.effects.services import", "from runbooks.effects.modes import SetModeHandler\n"),
+        (
+            "from runbooks.effects.services import",
+            "from runbooks.effects.modes import SetModeHandler\n",
+        ),
         ("    SetRateLimit,\n    ShutDownNode,", "    SetMode,\n"),
-        ("        case ReloadUnits():", "        case SetMode():\n            return SetModeHandler(effect)\n"),
+        (
+            "        case ReloadUnits():",
+            "        case SetMode():\n            return SetModeHandler(effect)\n",
+        ),
     ),
     "tests/unit/effects/test_modes.py": (
         (
@@ -150,7 +175,14 @@ SET_MODE: Edits = {
 def test_an_effect_is_made_and_taken_back_once_the_files_that_are_named_have_it(copy: Path) -> None:
     assert set(SET_MODE) == added("Add an effect", NOUN="modes")
     apply(copy, SET_MODE)
-    done = run(copy, "-m", "pytest", "-q", "tests/unit/effects/test_modes.py", "tests/unit/core/test_effects.py")
+    done = run(
+        copy,
+        "-m",
+        "pytest",
+        "-q",
+        "tests/unit/effects/test_modes.py",
+        "tests/unit/core/test_effects.py",
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -163,7 +195,12 @@ def test_mypy_names_what_a_new_effect_lacks(copy: Path) -> None:
     lacks = (
         ("runbooks/core/effects.py", "SetMode(path=path) | ", "", unhandled),
         ("runbooks/core/effects.py", "SetMode() | ", "", unhandled),
-        ("runbooks/core/effects.py", "SetMode | FileEffect", "FileEffect", '"WriteFile | SetEnvironment'),
+        (
+            "runbooks/core/effects.py",
+            "SetMode | FileEffect",
+            "FileEffect",
+            '"WriteFile | SetEnvironment',
+        ),
         ("runbooks/effects/dispatch.py", case, "", unhandled),
         ("runbooks/effects/modes.py", "rank = Rank.CHANGE", "", 'abstract attribute "rank"'),
         ("runbooks/effects/modes.py", "def judge(", "def _judge(", 'abstract attribute "judge"'),
@@ -197,23 +234,30 @@ def inv(copy: Path, url: str, *words: str) -> "subprocess.CompletedProcess[str]"
 
 UNLUCKY: Edits = {
     "runbooks/diagnosis/queues.py": (
-        ("        yield from _thresholds(fleet, snapshot, state)", "        yield from _unlucky(state)\n"),
+        (
+            "        yield from _thresholds(fleet, snapshot, state)",
+            "        yield from _unlucky(state)\n",
+        ),
         (
             "def _too_large(",
-            "def _unlucky(state: QueueState) -> Iterator[Finding]:\n"
-            "    if state.depth == 13:\n"
-            '        yield Finding("queue.unlucky", state.name, f"{state.name} is unlucky")\n\n\n',
+            (
+                "def _unlucky(state: QueueState) -> Iterator[Finding]:\n    if state.depth == 13:\n"
+                '        yield Finding("queue.unlucky", state.name, f"{state.name} is'
+                ' unlucky")\n\n\n'
+            ),
         ),
     ),
     "runbooks/diagnosis/catalogue/queue.toml": (
         (
             "[unpolled]",
-            "[unlucky]\n"
-            'title = "A queue holds thirteen messages."\n'
-            'meaning = "Someone may be superstitious."\n'
-            'known_by = "LLEN is 13."\n'
-            'next_step = "Send one more."\n'
-            'not_meant = "It does not say that the queue is slow."\n\n',
+            (
+                "[unlucky]\n"
+                'title = "A queue holds thirteen messages."\n'
+                'meaning = "Someone may be superstitious."\n'
+                'known_by = "LLEN is 13."\n'
+                'next_step = "Send one more."\n'
+                'not_meant = "It does not say that the queue is slow."\n\n'
+            ),
         ),
     ),
     "docs/findings.md": (),
@@ -228,7 +272,9 @@ UNLUCKY: Edits = {
             """,
         ),
     ),
-    "CHANGELOG.md": (("- `inv diagnose`", "- `inv diagnose` names a queue of thirteen messages.\n"),),
+    "CHANGELOG.md": (
+        ("- `inv diagnose`", "- `inv diagnose` names a queue of thirteen messages.\n"),
+    ),
     "lab/faults/queue.py": (
         (
             "",
@@ -285,10 +331,12 @@ DEPTHS: Edits = {
     "runbooks/cli/verbs/checks.py": (
         (
             "@verb(hosts=False)\ndef hosts",
-            "@verb()\ndef depths(flags: Flags) -> None:\n"
-            '    """Say how many messages wait in each queue; changes nothing."""\n'
-            "    from runbooks.depths import depths as page\n\n"
-            "    on_fleet(flags, page)\n\n\n",
+            (
+                "@verb()\ndef depths(flags: Flags) -> None:\n"
+                '    """Say how many messages wait in each queue; changes nothing."""\n'
+                "    from runbooks.depths import depths as page\n\n"
+                "    on_fleet(flags, page)\n\n\n"
+            ),
         ),
     ),
     "runbooks/cli/verbs/__init__.py": (
@@ -314,16 +362,23 @@ DEPTHS: Edits = {
 }
 
 
-def test_a_verb_works_once_the_files_that_are_named_have_it(copy: Path, url: str, client: "redis.Redis") -> None:
+def test_a_verb_works_once_the_files_that_are_named_have_it(
+    copy: Path, url: str, client: "redis.Redis"
+) -> None:
     assert set(DEPTHS) == added("Add a verb", NAME="depths", NOUN="checks")
     apply(copy, DEPTHS)
     assert run(copy, "tasks.py", "docs").returncode == 0
     client.lpush("high", b"{}", b"{}")
     done = inv(copy, url, "depths", "--json")
-    assert (done.returncode, json.loads(done.stdout)["depths"]) == (0, [{"queue": "high", "depth": 2}])
+    assert (done.returncode, json.loads(done.stdout)["depths"]) == (
+        0,
+        [{"queue": "high", "depth": 2}],
+    )
     done = run(copy, "-m", "pytest", "-q", "tests/unit/test_docs.py")
     assert done.returncode == 0, done.stdout
-    layers = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(cache_dir=None))"
+    layers = (
+        "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(cache_dir=None))"
+    )
     done = run(copy, "-c", layers)
     assert done.returncode == 0, done.stdout
 
@@ -434,7 +489,9 @@ PID_FILES: Edits = {
             ''',
         ),
     ),
-    "CHANGELOG.md": (("- Hosts over SSH", "- Workers that detach themselves are known by their pid files.\n"),),
+    "CHANGELOG.md": (
+        ("- Hosts over SSH", "- Workers that detach themselves are known by their pid files.\n"),
+    ),
 }
 
 DETACHED = """
@@ -487,7 +544,12 @@ def test_a_service_manager_controls_and_shows_a_worker_once_the_files_that_are_n
         with suppress(FileNotFoundError, ProcessLookupError):
             os.kill(pid(), signal.SIGKILL)
     done = run(
-        copy, "-m", "pytest", "-q", "tests/unit/hosts/services/test_pidfile.py", "tests/unit/core/test_managers.py"
+        copy,
+        "-m",
+        "pytest",
+        "-q",
+        "tests/unit/hosts/services/test_pidfile.py",
+        "tests/unit/core/test_managers.py",
     )
     assert done.returncode == 0, done.stdout
 
@@ -497,5 +559,7 @@ def test_mypy_names_what_a_new_service_manager_lacks(copy: Path) -> None:
     path = copy / "runbooks/hosts/services/pidfile.py"
     mypy = ("-m", "mypy", "--cache-dir", "../mypy", "runbooks/hosts/services")
     assert run(copy, *mypy).stdout.startswith("Success")
-    path.write_text(path.read_text().replace("def logs(", "def no_logs(").replace("free_text = False", ""))
+    path.write_text(
+        path.read_text().replace("def logs(", "def no_logs(").replace("free_text = False", "")
+    )
     assert '"PidFiles" with abstract attributes "free_text" and "logs"' in run(copy, *mypy).stdout

@@ -29,12 +29,16 @@ def test_every_verb_stands_in_the_readme(verb: str) -> None:
     assert f"`{verb}" in (CHECKOUT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("variable", sorted({*AppSettings.model_fields, *HostSettings.model_fields}))
+@pytest.mark.parametrize(
+    "variable", sorted({*AppSettings.model_fields, *HostSettings.model_fields})
+)
 def test_every_variable_stands_in_the_inventory_page(variable: str) -> None:
     assert f"`celery_{variable}`" in (CHECKOUT / "docs/inventory.md").read_text()
 
 
-def test_the_least_inventory_of_the_inventory_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_inventory_of_the_inventory_page_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / ".config/shop").mkdir(parents=True)
     (tmp_path / ".config/shop/redis").write_text("hunter2\n")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -49,18 +53,25 @@ def test_the_least_inventory_of_the_inventory_page_works(tmp_path: Path, monkeyp
 
 
 def examples(page: str) -> list[str]:
-    return [part.partition("```")[0] for part in (CHECKOUT / "docs" / page).read_text().split("```yaml\n")[1:]]
+    return [
+        part.partition("```")[0]
+        for part in (CHECKOUT / "docs" / page).read_text().split("```yaml\n")[1:]
+    ]
 
 
 def test_the_examples_that_an_inventory_error_points_to_are_valid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOP_BROKER_URL", "redis://redis1:6379/0")
-    whole, host = (one for one in examples("inventory.md") if one.startswith(("vars:", "web1.example.com:")))
+    whole, host = (
+        one for one in examples("inventory.md") if one.startswith(("vars:", "web1.example.com:"))
+    )
     lines = ["all:", indent(whole, "  "), "  hosts:", indent(host, "    ")]
     (tmp_path / "inventory.yaml").write_text("\n".join(lines))
     inventory = load_inventory(tmp_path / "inventory.yaml")
-    assert [host.name for host in build_fleet(inventory, tuple(inventory.hosts)).hosts] == ["web1.example.com"]
+    assert [host.name for host in build_fleet(inventory, tuple(inventory.hosts)).hosts] == [
+        "web1.example.com"
+    ]
     headings = re.findall(r"^## (.*)$", (CHECKOUT / "docs/inventory.md").read_text(), re.MULTILINE)
     slugs = {re.sub(r"[^a-z -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     (tmp_path / "inventory.yaml").write_text(
@@ -80,7 +91,10 @@ def test_the_inventory_of_the_kubernetes_page_works_and_its_job_runs_the_monitor
     (tmp_path / "inventory.yaml").write_text(example)
     inventory = load_inventory(tmp_path / "inventory.yaml")
     fleet = build_fleet(inventory, tuple(inventory.hosts))
-    assert (fleet.hosts, fleet.app.restart_hint) == ((), "kubectl -n shop rollout restart deployment/worker")
+    assert (fleet.hosts, fleet.app.restart_hint) == (
+        (),
+        "kubectl -n shop rollout restart deployment/worker",
+    )
     claim, job = yaml.safe_load_all(manifest)
     assert [(one["apiVersion"], one["kind"]) for one in (claim, job)] == [
         ("v1", "PersistentVolumeClaim"),
@@ -92,7 +106,9 @@ def test_the_inventory_of_the_kubernetes_page_works_and_its_job_runs_the_monitor
     assert mounted.keys() == {volume["name"] for volume in spec["volumes"]}
     assert fleet.state_directory == Path(mounted["state"])
     program, verb, *arguments = container["command"]
-    assert (program, verb) in {("celery-runbooks", name) for name in Collection.from_module(verbs).task_names}
+    assert (program, verb) in {
+        ("celery-runbooks", name) for name in Collection.from_module(verbs).task_names
+    }
     assert arguments == ["--inventory", f"{mounted['inventory']}/inventory.yaml"]
     parsed(job["spec"]["schedule"])
 
@@ -108,7 +124,9 @@ def test_every_exit_code_stands_in_the_readme(code: ExitCode) -> None:
     assert f"{int(code)} {EXIT_CODES[code]}" in told
 
 
-@pytest.mark.parametrize("made", [reference_page, man_page], ids=["reference.md", "celery-runbooks.1"])
+@pytest.mark.parametrize(
+    "made", [reference_page, man_page], ids=["reference.md", "celery-runbooks.1"]
+)
 def test_the_pages_made_from_the_code_are_as_inv_docs_makes_them(
     made: ModuleType, request: pytest.FixtureRequest
 ) -> None:
@@ -116,7 +134,11 @@ def test_the_pages_made_from_the_code_are_as_inv_docs_makes_them(
 
 
 def test_every_test_that_a_promise_names_exists() -> None:
-    rows = re.findall(r"^\| .+ \| `(tests/.+\.py)::(\w+)` \|$", (CHECKOUT / "docs/reliability.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| .+ \| `(tests/.+\.py)::(\w+)` \|$",
+        (CHECKOUT / "docs/reliability.md").read_text(),
+        re.M,
+    )
     assert len(rows) > 20
     for path, name in rows:
         assert f"def {name}(" in (CHECKOUT / path).read_text(), f"{path}::{name}"
@@ -146,7 +168,9 @@ def test_two_applications_are_told_apart_as_the_page_shows(tmp_path: Path) -> No
     program = [sys.executable, str(CHECKOUT / "tasks.py")]
     for command, code in {"inv hosts": 5, "inv hosts -A mail": 0}.items():
         words = command.split()[1:]
-        done = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*program, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
         assert done.returncode == code
         require_shown("several-applications.md", command, done.stdout + done.stderr)
 
@@ -158,7 +182,9 @@ def test_what_the_pages_show_of_a_command_is_compared_with_what_it_prints() -> N
             assert f'"{command}"' in tests, f"{page.name}: {command}"
 
 
-@pytest.mark.parametrize(("page", "other"), [("README.md", "README.ru.md"), ("docs/start.md", "docs/start.ru.md")])
+@pytest.mark.parametrize(
+    ("page", "other"), [("README.md", "README.ru.md"), ("docs/start.md", "docs/start.ru.md")]
+)
 def test_the_russian_page_has_the_same_commands(page: str, other: str) -> None:
     assert commands(page)
     assert commands(page) == commands(other)
@@ -167,12 +193,27 @@ def test_the_russian_page_has_the_same_commands(page: str, other: str) -> None:
 def commands(page: str) -> list[str]:
     """Each command that a page shows by itself, in their order, without what is said beside it."""
     lines = (CHECKOUT / page).read_text().splitlines()
-    typed = (line.strip() for line in lines if re.match(r" {4}(?:\$ |\./inv |celery-runbooks |pipx |cd )", line))
+    typed = (
+        line.strip()
+        for line in lines
+        if re.match(r" {4}(?:\$ |\./inv |celery-runbooks |pipx |cd )", line)
+    )
     return [re.split(r"\s{2,}#", line)[0] for line in typed]
 
 
-def test_the_pages_make_a_site_without_a_warning_and_every_link_and_anchor_leads_somewhere(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+def test_the_pages_make_a_site_without_a_warning_and_every_link_and_anchor_leads_somewhere(
+    tmp_path: Path,
+) -> None:
+    build = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(tmp_path),
+    ]
     done = subprocess.run(build, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     from_elsewhere = r'<(?!a )[^>]* (?:src|href)="(?:https?:)?//'
@@ -191,7 +232,10 @@ def test_every_link_beside_the_pages_leads_somewhere(page: str) -> None:
 
 def anchors(text: str) -> set[str]:
     """Those of a page's headings."""
-    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.M)}
+    return {
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", text, re.M)
+    }
 
 
 def test_every_page_is_listed_on_the_first() -> None:

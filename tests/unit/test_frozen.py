@@ -1,4 +1,6 @@
-"""A run on hosts that is stopped for longer than its lock lives, at any boundary, while another one goes through."""
+"""A run on hosts that is stopped for longer than its lock lives, at any boundary, while another one
+goes through.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -27,7 +29,9 @@ AT_ONCE = 6
 
 
 def lock_in(world: World, url: str, *, lives_s: float = 60.0, at: int = 0) -> None:
-    """Let the world's runs hold a real lock; `at` this boundary after it was taken the process stops itself."""
+    """Let the world's runs hold a real lock; `at` this boundary after it was taken the process
+    stops itself.
+    """
 
     @contextmanager
     def real(run_id: str, verb: str) -> Iterator[FleetLock]:
@@ -47,7 +51,9 @@ def lock_in(world: World, url: str, *, lives_s: float = 60.0, at: int = 0) -> No
 
 
 def arm(lock: FleetLock, stop: Stop) -> None:
-    """Count scripts for hosts and lines of the record, from the first change on. In the forked child only."""
+    """Count scripts for hosts and lines of the record, from the first change on. In the forked
+    child only.
+    """
     held = lock.held
 
     def first() -> float:
@@ -93,7 +99,9 @@ def shows(world: World, change: Change) -> bool:
         case WriteFile(path=path, content=content):
             return content == (Path(path).read_bytes() if Path(path).exists() else None)
         case SetEnvironment(path=path, values=values):
-            return all(f"{name}={value}\n" in Path(path).read_text() for name, value in values.items())
+            return all(
+                f"{name}={value}\n" in Path(path).read_text() for name, value in values.items()
+            )
         case ControlService(service=service, action=action):
             return f"{action} {service}" in world.log(change.host)
     return True

@@ -25,8 +25,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = folder / "bin" / "celery-runbooks"
     script.parent.mkdir()
     script.write_text(
-        f"#!{sys.executable} -I\nimport sys; sys.path.insert(0, {str(packages)!r})\n"
-        f"from runbooks.cli import program\nassert program.__file__.startswith({str(packages)!r})\nprogram.main()\n"
+        f"#!{sys.executable} -I\nimport sys; sys.path.insert(0, {str(packages)!r})\nfrom"
+        " runbooks.cli import program\nassert"
+        f" program.__file__.startswith({str(packages)!r})\nprogram.main()\n"
     )
     script.chmod(0o755)
     return folder
@@ -34,13 +35,23 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ran(installed: Path, *words: str, **options: Any) -> "subprocess.CompletedProcess[str]":
     path = f"{installed / 'bin'}:/usr/bin:/bin"
-    environment = {"PATH": path, "HOME": str(installed), "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
-    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, **options)
+    environment = {
+        "PATH": path,
+        "HOME": str(installed),
+        "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
+    }
+    return subprocess.run(
+        words, env=environment, capture_output=True, text=True, check=False, **options
+    )
 
 
 def test_the_wheel_has_what_the_verbs_need_and_what_installers_read(installed: Path) -> None:
     (described,) = (installed / "packages").glob("*.dist-info")
-    assert (described / "entry_points.txt").read_text().startswith("[console_scripts]\ncelery-runbooks = ")
+    assert (
+        (described / "entry_points.txt")
+        .read_text()
+        .startswith("[console_scripts]\ncelery-runbooks = ")
+    )
     assert (described / "licenses/LICENSE").is_file()
     metadata = message_from_bytes((described / "METADATA").read_bytes())
     assert metadata["Keywords"]
@@ -50,7 +61,9 @@ def test_the_wheel_has_what_the_verbs_need_and_what_installers_read(installed: P
     readme = metadata.get_payload()
     assert isinstance(readme, str)
     assert "docs/adopt.md" in readme
-    assert re.findall(r"\]\((?!https?:)", readme) == [], "links that lead nowhere outside the repository"
+    assert re.findall(r"\]\((?!https?:)", readme) == [], (
+        "links that lead nowhere outside the repository"
+    )
     (data,) = (installed / "packages").glob("*.data/data")
     assert ".SH EXIT STATUS" in (data / "share/man/man1/celery-runbooks.1").read_text()
     package = installed / "packages/runbooks"
@@ -68,13 +81,17 @@ def test_the_wheel_has_what_the_verbs_need_and_what_installers_read(installed: P
     assert (listed.returncode, "remediate" in listed.stdout) == (0, True), listed.stderr
 
 
-def test_an_installed_command_writes_an_inventory_that_its_verbs_read(installed: Path, tmp_path: Path) -> None:
+def test_an_installed_command_writes_an_inventory_that_its_verbs_read(
+    installed: Path, tmp_path: Path
+) -> None:
     assert ran(installed, "celery-runbooks", "init", cwd=tmp_path).returncode == 0
     hosts = ran(installed, "celery-runbooks", "hosts", cwd=tmp_path)
     assert hosts.returncode == 0, hosts.stderr
 
 
-def test_python_runs_the_package_and_names_itself_in_what_it_suggests(installed: Path, tmp_path: Path) -> None:
+def test_python_runs_the_package_and_names_itself_in_what_it_suggests(
+    installed: Path, tmp_path: Path
+) -> None:
     done = ran(installed, sys.executable, "-m", "runbooks", "remidiate", cwd=installed / "packages")
     assert done.returncode == 5
     assert "→ see: python -m runbooks --list" in done.stderr
@@ -119,25 +136,35 @@ all:
 """
 
 
-@pytest.mark.parametrize("words", ["--list", "hosts --inventory {}/inventory.yaml", "runs --state-dir {}"])
-def test_verbs_that_ask_no_host_and_no_broker_do_not_load_what_speaks_to_these(words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words", ["--list", "hosts --inventory {}/inventory.yaml", "runs --state-dir {}"]
+)
+def test_verbs_that_ask_no_host_and_no_broker_do_not_load_what_speaks_to_these(
+    words: str, tmp_path: Path
+) -> None:
     (tmp_path / "inventory.yaml").write_text(INVENTORY)
     program = (
-        "import sys; from invoke.main import program\n"
-        f"try: program.run('inv {words.format(tmp_path)}')\n"
-        "finally: assert not {'paramiko', 'redis', 'kombu'} & set(sys.modules), sorted(sys.modules)\n"
+        "import sys; from invoke.main import program\ntry: program.run('inv"
+        f" {words.format(tmp_path)}')\nfinally: assert not {{'paramiko', 'redis', 'kombu'}} &"
+        " set(sys.modules), sorted(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
-def test_a_verb_that_asks_the_broker_alone_does_not_load_what_speaks_to_hosts(tmp_path: Path) -> None:
+def test_a_verb_that_asks_the_broker_alone_does_not_load_what_speaks_to_hosts(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "inventory.yaml").write_text(INVENTORY)
     program = (
         "import sys; from invoke.main import program\n"
         f"try: program.run('inv clean-queues --dry-run --inventory {tmp_path}/inventory.yaml')\n"
         "finally: assert 'paramiko' not in sys.modules and 'redis' in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
     assert "127.0.0.1:1 does not answer" in done.stderr
     assert done.returncode == 4

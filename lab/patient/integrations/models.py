@@ -13,7 +13,9 @@ class GLPISync(models.Model):
         NOT_FOUND = "not_found"
         ERROR = "error"
 
-    device = models.ForeignKey("inventory.Printer", on_delete=models.CASCADE, related_name="glpi_checks")
+    device = models.ForeignKey(
+        "inventory.Printer", on_delete=models.CASCADE, related_name="glpi_checks"
+    )
     state = models.CharField(max_length=16, choices=State.choices)
     card_ids = models.JSONField(default=list, blank=True)
     checked_at = models.DateTimeField(default=timezone.now, db_index=True)

@@ -1,4 +1,6 @@
-"""Checking printers against GLPI: which to check, what came out; for the tasks and the commands alike."""
+"""Checking printers against GLPI: which to check, what came out; for the tasks and the commands
+alike.
+"""
 
 import csv
 import logging
@@ -11,7 +13,12 @@ from django.conf import settings
 from django.db.models import Count, Exists, OuterRef
 from django.utils import timezone
 
-from integrations.glpi.client import GLPIClient, GLPIError, GLPIUnauthorizedError, GLPIUnavailableError
+from integrations.glpi.client import (
+    GLPIClient,
+    GLPIError,
+    GLPIUnauthorizedError,
+    GLPIUnavailableError,
+)
 from integrations.models import GLPISync
 from inventory.models import Printer
 
@@ -66,16 +73,26 @@ def open_client() -> GLPIClient:
 
 
 def devices_to_check(limit: int | None = None, force: bool = False) -> list[Printer]:
-    """Up to `limit` printers without a successful check in the last 24 hours; with `force`, whatever their checks."""
-    fresh = GLPISync.objects.filter(device=OuterRef("pk"), checked_at__gte=timezone.now() - FRESH_FOR)
-    devices = Printer.objects.all() if force else Printer.objects.exclude(Exists(fresh.exclude(state=State.ERROR)))
+    """Up to `limit` printers without a successful check in the last 24 hours; with `force`,
+    whatever their checks.
+    """
+    fresh = GLPISync.objects.filter(
+        device=OuterRef("pk"), checked_at__gte=timezone.now() - FRESH_FOR
+    )
+    devices = (
+        Printer.objects.all()
+        if force
+        else Printer.objects.exclude(Exists(fresh.exclude(state=State.ERROR)))
+    )
     return list(devices[:limit])
 
 
 def check_devices(
     devices: Sequence[Printer], on_checked: Callable[[CheckReport], None], task_id: str = ""
 ) -> CheckReport:
-    """Look every device up in one GLPI session and record each result; `on_checked` is told after each."""
+    """Look every device up in one GLPI session and record each result; `on_checked` is told after
+    each.
+    """
     report = CheckReport(total=len(devices))
     with open_client() as client:
         for device in devices:
@@ -85,7 +102,9 @@ def check_devices(
 
 
 def check_device(client: GLPIClient, device: Printer, task_id: str = "") -> GLPISync:
-    """Look one device up and record the result; raises only what would befall every other device too."""
+    """Look one device up and record the result; raises only what would befall every other device
+    too.
+    """
     card_ids: list[int] = []
     try:
         card_ids = client.printer_card_ids(device.serial)
@@ -106,9 +125,16 @@ def _state(card_ids: Sequence[int]) -> GLPISync.State:
 
 
 def export_monthly_report() -> Path:
-    """Write this month's checks, counted by state, as the CSV file that GLPI's data injection picks up."""
+    """Write this month's checks, counted by state, as the CSV file that GLPI's data injection picks
+    up.
+    """
     month = timezone.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    rows = GLPISync.objects.filter(checked_at__gte=month).values_list("state").annotate(Count("pk")).order_by("state")
+    rows = (
+        GLPISync.objects.filter(checked_at__gte=month)
+        .values_list("state")
+        .annotate(Count("pk"))
+        .order_by("state")
+    )
     settings.EXPORT_DIR.mkdir(exist_ok=True)
     path: Path = settings.EXPORT_DIR / f"glpi-{month:%Y-%m}.csv"
     with path.open("w", newline="") as file:

@@ -42,7 +42,12 @@ def check_single_device_in_glpi(self: Task, device_id: int) -> dict[str, Any]:
     device = Printer.objects.get(pk=device_id)
     with open_client() as client:
         check = check_device(client, device, self.request.id)
-    return {"device_id": device_id, "serial": device.serial, "state": check.state, "card_ids": check.card_ids}
+    return {
+        "device_id": device_id,
+        "serial": device.serial,
+        "state": check.state,
+        "card_ids": check.card_ids,
+    }
 
 
 @shared_task
@@ -71,8 +76,8 @@ def _check_all(task: Task) -> dict[str, Any]:
 
 def _log_progress(report: CheckReport) -> None:
     logger.info(
-        "Progress: %(current)d/%(total)d (%(percent)d%%) - found: %(found)d, conflicts: %(conflicts)d, "
-        "not found: %(not_found)d, errors: %(errors)d",
+        "Progress: %(current)d/%(total)d (%(percent)d%%) - found: %(found)d, conflicts:"
+        " %(conflicts)d, not found: %(not_found)d, errors: %(errors)d",
         report.as_meta(),
     )
 
@@ -80,7 +85,8 @@ def _log_progress(report: CheckReport) -> None:
 def _log_report(report: CheckReport, elapsed_s: float) -> None:
     logger.info("Found %d devices with conflicts", len(report.conflicts))
     logger.info(
-        "GLPI check finished in %.2f s: %d devices - found: %d, conflicts: %d, not found: %d, errors: %d",
+        "GLPI check finished in %.2f s: %d devices - found: %d, conflicts: %d, not found: %d,"
+        " errors: %d",
         elapsed_s,
         report.total,
         report.found,
@@ -90,4 +96,9 @@ def _log_report(report: CheckReport, elapsed_s: float) -> None:
     )
     for check in report.conflicts:
         cards = ", ".join(map(str, check.card_ids))
-        logger.warning("Conflict: device %s, serial %s, cards %s", check.device.name, check.device.serial, cards)
+        logger.warning(
+            "Conflict: device %s, serial %s, cards %s",
+            check.device.name,
+            check.device.serial,
+            cards,
+        )

@@ -28,4 +28,7 @@ class PollRecord(models.Model):
     page_count = models.PositiveIntegerField()
 
     def __str__(self) -> str:
-        return f"printer {self.device_number}: {self.page_count} pages at {self.polled_at:%Y-%m-%d %H:%M:%S}"
+        return (
+            f"printer {self.device_number}: {self.page_count} pages at"
+            f" {self.polled_at:%Y-%m-%d %H:%M:%S}"
+        )

@@ -16,7 +16,9 @@ STATUS_WINDOW = timedelta(minutes=5)
 def poll_printer(self: Task, printer_id: int) -> int:
     """Read one printer's page counter, record the reading and return it."""
     page_count = read_page_count(printer_id)
-    PollRecord.objects.create(task_id=self.request.id, device_number=printer_id, page_count=page_count)
+    PollRecord.objects.create(
+        task_id=self.request.id, device_number=printer_id, page_count=page_count
+    )
     return page_count
 
 

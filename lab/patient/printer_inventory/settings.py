@@ -34,7 +34,8 @@ DATABASES = {
         "NAME": DATABASE_PATH,
         "OPTIONS": {
             "timeout": 20,
-            # A transaction that reads first and writes later cannot wait for the lock: take it at the start.
+            # A transaction that reads first and writes later cannot wait for the lock: take it at
+            # the start.
             "transaction_mode": "IMMEDIATE",
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         },
@@ -58,9 +59,11 @@ CELERY_RESULT_SERIALIZER = "json"
 CELERY_TASK_TRACK_STARTED = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 
-# Each queue has a routing key of its own: without one all would be bound to the default key and share its messages.
+# Each queue has a routing key of its own: without one all would be bound to the default key and
+# share its messages.
 CELERY_TASK_QUEUES = [
-    Queue(name, Exchange(name), routing_key=name) for name in ("high_priority", "low_priority", "daemon")
+    Queue(name, Exchange(name), routing_key=name)
+    for name in ("high_priority", "low_priority", "daemon")
 ]
 CELERY_TASK_DEFAULT_QUEUE = "low_priority"
 CELERY_TASK_ROUTES = {

@@ -21,10 +21,15 @@ if TYPE_CHECKING:
     by_application=True,
     positional=("host",),
     optional=("host",),
-    secrets_file="write the broker's URL, with its password, into this new FILE (0600), where the inventory looks",
+    secrets_file=(
+        "write the broker's URL, with its password, into this new FILE (0600), where the inventory"
+        " looks"
+    ),
 )
 def adopt(flags: Flags, secrets_file: str = "") -> None:
-    """Print the inventory of a fleet that runs, and diagnose it; where there is an inventory, how it differs."""
+    """Print the inventory of a fleet that runs, and diagnose it; where there is an inventory, how
+    it differs.
+    """
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.adopt import adopt as page
@@ -40,11 +45,18 @@ def adopt(flags: Flags, secrets_file: str = "") -> None:
 
 
 def _seen(flags: Flags, known: "Fleet | None") -> "tuple[Fleet, Draft, Surveyed | None]":
-    """The fleet, what an inventory of it says, and the host whose application was loaded, None for the broker alone."""
+    """The fleet, what an inventory of it says, and the host whose application was loaded, None for
+    the broker alone.
+    """
     from runbooks.engine.survey import draft_of, fleet_of_survey, loaded_of
     from runbooks.inventory.draft import Draft, Value
 
-    if flags.broker is not None and flags.app is None and flags.host is None and flags.container is None:
+    if (
+        flags.broker is not None
+        and flags.app is None
+        and flags.host is None
+        and flags.container is None
+    ):
         app = Value("app", "broker", "not known: put the argument of `celery -A` here")
         return fleet_by_broker(flags.broker), Draft((app,)), None
     found = surveyed(flags, known)

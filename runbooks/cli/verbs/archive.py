@@ -14,17 +14,24 @@ _RUN = "the run's id, its beginning, or `last`: the newest that has an archive"
 
 @verb(hosts=False, collection="archive")
 def list_archive(flags: Flags) -> None:
-    """List the archives of all runs: how many messages they hold, of which tasks, why, and whether Redis agrees."""
+    """List the archives of all runs: how many messages they hold, of which tasks, why, and whether
+    Redis agrees.
+    """
     from runbooks.archives import list_archives as page
 
     run_verb(
-        flags, lambda reporter: page(reporter, records_of(flags, reporter), lambda: session_of(flags, reporter).broker)
+        flags,
+        lambda reporter: page(
+            reporter, records_of(flags, reporter), lambda: session_of(flags, reporter).broker
+        ),
     )
 
 
 @verb(hosts=False, positional=("run",), selecting=IN_ARCHIVES, collection="archive", run=_RUN)
 def show(flags: Flags, run: str, said: Said) -> None:
-    """Show the messages of a run's archives, all or those that the flags mean, with where they are now."""
+    """Show the messages of a run's archives, all or those that the flags mean, with where they are
+    now.
+    """
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.archives import show_archive
@@ -78,6 +85,8 @@ def restore(
 
         rule = from_flags(said)
         session = session_of(flags, reporter)
-        return restore_archive(session, run, rule, place, malformed=with_malformed, even_restored=even_restored)
+        return restore_archive(
+            session, run, rule, place, malformed=with_malformed, even_restored=even_restored
+        )
 
     run_verb(flags, body)

@@ -28,11 +28,15 @@ class AnsibleTask(Task):  # type: ignore[type-arg]
     """A task whose flags have Ansible's names beside their own."""
 
     def __deepcopy__(self, memo: object) -> "AnsibleTask":
-        """Return the task itself: Invoke copies each verb twice as it loads them, and none is changed afterwards."""
+        """Return the task itself: Invoke copies each verb twice as it loads them, and none is
+        changed afterwards.
+        """
         return self
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
-        """Keep the help, which Invoke takes out of the task as it makes the arguments: they may be asked for again."""
+        """Keep the help, which Invoke takes out of the task as it makes the arguments: they may be
+        asked for again.
+        """
         kept = dict(self.help)
         arguments = super().get_arguments(ignore_unknown_help)
         self.help = kept

@@ -18,10 +18,17 @@ if TYPE_CHECKING:
     from runbooks.inventory.read import Inventory
 
 APP = "the application, as `celery -A` has it, where the inventory has several"
-APP_ALONE = f"{APP}; or where none has it: loaded here, in its folder, with the workers that run on this machine"
-PYTHON = "with -A: the Python that has it (default: the active virtual environment's, else that of its workers)"
+APP_ALONE = (
+    f"{APP}; or where none has it: loaded here, in its folder, with the workers that run on this"
+    " machine"
+)
+PYTHON = (
+    "with -A: the Python that has it (default: the active virtual environment's, else that of its"
+    " workers)"
+)
 CONTAINER = (
-    "the application is in this container, by its NAME or id, or of this service of Compose; without an inventory"
+    "the application is in this container, by its NAME or id, or of this service of Compose;"
+    " without an inventory"
 )
 HOST = "look at these hosts over SSH ('web1,web2'), or of an --inventory, instead of this machine"
 LOCAL = {"ansible_connection": "local"}
@@ -48,17 +55,21 @@ def inventory_with(app: str | None, sources: tuple[str, ...]) -> "Inventory | No
 
 
 def fleet_by_application(flags: "Flags") -> "Fleet":
-    """The fleet of what is seen of an application; its broker, where it is given, was not asked yet.
+    """The fleet of what is seen of an application; its broker, where it is given, was not asked
+    yet.
 
     Raises UsageError where too little is known, and HostUnreachable.
     """
     from runbooks.engine.survey import fleet_of_survey
 
-    return fleet_of_survey(surveyed(flags), url_of(flags.broker) if flags.broker is not None else "")
+    return fleet_of_survey(
+        surveyed(flags), url_of(flags.broker) if flags.broker is not None else ""
+    )
 
 
 def surveyed(flags: "Flags", known: "Fleet | None" = None) -> "list[Surveyed]":
-    """What is seen on this machine, or on the hosts that are named, by the inventory's ways where one is named.
+    """What is seen on this machine, or on the hosts that are named, by the inventory's ways where
+    one is named.
 
     Of a fleet that is `known` its hosts are looked at, where it says that the application lives.
     Raises UsageError and HostUnreachable.
@@ -69,7 +80,9 @@ def surveyed(flags: "Flags", known: "Fleet | None" = None) -> "list[Surveyed]":
 
     if known:
         reached = {host.name: _reached(host.variables) for host in known.hosts}
-        places = {host.name: host.settings.directory for host in known.hosts if host.settings.directory}
+        places = {
+            host.name: host.settings.directory for host in known.hosts if host.settings.directory
+        }
         asked = replace(_asked(known.app.app, flags, here=False), directories=places)
         return survey(reached, _ways_to(reached, flags), asked)
     if flags.inventory:
@@ -89,7 +102,9 @@ def _of_inventory(flags: "Flags") -> "dict[str, Mapping[str, str]]":
 
     inventory = load_inventory(*flags.inventory)
     values = Renderer(inventory).hosts
-    return {name: _reached(values[name]) for name in select_hosts(inventory, flags.host or flags.limit)}
+    return {
+        name: _reached(values[name]) for name in select_hosts(inventory, flags.host or flags.limit)
+    }
 
 
 def _reached(variables: "Mapping[str, Any]") -> "dict[str, Any]":
@@ -117,7 +132,9 @@ def _asked(app: str, flags: "Flags", *, here: bool) -> "Asked":
     if flags.container is not None:
         return Asked(app, flags.python or "", container=flags.container, socket=socket)
     folder = os.path.realpath(os.curdir)
-    own = os.geteuid() != 0 or os.stat(folder).st_uid == 0  # root's environment is not for another user's code
+    own = (
+        os.geteuid() != 0 or os.stat(folder).st_uid == 0
+    )  # root's environment is not for another user's code
     return Asked(
         app,
         os.path.abspath(flags.python) if flags.python else "",

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 NO_INVENTORY = "no inventory"
 HELP = (
-    "look at this Redis URL alone, without an inventory; env:NAME takes it from an environment variable, so that its "
-    "password is in no list of processes: env:CELERY_BROKER_URL"
+    "look at this Redis URL alone, without an inventory; env:NAME takes it from an environment"
+    " variable, so that its password is in no list of processes: env:CELERY_BROKER_URL"
 )
 _FROM = "env:"
 _APPLICATION = "broker"
@@ -25,7 +25,9 @@ def fleet_by_broker(given: str) -> "Fleet":
     from runbooks.core.fleet import Fleet, Found
     from runbooks.core.settings import AppSettings
 
-    app = AppSettings.model_validate({"app": _APPLICATION, "broker_url": url_of(given), "nodes": ("*",)})
+    app = AppSettings.model_validate(
+        {"app": _APPLICATION, "broker_url": url_of(given), "nodes": ("*",)}
+    )
     return Fleet(app, (), (), None, found=Found(unseen=_UNSEEN))
 
 
@@ -38,18 +40,26 @@ def url_of(given: str) -> str:
     url = _url(given)
     keep_secrets_in(url)
     if problem := problem_of(url):
-        raise UsageError(f"--broker: {problem}", "write redis://:PASSWORD@HOST:PORT/DB, or env:NAME for a variable")
+        raise UsageError(
+            f"--broker: {problem}",
+            "write redis://:PASSWORD@HOST:PORT/DB, or env:NAME for a variable",
+        )
     if url.startswith("sentinel:"):
         raise UsageError(
             "--broker: behind Sentinels the master's name is needed, too",
-            "name the master's own URL, or write an inventory with celery_broker_options: {master_name: NAME}",
+            "name the master's own URL, or write an inventory with celery_broker_options:"
+            " {master_name: NAME}",
         )
     return url
 
 
 _UNSEEN = {
-    "hosts, their processes, services, files and logs": "the hosts, with celery_directory and celery_python",
-    "the application's tasks, routes, schedule and settings": "celery_app, on a host that has the application",
+    "hosts, their processes, services, files and logs": (
+        "the hosts, with celery_directory and celery_python"
+    ),
+    "the application's tasks, routes, schedule and settings": (
+        "celery_app, on a host that has the application"
+    ),
     "which workers and queues should be there": "celery_workers or celery_nodes, and celery_queues",
     "results": "celery_result_backend",
 }
@@ -57,7 +67,8 @@ _UNSEEN = {
 
 
 def with_queues(fleet: "Fleet", broker_of: "Callable[[AppSettings], Broker]") -> "Fleet":
-    """The fleet with the queues that its broker shows; as it is where that cannot be used, which a look then tells.
+    """The fleet with the queues that its broker shows; as it is where that cannot be used, which a
+    look then tells.
 
     Raises BrokerRefused where the queues may not be looked for.
     """
@@ -83,5 +94,6 @@ def _url(given: str) -> str:
     if url := os.environ.get(name):
         return url
     raise UsageError(
-        f"--broker {given}: the environment variable {name or 'NAME'} is not set", "export it, then run again"
+        f"--broker {given}: the environment variable {name or 'NAME'} is not set",
+        "export it, then run again",
     )

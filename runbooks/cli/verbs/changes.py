@@ -2,7 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.cli.verbs.common import FRESH, WORKER, Flags, Said, asking, on_fleet, run_verb, session_of, verb
+from runbooks.cli.verbs.common import (
+    FRESH,
+    WORKER,
+    Flags,
+    Said,
+    asking,
+    on_fleet,
+    run_verb,
+    session_of,
+    verb,
+)
 from runbooks.cli.verbs.selection import IN_QUEUES
 
 if TYPE_CHECKING:
@@ -10,12 +20,23 @@ if TYPE_CHECKING:
     from runbooks.core.reporter import Reporter
 
 _SERIAL = "after the first host, restart so many at a time: a number, or a share such as 30%"
-_KILL_RUNNING = "stop workers although tasks run there for longer than their stop may take: these are killed"
-_TAKE_OVER = "put the inventory's services in the place of units and processes of others that do their work"
+_KILL_RUNNING = (
+    "stop workers although tasks run there for longer than their stop may take: these are killed"
+)
+_TAKE_OVER = (
+    "put the inventory's services in the place of units and processes of others that do their work"
+)
 _MAX_FAIL = "how many hosts may fail before the rest is left alone"
 
 
-@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL, kill_running=_KILL_RUNNING, fresh=FRESH, take_over=_TAKE_OVER)
+@verb(
+    changes=True,
+    serial=_SERIAL,
+    max_fail=_MAX_FAIL,
+    kill_running=_KILL_RUNNING,
+    fresh=FRESH,
+    take_over=_TAKE_OVER,
+)
 def remediate(
     flags: Flags,
     serial: str = "30%",
@@ -34,7 +55,9 @@ def remediate(
 
 @verb(changes=True, by_broker=True, by_application=True, selecting=IN_QUEUES)
 def clean_queues(flags: Flags, said: Said) -> None:
-    """Take messages out of the queues into an archive, or move them: what the rules mean, or the flags."""
+    """Take messages out of the queues into an archive, or move them: what the rules mean, or the
+    flags.
+    """
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.clean_queues import clean_queues as page
@@ -47,7 +70,9 @@ def clean_queues(flags: Flags, said: Said) -> None:
 
 @verb(changes=True, kill_running=_KILL_RUNNING)
 def install_units(flags: Flags, kill_running: bool = False) -> None:
-    """Install what describes the services to systemd or supervisord, from templates; starts nothing."""
+    """Install what describes the services to systemd or supervisord, from templates; starts
+    nothing.
+    """
     from runbooks.install import install_units as page
 
     on_fleet(flags, lambda session: page(asking(session, kill_running=kill_running)))
@@ -55,7 +80,9 @@ def install_units(flags: Flags, kill_running: bool = False) -> None:
 
 @verb(changes=True)
 def install_cron(flags: Flags) -> None:
-    """Install the cron entries, for cron or as timers, and the rotation of the logs, from templates."""
+    """Install the cron entries, for cron or as timers, and the rotation of the logs, from
+    templates.
+    """
     from runbooks.install import install_cron as page
 
     on_fleet(flags, page)
@@ -69,14 +96,25 @@ def install_cron(flags: Flags) -> None:
     no_restart="leave the workers running as they are; they know the tasks once they are restarted",
 )
 def fix_imports(
-    flags: Flags, serial: str = "30%", max_fail: int = 0, kill_running: bool = False, no_restart: bool = False
+    flags: Flags,
+    serial: str = "30%",
+    max_fail: int = 0,
+    kill_running: bool = False,
+    no_restart: bool = False,
 ) -> None:
-    """Import expected tasks that nothing imports, in the file that makes the application, and restart the workers."""
+    """Import expected tasks that nothing imports, in the file that makes the application, and
+    restart the workers.
+    """
     from runbooks.engine.rolling import Rolling
     from runbooks.fix_imports import fix_imports as page
 
     rolling = Rolling(serial, max_fail)
-    on_fleet(flags, lambda session: page(asking(session, kill_running=kill_running), rolling, restart=not no_restart))
+    on_fleet(
+        flags,
+        lambda session: page(
+            asking(session, kill_running=kill_running), rolling, restart=not no_restart
+        ),
+    )
 
 
 @verb(
@@ -95,9 +133,13 @@ def restart_workers(
     max_fail: int = 0,
     kill_running: bool = False,
 ) -> None:
-    """Restart every worker and beat, or those that are named, and prove that each came back with tasks and queues."""
+    """Restart every worker and beat, or those that are named, and prove that each came back with
+    tasks and queues.
+    """
     from runbooks.engine.rolling import Rolling
     from runbooks.restart_workers import restart_workers as page
 
     rolling = Rolling(serial, max_fail)
-    on_fleet(flags, lambda session: page(asking(session, kill_running=kill_running), rolling, worker))
+    on_fleet(
+        flags, lambda session: page(asking(session, kill_running=kill_running), rolling, worker)
+    )

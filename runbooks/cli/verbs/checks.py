@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from runbooks.core.reporter import Reporter
 
 
-_BUDGET = "how long messages may be read (default: 10s); beyond it a sample of each queue is judged, and said to be one"
+_BUDGET = (
+    "how long messages may be read (default: 10s); beyond it a sample of each queue is judged, and"
+    " said to be one"
+)
 
 
 @verb(
@@ -37,7 +40,13 @@ _BUDGET = "how long messages may be read (default: 10s); beyond it a sample of e
     budget=_BUDGET,
     html="also write it into this FILE, as a page that holds all it needs",
 )
-def diagnose(flags: Flags, fresh: bool = False, worker: str | None = None, budget: str = "10s", html: str = "") -> None:
+def diagnose(
+    flags: Flags,
+    fresh: bool = False,
+    worker: str | None = None,
+    budget: str = "10s",
+    html: str = "",
+) -> None:
     """Name every fault of the fleet, with the evidence for it; changes nothing."""
     from pathlib import Path
 
@@ -57,17 +66,30 @@ def diagnose(flags: Flags, fresh: bool = False, worker: str | None = None, budge
     budget=_BUDGET,
     junit="also write what was tested into this FILE, as JUnit has it, for CI",
 )
-def verify(flags: Flags, fresh: bool = False, worker: str | None = None, budget: str = "10s", junit: str = "") -> None:
+def verify(
+    flags: Flags,
+    fresh: bool = False,
+    worker: str | None = None,
+    budget: str = "10s",
+    junit: str = "",
+) -> None:
     """Test every expectation of the inventory: hosts, nodes, tasks, queues, files; changes nothing."""
     from pathlib import Path
 
     from runbooks.verify import verify as page
 
     file = Path(junit) if junit else None
-    on_fleet(flags, lambda session: page(asking(session, fresh=fresh), worker, budget=budget, file=file))
+    on_fleet(
+        flags, lambda session: page(asking(session, fresh=fresh), worker, budget=budget, file=file)
+    )
 
 
-@verb(hosts=False, positional=("code",), optional=("code",), code="the CODE of a finding; without one all are listed")
+@verb(
+    hosts=False,
+    positional=("code",),
+    optional=("code",),
+    code="the CODE of a finding; without one all are listed",
+)
 def explain(flags: Flags, code: str | None = None) -> None:
     """Say what a finding means, how it is known and what to do about it; asks nobody."""
     from runbooks.explain import explain as page
@@ -75,7 +97,12 @@ def explain(flags: Flags, code: str | None = None) -> None:
     run_verb(flags, lambda reporter: page(reporter, code))
 
 
-@verb(hosts=False, positional=("file",), optional=("file",), file=f"where to; it must not exist (default: {DEFAULT})")
+@verb(
+    hosts=False,
+    positional=("file",),
+    optional=("file",),
+    file=f"where to; it must not exist (default: {DEFAULT})",
+)
 def init(flags: Flags, file: str | None = None) -> None:
     """Write a commented example of an inventory into a new file; asks nobody."""
     from pathlib import Path
@@ -83,7 +110,12 @@ def init(flags: Flags, file: str | None = None) -> None:
     from runbooks.init import init as page
 
     new = Path(file or DEFAULT)
-    run_verb(flags, lambda reporter: page(reporter, shipped_templates() / DEFAULT, new, is_default=str(new) == DEFAULT))
+    run_verb(
+        flags,
+        lambda reporter: page(
+            reporter, shipped_templates() / DEFAULT, new, is_default=str(new) == DEFAULT
+        ),
+    )
 
 
 @verb(hosts=False)
@@ -113,7 +145,9 @@ def render(flags: Flags, only: str = "") -> None:
 
 
 def _host_row(host: Any) -> Mapping[str, str]:
-    workers = "; ".join(f"{worker.name}: {', '.join(worker.queues)}" for worker in host.settings.workers)
+    workers = "; ".join(
+        f"{worker.name}: {', '.join(worker.queues)}" for worker in host.settings.workers
+    )
     connection = host.variables.get("ansible_connection", "ssh")
     beat = "yes" if host.settings.beat else "no"
     return {
@@ -142,12 +176,16 @@ def tail_logs(
     lines: str = "",
     follow: bool = False,
 ) -> None:
-    """Show the logs of every host as one, by time: the units' journals and celery_logs; changes nothing."""
+    """Show the logs of every host as one, by time: the units' journals and celery_logs; changes
+    nothing.
+    """
     from runbooks.tail_logs import tail_logs as page
 
     on_fleet(
         flags,
-        lambda session: page(session, worker, grep=grep, since=since, lines=lines, following=follow),
+        lambda session: page(
+            session, worker, grep=grep, since=since, lines=lines, following=follow
+        ),
         follow=follow,
         only_read=True,
     )

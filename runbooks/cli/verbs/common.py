@@ -54,20 +54,29 @@ Said = dict[str, Any]
 _EVERYWHERE = ("inventory", "limit", "app", "json", "state_dir")
 _ON_HOSTS = ("forks", "accept_new", "ask_become_pass")
 _CHANGING = ("dry_run", "diff", "yes")
-FRESH = "load the application on each host again, though nothing that it was loaded from has changed"
+FRESH = (
+    "load the application on each host again, though nothing that it was loaded from has changed"
+)
 _HELP = {
-    "inventory": "an inventory that Ansible reads: a FILE, a folder, a script; may be given several times "
-    "(default: inventory.yaml here or in a parent folder, else Ansible's)",
+    "inventory": (
+        "an inventory that Ansible reads: a FILE, a folder, a script; may be given several times "
+        "(default: inventory.yaml here or in a parent folder, else Ansible's)"
+    ),
     "limit": "only these hosts or groups: an Ansible PATTERN, e.g. 'workers:!web3'",
     "json": "print one JSON document instead of text",
-    "state_dir": "where runs are recorded (default: runbooks_state_directory, else the XDG state folder)",
+    "state_dir": (
+        "where runs are recorded (default: runbooks_state_directory, else the XDG state folder)"
+    ),
     "broker": BROKER,
     "app": APP,
     "python": PYTHON,
     "container": CONTAINER,
     "host": HOST,
     "forks": "how many hosts to work on at once (default: 16)",
-    "accept_new": "let hosts in whose key is not known yet, and remember it; one that has changed is never let in",
+    "accept_new": (
+        "let hosts in whose key is not known yet, and remember it; one that has changed is never"
+        " let in"
+    ),
     "ask_become_pass": "ask for sudo's password, once",
     "dry_run": "show what would happen; write nothing anywhere",
     "diff": "nothing more: a plan has the diff of each file anyway",
@@ -79,14 +88,16 @@ WORKER = "only workers and beats that this PATTERN fits, or several: e.g. 'high*
 
 
 LEFT_OUT = "\0"
-"""Stands for an optional positional argument that was not given; no shell can give it, as it can an empty one."""
+"""Stands for an optional positional argument that was not given; no shell can give it, as it can an
+empty one.
+"""
 
 
 class Flags(Struct, frozen=True):
     """What the command line says to any verb; the defaults are those of the flags.
 
-    `by_broker` and `by_application`: the verb needs no inventory where one of these is named. `only_looks`: it changes
-    nothing. `on_hosts`: it looks at hosts.
+    `by_broker` and `by_application`: the verb needs no inventory where one of these is named.
+    `only_looks`: it changes nothing. `on_hosts`: it looks at hosts.
     """
 
     verb: str
@@ -125,11 +136,12 @@ def verb(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a function of `Flags`, and of flags of its own with their help, a task of Invoke.
 
-    Every verb has the flags that say which fleet; one that works on hosts those that say how to reach them; one that
-    changes something `--dry-run`, `--diff` and `--yes`; one with `selecting` is called with what these flags say as
-    `said`; one that can do `by_broker` takes a broker's URL for an inventory, `by_application` an application. A flag
-    of the function's own stands in for a shared one of its name; an `optional` positional argument may be left out. The
-    function's first paragraph is its help. A verb of a `collection` has that name and a dot in front of its own.
+    Every verb has the flags that say which fleet; one that works on hosts those that say how to
+    reach them; one that changes something `--dry-run`, `--diff` and `--yes`; one with `selecting`
+    is called with what these flags say as `said`; one that can do `by_broker` takes a broker's URL
+    for an inventory, `by_application` an application. A flag of the function's own stands in for a
+    shared one of its name; an `optional` positional argument may be left out. The function's first
+    paragraph is its help. A verb of a `collection` has that name and a dot in front of its own.
     """
     every = (
         *_EVERYWHERE,
@@ -147,9 +159,16 @@ def verb(
 
         def run(c: Context, **given: Any) -> None:
             if c.config.run.dry:
-                raise Exit("--dry is a flag of Invoke's own, and no dry run; did you mean '--dry-run'?", code=5)
+                raise Exit(
+                    "--dry is a flag of Invoke's own, and no dry run; did you mean '--dry-run'?",
+                    code=5,
+                )
             given |= {flag: None for flag in optional if given[flag] == LEFT_OUT}
-            flags = Flags(name, tuple(given.pop("inventory")), **{flag: given.pop(flag) for flag in shared[1:]})
+            flags = Flags(
+                name,
+                tuple(given.pop("inventory")),
+                **{flag: given.pop(flag) for flag in shared[1:]},
+            )
             flags = replace(flags, by_broker=by_broker, by_application=by_application)
             flags = replace(flags, only_looks=not changes, on_hosts=hosts)
             said = {"said": {flag: given.pop(flag) for flag in selecting}} if selecting else {}
@@ -158,8 +177,12 @@ def verb(
         parameters = [Parameter("c", Parameter.POSITIONAL_OR_KEYWORD)]
         parameters += [p for p in list(signature(body).parameters.values())[1:] if p.name != "said"]
         defaults = asdict(Flags(name)) | {"inventory": None}
-        parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=defaults[flag]) for flag in shared]
-        parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=unsaid(flag)) for flag in selecting]
+        parameters += [
+            Parameter(flag, Parameter.KEYWORD_ONLY, default=defaults[flag]) for flag in shared
+        ]
+        parameters += [
+            Parameter(flag, Parameter.KEYWORD_ONLY, default=unsaid(flag)) for flag in selecting
+        ]
         run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         alone = {"app": APP_ALONE} if by_application else {}
@@ -191,8 +214,9 @@ def run_verb(
 ) -> None:
     """Run a verb's body with its reporter; every way it can end becomes a documented exit code.
 
-    `follow`: it has no end, so JSON comes line by line. `only_read`: it ends when nobody reads what it prints. `aside`:
-    standard output is for a document alone. `one_of_several`: the caller chooses where there are SeveralApplications.
+    `follow`: it has no end, so JSON comes line by line. `only_read`: it ends when nobody reads what
+    it prints. `aside`: standard output is for a document alone. `one_of_several`: the caller
+    chooses where there are SeveralApplications.
     """
     from runbooks.core.errors import ExitCode, Interrupted, RunbookError, SeveralApplications
     from runbooks.core.redaction import keep_secrets_in
@@ -229,12 +253,17 @@ def run_verb(
 
 @contextmanager
 def _signals_as_interrupt() -> Iterator[None]:
-    """^C, a terminal that goes away and a service manager that stops us end a run alike: written down."""
+    """^C, a terminal that goes away and a service manager that stops us end a run alike: written
+    down.
+    """
 
     def interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:
@@ -246,13 +275,17 @@ _BY_ITS_SCRIPT = {"celery-runbooks": "celery-runbooks", "__main__.py": "python -
 
 
 def typed_program() -> str:
-    """What the operator typed to get here, for the commands that are suggested: `./inv` says how it was called."""
+    """What the operator typed to get here, for the commands that are suggested: `./inv` says how it
+    was called.
+    """
     if typed := os.environ.get("RUNBOOKS_TYPED"):
         return shlex.quote(typed)
     return _BY_ITS_SCRIPT.get(Path(sys.argv[0]).name, "inv")
 
 
-def fleet_of(flags: Flags, reporter: "Reporter | None" = None, *, only_looks: bool = False) -> "Fleet":
+def fleet_of(
+    flags: Flags, reporter: "Reporter | None" = None, *, only_looks: bool = False
+) -> "Fleet":
     """The inventory's fleet; the reporter is told that this is what the output is about.
 
     What `only_looks` goes without hosts that lack variables.
@@ -271,7 +304,9 @@ def fleet_of(flags: Flags, reporter: "Reporter | None" = None, *, only_looks: bo
         fleet = fleet_by_broker(flags.broker)
     else:
         inventory = inventory or load_inventory(*sources_of(flags.inventory))
-        fleet = limited_fleet(inventory, flags.host or flags.limit, flags.app, only_looks=only_looks)
+        fleet = limited_fleet(
+            inventory, flags.host or flags.limit, flags.app, only_looks=only_looks
+        )
     if reporter:
         reporter.about(About(fleet.app.app, _inventory_of(flags, fleet)))
     return fleet
@@ -286,9 +321,13 @@ def _require_alone(flags: Flags) -> None:
     from runbooks.core.errors import UsageError
 
     if not flags.by_broker:
-        raise UsageError("--broker is the broker of an application here", "name that, too: -A PROJECT")
+        raise UsageError(
+            "--broker is the broker of an application here", "name that, too: -A PROJECT"
+        )
     if flags.inventory or flags.limit is not None:
-        raise UsageError("--broker stands in for an inventory", "leave --inventory and --limit out, or --broker")
+        raise UsageError(
+            "--broker stands in for an inventory", "leave --inventory and --limit out, or --broker"
+        )
 
 
 def state_directory(flags: Flags, fleet: "Fleet | None" = None) -> Path:
@@ -320,7 +359,9 @@ def _existing_or_new(name: str) -> Path:
 
     path = Path(name).absolute()
     if not name or (path.exists() and not path.is_dir()):
-        raise UsageError(f"--state-dir {name!r} is no folder", "name the folder where runs are recorded")
+        raise UsageError(
+            f"--state-dir {name!r} is no folder", "name the folder where runs are recorded"
+        )
     return path
 
 
@@ -348,18 +389,24 @@ def session_on(flags: Flags, fleet: "Fleet", reporter: "Reporter") -> "Session":
         every_message=flags.json,
     )
     password = _ask_become_password() if flags.ask_become_pass else None
-    reached = {host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))}
+    reached = {
+        host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))
+    }
     transports = transports_to(
         reached.values(), forks=flags.forks, accept_new=flags.accept_new, become_password=password
     )
 
     def broker() -> "Broker":
-        return _broker_of(fleet.app, reporter, transports[fleet.tunnel.name].forward if fleet.tunnel else None)
+        return _broker_of(
+            fleet.app, reporter, transports[fleet.tunnel.name].forward if fleet.tunnel else None
+        )
 
     return Session(fleet, transports, broker, templates_of(fleet), reporter, options)
 
 
-def _broker_of(app: "AppSettings", reporter: "Reporter", tunnel: "Tunnel | None" = None) -> "Broker":
+def _broker_of(
+    app: "AppSettings", reporter: "Reporter", tunnel: "Tunnel | None" = None
+) -> "Broker":
     from runbooks.broker.broker import Broker
 
     return Broker(app, reporter.waiting, tunnel)
@@ -376,7 +423,8 @@ def _warn_of_no_check(fleet: "Fleet", reporter: "Reporter") -> None:
 
     if is_unchecked(fleet.app.broker_url.get_secret_value()):
         reporter.warning(
-            "celery_broker_url: no certificate is checked, as Celery has it for rediss:// without options",
+            "celery_broker_url: no certificate is checked, as Celery has it for rediss:// without"
+            " options",
             "end it, and the workers' own, with ?ssl_cert_reqs=required&ssl_ca_certs=PATH",
         )
 
@@ -392,15 +440,20 @@ def _warn_of_unchecked(flags: Flags, fleet: "Fleet", reporter: "Reporter") -> No
     for lacking, names in hosts.items():
         are = "is" if len(lacking) == 1 else "are"
         reporter.warning(
-            f"not checked: services, files and application of {enumerated(names)}, because {enumerated(lacking)} {are} "
-            "not given",
+            f"not checked: services, files and application of {enumerated(names)}, because"
+            f" {enumerated(lacking)} {are} not given",
             f"{ON_HOSTS} has an example of each",
         )
 
 
 def _where(flags: Flags) -> str:
     state = f" --state-dir {shlex.quote(flags.state_dir)}" if flags.state_dir else ""
-    given = {"--broker": flags.broker, "--app": flags.app, "--python": flags.python, "--container": flags.container}
+    given = {
+        "--broker": flags.broker,
+        "--app": flags.app,
+        "--python": flags.python,
+        "--container": flags.container,
+    }
     instead = "".join(f" {name} {shlex.quote(value)}" for name, value in given.items() if value)
     return flags_for(flags.inventory) + instead + state
 
@@ -416,7 +469,8 @@ def _ask(question: str) -> bool:
 
 
 def _ask_become_password() -> str:
-    """Ask on the terminal itself, so that standard input and output stay what they are, and before any thread begins.
+    """Ask on the terminal itself, so that standard input and output stay what they are, and before
+    any thread begins.
 
     Raises UsageError where nobody can be asked.
     """
@@ -430,7 +484,8 @@ def _ask_become_password() -> str:
     except OSError:
         raise UsageError(
             "--ask-become-pass: this is not a terminal",
-            "set ansible_become_password in the inventory, looked up where it is kept (docs/inventory.md: Secrets)",
+            "set ansible_become_password in the inventory, looked up where it is kept"
+            " (docs/inventory.md: Secrets)",
         ) from None
     password = getpass("become password: ")
     keep_secret(password)
@@ -453,20 +508,32 @@ def pages_of(flags: Flags) -> "Pages":
 
 
 def on_fleet(
-    flags: Flags, page: Callable[["Session"], "ExitCode"], *, follow: bool = False, only_read: bool = False
+    flags: Flags,
+    page: Callable[["Session"], "ExitCode"],
+    *,
+    follow: bool = False,
+    only_read: bool = False,
 ) -> None:
-    run_verb(flags, lambda reporter: page(session_of(flags, reporter)), follow=follow, only_read=only_read)
+    run_verb(
+        flags,
+        lambda reporter: page(session_of(flags, reporter)),
+        follow=follow,
+        only_read=only_read,
+    )
 
 
 def on_each_fleet(flags: Flags, page: Callable[["Session"], "ExitCode"]) -> None:
-    """As `on_fleet`; where the inventory has several applications, and none is chosen, on that of each in turn.
+    """As `on_fleet`; where the inventory has several applications, and none is chosen, on that of
+    each in turn.
 
     As JSON each is a line of its own then. The exit code is the greatest.
     """
     from runbooks.core.errors import ExitCode, SeveralApplications
 
     try:
-        return run_verb(flags, lambda reporter: page(session_of(flags, reporter)), one_of_several=True)
+        return run_verb(
+            flags, lambda reporter: page(session_of(flags, reporter)), one_of_several=True
+        )
     except SeveralApplications as several:
         applications = several.applications
     codes = [0]

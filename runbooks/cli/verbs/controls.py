@@ -1,4 +1,6 @@
-"""The verbs that tell nodes to do something: rate limits, pools, consumers, the end, and tasks to discard."""
+"""The verbs that tell nodes to do something: rate limits, pools, consumers, the end, and tasks to
+discard.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,10 @@ if TYPE_CHECKING:
     from runbooks.engine.context import Session
 
 _NODES = "the nodes that this PATTERN fits, or several: e.g. 'high*,low@web1'"
-_SELECTING = {"queue": IN_QUEUES["queue"], **{flag: told for flag, told in IN_ONE_QUEUE.items() if flag != "malformed"}}
+_SELECTING = {
+    "queue": IN_QUEUES["queue"],
+    **{flag: told for flag, told in IN_ONE_QUEUE.items() if flag != "malformed"},
+}
 
 
 @verb(
@@ -81,7 +86,9 @@ def shutdown(flags: Flags, node: str) -> None:
     ids="these tasks, by their IDs, which commas separate",
 )
 def revoke(flags: Flags, said: Said, ids: str | None = None) -> None:
-    """Let all nodes discard tasks that they have not begun, by id or by flags; this cannot be taken back."""
+    """Let all nodes discard tasks that they have not begun, by id or by flags; this cannot be taken
+    back.
+    """
     from runbooks.controls import revoke as page
     from runbooks.core.rules import from_flags
 

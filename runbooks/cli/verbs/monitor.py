@@ -2,7 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.cli.verbs.common import Flags, fleet_of, on_fleet, pages_of, run_verb, state_directory, verb
+from runbooks.cli.verbs.common import (
+    Flags,
+    fleet_of,
+    on_fleet,
+    pages_of,
+    run_verb,
+    state_directory,
+    verb,
+)
 from runbooks.core.shipped import shipped_templates
 
 if TYPE_CHECKING:
@@ -15,7 +23,9 @@ if TYPE_CHECKING:
     by_broker=True,
     by_application=True,
     textfile="also write the figures into this FILE, for node_exporter",
-    listen="look again and again, and answer Prometheus and browsers at this [ADDRESS:]PORT, until ^C",
+    listen=(
+        "look again and again, and answer Prometheus and browsers at this [ADDRESS:]PORT, until ^C"
+    ),
     every="with --listen: a look every so often (default: 1m)",
     history="draw the depths that earlier looks saw; asks nobody",
     queue="with --history: only this QUEUE",
@@ -36,7 +46,9 @@ def monitor(
     docs: str = "",
     dashboard: bool = False,
 ) -> None:
-    """Look at every queue against the inventory's thresholds, a line each; made for cron; changes nothing."""
+    """Look at every queue against the inventory's thresholds, a line each; made for cron; changes
+    nothing.
+    """
     alone = {
         "--every": every and not listen,
         "--queue": queue and not history,
@@ -49,15 +61,23 @@ def monitor(
         from runbooks.core.errors import ExitCode, UsageError
 
         if idle:
-            advice = "--every goes with --listen, --queue and --since with --history, --docs with --alerts"
+            advice = (
+                "--every goes with --listen, --queue and --since with --history, --docs with"
+                " --alerts"
+            )
             raise UsageError(f"{' and '.join(idle)} would change nothing here", advice)
         if bool(listen) + history + alerts + dashboard > 1:
-            raise UsageError("--listen, --history, --alerts and --dashboard each do something else", "give one of them")
+            raise UsageError(
+                "--listen, --history, --alerts and --dashboard each do something else",
+                "give one of them",
+            )
         if history:
             from runbooks.monitor import show_history
 
             fleet = fleet_of(flags, reporter)
-            return show_history(reporter, fleet, state_directory(flags, fleet), queue=queue, since=since or "24h")
+            return show_history(
+                reporter, fleet, state_directory(flags, fleet), queue=queue, since=since or "24h"
+            )
         if dashboard:
             import json
 

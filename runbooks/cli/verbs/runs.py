@@ -64,7 +64,9 @@ def report(flags: Flags, run: str, html: str = "", markdown: str = "", logs: boo
 
 
 def _recorded_in(flags: Flags, reporter: "Reporter") -> "Path":
-    """Where runs are recorded; the usual folder where the inventory, which may name another, cannot be read."""
+    """Where runs are recorded; the usual folder where the inventory, which may name another, cannot
+    be read.
+    """
     from runbooks.core.errors import RunbookError
     from runbooks.core.reporter import About
 

@@ -15,7 +15,9 @@ def completion(flags: Flags, shell: str) -> None:
 
     def body(_: object) -> ExitCode:
         if shell not in SHELLS:
-            raise UsageError(f"there is no completion for {shell!r}", f"name one of {', '.join(SHELLS)}")
+            raise UsageError(
+                f"there is no completion for {shell!r}", f"name one of {', '.join(SHELLS)}"
+            )
         print_completion_script(shell, [PROGRAM])
         return ExitCode.OK
 

@@ -1,4 +1,6 @@
-"""The verbs that show what there is: queues, messages, the broker's server, workers, tasks, the schedule."""
+"""The verbs that show what there is: queues, messages, the broker's server, workers, tasks, the
+schedule.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -26,13 +28,19 @@ _GREP = "only messages that hold this TEXT anywhere, in their bodies, too; case 
     exact="read every message, not a sample of both ends",
     watch=_WATCH,
 )
-def queues(flags: Flags, queue: str | None = None, grep: str = "", exact: bool = False, watch: str = "") -> None:
-    """Show every queue, or one in detail: depth, consumers, rates, time to drain, and what waits; changes nothing."""
+def queues(
+    flags: Flags, queue: str | None = None, grep: str = "", exact: bool = False, watch: str = ""
+) -> None:
+    """Show every queue, or one in detail: depth, consumers, rates, time to drain, and what waits;
+    changes nothing.
+    """
     from runbooks.broker.views.queue_looks import Asked
     from runbooks.queues import queues as page
 
     asked = Asked(queue or "", grep, exact)
-    on_fleet(flags, lambda session: page(session, asked, watch=watch), follow=bool(watch), only_read=True)
+    on_fleet(
+        flags, lambda session: page(session, asked, watch=watch), follow=bool(watch), only_read=True
+    )
 
 
 @verb(
@@ -48,9 +56,17 @@ def queues(flags: Flags, queue: str | None = None, grep: str = "", exact: bool =
     watch=_WATCH,
 )
 def messages(
-    flags: Flags, queue: str, said: Said, grep: str = "", limit: int = 20, full: bool = False, watch: str = ""
+    flags: Flags,
+    queue: str,
+    said: Said,
+    grep: str = "",
+    limit: int = 20,
+    full: bool = False,
+    watch: str = "",
 ) -> None:
-    """Show messages of a queue, all or those that the flags mean, the next to run first; changes nothing."""
+    """Show messages of a queue, all or those that the flags mean, the next to run first; changes
+    nothing.
+    """
 
     def body(session: "Session") -> "ExitCode":
         from runbooks.broker.views.message_looks import Wanted
@@ -77,7 +93,9 @@ def broker(flags: Flags, watch: str = "") -> None:
 
 @verb(by_broker=True, by_application=True, fresh=FRESH, watch=_WATCH)
 def tasks(flags: Flags, fresh: bool = False, watch: str = "") -> None:
-    """Show every task: its queue, limits, retries, who registers it, what runs and what failed; changes nothing."""
+    """Show every task: its queue, limits, retries, who registers it, what runs and what failed;
+    changes nothing.
+    """
     from runbooks.tasks import tasks as page
 
     _shown(flags, watch, lambda session: page(asking(session, fresh=fresh)))
@@ -93,7 +111,9 @@ def task(flags: Flags, id: str, watch: str = "") -> None:
 
 @verb(by_application=True, fresh=FRESH, watch=_WATCH)
 def schedule(flags: Flags, fresh: bool = False, watch: str = "") -> None:
-    """Show every entry of the schedule: where it leads, and when it was sent and is due; changes nothing."""
+    """Show every entry of the schedule: where it leads, and when it was sent and is due; changes
+    nothing.
+    """
     from runbooks.schedule import schedule as page
 
     _shown(flags, watch, lambda session: page(asking(session, fresh=fresh)))
@@ -104,7 +124,10 @@ def schedule(flags: Flags, fresh: bool = False, watch: str = "") -> None:
     by_application=True,
     positional=("node",),
     optional=("node",),
-    node="only the nodes that this PATTERN fits, or several ('high*,low@web1'), in detail; asks no host",
+    node=(
+        "only the nodes that this PATTERN fits, or several ('high*,low@web1'), in detail; asks no"
+        " host"
+    ),
     watch=_WATCH,
 )
 def workers(flags: Flags, node: str | None = None, watch: str = "") -> None:
@@ -119,4 +142,9 @@ def _shown(flags: Flags, watch: str, show: "Callable[[Session], ExitCode]") -> N
     """Show a view, with `watch` again and again."""
     from runbooks.engine.watched import watched
 
-    on_fleet(flags, lambda session: watched(session, watch, lambda: show(session)), follow=bool(watch), only_read=True)
+    on_fleet(
+        flags,
+        lambda session: watched(session, watch, lambda: show(session)),
+        follow=bool(watch),
+        only_read=True,
+    )

@@ -1,33 +1,56 @@
 r"""What Compose makes of an `env_file:`, unless that says `format: raw`.
 
-A value may stand in quotes, over several lines too: in `"` escapes count, and out of `'` a `$` expands. What that comes
-to depends on where Compose is run, so it is not known. After a closing quote the next statement begins. A name alone
-takes its value from the environment of Compose, if that has one.
+A value may stand in quotes, over several lines too: in `"` escapes count, and out of `'` a `$`
+expands. What that comes to depends on where Compose is run, so it is not known. After a closing
+quote the next statement begins. A name alone takes its value from the environment of Compose, if
+that has one.
 
-**Source:** compose-go 2.0.2 to 2.11 (Compose 2.24 and later) `dotenv/parser.go`, `dotenv/godotenv.go`,
-`template/template.go`; Go's `strconv.UnquoteChar`, `unicode.IsSpace`. That an engine refuses a variable without a name
-and one with a NUL byte: tried with 20.10.
+**Source:** compose-go 2.0.2 to 2.11 (Compose 2.24 and later) `dotenv/parser.go`,
+`dotenv/godotenv.go`, `template/template.go`; Go's `strconv.UnquoteChar`, `unicode.IsSpace`. That an
+engine refuses a variable without a name and one with a NUL byte: tried with 20.10.
 """
 
 import re
 import shlex
 from collections.abc import Iterable
 
-from runbooks.core.envfile.reading import BOM, GO_SPACE, NOT_UTF8, Assignment, Reading, end_of, place, settled
+from runbooks.core.envfile.reading import (
+    BOM,
+    GO_SPACE,
+    NOT_UTF8,
+    Assignment,
+    Reading,
+    end_of,
+    place,
+    settled,
+)
 
 _BLANKS = "\t\v\f\r \x85\xa0"
 _BETWEEN = re.compile(rf"(?:[{GO_SPACE}]|#[^\n]*)*")
 _BLANK = re.compile(rf"[{_BLANKS}]*")
 _EXPORT = re.compile(rf"export(?=[\t\n\f\r ])[{_BLANKS}]*")
 _KEY = re.compile(rf"[\w.\-\[\]{_BLANKS}]*")
-_QUOTED = {quote: re.compile(rf"{quote}(?:\\.|[^{quote}\\])*{quote}", re.DOTALL) for quote in ("'", '"')}
+_QUOTED = {
+    quote: re.compile(rf"{quote}(?:\\.|[^{quote}\\])*{quote}", re.DOTALL) for quote in ("'", '"')
+}
 _PAIR = re.compile(r"\\(.)", re.DOTALL)
 _LINE = re.compile(r"[^\n]*\n?")
 _ESCAPED = re.compile(r'\\(?:0(?P<octal>[0-9]{0,3})|(?P<letter>[abcfnrtv$"\\]))')
-_MEANING = {"a": "\a", "b": "\b", "c": r"\c", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "$": "$$"}
+_MEANING = {
+    "a": "\a",
+    "b": "\b",
+    "c": r"\c",
+    "f": "\f",
+    "n": "\n",
+    "r": "\r",
+    "t": "\t",
+    "v": "\v",
+    "$": "$$",
+}
 _NAME = r"[_a-z][_a-z0-9]*"
 _DOLLAR = re.compile(
-    rf"\$(?:(?P<itself>\$)|(?P<expansion>{_NAME}|\{{{_NAME}(?::?[-+?].*)?\}})|(?P<invalid>\{{))", re.IGNORECASE
+    rf"\$(?:(?P<itself>\$)|(?P<expansion>{_NAME}|\{{{_NAME}(?::?[-+?].*)?\}})|(?P<invalid>\{{))",
+    re.IGNORECASE,
 )
 
 
@@ -84,14 +107,18 @@ def _statement(text: str, begin: int) -> tuple[Assignment | None, int]:
     return _assignment(text, begin, name, value, value_begin, value_end), value_end
 
 
-def _assignment(text: str, begin: int, name: str, value: str | None, value_begin: int, value_end: int) -> Assignment:
+def _assignment(
+    text: str, begin: int, name: str, value: str | None, value_begin: int, value_end: int
+) -> Assignment:
     line_begin, line_end = text.rfind("\n", 0, begin) + 1, end_of(_LINE, text, value_end)
     alone = not (text[line_begin:begin] + text[value_end:line_end]).strip(GO_SPACE)
     return Assignment(name, value, value_begin, value_end, line_begin, line_end, alone)
 
 
 def _value(text: str, at: int) -> tuple[str | None, int, int]:
-    """The value that is written here, None where only Compose knows; where that begins, and where it ends."""
+    """The value that is written here, None where only Compose knows; where that begins, and where
+    it ends.
+    """
     quote = text[at : at + 1]
     if quote not in _QUOTED:
         bare = _LINE.match(text, at)[0].partition(" #")[0].rstrip(GO_SPACE)  # type: ignore[index] # it always matches
@@ -100,7 +127,11 @@ def _value(text: str, at: int) -> tuple[str | None, int, int]:
     if end == at:
         raise _Refused(at, "this quote is never closed")
     inner = _PAIR.sub(lambda pair: quote if pair[1] == quote else pair[0], text[at + 1 : end - 1])
-    return (_as_text(inner) if quote == "'" else _expanded(_ESCAPED.sub(_unescaped, inner), at)), at, end
+    return (
+        (_as_text(inner) if quote == "'" else _expanded(_ESCAPED.sub(_unescaped, inner), at)),
+        at,
+        end,
+    )
 
 
 def _unescaped(found: re.Match[str]) -> str:

@@ -1,17 +1,26 @@
 """What `docker run --env-file` makes of a file, and Compose of an `env_file:` with `format: raw`.
 
-Each line is a name, `=`, and the value as it stands: no quotes, no escapes, no comment after it. A name alone takes its
-value from the environment of the docker command, if that has one.
+Each line is a name, `=`, and the value as it stands: no quotes, no escapes, no comment after it. A
+name alone takes its value from the environment of the docker command, if that has one.
 
-**Source:** docker/cli 28.2 `pkg/kvfile/kvfile.go: parseKeyValueFile`, 20.10 `opts/file.go: parseKeyValueFile`; Go's
-`bufio.ScanLines`, `bufio.MaxScanTokenSize`. What the engine makes of a NUL byte and of a name that comes twice: tried
-with 20.10.
+**Source:** docker/cli 28.2 `pkg/kvfile/kvfile.go: parseKeyValueFile`, 20.10 `opts/file.go:
+parseKeyValueFile`; Go's `bufio.ScanLines`, `bufio.MaxScanTokenSize`. What the engine makes of a NUL
+byte and of a name that comes twice: tried with 20.10.
 """
 
 import re
 from collections.abc import Iterator
 
-from runbooks.core.envfile.reading import BOM, GO_SPACE, NOT_UTF8, Assignment, Place, Reading, place, settled
+from runbooks.core.envfile.reading import (
+    BOM,
+    GO_SPACE,
+    NOT_UTF8,
+    Assignment,
+    Place,
+    Reading,
+    place,
+    settled,
+)
 
 _BLANKS = GO_SPACE.replace("\n", "")
 _LINE = re.compile(rf"(?P<before>[{_BLANKS}]*)(?P<rest>[^\n]*?)\r?(?:\n|\Z)")
@@ -29,7 +38,9 @@ def read(text: str) -> Reading:
             name, equals, value = rest.partition("=")
             begin = line.start("rest") + len(name + equals)
             end = line.end("rest")
-            assignments.append(Assignment(name, value if equals else None, begin, end, line.start(), line.end()))
+            assignments.append(
+                Assignment(name, value if equals else None, begin, end, line.start(), line.end())
+            )
     return settled(text, assignments, "depends on where docker is run")
 
 

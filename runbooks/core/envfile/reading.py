@@ -1,4 +1,6 @@
-"""What a reader makes of an environment file: its variables, where each stands, and what keeps it from being read."""
+"""What a reader makes of an environment file: its variables, where each stands, and what keeps it
+from being read.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,14 +11,18 @@ from msgspec import Struct, field
 from runbooks.core.secret_records import Discreet
 
 Reader = Literal["systemd", "shell", "docker", "compose"]
-"""Who reads the file: systemd (`EnvironmentFile=`), the shell of a start script (`. FILE`), docker (`--env-file`), or
-Compose (`env_file:`).
+"""Who reads the file: systemd (`EnvironmentFile=`), the shell of a start script (`. FILE`), docker
+(`--env-file`), or Compose (`env_file:`).
 """
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 NOT_UTF8 = re.compile(r"[\udc80-\udcff]")
 BOM = "\ufeff"
-GO_SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+GO_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680"
+    + "".join(map(chr, range(0x2000, 0x200B)))
+    + "\u2028\u2029\u202f\u205f\u3000"
+)
 """**Source:** Go's `unicode.IsSpace`."""
 
 
@@ -34,8 +40,8 @@ class Place(Struct, frozen=True):
 class Assignment(Discreet, frozen=True):
     """`name` is set to `value`, None where that shows only when it is run.
 
-    `text[begin:end]` is how the value is written, `text[line_begin:line_end]` the lines that it stands on; `alone`:
-    nothing else stands there.
+    `text[begin:end]` is how the value is written, `text[line_begin:line_end]` the lines that it
+    stands on; `alone`: nothing else stands there.
     """
 
     HIDDEN = ("value",)
@@ -50,11 +56,13 @@ class Assignment(Discreet, frozen=True):
 
 
 class Reading(Discreet, frozen=True):
-    """`values` are the variables that the reader has of the file in the end, as far as that can be told.
+    """`values` are the variables that the reader has of the file in the end, as far as that can be
+    told.
 
-    Of those in `unknown` only the reader itself can tell. After a statement that may set anything (`opaque`), that
-    holds of each that is not assigned later. `fault` keeps the reader from reading the file as it is meant; where that
-    makes it refuse the whole file (`refused`), nothing is known.
+    Of those in `unknown` only the reader itself can tell. After a statement that may set anything
+    (`opaque`), that holds of each that is not assigned later. `fault` keeps the reader from reading
+    the file as it is meant; where that makes it refuse the whole file (`refused`), nothing is
+    known.
     """
 
     HIDDEN = ("text", "values")
@@ -69,11 +77,19 @@ class Reading(Discreet, frozen=True):
 
     @property
     def likely(self) -> dict[str, str]:
-        """Each variable with the last value that is written for it, also where it is not known whether that counts."""
-        return {one.name: one.value for one in self.assignments if one.value is not None and NAME.fullmatch(one.name)}
+        """Each variable with the last value that is written for it, also where it is not known
+        whether that counts.
+        """
+        return {
+            one.name: one.value
+            for one in self.assignments
+            if one.value is not None and NAME.fullmatch(one.name)
+        }
 
     def why_unknown(self, name: str) -> Place | None:
-        """Why it is not known what the reader has of a variable; None where its value, or that it has none, is."""
+        """Why it is not known what the reader has of a variable; None where its value, or that it
+        has none, is.
+        """
         if self.refused:
             return self.fault
         return None if name in self.values else self.unknown.get(name, self.opaque)
@@ -86,7 +102,10 @@ class Reading(Discreet, frozen=True):
         """Where the variable seems to be set, and is not: more stands before `=` than its name."""
         for one in self.assignments:
             if one.name.split()[-1:] == [name] and one.name != name:
-                why = f"this line does not count for {name}, because all of {one.name!r} is taken for the name"
+                why = (
+                    f"this line does not count for {name}, because all of {one.name!r} is taken for"
+                    " the name"
+                )
                 yield place(self.text, one.line_begin, why)
 
     def as_written(self, name: str) -> str | None:
@@ -96,7 +115,9 @@ class Reading(Discreet, frozen=True):
 
 
 def settled(text: str, assignments: Sequence[Assignment], unknown: str) -> Reading:
-    """The reading where the last assignment of a name is the one that counts; `unknown` says why one has no value."""
+    """The reading where the last assignment of a name is the one that counts; `unknown` says why
+    one has no value.
+    """
     last = {one.name: one for one in assignments if NAME.fullmatch(one.name)}
     values = {name: one.value for name, one in last.items() if one.value is not None}
     untold = {

@@ -1,11 +1,12 @@
 r"""What a shell makes of `. FILE`, as far as that shows without running it.
 
-Assignments are read, `export` before them or not, with quotes and `\` as in the shell. What has to be expanded
-(`$HOME`, a command) is not known. A line that does something else may set any variable but those assigned after it.
-Where such a statement may go on over several lines, or end the file, nothing of the file is known.
+Assignments are read, `export` before them or not, with quotes and `\` as in the shell. What has to
+be expanded (`$HOME`, a command) is not known. A line that does something else may set any variable
+but those assigned after it. Where such a statement may go on over several lines, or end the file,
+nothing of the file is known.
 
-**Source:** POSIX.1-2017, Shell Command Language, 2.2 Quoting, 2.3 Token Recognition, 2.6 Word Expansions, 2.9.1 Simple
-Commands; as dash 0.5.12 and bash 5.2 read them.
+**Source:** POSIX.1-2017, Shell Command Language, 2.2 Quoting, 2.3 Token Recognition, 2.6 Word
+Expansions, 2.9.1 Simple Commands; as dash 0.5.12 and bash 5.2 read them.
 """
 
 import re
@@ -31,7 +32,9 @@ _EXPORT = re.compile(r"export(?:\\\n)*[ \t](?:[ \t]|\\\n)*")
 _ASSIGN = re.compile(rf"({NAME.pattern})=")
 _NAME_ALONE = re.compile(rf"{NAME.pattern}(?=[ \t\n;]|\Z)")
 _STATEMENT_END = re.compile(r"(?:[ \t]|\\\n)*(?:\n|;(?!;)|(?<=[ \t\n])#[^\n]*|\Z)")
-_HARMLESS = re.compile(r"(?:set[ \t]+[-+]a|umask[ \t]+[0-7]+|ulimit(?:[ \t]+[-\w]+)+|:|true)(?=[ \t]*(?:\n|;|\Z))")
+_HARMLESS = re.compile(
+    r"(?:set[ \t]+[-+]a|umask[ \t]+[0-7]+|ulimit(?:[ \t]+[-\w]+)+|:|true)(?=[ \t]*(?:\n|;|\Z))"
+)
 _COMMAND = (
     rf"""[ \t]*(?=[^\s;&|])(?:[^\n'"\\`$(){{}}<>#;&|]|>>?&?[ \t]*(?=[\w/.])|'[^'\n]*'|"(?:[^"\\`$\n]|{_EXPANSION})*\""""
     rf"|{_EXPANSION})+"
@@ -50,7 +53,12 @@ _SHELLS_OWN = re.compile(
 
 def read(text: str) -> Reading:
     if (at := text.find("\0")) >= 0:
-        return Reading(text, (), fault=place(text, at, "shells differ in what they make of a NUL byte"), refused=True)
+        return Reading(
+            text,
+            (),
+            fault=place(text, at, "shells differ in what they make of a NUL byte"),
+            refused=True,
+        )
     assignments: list[Assignment] = []
     values: dict[str, str] = {}
     unknown: dict[str, Place] = {}
@@ -69,7 +77,9 @@ def read(text: str) -> Reading:
             values.pop(one.name, None)
             unknown.pop(one.name, None)
             if one.value is None:
-                unknown[one.name] = place(text, one.begin, f"what {one.name} comes to shows only in the shell")
+                unknown[one.name] = place(
+                    text, one.begin, f"what {one.name} comes to shows only in the shell"
+                )
             else:
                 values[one.name] = one.value
         at = end if understood else end_of(_LINE, text, at)
@@ -77,20 +87,26 @@ def read(text: str) -> Reading:
 
 
 def _goes_on(text: str, at: int) -> bool:
-    """Whether a statement that is no assignment may go on beyond its line, or what follows may not be run."""
+    """Whether a statement that is no assignment may go on beyond its line, or what follows may not
+    be run.
+    """
     line = _ONE_LINE.match(text, at)
     return line is None or _NOT_PLAIN.search(line[0]) is not None
 
 
 def _statement(text: str, at: int) -> tuple[list[Assignment], int, bool]:
-    """The assignments of a statement and where the next begins; or where it is something else, which is not read."""
+    """The assignments of a statement and where the next begins; or where it is something else,
+    which is not read.
+    """
     begin, export, harmless = at, _EXPORT.match(text, at), _HARMLESS.match(text, at)
     lead = export or harmless
     words, at = [], lead.end() if lead else at
     while not harmless:
         if name := _ASSIGN.match(text, at):
             value, at = _word(text, name.end(), exported=bool(export))
-            words.append((name[1], None if _SHELLS_OWN.fullmatch(name[1]) else value, name.end(), at))
+            words.append(
+                (name[1], None if _SHELLS_OWN.fullmatch(name[1]) else value, name.end(), at)
+            )
         elif export and (alone := _NAME_ALONE.match(text, at)):
             at = alone.end()
         else:
@@ -102,7 +118,9 @@ def _statement(text: str, at: int) -> tuple[list[Assignment], int, bool]:
     if not end or not (words or lead):
         return [], at, False
     line_begin, line_end = _lines(text, begin, end.end())
-    is_alone = len(words) == 1 and not (text[line_begin:begin] + text[words[0][3] : line_end]).strip(" \t\n")
+    is_alone = len(words) == 1 and not (
+        text[line_begin:begin] + text[words[0][3] : line_end]
+    ).strip(" \t\n")
     return [Assignment(*word, line_begin, line_end, is_alone) for word in words], end.end(), True
 
 

@@ -1,4 +1,6 @@
-"""Services that a platform starts, such as Kubernetes or a Procfile: they are looked at, and never controlled."""
+"""Services that a platform starts, such as Kubernetes or a Procfile: they are looked at, and never
+controlled.
+"""
 
 from collections.abc import Mapping, Sequence
 

@@ -29,34 +29,52 @@ from runbooks.hosts.worker_log import BYTES, FAILURE, NOTABLE, OUTCOME, Line
 _NO_DOCKER = 127
 _LABEL = "com.docker.compose"
 _DEFAULT_GRACE_S = 10.0
-"""**Source:** docker-stop(1), `--time`; inspect leaves `StopTimeout` and `StopSignal` out where they are not set."""
+"""**Source:** docker-stop(1), `--time`; inspect leaves `StopTimeout` and `StopSignal` out where
+they are not set.
+"""
 
 
 class Docker(WithoutUnits):
-    """See `ServiceManager`. It is asked through its own command-line client, in the one script of a look."""
+    """See `ServiceManager`. It is asked through its own command-line client, in the one script of a
+    look.
+    """
 
     free_text = True
     own_groups = ()
 
     def ask(self, host: FleetHost, app: str, services: Sequence[str]) -> Mapping[str, str]:
         docker = _of(host)
-        filters = _project_filters(docker) or [_name_filter(docker, service) for service in services]
+        filters = _project_filters(docker) or [
+            _name_filter(docker, service) for service in services
+        ]
         logs = (str(BYTES), NOTABLE, FAILURE, OUTCOME)
-        return {" ".join(services): shell("docker_look", docker.socket or "", *logs, *filters, using=["docker"])}
+        return {
+            " ".join(services): shell(
+                "docker_look", docker.socket or "", *logs, *filters, using=["docker"]
+            )
+        }
 
     def parse(
         self, host: FleetHost, app: str, answers: Mapping[str, Answer], clock: Clock
     ) -> Mapping[str, ServiceState]:
         ((services, answer),) = answers.items()
         told = _told(host, answer)
-        found = {service: [one for one in told if _is_of(host, service, one)] for service in services.split()}
+        found = {
+            service: [one for one in told if _is_of(host, service, one)]
+            for service in services.split()
+        }
         return {service: _state(host, service, its, told) for service, its in found.items()}
 
     def said(self, host: FleetHost, answers: Mapping[str, Answer]) -> Mapping[str, Sequence[Line]]:
         ((services, answer),) = answers.items()
         told, logs = _told(host, answer), _notable(answer)
         return {
-            service: [line for one in told if _is_of(host, service, one) for line in logs.get(one.container.id, ())]
+            service: [
+                line
+                for one in told
+                if _is_of(host, service, one)
+                for line in logs.get(one.container.id, ())
+            ]
             for service in services.split()
         }
 
@@ -81,7 +99,9 @@ _IN_CONTAINER = ("docker", "docker_exec")
 
 
 def _inside(host: FleetHost) -> tuple[str, str]:
-    """The engine's socket, and in lines the filters of each service: any of their containers has the application."""
+    """The engine's socket, and in lines the filters of each service: any of their containers has
+    the application.
+    """
     if host.container:
         return _of(host).socket or "", f"name=^/?{re.escape(host.container)}$"
     selectors = [selector(host, service) for service in host.services]
@@ -94,7 +114,9 @@ def _of(host: FleetHost) -> DockerSettings:
 
 
 def selector(host: FleetHost, service: str) -> tuple[str, Sequence[str]]:
-    """The engine's socket ("": where Docker's client looks), and the filters of `docker ps` that mean a service."""
+    """The engine's socket ("": where Docker's client looks), and the filters of `docker ps` that
+    mean a service.
+    """
     docker = _of(host)
     if not docker.project:
         return docker.socket or "", [_name_filter(docker, service)]
@@ -103,7 +125,11 @@ def selector(host: FleetHost, service: str) -> tuple[str, Sequence[str]]:
 
 def _project_filters(docker: DockerSettings) -> list[str]:
     """Without what `docker compose run` has made."""
-    return [f"label={_LABEL}.project={docker.project}", f"label={_LABEL}.oneoff=False"] if docker.project else []
+    return (
+        [f"label={_LABEL}.project={docker.project}", f"label={_LABEL}.oneoff=False"]
+        if docker.project
+        else []
+    )
 
 
 def _pattern(docker: DockerSettings, service: str) -> str:
@@ -112,14 +138,16 @@ def _pattern(docker: DockerSettings, service: str) -> str:
 
 
 def _name_filter(docker: DockerSettings, service: str) -> str:
-    """**Source:** docker-ps(1): `name` is a regular expression of Go's, which is searched for; several are as good."""
+    """**Source:** docker-ps(1): `name` is a regular expression of Go's, which is searched for;
+    several are as good.
+    """
     expression = re.escape(_pattern(docker, service)).replace(r"\*", ".*").replace(r"\?", ".")
     return f"name=^/?{expression}$"
 
 
 class _Told(NamedTuple):
-    """A container with its labels and variables, its processes, each with the number that it has in there, and the
-    last lines of its log where it does not run.
+    """A container with its labels and variables, its processes, each with the number that it has in
+    there, and the last lines of its log where it does not run.
     """
 
     container: Container
@@ -137,7 +165,8 @@ def _is_of(host: FleetHost, service: str, one: _Told) -> bool:
 
 
 def _told(host: FleetHost, answer: Answer) -> list[_Told]:
-    """All that were asked for, the oldest first. Raises RunbookError where the engine does not answer, or has none.
+    """All that were asked for, the oldest first. Raises RunbookError where the engine does not
+    answer, or has none.
 
     **Source:** docker-inspect(1); `hosts/sh/docker_look.sh`.
     """
@@ -164,10 +193,21 @@ def _not_answering(host: FleetHost, answer: Answer) -> RunbookError:
         advice = "install Docker's client there, or give the host another celery_service_manager"
         return RunbookError("Docker cannot be asked: there is no docker on its PATH", advice)
     if "permission denied" in said:
-        advice = "let the commands run as root (ansible_become: true), or have this user in the group of the socket"
-        return RunbookError(f"this user may not use Docker's socket{f' {socket}' if socket else ''}", advice)
-    where = f"celery_docker.socket is {socket}" if socket else "or name its socket: celery_docker.socket"
-    return RunbookError(f"Docker's engine does not answer: {said}", f"start it (systemctl start docker); {where}")
+        advice = (
+            "let the commands run as root (ansible_become: true), or have this user in the group of"
+            " the socket"
+        )
+        return RunbookError(
+            f"this user may not use Docker's socket{f' {socket}' if socket else ''}", advice
+        )
+    where = (
+        f"celery_docker.socket is {socket}"
+        if socket
+        else "or name its socket: celery_docker.socket"
+    )
+    return RunbookError(
+        f"Docker's engine does not answer: {said}", f"start it (systemctl start docker); {where}"
+    )
 
 
 def _none_found(host: FleetHost, others: str) -> RunbookError:
@@ -177,18 +217,29 @@ def _none_found(host: FleetHost, others: str) -> RunbookError:
     if docker.project:
         known = sorted({project for project, _, _ in lines if project})
         what = f"there is no container of the Compose project {docker.project}"
-        there = f"projects there: {', '.join(known)}" if known else "no project has containers there"
-        advice = f"correct celery_docker.project, or create the containers: docker compose -p {docker.project} up -d"
+        there = (
+            f"projects there: {', '.join(known)}" if known else "no project has containers there"
+        )
+        advice = (
+            "correct celery_docker.project, or create the containers: docker compose -p"
+            f" {docker.project} up -d"
+        )
     else:
         known = sorted(name.removeprefix("/") for _, _, name in lines)
         what = f"no container's name is like {docker.containers}"
-        there = f"containers there: {', '.join(known[:10])}" if known else "there are no containers at all"
+        there = (
+            f"containers there: {', '.join(known[:10])}"
+            if known
+            else "there are no containers at all"
+        )
         advice = "correct celery_docker.containers"
     return RunbookError(f"{what} ({there})", advice)
 
 
 def _processes(inside: str, known: str) -> tuple[dict[str, dict[int, int]], dict[int, str]]:
-    """The processes of each container, and what each process runs. **Source:** proc(5), `cgroup`, `NSpid`; stat(1)."""
+    """The processes of each container, and what each process runs. **Source:** proc(5), `cgroup`,
+    `NSpid`; stat(1).
+    """
     inner, programs = dict[int, int](), dict[int, str]()
     for line in known.splitlines():
         if line.startswith("/proc/"):
@@ -225,8 +276,8 @@ _LINES = msgspec.json.Decoder(_LogLine)
 
 
 def _notable(answer: Answer) -> dict[str, list[Line]]:
-    """The notable lines of each container's log, by its id. A line that is cut off at the start of what is read is left
-    out.
+    """The notable lines of each container's log, by its id. A line that is cut off at the start of
+    what is read is left out.
     """
     found = defaultdict[str, list[Line]](list)
     *_, logs = answer.out.decode(errors="replace").split("---\n", 4)
@@ -241,8 +292,12 @@ def _notable(answer: Answer) -> dict[str, list[Line]]:
     return found
 
 
-def _read(one: Mapping[str, Any], pids: Mapping[int, int], programs: Mapping[int, str], log: Sequence[str]) -> _Told:
-    """**Source:** Docker Engine API 1.41, ContainerInspect. Podman 4.3 tells a signal's number, and has a Health."""
+def _read(
+    one: Mapping[str, Any], pids: Mapping[int, int], programs: Mapping[int, str], log: Sequence[str]
+) -> _Told:
+    """**Source:** Docker Engine API 1.41, ContainerInspect. Podman 4.3 tells a signal's number, and
+    has a Health.
+    """
     state, config = one["State"], one["Config"]
     labels = config.get("Labels") or {}
     health = state.get("Health") or {}
@@ -287,8 +342,12 @@ def _time(told: str) -> float | None:
     return whole + float(found[2] or 0)
 
 
-def _state(host: FleetHost, service: str, its: Sequence[_Told], all_: Iterable[_Told]) -> ServiceState:
-    """The service runs where one of its containers does; it was started when the first of those was."""
+def _state(
+    host: FleetHost, service: str, its: Sequence[_Told], all_: Iterable[_Told]
+) -> ServiceState:
+    """The service runs where one of its containers does; it was started when the first of those
+    was.
+    """
     containers = tuple(one.container for one in its)
     running = [one for one in its if one.container.pid is not None]
     said = "; ".join(one.told for one in containers) or _no_container(host, service, all_)
@@ -304,7 +363,8 @@ def _state(host: FleetHost, service: str, its: Sequence[_Told], all_: Iterable[_
         first.container.pid,
         first.container.started_at,
         said,
-        pids={pid: inner for one in running for pid, inner in one.pids.items()} or {first.container.pid or 0: 1},
+        pids={pid: inner for one in running for pid, inner in one.pids.items()}
+        or {first.container.pid or 0: 1},
         environment=digests("\0".join(running[0].variables)) if running[0].variables else None,
         containers=containers,
         read_at=min(one.container.made_at for one in running),
@@ -316,5 +376,7 @@ def _no_container(host: FleetHost, service: str, all_: Iterable[_Told]) -> str:
     known = sorted({name for one in all_ if (name := one.labels.get(f"{_LABEL}.service"))})
     if docker.project:
         others = ", ".join(known)
-        return f"the Compose project {docker.project} has no container of {service}, but of {others}"
+        return (
+            f"the Compose project {docker.project} has no container of {service}, but of {others}"
+        )
     return f"no container's name is like {_pattern(docker, service)}"

@@ -1,4 +1,6 @@
-"""What the containers of a service print, read in steps; the place is a time of the engine's for each container."""
+"""What the containers of a service print, read in steps; the place is a time of the engine's for
+each container.
+"""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +14,9 @@ from runbooks.hosts.script import Answer, shell
 
 STEP_LINES = 1000
 FIRST_LINES = 100
-"""The first step back; each further one reads ten times as much, for the engine counts lines from the end."""
+"""The first step back; each further one reads ten times as much, for the engine counts lines from
+the end.
+"""
 
 _LINE = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)Z ?(.*)")
 """**Source:** docker-logs(1), `--timestamps`: RFC 3339 with nanoseconds, in UTC."""
@@ -96,5 +100,7 @@ def _lines(answer: Answer) -> list[_Line]:
         elif line := _LINE.fullmatch(raw):
             whole, part = line[1].decode(), line[2].decode()
             at = datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(part)
-            found.append(_Line(at, f"{whole}{part:0<10}Z", container, decoded(line[3].rstrip(b"\r"))))
+            found.append(
+                _Line(at, f"{whole}{part:0<10}Z", container, decoded(line[3].rstrip(b"\r")))
+            )
     return sorted(found, key=lambda line: line.time)

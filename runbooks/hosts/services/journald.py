@@ -17,7 +17,9 @@ from runbooks.hosts.worker_log import FAILURE, NOTABLE, OUTCOME, Line
 
 STEP_ENTRIES = 1000
 FIRST_ENTRIES = 50
-"""The first step back: mostly the last lines are wanted, and each entry is half a KiB. Each further one is tenfold."""
+"""The first step back: mostly the last lines are wanted, and each entry is half a KiB. Each further
+one is tenfold.
+"""
 
 ENTRY_BYTES = 16 * 2**20
 
@@ -28,7 +30,9 @@ def service_of(unit: str) -> str:
 
 
 class _Entry(Struct):
-    """**Source:** systemd.journal-fields(7); "Journal JSON Format": a message that is no UTF-8 is a list of bytes."""
+    """**Source:** systemd.journal-fields(7); "Journal JSON Format": a message that is no UTF-8 is a
+    list of bytes.
+    """
 
     cursor: str = field(name="__CURSOR")
     at_us: str = field(name="__REALTIME_TIMESTAMP")
@@ -39,7 +43,9 @@ class _Entry(Struct):
     def lines(self, host: str) -> Iterable[LogLine]:
         service = service_of(self.about or self.unit)
         text = "" if self.message is None else _text(self.message)
-        return (LogLine(int(self.at_us) / 1e6, host, service, redact(line)) for line in text.split("\n"))
+        return (
+            LogLine(int(self.at_us) / 1e6, host, service, redact(line)) for line in text.split("\n")
+        )
 
 
 def _text(message: str | list[Any]) -> str:
@@ -72,7 +78,9 @@ def parse_said(answer: Answer) -> dict[str, list[Line]]:
 
 
 class Journal:
-    """The journal of the units of a host's services: what they print, and what systemd says about them."""
+    """The journal of the units of a host's services: what they print, and what systemd says about
+    them.
+    """
 
     name = "journal"
     dated = True
@@ -114,7 +122,12 @@ class Journal:
             self._newer = _after(entries[0])
         self._older, self.read_to = _after(entries[-1]), int(entries[-1].at_us) / 1e6
         self._step = min(self._step * 10, STEP_ENTRIES)
-        return [line for entry in entries for line in reversed([*entry.lines(self._host)]) if wanted(line.text)]
+        return [
+            line
+            for entry in entries
+            for line in reversed([*entry.lines(self._host)])
+            if wanted(line.text)
+        ]
 
     def newer(self, answer: Answer, wanted: Wanted) -> Sequence[LogLine] | None:
         entries = _entries(answer)
@@ -129,7 +142,9 @@ class Journal:
 
     def _command(self, *options: str) -> str:
         fields = "--output-fields=MESSAGE,UNIT,_SYSTEMD_UNIT"
-        return f"journalctl --no-pager --output=json --all {fields} {self._units} {' '.join(options)}"
+        return (
+            f"journalctl --no-pager --output=json --all {fields} {self._units} {' '.join(options)}"
+        )
 
 
 def _after(entry: _Entry) -> str:

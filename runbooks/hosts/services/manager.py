@@ -16,29 +16,39 @@ from runbooks.hosts.worker_log import Line, ask_end
 class ServiceManager(Protocol):
     """How services are looked at and controlled, as POSIX shell, and what the answers mean.
 
-    Nothing here reaches a host: what is asked travels with all else that a look, or a step, asks a host.
+    Nothing here reaches a host: what is asked travels with all else that a look, or a step, asks a
+    host.
     """
 
     free_text: bool
-    """Whether it answers in words of the operator's, which may hold any secret of the environment file."""
+    """Whether it answers in words of the operator's, which may hold any secret of the environment
+    file.
+    """
 
     own_groups: Sequence[str]
-    """The shell patterns of the control groups that its services are in, so that no process there is a stranger's.
+    """The shell patterns of the control groups that its services are in, so that no process there
+    is a stranger's.
 
     Where there are none, one user may have two installations on a host, each in its own directory.
     """
 
     judge: str
-    """The file in `sh/` whose `judge` prints what is wrong with a new unit file; "" where it has no such files."""
+    """The file in `sh/` whose `judge` prints what is wrong with a new unit file; "" where it has no
+    such files.
+    """
 
     def ask(self, host: FleetHost, app: str, services: Sequence[str]) -> Mapping[str, str]:
-        """The questions about these services and about those that carry this tool's mark, each by a name of its own."""
+        """The questions about these services and about those that carry this tool's mark, each by a
+        name of its own.
+        """
         ...
 
     def parse(
         self, host: FleetHost, app: str, answers: Mapping[str, Answer], clock: Clock
     ) -> Mapping[str, ServiceState]:
-        """The state of each service by its name; raises RunbookError where the manager does not answer."""
+        """The state of each service by its name; raises RunbookError where the manager does not
+        answer.
+        """
         ...
 
     def units(self, answers: Mapping[str, Answer]) -> Mapping[str, Unit]:
@@ -46,7 +56,9 @@ class ServiceManager(Protocol):
         ...
 
     def ask_said(self, host: FleetHost, services: Sequence[str]) -> Mapping[str, str]:
-        """The questions about the logs that it keeps of these services, as far as `ask` does not answer them."""
+        """The questions about the logs that it keeps of these services, as far as `ask` does not
+        answer them.
+        """
         return {}
 
     def said(self, host: FleetHost, answers: Mapping[str, Answer]) -> Mapping[str, Sequence[Line]]:
@@ -54,11 +66,15 @@ class ServiceManager(Protocol):
         return {}
 
     def ask_end(self, service: str, pid: int | None) -> str:
-        """The last lines of a service's log, "" for none. Where nothing else is said: what its main process writes."""
+        """The last lines of a service's log, "" for none. Where nothing else is said: what its main
+        process writes.
+        """
         return ask_end(pid) if pid is not None else ""
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
-        """Start, stop or restart a service; it exits with 0 when that was done, though the service may fail yet."""
+        """Start, stop or restart a service; it exits with 0 when that was done, though the service
+        may fail yet.
+        """
         ...
 
     def reload(self, host: FleetHost) -> str:
@@ -70,19 +86,25 @@ class ServiceManager(Protocol):
         ...
 
     def environment(self, host: FleetHost) -> str:
-        """A command that prints what services get besides their environment file, on one line; "" for nothing."""
+        """A command that prints what services get besides their environment file, on one line; ""
+        for nothing.
+        """
         return ""
 
     def run(self, host: FleetHost, program: str, start: str, last: str) -> str:
-        """Run a program in the application's own Python, up to a line that begins with `last`; `start` is the code that
-        reads it. On the host itself, where nothing else is said."""
+        """Run a program in the application's own Python, up to a line that begins with `last`;
+        `start` is the code that reads it. On the host itself, where nothing else is said."""
         settings = host.settings
-        environment = self.environment(host) if settings.env_file else environment_of_a_process(host)
+        environment = (
+            self.environment(host) if settings.env_file else environment_of_a_process(host)
+        )
         own = (settings.python, settings.user, settings.group or "", environment)
         return shell("application", *own, program, start, last)
 
     def probe(self, host: FleetHost, command: str, times: tuple[str, str], user: str) -> str:
-        """Run an operator's command where the application lives, for so many seconds, as this user ("": its own)."""
+        """Run an operator's command where the application lives, for so many seconds, as this user
+        ("": its own).
+        """
         return shell("probe", host.settings.directory, command, *times, user)
 
     def logs(self, host: FleetHost, services: Sequence[str]) -> Sequence[Log]:
@@ -102,12 +124,15 @@ class ServiceManager(Protocol):
         ...
 
     def judge_together(self, units: Mapping[str, bytes]) -> str:
-        """Judge several new unit files at once, by their names, before each is judged by itself; "" for not at all."""
+        """Judge several new unit files at once, by their names, before each is judged by itself; ""
+        for not at all.
+        """
         ...
 
 
 def environment_of_a_process(host: FleetHost) -> str:
-    """A command that prints the variables of a Celery process that works where the application lives, on one line.
+    """A command that prints the variables of a Celery process that works where the application
+    lives, on one line.
 
     Where no environment file is known they are all that can be known of what services get.
     """
@@ -141,4 +166,6 @@ class WithoutUnits(ServiceManager):
         return ""
 
 
-_CANNOT = "echo 'its service manager starts nothing with the host, and reads no unit files' >&2; exit 1"
+_CANNOT = (
+    "echo 'its service manager starts nothing with the host, and reads no unit files' >&2; exit 1"
+)

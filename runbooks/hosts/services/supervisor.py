@@ -29,7 +29,9 @@ _EXITED = 100
 
 
 class _Process(Struct, frozen=True):
-    """`ticks` is its start in clock ticks since boot; `environment` is base64, "" where it cannot be read."""
+    """`ticks` is its start in clock ticks since boot; `environment` is base64, "" where it cannot
+    be read.
+    """
 
     ticks: int
     pids: dict[int, int]
@@ -37,10 +39,12 @@ class _Process(Struct, frozen=True):
 
 
 class _Program(Struct, frozen=True):
-    """What supervisord tells of a program; `last` are the last lines of one that does not run, `said` the notable ones
-    of one that does. `stop_wait_s` and `as_group` are those of ProgramStop; None where they are not known.
+    """What supervisord tells of a program; `last` are the last lines of one that does not run,
+    `said` the notable ones of one that does. `stop_wait_s` and `as_group` are those of ProgramStop;
+    None where they are not known.
 
-    **Source:** supervisor 4.3.0 `rpcinterface.py: getProcessInfo`, and what `supervisor_probe.py` adds.
+    **Source:** supervisor 4.3.0 `rpcinterface.py: getProcessInfo`, and what `supervisor_probe.py`
+    adds.
     """
 
     state: int
@@ -59,8 +63,8 @@ class _Program(Struct, frozen=True):
 class _Look(Struct, frozen=True):
     """`asked` are the services that were asked for, and `logs` the log files of each program.
 
-    `unread` are programs that only the files on the disk have, `ours` files that have this tool's mark. `zone` is the
-    host's offset from UTC.
+    `unread` are programs that only the files on the disk have, `ours` files that have this tool's
+    mark. `zone` is the host's offset from UTC.
     """
 
     asked: list[str] = []
@@ -90,7 +94,10 @@ class Supervisor(ServiceManager):
         """Those that were asked for, and those that files of ours describe."""
         look = _understood(host, answers[_LOOK])
         ours = [service for name in look.ours if (service := SUPERVISOR_PROGRAMS.service(name))]
-        return {service: _state(host, service, look, clock) for service in dict.fromkeys((*look.asked, *ours))}
+        return {
+            service: _state(host, service, look, clock)
+            for service in dict.fromkeys((*look.asked, *ours))
+        }
 
     def units(self, answers: Mapping[str, Answer]) -> Mapping[str, Unit]:
         return {}
@@ -98,7 +105,9 @@ class Supervisor(ServiceManager):
     def said(self, host: FleetHost, answers: Mapping[str, Answer]) -> Mapping[str, Sequence[Line]]:
         look = _understood(host, answers[_LOOK])
         programs = {service: look.programs.get(program_of(host, service)) for service in look.asked}
-        return {service: dated(one.said, zone_of(look.zone)) for service, one in programs.items() if one}
+        return {
+            service: dated(one.said, zone_of(look.zone)) for service, one in programs.items() if one
+        }
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
         program, own = program_of(host, effect.service), _is_own(host, effect.service)
@@ -117,7 +126,9 @@ class Supervisor(ServiceManager):
         return ()
 
     def ask_log_files(self, host: FleetHost, services: Sequence[str]) -> str:
-        return ask_supervisord(host, "logs", programs=[program_of(host, service) for service in services])
+        return ask_supervisord(
+            host, "logs", programs=[program_of(host, service) for service in services]
+        )
 
     def log_files(self, answer: Answer) -> Sequence[str]:
         """None where supervisord cannot be asked: a look says why."""
@@ -140,10 +151,16 @@ def _is_own(host: FleetHost, service: str) -> bool:
 
 
 def program_of(host: FleetHost, service: str) -> str:
-    """The full name of a service's program. **Source:** supervisor 4.3.0 `options.py: split_namespec`."""
+    """The full name of a service's program. **Source:** supervisor 4.3.0 `options.py:
+    split_namespec`.
+    """
     if ":" in service:
         return service
-    name = SUPERVISOR_PROGRAMS.name(service).removesuffix(".conf") if _is_own(host, service) else service
+    name = (
+        SUPERVISOR_PROGRAMS.name(service).removesuffix(".conf")
+        if _is_own(host, service)
+        else service
+    )
     return f"{name}:{name}"
 
 
@@ -157,25 +174,31 @@ def _understood(host: FleetHost, answer: Answer) -> _Look:
         )
     if answer.code != 0:
         raise RunbookError(
-            f"supervisord cannot be asked: {redact(answer.err.strip())[-300:] or 'supervisorctl failed'}",
-            f"does `supervisorctl -c {supervisor.conf} status` work there? (celery_supervisor: conf)",
+            "supervisord cannot be asked:"
+            f" {redact(answer.err.strip())[-300:] or 'supervisorctl failed'}",
+            f"does `supervisorctl -c {supervisor.conf} status` work there? (celery_supervisor:"
+            " conf)",
         )
     look = msgspec.json.decode(answer.out, type=_Look)
     match look.trouble:
         case ("no-conf", path):
             raise RunbookError(
-                f"supervisord's configuration is not there: {path}", "give its path (celery_supervisor: conf)"
+                f"supervisord's configuration is not there: {path}",
+                "give its path (celery_supervisor: conf)",
             )
         case ("denied", what):
             raise RunbookError(
                 f"supervisord may not be asked by this user: {what}",
-                "ansible_become: true asks as root; or have [unix_http_server] let this user in (chmod, chown)",
+                "ansible_become: true asks as root; or have [unix_http_server] let this user in"
+                " (chmod, chown)",
             )
         case ("left", pids):
             raise RunbookError(
-                f"supervisord does not run, and programs that it has started still do: pid {', '.join(pids.split())}",
-                "one that is started now would start them a second time: end them first, with sudo kill -TERM "
-                f"{pids}; then sudo systemctl start supervisor, or supervisord -c {supervisor.conf}",
+                "supervisord does not run, and programs that it has started still do: pid"
+                f" {', '.join(pids.split())}",
+                "one that is started now would start them a second time: end them first, with sudo"
+                f" kill -TERM {pids}; then sudo systemctl start supervisor, or supervisord -c"
+                f" {supervisor.conf}",
             )
         case (_, what):
             raise RunbookError(
@@ -190,7 +213,14 @@ def _state(host: FleetHost, service: str, look: _Look, clock: Clock) -> ServiceS
     found = look.programs.get(name)
     if found is None:
         own = _is_own(host, service)
-        return ServiceState(None, None, "no such process", enabled=False, needs_reload=name in look.unread, exists=own)
+        return ServiceState(
+            None,
+            None,
+            "no such process",
+            enabled=False,
+            needs_reload=name in look.unread,
+            exists=own,
+        )
     process = found.process
     runs = process if found.state != _STOPPING else None
     return ServiceState(
@@ -203,7 +233,9 @@ def _state(host: FleetHost, service: str, look: _Look, clock: Clock) -> ServiceS
         pids=process.pids if process else {},
         environment=_environment(process) if process else None,
         last_lines=tuple(redact(line) for line in found.last),
-        program_stop=None if found.stop_wait_s is None else ProgramStop(found.stop_wait_s, found.as_group),
+        program_stop=(
+            None if found.stop_wait_s is None else ProgramStop(found.stop_wait_s, found.as_group)
+        ),
     )
 
 

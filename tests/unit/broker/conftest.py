@@ -15,7 +15,9 @@ Send = Callable[..., str]
 
 def listed(client: "redis.Redis", key: str | bytes) -> list[bytes]:
     """A list's items from the left: the newest first."""
-    return cast(list[bytes], client.lrange(key, 0, -1))  # redis-py's types also cover decoded replies
+    return cast(
+        list[bytes], client.lrange(key, 0, -1)
+    )  # redis-py's types also cover decoded replies
 
 
 def messages_in(path: Path, fate: Fate) -> list[Archived]:
@@ -34,7 +36,9 @@ def app(url: str) -> Iterator[Celery]:
 
 @pytest.fixture
 def send(app: Celery, client: "redis.Redis") -> Iterator[Send]:
-    """Sends a task by name, as producers do; returns its id. Needs `client`: the db is emptied before."""
+    """Sends a task by name, as producers do; returns its id. Needs `client`: the db is emptied
+    before.
+    """
     with app.connection_for_write() as connection:
         producer = app.amqp.Producer(connection, auto_declare=False)
 

@@ -24,7 +24,13 @@ from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.lock import FleetLock, Holder
 from runbooks.broker.server.pipeline import Stream
 from runbooks.broker.server.store import Store
-from runbooks.core.errors import BrokerRefused, BrokerUnreachable, LockHeld, RunbookError, UsageError
+from runbooks.core.errors import (
+    BrokerRefused,
+    BrokerUnreachable,
+    LockHeld,
+    RunbookError,
+    UsageError,
+)
 from runbooks.core.model import Rule
 from tests.brokers import MASTER, Kind, Start, answers, servers, until, watched, with_tls, worker
 from tests.unit.broker.conftest import listed, messages_in
@@ -42,9 +48,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture(params=["password", "acl", "tls", "socket", "sentinel"])
 def kind(request: pytest.FixtureRequest, start: Start, tmp_path: Path) -> Kind:
     if request.param == "password":
-        return Kind(start("--requirepass", "p@ss/w:rd").url(3).replace("p@ss/w:rd", "p%40ss%2Fw%3Ard"))
+        return Kind(
+            start("--requirepass", "p@ss/w:rd").url(3).replace("p@ss/w:rd", "p%40ss%2Fw%3Ard")
+        )
     if request.param == "acl":
-        port = start("--user", "ops", "on", ">s3cret", "~*", "&*", "+@all", "-@dangerous", "+info", "+client").port
+        port = start(
+            "--user", "ops", "on", ">s3cret", "~*", "&*", "+@all", "-@dangerous", "+info", "+client"
+        ).port
         return Kind(f"redis://ops:s3cret@127.0.0.1:{port}/3")
     if request.param == "tls":
         _, port, ca = with_tls(start, tmp_path)
@@ -71,13 +81,22 @@ def test_a_queue_is_scanned_taken_restored_locked_and_its_worker_asked(
     fill(kind, 600)
     client = connect(kind.url, kind.options)
     before = listed(client, "work")
-    assert scan_queue(Store(client, KEYS), "work", [STALE], Facts(time.time())).selected[0].count == 300
-    lock = FleetLock(client, KEYS.lock, Holder("ann", "elsewhere", 1, "1", "", "r1", "clean-queues", 1.0))
+    assert (
+        scan_queue(Store(client, KEYS), "work", [STALE], Facts(time.time())).selected[0].count
+        == 300
+    )
+    lock = FleetLock(
+        client, KEYS.lock, Holder("ann", "elsewhere", 1, "1", "", "r1", "clean-queues", 1.0)
+    )
     lock.acquire(1.0)
     with pytest.raises(LockHeld):
-        FleetLock(client, KEYS.lock, Holder("bob", "elsewhere", 2, "1", "", "r2", "undo", 1.0)).acquire(2.0)
+        FleetLock(
+            client, KEYS.lock, Holder("bob", "elsewhere", 2, "1", "", "r2", "undo", 1.0)
+        ).acquire(2.0)
     with Archive.create(archive_path, "run-1", 1.0) as archive:
-        report = take_restore.take(Store(client, KEYS), "work", [STALE], archive, Facts(time.time()))
+        report = take_restore.take(
+            Store(client, KEYS), "work", [STALE], archive, Facts(time.time())
+        )
         assert report.taken == {"stale": 300}
         assert client.llen("work") == 300
         assert take_restore.restore(Store(client, KEYS), archive).restored == 300
@@ -114,7 +133,9 @@ def test_a_failover_in_the_middle_loses_and_doubles_nothing(
             take_restore.take(Store(client, KEYS), "work", [STALE], archive, Facts(time.time()))
         with monkeypatch.context() as patch:
             patch.setattr(Stream, "send_quietly", fail_over)
-            with pytest.raises(RunbookError, match="no replica has confirmed" if lags else "does not answer"):
+            with pytest.raises(
+                RunbookError, match="no replica has confirmed" if lags else "does not answer"
+            ):
                 work(verb, client, archive)
         client.close()
         if lags:
@@ -151,13 +172,22 @@ def test_a_certificate_that_cannot_be_trusted_is_refused_with_what_to_put_into_t
 def test_a_port_that_speaks_something_else_is_told_as_that(start: Start, tmp_path: Path) -> None:
     server, tls_port, _ = with_tls(start, tmp_path, "--requirepass", "s3cret-x")
     refused = {
-        f"redis://:s3cret-x@127.0.0.1:{tls_port}/0": ("speaks TLS, and the URL does not ask for it", "rediss://"),
-        f"rediss://127.0.0.1:{server.port}/0": ("speaks Redis without TLS, and the URL asks for TLS", "redis://"),
+        f"redis://:s3cret-x@127.0.0.1:{tls_port}/0": (
+            "speaks TLS, and the URL does not ask for it",
+            "rediss://",
+        ),
+        f"rediss://127.0.0.1:{server.port}/0": (
+            "speaks Redis without TLS, and the URL asks for TLS",
+            "redis://",
+        ),
     }
     page = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     threading.Thread(target=page.serve_forever).start()
     for scheme in ("redis", "rediss"):
-        refused[f"{scheme}://127.0.0.1:{page.server_port}/0"] = ("is no Redis server: it answers '<", "host and port")
+        refused[f"{scheme}://127.0.0.1:{page.server_port}/0"] = (
+            "is no Redis server: it answers '<",
+            "host and port",
+        )
     try:
         for url, (problem, advice) in refused.items():
             with pytest.raises(BrokerRefused) as told:
@@ -172,7 +202,9 @@ def test_a_port_that_speaks_something_else_is_told_as_that(start: Start, tmp_pat
         connect(server.url())
 
 
-def test_without_options_no_certificate_is_checked_as_celery_has_it(start: Start, tmp_path: Path) -> None:
+def test_without_options_no_certificate_is_checked_as_celery_has_it(
+    start: Start, tmp_path: Path
+) -> None:
     _, port, _ = with_tls(start, tmp_path)
     kind = Kind(f"rediss://127.0.0.1:{port}/3")
     fill(kind, 1)

@@ -29,7 +29,9 @@ from tests.unit.broker.conftest import Send, listed
 KEYS = KeySpace()
 
 
-def test_a_scan_counts_tasks_over_all_priorities_and_changes_nothing(client: "redis.Redis", send: Send) -> None:
+def test_a_scan_counts_tasks_over_all_priorities_and_changes_nothing(
+    client: "redis.Redis", send: Send
+) -> None:
     now = time.time()
     for i in range(700):
         send("report", "work", i, retries=i % 5, priority=i % 10)
@@ -37,16 +39,30 @@ def test_a_scan_counts_tasks_over_all_priorities_and_changes_nothing(client: "re
     send("mail", countdown=500)
     client.lpush("work", b"[]")
     before = {key: client.dump(key) for key in client.scan_iter()}
-    state = scan_queue(Store(client, KEYS), "work", [Rule("retried", "work", task="rep*", retries_over=3)], Facts(now))
+    state = scan_queue(
+        Store(client, KEYS),
+        "work",
+        [Rule("retried", "work", task="rep*", retries_over=3)],
+        Facts(now),
+    )
     assert {key: client.dump(key) for key in client.scan_iter()} == before
-    assert state.depths == {"work": 213, "work\x06\x163": 210, "work\x06\x166": 210, "work\x06\x169": 70}
+    assert state.depths == {
+        "work": 213,
+        "work\x06\x163": 210,
+        "work\x06\x166": 210,
+        "work\x06\x169": 70,
+    }
     assert state.depth == 703
     assert (state.by_task["report"].count, state.by_task["report"].max_retries_seen) == (700, 4)
     mail = state.by_task["mail"]
     assert (mail.count, mail.eta_passed, mail.expired) == (2, 1, 1)
     assert mail.oldest_eta_at == pytest.approx(now - 50, abs=5)
     [selection] = state.selected
-    assert (selection.reason, selection.count, selection.by_task) == ("retried", 140, {"report": 140})
+    assert (selection.reason, selection.count, selection.by_task) == (
+        "retried",
+        140,
+        {"report": 140},
+    )
     assert len(selection.samples) == 5
     assert (state.malformed.count, state.unreadable) == (1, 0)
     assert state.malformed.raw_samples == ("b'[]': not a JSON object",)
@@ -92,7 +108,9 @@ def test_a_queue_key_that_is_no_list_is_refused_with_its_type(client: "redis.Red
         scan_queue(Store(client, KEYS), "work", [], Facts(0))
 
 
-def test_what_a_killed_run_has_left_in_a_work_list_is_counted_and_named(client: "redis.Redis", send: Send) -> None:
+def test_what_a_killed_run_has_left_in_a_work_list_is_counted_and_named(
+    client: "redis.Redis", send: Send
+) -> None:
     for _ in range(3):
         send("report", "work")
     client.rename("work", KEYS.work("work"))
@@ -139,7 +157,12 @@ def test_the_broker_is_described_with_its_other_lists_and_dbs(
     assert (state.db, state.unacked, state.depths_by_db) == (5, 1, {6: 2})
     assert state.other_lists == {"misspelt\\x06\\x163": (1, True), "invoices": (2, False)}
     stray = state.strays["misspelt\\x06\\x163"]
-    assert (stray.queue, stray.priority, stray.looked_at, stray.tasks) == ("misspelt", 3, 1, {"report": 1})
+    assert (stray.queue, stray.priority, stray.looked_at, stray.tasks) == (
+        "misspelt",
+        3,
+        1,
+        {"report": 1},
+    )
     assert len(stray.origins) == 1
     assert state.queues["empty"].depths == {}
     assert state.blocked_clients == 0
@@ -149,21 +172,34 @@ def test_clients_waiting_in_brpop_in_this_db_are_counted(
     client: "redis.Redis", other_db: "redis.Redis", url: str
 ) -> None:
     waiting = connect(url)
-    threads = [threading.Thread(target=lambda c=c: c.brpop(["work"], timeout=3)) for c in (waiting, other_db)]
+    threads = [
+        threading.Thread(target=lambda c=c: c.brpop(["work"], timeout=3))
+        for c in (waiting, other_db)
+    ]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 5
-    while sum(c["cmd"] == "brpop" for c in client.client_list()) < 2 and time.monotonic() < deadline:
+    while (
+        sum(c["cmd"] == "brpop" for c in client.client_list()) < 2 and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     seen = observe_broker(Store(client, KEYS), [], [], 0, {})
     assert seen.blocked_clients == 1
     assert seen.clients
     mine, other = (db_of(one) for one in (client, other_db))
-    assert {(one.db, one.takes_messages) for one in seen.clients} >= {(mine, True), (mine, False), (other, True)}
+    assert {(one.db, one.takes_messages) for one in seen.clients} >= {
+        (mine, True),
+        (mine, False),
+        (other, True),
+    }
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+", one.address) for one in seen.clients)
-    assert {one.to for one in seen.clients} == {f"127.0.0.1:{client.get_connection_kwargs()['port']}"}
+    assert {one.to for one in seen.clients} == {
+        f"127.0.0.1:{client.get_connection_kwargs()['port']}"
+    }
     slow = observe_broker(Store(client, KEYS), [], [], time.time() - 60, {})
-    assert pytest.approx(-60, abs=10) in (slow.consumer_ages_s or ()), "as it was when the look began"
+    assert pytest.approx(-60, abs=10) in (slow.consumer_ages_s or ()), (
+        "as it was when the look began"
+    )
     client.lpush("work", "a")
     other_db.lpush("work", "a")
     for thread in threads:
@@ -177,7 +213,12 @@ def test_what_the_user_may_not_ask_is_left_out(
     send("report")
     other_db.lpush("work", "a")
     client.acl_setuser(
-        "ops", enabled=True, passwords="+pw", keys=["*"], categories=["+@all"], commands=["-info", "-client"]
+        "ops",
+        enabled=True,
+        passwords="+pw",
+        keys=["*"],
+        categories=["+@all"],
+        commands=["-info", "-client"],
     )
     try:
         limited = connect(f"redis://ops:pw@127.0.0.1:{redis_server.port}/5")
@@ -185,12 +226,19 @@ def test_what_the_user_may_not_ask_is_left_out(
         limited.close()
     finally:
         client.acl_deluser("ops")
-    assert (state.blocked_clients, state.clients, state.depths_by_db, state.version) == (None, None, {}, "")
+    assert (state.blocked_clients, state.clients, state.depths_by_db, state.version) == (
+        None,
+        None,
+        {},
+        "",
+    )
     assert state.queues["work"].depth == 1
 
 
 def test_a_prefix_is_part_of_every_key(client: "redis.Redis", send: Send) -> None:
-    keys = KeySpace.from_options({"global_keyprefix": "{app1}:", "sep": ":", "priority_steps": [0, 5]})
+    keys = KeySpace.from_options(
+        {"global_keyprefix": "{app1}:", "sep": ":", "priority_steps": [0, 5]}
+    )
     assert keys.queue("work") == ("{app1}:work", "{app1}:work:5")
     send("report")
     client.rename("work", "{app1}:work")
@@ -207,7 +255,9 @@ def test_reading_ends_with_a_sample_when_its_time_is_over_and_what_was_not_read_
     whole = scan_queue(Store(client, KEYS), "work", [], Facts(time.time()))
     assert (whole.unseen, whole.depth) == (0, 1001)
     assert {task: count.count for task, count in whole.by_task.items()}["older"] == 200
-    at_once = scan_queue(Store(client, KEYS), "work", [], Facts(time.time()), reading=Reading(until=0))
+    at_once = scan_queue(
+        Store(client, KEYS), "work", [], Facts(time.time()), reading=Reading(until=0)
+    )
     assert (at_once.depth, at_once.unseen, at_once.depths) == (1001, 700, whole.depths)
     sampled = {task: count.count for task, count in at_once.by_task.items()}
     assert sampled == {"newest": 100, "middle": 100, "oldest": 100, "report": 1}
@@ -220,15 +270,26 @@ def test_reading_ends_with_a_sample_when_its_time_is_over_and_what_was_not_read_
 
 
 def test_the_oldest_unacknowledged_message_is_known(client: "redis.Redis") -> None:
-    assert observe_broker(Store(client, KEYS), ["work"], [], time.time(), {}).oldest_unacked_at is None
+    assert (
+        observe_broker(Store(client, KEYS), ["work"], [], time.time(), {}).oldest_unacked_at is None
+    )
     client.zadd(KEYS.unacked_index, {"a": 2000.5, "b": 1000.25})
-    assert observe_broker(Store(client, KEYS), ["work"], [], time.time(), {}).oldest_unacked_at == 1000.25
+    assert (
+        observe_broker(Store(client, KEYS), ["work"], [], time.time(), {}).oldest_unacked_at
+        == 1000.25
+    )
 
 
-def test_a_clock_that_goes_wrong_is_told_by_the_servers(client: "redis.Redis", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_goes_wrong_is_told_by_the_servers(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = time.time()
-    right = observe_broker(Store(client, KEYS), (), (), now - 600, {})  # hosts that do not answer can take that long
-    monkeypatch.setattr(observe, "time", SimpleNamespace(time=lambda: now + 7200, monotonic=time.monotonic))
+    right = observe_broker(
+        Store(client, KEYS), (), (), now - 600, {}
+    )  # hosts that do not answer can take that long
+    monkeypatch.setattr(
+        observe, "time", SimpleNamespace(time=lambda: now + 7200, monotonic=time.monotonic)
+    )
     ahead = observe_broker(Store(client, KEYS), (), (), now, {})
     assert not right.clocks_differ
     assert ahead.clocks_differ
@@ -272,15 +333,23 @@ def test_a_save_that_failed_is_seen(tmp_path: Path) -> None:
 
 def test_a_binding_that_a_node_relies_on_and_redis_lacks_is_seen(client: "redis.Redis") -> None:
     work, mail = (Binding(f"to-{name}", "topic", f"{name}.#", name) for name in ("work", "mail"))
-    nodes = {"a@b": NodeState("a@b", frozenset(), frozenset({"work", "mail"}), bindings=frozenset({work, mail}))}
+    nodes = {
+        "a@b": NodeState(
+            "a@b", frozenset(), frozenset({"work", "mail"}), bindings=frozenset({work, mail})
+        )
+    }
     for one in (work, mail):
-        client.sadd(KEYS.binding(one.exchange), KEYS.sep.join([one.routing_key, "a pattern", one.queue]))
+        client.sadd(
+            KEYS.binding(one.exchange), KEYS.sep.join([one.routing_key, "a pattern", one.queue])
+        )
     assert observe_broker(Store(client, KEYS), ["work"], (), time.time(), nodes).unbound == ()
     client.delete(KEYS.binding("to-mail"))
     assert observe_broker(Store(client, KEYS), ["work"], (), time.time(), nodes).unbound == (mail,)
 
 
-def test_an_eta_without_a_zone_is_told_where_it_is_far_off(client: "redis.Redis", send: Send) -> None:
+def test_an_eta_without_a_zone_is_told_where_it_is_far_off(
+    client: "redis.Redis", send: Send
+) -> None:
     now = time.time()
     for tag, hours in (("near", 0.5), ("far", 3), ("aware", 3)):
         zone = UTC if tag == "aware" else None
@@ -304,5 +373,9 @@ def test_the_list_of_a_queue_with_another_separator_is_known_by_where_its_messag
     client.rename("other", "other:3")
     client.lpush("mail-2", raw)
     strays = look(client).strays
-    assert (strays["other:3"].queue, strays["other:3"].priority, strays["other:3"].sep) == ("other", 3, ":")
+    assert (strays["other:3"].queue, strays["other:3"].priority, strays["other:3"].sep) == (
+        "other",
+        3,
+        ":",
+    )
     assert (strays["mail-2"].queue, strays["mail-2"].sep) == ("mail-2", "")

@@ -23,7 +23,8 @@ def broker(url: str, client: "redis.Redis") -> Broker:  # the db is emptied befo
 @pytest.fixture
 def path(broker: Broker, tmp_path: Path) -> Path:
     made = [
-        (f"sent again for {old}", task_message(new, "shop.add", [], {}, "work", "me@here")) for new, old in IDS.items()
+        (f"sent again for {old}", task_message(new, "shop.add", [], {}, "work", "me@here"))
+        for new, old in IDS.items()
     ]
     (tmp_path / "20260101-000000-aaaa").mkdir()
     path = tmp_path / "20260101-000000-aaaa" / "work.messages.jsonl"
@@ -36,15 +37,26 @@ def test_each_is_sent_once_the_first_to_run_first_and_no_faster_than_asked(
 ) -> None:
     assert listed(client, "work") == []
     first = {"new-0": "old-0", "new-1": "old-1"}
-    assert broker.send_again(SendAgain(str(path), first, 1000, "one"), path) == "2 messages sent to work"
+    assert (
+        broker.send_again(SendAgain(str(path), first, 1000, "one"), path)
+        == "2 messages sent to work"
+    )
     began = time.monotonic()
-    assert broker.send_again(SendAgain(str(path), IDS, 20, "two"), path) == "5 messages sent to work"
-    assert broker.send_again(SendAgain(str(path), IDS, 2, "three"), path) == "0 messages sent to work"
-    assert [f"new-{n}".encode() in raw for n, raw in enumerate(reversed(listed(client, "work")))] == [True] * 7
+    assert (
+        broker.send_again(SendAgain(str(path), IDS, 20, "two"), path) == "5 messages sent to work"
+    )
+    assert (
+        broker.send_again(SendAgain(str(path), IDS, 2, "three"), path) == "0 messages sent to work"
+    )
+    assert [
+        f"new-{n}".encode() in raw for n, raw in enumerate(reversed(listed(client, "work")))
+    ] == [True] * 7
     assert time.monotonic() - began < 2
 
 
-def test_what_waits_is_recalled_and_may_be_sent_anew(broker: Broker, path: Path, client: "redis.Redis") -> None:
+def test_what_waits_is_recalled_and_may_be_sent_anew(
+    broker: Broker, path: Path, client: "redis.Redis"
+) -> None:
     began = time.monotonic()
     broker.send_again(SendAgain(str(path), IDS, 5, "one"), path)
     assert time.monotonic() - began >= 1, "seven at five a second"
@@ -53,4 +65,6 @@ def test_what_waits_is_recalled_and_may_be_sent_anew(broker: Broker, path: Path,
     assert (found.count, found.gone) == (6, 1)
     assert broker.recall(path, "one") == "6 messages taken out again, into the archive"
     assert listed(client, "work") == []
-    assert broker.send_again(SendAgain(str(path), IDS, 100, "two"), path) == "6 messages sent to work"
+    assert (
+        broker.send_again(SendAgain(str(path), IDS, 100, "two"), path) == "6 messages sent to work"
+    )

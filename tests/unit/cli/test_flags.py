@@ -17,11 +17,19 @@ CHECKOUT = Path(__file__).parents[3]
     [
         ("monitor --since 2h", "--since would change nothing here\n→ --every goes with --listen"),
         ("monitor --history --every 2h", "--every would change nothing here"),
-        ("monitor --queue high --every 2h --alerts", "--every and --queue would change nothing here"),
-        ("diagnose --ask-become-pass", "--ask-become-pass: this is not a terminal\n→ set ansible_become_password"),
+        (
+            "monitor --queue high --every 2h --alerts",
+            "--every and --queue would change nothing here",
+        ),
+        (
+            "diagnose --ask-become-pass",
+            "--ask-become-pass: this is not a terminal\n→ set ansible_become_password",
+        ),
     ],
 )
-def test_a_flag_that_would_be_passed_over_in_silence_is_refused(line: str, told: str, tmp_path: Path) -> None:
+def test_a_flag_that_would_be_passed_over_in_silence_is_refused(
+    line: str, told: str, tmp_path: Path
+) -> None:
     (tmp_path / "inventory.yaml").write_text(INVENTORY)
     done = subprocess.run(
         [sys.executable, str(CHECKOUT / "tasks.py"), *line.split()], cwd=tmp_path,
@@ -31,8 +39,12 @@ def test_a_flag_that_would_be_passed_over_in_silence_is_refused(line: str, told:
     assert told in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["diagnose", "remediate --yes", "hosts", "monitor", "archive.list", "tail-logs"])
-def test_no_inventory_is_taken_but_one_that_is_named_or_stands_here_or_above(verb: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "verb", ["diagnose", "remediate --yes", "hosts", "monitor", "archive.list", "tail-logs"]
+)
+def test_no_inventory_is_taken_but_one_that_is_named_or_stands_here_or_above(
+    verb: str, tmp_path: Path
+) -> None:
     def inv(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, str(CHECKOUT / "tasks.py"), *words]
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -41,15 +53,19 @@ def test_no_inventory_is_taken_but_one_that_is_named_or_stands_here_or_above(ver
     below.mkdir(parents=True)
     refused = inv(below, *verb.split())
     assert (refused.returncode, refused.stdout) == (5, "")
-    assert refused.stderr == (
-        f"there is no inventory.yaml in {below} or above it, so it is not known which fleet is meant\n"
-        f"→ name yours with --inventory, or write {below}/inventory.yaml, with an example from `inv init`; "
-        "`inv diagnose -A PROJECT` in the application's folder, and of the broker alone "
-        "`inv diagnose --broker redis://HOST:PORT/DB`, need none\n"
+    assert (
+        refused.stderr
+        == f"there is no inventory.yaml in {below} or above it, so it is not known which fleet is"
+        f" meant\n→ name yours with --inventory, or write {below}/inventory.yaml, with an"
+        " example from `inv init`; `inv diagnose -A PROJECT` in the application's folder, and"
+        " of the broker alone `inv diagnose --broker redis://HOST:PORT/DB`, need none\n"
     )
     (tmp_path / "fleets/inventory.yaml").write_text(INVENTORY)
     above = inv(below, "hosts")
-    assert (above.returncode, above.stdout.splitlines()[0]) == (0, f"shop, {tmp_path}/fleets/inventory.yaml")
+    assert (above.returncode, above.stdout.splitlines()[0]) == (
+        0,
+        f"shop, {tmp_path}/fleets/inventory.yaml",
+    )
     named = inv(below.parent, "hosts", "--inventory", "../fleets/inventory.yaml")
     assert (named.returncode, named.stdout.splitlines()[0]) == (0, "shop, inventory.yaml")
 
@@ -60,5 +76,8 @@ def test_a_certificate_that_is_not_checked_is_told(tmp_path: Path) -> None:
         [sys.executable, str(CHECKOUT / "tasks.py"), "diagnose", "--json"], cwd=tmp_path,
         capture_output=True, text=True, check=False, start_new_session=True,
     )  # fmt: skip
-    assert "celery_broker_url: no certificate is checked, as Celery has it for rediss:// without options" in done.stderr
+    assert (
+        "celery_broker_url: no certificate is checked, as Celery has it for rediss:// without"
+        " options" in done.stderr
+    )
     assert "ssl_cert_reqs=required" in json.loads(done.stdout)["warnings"][0]["advice"]

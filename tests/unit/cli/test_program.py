@@ -40,18 +40,30 @@ def inv(*words: str) -> "subprocess.CompletedProcess[str]":
         ("diagnos", "there is no verb 'diagnos'; did you mean 'diagnose'?\n→ see: inv --list"),
         ("--help remediat", "there is no verb 'remediat'; did you mean 'remediate'?"),
         ("archive show", "there is no verb 'archive'; did you mean 'archive.show'?"),
-        ("verify web1", "verify takes no 'web1', and there is no verb 'web1'\n→ see: inv --help verify"),
-        ("diagnose --limt web1", "diagnose has no flag '--limt'; did you mean '--limit'?\n→ see: inv --help diagnose"),
+        (
+            "verify web1",
+            "verify takes no 'web1', and there is no verb 'web1'\n→ see: inv --help verify",
+        ),
+        (
+            "diagnose --limt web1",
+            "diagnose has no flag '--limt'; did you mean '--limit'?\n→ see: inv --help diagnose",
+        ),
         ("--frobnicate", "inv has no flag '--frobnicate'\n→ see: inv --list"),
         ("undo --dryrun last", "undo has no flag '--dryrun'; did you mean '--dry-run'?"),
         ("show -x", "show has no flag '-x'"),
-        ("undo", "undo needs RUN: the run's id, its beginning, or `last`\n→ `inv runs` lists the runs"),
+        (
+            "undo",
+            "undo needs RUN: the run's id, its beginning, or `last`\n→ `inv runs` lists the runs",
+        ),
         ("undo --yes", "undo needs RUN"),
         ("show", "`inv runs` lists the runs; see also: inv --help show"),
         ("archive.show", "`inv archive.list` lists the archives"),
         ("messages", "messages needs QUEUE: the QUEUE\n→ `inv queues` lists the queues"),
         ("consumer high@web1 add", "consumer needs QUEUE: the QUEUE"),
-        ("task", "task needs ID: the task's ID\n→ `inv messages QUEUE` shows the ids of tasks that wait"),
+        (
+            "task",
+            "task needs ID: the task's ID\n→ `inv messages QUEUE` shows the ids of tasks that wait",
+        ),
         ("diagnose --only x", "diagnose has no flag '--only'\n→ see: inv --help diagnose"),
         ("diagnose --limit", "--limit needed value"),
         ("clean-queues --dry-run --queue", "--queue needed value"),
@@ -90,7 +102,9 @@ def test_the_flags_of_ansible_mean_the_same(tmp_path: Path) -> None:
     assert f"the broker at {NOBODY} does not answer" in planned.stderr
 
 
-def test_suggested_commands_name_every_source_so_that_they_can_be_typed_again(tmp_path: Path) -> None:
+def test_suggested_commands_name_every_source_so_that_they_can_be_typed_again(
+    tmp_path: Path,
+) -> None:
     name = tmp_path / "a fleet.ini"
     name.write_text(INVENTORY_OF.format("one"))
     told = inv("hosts", "-i", str(name), "-i", f"{tmp_path}/a fleet.ini", "-l", "nobody").stderr
@@ -102,7 +116,9 @@ def test_a_script_that_asks_for_json_gets_it_also_of_a_mistyped_flag() -> None:
     assert (done.returncode, json.loads(done.stdout)["exit_code"]) == (5, 5)
 
 
-@pytest.mark.parametrize("line", ["remediate --yes --dry", "--dry remediate --yes", "-R restart-workers --yes"])
+@pytest.mark.parametrize(
+    "line", ["remediate --yes --dry", "--dry remediate --yes", "-R restart-workers --yes"]
+)
 def test_the_dry_flag_of_invoke_itself_is_not_taken_for_a_dry_run(line: str) -> None:
     done = inv(*line.split())
     assert done.returncode == 5
@@ -111,7 +127,13 @@ def test_the_dry_flag_of_invoke_itself_is_not_taken_for_a_dry_run(line: str) -> 
 
 @pytest.mark.parametrize(
     "line",
-    ["undo --help", "run-task -h", "--help archive.restore", "clean-queues --task -h", "remediate --yes --frob -h"],
+    [
+        "undo --help",
+        "run-task -h",
+        "--help archive.restore",
+        "clean-queues --task -h",
+        "remediate --yes --frob -h",
+    ],
 )
 def test_help_is_shown_also_for_a_verb_that_takes_a_word(line: str) -> None:
     done = inv(*line.split())
@@ -134,7 +156,11 @@ def test_the_program_alone_shows_the_verbs_by_purpose_and_no_option_of_invokes(l
     assert (done.returncode, done.stderr) == (0, "")
     headings = [told for told in done.stdout.splitlines() if told.endswith(":") and told[0] != " "]
     assert headings == ["Begin:", "Look:", "Change:", "Take back:", "Try:", "Work on this tool:"]
-    assert done.stdout.index("diagnose ") < done.stdout.index("remediate ") < done.stdout.index("undo ")
+    assert (
+        done.stdout.index("diagnose ")
+        < done.stdout.index("remediate ")
+        < done.stdout.index("undo ")
+    )
     assert "--prompt-for-sudo-password" not in done.stdout
 
 
@@ -149,7 +175,8 @@ def test_h_behind_a_verb_is_help_and_nothing_else(verb: str) -> None:
 @pytest.mark.parametrize("line", ["show x --state-dir {0}", "show", "--frobnicate"])
 def test_the_installed_command_suggests_itself(line: str, tmp_path: Path) -> None:
     program = (
-        "import sys; sys.argv[0] = '/usr/local/bin/celery-runbooks'; from runbooks.cli.program import main; main()"
+        "import sys; sys.argv[0] = '/usr/local/bin/celery-runbooks'; from runbooks.cli.program"
+        " import main; main()"
     )
     command = [sys.executable, "-c", program, *line.format(tmp_path).split()]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
@@ -168,10 +195,17 @@ def test_the_way_in_of_a_checkout_suggests_itself_as_it_was_called(tmp_path: Pat
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_what_a_terminal_has_no_letters_for_is_shown_as_far_as_it_goes(encoding: str, tmp_path: Path) -> None:
+def test_what_a_terminal_has_no_letters_for_is_shown_as_far_as_it_goes(
+    encoding: str, tmp_path: Path
+) -> None:
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     command: list[bytes | str | Path] = [sys.executable, CHECKOUT / "tasks.py", "show", b"\xff\xe2"]
-    done = subprocess.run([*command, "--state-dir", tmp_path / "→ä"], env=environment, capture_output=True, check=False)
+    done = subprocess.run(
+        [*command, "--state-dir", tmp_path / "→ä"],
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 5
     assert b"Traceback" not in done.stderr
     listed = subprocess.run(
@@ -190,7 +224,9 @@ def test_an_interrupt_before_a_verb_begins_is_no_finding() -> None:
         "    def parse_collection(self): os.kill(os.getpid(), signal.SIGINT)\n"
         "Interrupted(name='inv').run(['inv', 'hosts'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
@@ -227,7 +263,9 @@ def test_a_fault_of_the_tools_own_tells_no_secret_and_forges_no_line() -> None:
         "        raise RuntimeError('hunter2-x\\nok     FORGED \\x1b[2J')\n"
         "Faulty(name='inv', binary='inv').run(['inv', 'runs'])"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert "RuntimeError: ********\n  ok     FORGED \\x1b[2J\n" in done.stderr
     assert "hunter2" not in done.stderr
@@ -237,7 +275,9 @@ def test_a_finding_is_explained_without_an_inventory(tmp_path: Path) -> None:
     command = [sys.executable, str(CHECKOUT / "tasks.py"), "explain"]
 
     def explain(*words: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([*command, *words], capture_output=True, text=True, check=False, cwd=tmp_path)
+        return subprocess.run(
+            [*command, *words], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
 
     one = explain("queue.selected")
     assert (one.returncode, one.stderr) == (0, "")
@@ -256,13 +296,19 @@ def test_a_finding_is_explained_without_an_inventory(tmp_path: Path) -> None:
 def test_what_a_verb_loads_is_compiled_for_the_next_run() -> None:
     """To compile all of it takes longer than most verbs do."""
     script = (
-        "import sys; from runbooks.cli.program import main; sys.argv = ['celery-runbooks', 'hosts', '--help']\n"
-        "try: main()\n"
-        "finally: print('compiles' if not sys.dont_write_bytecode else 'does not')"
+        "import sys; from runbooks.cli.program import main; sys.argv = ['celery-runbooks', 'hosts',"
+        " '--help']\ntry: main()\nfinally: print('compiles' if not sys.dont_write_bytecode else"
+        " 'does not')"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, cwd=CHECKOUT, check=True
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        cwd=CHECKOUT,
+        check=True,
     )
     assert done.stdout.endswith(b"compiles\n")
 
@@ -270,14 +316,22 @@ def test_what_a_verb_loads_is_compiled_for_the_next_run() -> None:
 @pytest.mark.parametrize(
     ("limit", "told"),
     [
-        ("mail", "--limit takes hosts and groups, and 'mail' is a worker\n→ diagnose, verify, restart-workers and"),
+        (
+            "mail",
+            (
+                "--limit takes hosts and groups, and 'mail' is a worker\n→ diagnose, verify,"
+                " restart-workers and"
+            ),
+        ),
         ("mail@web1", "'mail@web1' is a worker"),
         ("outbox", "'outbox' is a queue that mail consumes\n→ `inv queues outbox"),
         ("outbox", "take workers: --worker mail"),
         ("web9", "matches no host or group"),
     ],
 )
-def test_a_limit_that_names_a_worker_or_a_queue_is_told_what_takes_those(limit: str, told: str, tmp_path: Path) -> None:
+def test_a_limit_that_names_a_worker_or_a_queue_is_told_what_takes_those(
+    limit: str, told: str, tmp_path: Path
+) -> None:
     path = tmp_path / "fleet.ini"
     workers = "celery_workers=[{'name': 'mail', 'queues': ['outbox'], 'concurrency': 1}]\n"
     path.write_text(INVENTORY_OF.format("web1") + workers)
@@ -290,7 +344,12 @@ def test_an_example_of_an_inventory_is_written_once_and_is_one(tmp_path: Path) -
     def inv_there(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, str(CHECKOUT / "tasks.py"), *words]
         return subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | environment
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env=os.environ | environment,
         )
 
     written = inv_there("init")
@@ -310,7 +369,11 @@ def test_an_example_of_an_inventory_is_written_once_and_is_one(tmp_path: Path) -
     assert example.read_text() == before
     other = inv_there("init", "other.yaml")
     assert "inv hosts --inventory other.yaml" in other.stdout
-    uncommented = re.sub(r"# (- \{name: mail|celery_(?!service_manager)|ansible_become:)", r"\1", before)
+    uncommented = re.sub(
+        r"# (- \{name: mail|celery_(?!service_manager)|ansible_become:)", r"\1", before
+    )
     (tmp_path / "all.yaml").write_text(uncommented)
-    everything = inv_there("hosts", "--json", "--inventory", "all.yaml", **broker, CELERY_RESULT_BACKEND="redis://x/1")
+    everything = inv_there(
+        "hosts", "--json", "--inventory", "all.yaml", **broker, CELERY_RESULT_BACKEND="redis://x/1"
+    )
     assert everything.returncode == 0, everything.stderr

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from runbooks.core.application import Crontab, Parameter, Place, RegisteredTask, Route, ScheduleEntry
+from runbooks.core.application import (
+    Crontab,
+    Parameter,
+    Place,
+    RegisteredTask,
+    Route,
+    ScheduleEntry,
+)
 
 ANY = {"minute": range(60), "hour": range(24), "day_of_month": range(1, 32), "month_of_year": range(1, 13),
        "day_of_week": range(7)}  # fmt: skip
@@ -16,7 +23,9 @@ TASK = RegisteredTask("shop.ship", Route("ships"), parameters=(
 
 
 def crontab(timezone: str = "UTC", **fields: list[int]) -> Crontab:
-    return Crontab(**{name: tuple(values) for name, values in {**ANY, **fields}.items()}, timezone=timezone)
+    return Crontab(
+        **{name: tuple(values) for name, values in {**ANY, **fields}.items()}, timezone=timezone
+    )
 
 
 def at(text: str) -> float:
@@ -28,10 +37,26 @@ def at(text: str) -> float:
     [
         (crontab(minute=[0], hour=[2]), "2026-03-01T01:59:59", "2026-03-01T02:00:00"),
         (crontab(minute=[0], hour=[2]), "2026-03-01T02:00:00", "2026-03-02T02:00:00"),
-        (crontab(minute=[0], hour=[2], timezone="Europe/Berlin"), "2026-07-01T01:00:00", "2026-07-02T00:00:00"),
-        (crontab(minute=[30], hour=[4, 16], day_of_week=[0]), "2026-03-01T10:00:00", "2026-03-01T16:30:00"),
-        (crontab(minute=[0], hour=[0], day_of_month=[1], day_of_week=[1]), "2026-03-02", "2026-06-01"),
-        (crontab(minute=[0], hour=[0], day_of_month=[29], month_of_year=[2]), "2026-03-01", "2028-02-29"),
+        (
+            crontab(minute=[0], hour=[2], timezone="Europe/Berlin"),
+            "2026-07-01T01:00:00",
+            "2026-07-02T00:00:00",
+        ),
+        (
+            crontab(minute=[30], hour=[4, 16], day_of_week=[0]),
+            "2026-03-01T10:00:00",
+            "2026-03-01T16:30:00",
+        ),
+        (
+            crontab(minute=[0], hour=[0], day_of_month=[1], day_of_week=[1]),
+            "2026-03-02",
+            "2026-06-01",
+        ),
+        (
+            crontab(minute=[0], hour=[0], day_of_month=[29], month_of_year=[2]),
+            "2026-03-01",
+            "2028-02-29",
+        ),
     ],
 )
 def test_a_crontab_is_due_when_celery_has_it_due(entry: Crontab, now: str, due: str) -> None:
@@ -63,7 +88,9 @@ def test_arguments_that_do_not_fit_are_told_as_python_does(
     args: tuple[Any, ...], kwargs: dict[str, Any], why: str
 ) -> None:
     assert TASK.misfit(args, kwargs) == why
-    assert RegisteredTask("shop.ship", Route("ships")).misfit(args, kwargs) == "", "its parameters are not known"
+    assert RegisteredTask("shop.ship", Route("ships")).misfit(args, kwargs) == "", (
+        "its parameters are not known"
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,29 +24,48 @@ SECRET = "hunter2"
         ("amqp://guest:hunter2@rabbit//", "amqp://********@rabbit// is no Redis URL"),
         ("valkey://:hunter2@redis1/0", "write redis:// for valkey://"),
         ("valkeys://:hunter2@redis1/0", "write rediss:// for valkeys://"),
-        ("redis://:hunter2/x@redis1:6379/0", "redis://********@redis1:6379/0 ends before its host: write / as %2F"),
+        (
+            "redis://:hunter2/x@redis1:6379/0",
+            "redis://********@redis1:6379/0 ends before its host: write / as %2F",
+        ),
         ("redis://:hunter2#x@redis1:6379/0", "redis://********@redis1:6379/0 ends before its host"),
         ("redis://:hunter2?x@redis1:6379/0", "redis://********@redis1:6379/0 ends before its host"),
-        ("redis://:hunter2 x'y@redis1:6379/zero", "redis://********@redis1:6379/zero names no db by its number"),
+        (
+            "redis://:hunter2 x'y@redis1:6379/zero",
+            "redis://********@redis1:6379/zero names no db by its number",
+        ),
         (
             "redis://:hunter2@redis1:port/0",
             "redis://********@redis1:port/0: what stands behind the host's `:` is no port",
         ),
         ("redis://:hunter2@redis1:99999/0", "is no port"),
         ("redis://:hunter2@[::1/0", "an IPv6 address stands in brackets"),
-        ("redis://:hunter2@redis1/celery", "redis://********@redis1/celery names no db by its number"),
-        ("redis://redis1/x?password=hunter2", "redis://redis1/x?password=******** names no db by its number"),
+        (
+            "redis://:hunter2@redis1/celery",
+            "redis://********@redis1/celery names no db by its number",
+        ),
+        (
+            "redis://redis1/x?password=hunter2",
+            "redis://redis1/x?password=******** names no db by its number",
+        ),
         (
             "redis://:hunter2@a/0;redis://:hunter2@b/0",
             "redis://********@a/0;redis://********@b/0 names several brokers",
         ),
-        ("sentinel://:hunter2@a/0;redis://:hunter2@b/0", "redis://********@b/0: each part begins with sentinel://"),
+        (
+            "sentinel://:hunter2@a/0;redis://:hunter2@b/0",
+            "redis://********@b/0: each part begins with sentinel://",
+        ),
         ("redis+socket://?virtual_host=0", "redis+socket:///PATH?virtual_host=DB is wanted"),
     ],
 )
-def test_what_is_wrong_is_told_with_the_line_and_without_the_secret(url: str, told: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_told_with_the_line_and_without_the_secret(
+    url: str, told: str, tmp_path: Path
+) -> None:
     quoted = '"' + url.replace('"', '\\"') + '"'
-    base = BASE.replace("celery_broker_url: redis://:hunter2@broker:6379/0", f"celery_broker_url: {quoted}")
+    base = BASE.replace(
+        "celery_broker_url: redis://:hunter2@broker:6379/0", f"celery_broker_url: {quoted}"
+    )
     (problem,) = problems(tmp_path, base=base)  # which sees to it that the secret is not in it
     assert problem.startswith("6: celery_broker_url: ")
     assert told in problem
@@ -71,16 +90,24 @@ def test_what_celery_takes_is_taken(url: str) -> None:
     [("rediss://a/0", True), ("rediss://a/0?ssl_cert_reqs=required", False), ("rediss://a/0?ssl_ca_certs=/x", False),
      ("rediss://a/0?ssl_cert_reqs=none", False), ("redis://a/0", False), ("rediss://a/0?db=1", True)],
 )  # fmt: skip
-def test_a_certificate_is_unchecked_where_the_url_has_no_options_for_it(url: str, unchecked: bool) -> None:
+def test_a_certificate_is_unchecked_where_the_url_has_no_options_for_it(
+    url: str, unchecked: bool
+) -> None:
     assert is_unchecked(url) is unchecked
 
 
 def test_behind_sentinels_the_masters_name_is_asked_for_with_the_line(tmp_path: Path) -> None:
     base = BASE.replace("redis://:hunter2@broker:6379/0", "sentinel://:hunter2@a:26379/0")
     (problem,) = problems(tmp_path, base=base)
-    assert problem == "6: celery_broker_url: behind Sentinels celery_broker_options needs the master_name"
+    assert (
+        problem
+        == "6: celery_broker_url: behind Sentinels celery_broker_options needs the master_name"
+    )
 
 
 def test_what_is_no_secret_stays_readable() -> None:
-    assert shown("redis://redis1:6379/0?ssl_ca_certs=/etc/ca.pem") == "redis://redis1:6379/0?ssl_ca_certs=/etc/ca.pem"
+    assert (
+        shown("redis://redis1:6379/0?ssl_ca_certs=/etc/ca.pem")
+        == "redis://redis1:6379/0?ssl_ca_certs=/etc/ca.pem"
+    )
     assert shown("rediss://:x@redis1:6379/0") == "rediss://********@redis1:6379/0"

@@ -1,4 +1,6 @@
-"""Effects are data: whatever they hold, a journal gives them back as they were, and a repr hides file contents."""
+"""Effects are data: whatever they hold, a journal gives them back as they were, and a repr hides
+file contents.
+"""
 
 import base64
 import json
@@ -8,7 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runbooks.core.effects import Effect, SetEnvironment, WriteFile, from_json, hidden_in, sha256, shown_of
+from runbooks.core.effects import (
+    Effect,
+    SetEnvironment,
+    WriteFile,
+    from_json,
+    hidden_in,
+    sha256,
+    shown_of,
+)
 
 EFFECTS: st.SearchStrategy[Effect] = st.one_of([st.builds(kind) for kind in get_args(Effect)])
 
@@ -28,7 +38,9 @@ def test_an_empty_file_and_no_file_stay_different_in_json() -> None:
     assert sha256(b"") != sha256(None) == "absent"
 
 
-@pytest.mark.parametrize("value", [None, {}, [], {"kind": "format_disk"}, {"kind": "write_file", "path": "/f"}, "stop"])
+@pytest.mark.parametrize(
+    "value", [None, {}, [], {"kind": "format_disk"}, {"kind": "write_file", "path": "/f"}, "stop"]
+)
 def test_anything_that_is_no_effect_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=r"Expected|Invalid|missing"):
         from_json(value)

@@ -4,7 +4,13 @@ from typing import get_args
 
 import pytest
 
-from runbooks.core.managers import ABILITIES, SUPERVISOR_PROGRAMS, SYSTEMD_UNITS, ManagerName, service_of_unit
+from runbooks.core.managers import (
+    ABILITIES,
+    SUPERVISOR_PROGRAMS,
+    SYSTEMD_UNITS,
+    ManagerName,
+    service_of_unit,
+)
 from runbooks.hosts.services.registry import manager_named
 
 
@@ -33,7 +39,9 @@ def test_a_unit_file_tells_its_service_by_its_name(name: str, service: str) -> N
         assert SYSTEMD_UNITS.name(service) == name
 
 
-@pytest.mark.parametrize(("name", "service"), [("celery-worker-a.b.conf", "a.b"), ("celery-beat.conf", "beat")])
+@pytest.mark.parametrize(
+    ("name", "service"), [("celery-worker-a.b.conf", "a.b"), ("celery-beat.conf", "beat")]
+)
 def test_so_does_a_conf_file_of_supervisords(name: str, service: str) -> None:
     assert service_of_unit(name) == service
     assert SUPERVISOR_PROGRAMS.name(service) == name

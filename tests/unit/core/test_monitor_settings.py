@@ -1,4 +1,6 @@
-"""What the inventory says to the monitor: limits of single queues, where cron runs it, and who is told."""
+"""What the inventory says to the monitor: limits of single queues, where cron runs it, and who is
+told.
+"""
 
 from pathlib import Path
 
@@ -11,7 +13,10 @@ CRON = "inventory: /etc/shop/inventory.yaml, log: /var/log/shop/monitor.log"
 
 
 def test_a_queue_has_its_own_limits_and_those_of_all_queues_for_the_rest(tmp_path: Path) -> None:
-    text = QUEUES + "celery_thresholds: {depth: 100, drain_time: 6h, queues: {low_q: {depth: 9000, eta_overdue: 1d}}}"
+    text = (
+        QUEUES + "celery_thresholds: {depth: 100, drain_time: 6h, queues: {low_q: {depth: 9000,"
+        " eta_overdue: 1d}}}"
+    )
     thresholds = fleet_of(tmp_path, text).app.thresholds
     high, low = thresholds.of("high_q"), thresholds.of("low_q")
     assert (high.depth, high.retries, high.eta_overdue, high.drain_time) == (100, 2, 3600, 21600)
@@ -33,11 +38,14 @@ def test_beat_writes_too_seldom_to_be_held_to_less_than_five_minutes(tmp_path: P
 
 
 @pytest.mark.parametrize(("name", "host"), [("web1", "web1"), ("all", "web1"), ("crons", "cron2")])
-def test_cron_runs_the_monitor_on_one_host_by_its_own_name_or_its_groups(tmp_path: Path, name: str, host: str) -> None:
+def test_cron_runs_the_monitor_on_one_host_by_its_own_name_or_its_groups(
+    tmp_path: Path, name: str, host: str
+) -> None:
     base = (
-        "all:\n  hosts:\n    web1:\n  children:\n    crons:\n      hosts:\n        cron2:\n        cron1:\n"
-        "  vars:\n    celery_app: shop\n    celery_broker_url: redis://broker/0\n    celery_directory: /srv/shop\n"
-        "    celery_python: /srv/shop/bin/python\n    celery_user: deploy\n    celery_env_file: /etc/shop.env\n"
+        "all:\n  hosts:\n    web1:\n  children:\n    crons:\n      hosts:\n        cron2:\n       "
+        " cron1:\n  vars:\n    celery_app: shop\n    celery_broker_url: redis://broker/0\n   "
+        " celery_directory: /srv/shop\n    celery_python: /srv/shop/bin/python\n    celery_user:"
+        " deploy\n    celery_env_file: /etc/shop.env\n"
     )
     fleet = fleet_of(tmp_path, f"celery_monitor: {{host: {name}, {CRON}}}", base=base)
     assert fleet.monitor_host == host
@@ -47,14 +55,19 @@ def test_cron_runs_the_monitor_on_one_host_by_its_own_name_or_its_groups(tmp_pat
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
-        (f"{{host: web, {CRON}}}", "celery_monitor.host: no host or group of the application is called 'web'; did you"),
+        (
+            f"{{host: web, {CRON}}}",
+            "celery_monitor.host: no host or group of the application is called 'web'; did you",
+        ),
         ("{host: web1}", "celery_monitor: cron needs `inventory` and `log`"),
         (f"{{host: web1, user: root, {CRON}}}", "celery_monitor: the monitor only looks"),
         ("{schedule: hourly}", "celery_monitor.schedule: not a cron schedule"),
         ("{timeouts: 5}", "celery_monitor.timeouts: unknown key; did you mean 'timeout'?"),
     ],
 )
-def test_a_mistake_in_the_monitors_settings_is_told_with_its_line(tmp_path: Path, setting: str, text: str) -> None:
+def test_a_mistake_in_the_monitors_settings_is_told_with_its_line(
+    tmp_path: Path, setting: str, text: str
+) -> None:
     (problem,) = problems(tmp_path, f"celery_monitor: {setting}")
     assert problem.startswith(f"{FIRST}: {text}")
 
@@ -66,7 +79,10 @@ def test_who_is_told_may_come_out_of_a_vault_or_a_lookup_and_is_never_shown(tmp_
     assert "hunter2" not in repr(fleet)
     assert "hunter2" not in str(fleet.app.model_dump())
     told = problems(tmp_path, "celery_notify: [hunter2]")
-    assert told == [f"{FIRST}: celery_notify.0: not a URL of Apprise's, e.g. mailtos://user:password@example.com"]
+    assert told == [
+        f"{FIRST}: celery_notify.0: not a URL of Apprise's, e.g."
+        " mailtos://user:password@example.com"
+    ]
 
 
 def test_an_encrypted_url_may_stand_where_people_are_told(tmp_path: Path) -> None:

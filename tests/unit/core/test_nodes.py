@@ -16,7 +16,9 @@ from runbooks.core.settings import Worker
         ("w1@web1", "w?@%n.%d", False), ("w10@web1", "w1@%h", False), ("W1@web1", "w1@*", False),
     ],
 )  # fmt: skip
-def test_a_pattern_is_the_shells_and_the_hosts_own_name_is_whatever_it_is(name: str, pattern: str, meant: bool) -> None:
+def test_a_pattern_is_the_shells_and_the_hosts_own_name_is_whatever_it_is(
+    name: str, pattern: str, meant: bool
+) -> None:
     assert fits(name, pattern) is meant
 
 
@@ -37,9 +39,15 @@ def node(name: str, *pids: int) -> NodeState:
     return NodeState(name, frozenset(), frozenset(), pids=frozenset(pids))
 
 
-def named(pattern: str | None, hosts: Iterable[str], *nodes: NodeState, **pids: tuple[int, ...]) -> dict[str, str]:
-    """What the nodes are called here, by what Celery calls them; `pids` are those of services, by host."""
-    worker = Worker(name="high", queues=("q",), node=pattern, unit="celery.service" if pattern else None)
+def named(
+    pattern: str | None, hosts: Iterable[str], *nodes: NodeState, **pids: tuple[int, ...]
+) -> dict[str, str]:
+    """What the nodes are called here, by what Celery calls them; `pids` are those of services, by
+    host.
+    """
+    worker = Worker(
+        name="high", queues=("q",), node=pattern, unit="celery.service" if pattern else None
+    )
     workers = [(f"high@{host}", worker) for host in hosts]
     own = {f"high@{host}": own for host, own in pids.items()}
     found = under_their_names(workers, {one.name: one for one in nodes}, own)
@@ -70,7 +78,9 @@ def test_of_several_that_may_be_it_a_worker_that_was_looked_at_is_none() -> None
     assert set(named("w1@*", ["web1"], *nodes, web1=()).values()) == {"w1@a", "w1@b"}
 
 
-def test_of_hosts_that_were_not_looked_at_all_workers_answer_where_there_are_as_many_nodes() -> None:
+def test_of_hosts_that_were_not_looked_at_all_workers_answer_where_there_are_as_many_nodes() -> (
+    None
+):
     nodes = node("w1@a"), node("w1@b")
     assert set(named("w1@*", ["web1", "web2"], *nodes).values()) == {"high@web1", "high@web2"}
     assert set(named("w1@*", ["web1", "web2", "web3"], *nodes).values()) == {"w1@a", "w1@b"}

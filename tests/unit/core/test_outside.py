@@ -13,7 +13,10 @@ from runbooks.core.outside import as_lines, on_one_line, without_lone_surrogates
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("a\tb plain \u20ac gr\xfc\xdfe \u65e5\u672c", "a\tb plain \u20ac gr\xfc\xdfe \u65e5\u672c"),
+        (
+            "a\tb plain \u20ac gr\xfc\xdfe \u65e5\u672c",
+            "a\tb plain \u20ac gr\xfc\xdfe \u65e5\u672c",
+        ),
         ("\x1b[2J\x07", r"\x1b[2J\x07"),
         ("a\nok     FORGED\r", r"a\nok     FORGED\r"),
         ("\x9b31m\x85\u2028", r"\x9b31m\x85\u2028"),
@@ -31,11 +34,14 @@ def test_what_is_no_visible_character_is_escaped(text: str, shown: str) -> None:
 def test_what_is_shown_is_one_line_that_every_terminal_prints(text: str) -> None:
     shown = on_one_line(text)
     assert len(shown.splitlines()) <= 1
-    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c != "\t"]
+    assert not [
+        c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c != "\t"
+    ]
     assert not [
         c
         for c in shown
-        if unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+        if unicodedata.bidirectional(c)
+        in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
     ]
     assert len(as_lines([text, text]).split("\n")) == 2
 

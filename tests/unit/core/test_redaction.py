@@ -54,7 +54,10 @@ def test_a_short_value_is_not_hidden_for_it_would_hide_everything() -> None:
 def test_a_password_that_is_a_short_word_is_hidden_only_where_it_stands_alone() -> None:
     keep_secret("shop", "4711")
     assert redact("wrong password 'shop' (4711)") == "wrong password '********' (********)"
-    assert redact("shop.tasks.bill of /srv/shop at 1247113") == "shop.tasks.bill of /srv/shop at 1247113"
+    assert (
+        redact("shop.tasks.bill of /srv/shop at 1247113")
+        == "shop.tasks.bill of /srv/shop at 1247113"
+    )
 
 
 def in_base64(encode: Callable[[bytes], bytes], before: int, secret: str) -> str:
@@ -110,7 +113,9 @@ def left_of(secret: str, shown: str) -> bool:
         "gr\xfc\xdfe-\u20ac-\U0001f511-key",
     ],
 )
-def test_a_known_secret_is_hidden_in_every_form_in_which_it_is_written(form: str, secret: str) -> None:
+def test_a_known_secret_is_hidden_in_every_form_in_which_it_is_written(
+    form: str, secret: str
+) -> None:
     keep_secret(secret)
     written = f"before {FORMS[form](secret)} after"
     shown = redact(written)
@@ -127,9 +132,15 @@ ESCAPES = [
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.text(st.characters(codec="utf-8"), max_size=8), st.lists(st.sampled_from(ESCAPES), max_size=3))
+@given(
+    st.text(st.characters(codec="utf-8"), max_size=8),
+    st.lists(st.sampled_from(ESCAPES), max_size=3),
+)
 @example("'\\\"", [shlex.quote, repr, json.dumps])
-@example("'", [lambda text: json.dumps(repr(f"+ {shlex.quote(text)}")), *[lambda text: repr(repr(text))] * 2])
+@example(
+    "'",
+    [lambda text: json.dumps(repr(f"+ {shlex.quote(text)}")), *[lambda text: repr(repr(text))] * 2],
+)
 def test_a_secret_is_hidden_however_it_is_escaped_and_escaped_again(
     middle: str, escapes: list[Callable[[str], str]]
 ) -> None:
@@ -157,14 +168,20 @@ def test_what_is_cut_off_in_the_middle_is_hidden_too(cut: str) -> None:
     keep_secret("it's-a-Tr0ub4dor&3")
     for written in ("it's-a-Tr0ub", "it's-a", r"it\'s-a-Tr", "it%27s-a"):
         assert redact(f"kwargs={{'x': '{written}{cut}") == f"kwargs={{'x': '{HIDDEN}{cut}"
-    assert redact("it's... Trying again in 2.00 seconds...") == "it's... Trying again in 2.00 seconds..."
+    assert (
+        redact("it's... Trying again in 2.00 seconds...")
+        == "it's... Trying again in 2.00 seconds..."
+    )
 
 
 def test_a_thousand_secrets_are_hidden_as_one_is() -> None:
     secrets = [f"{n:04}-canary-{n * 7919 % 10007:05}" for n in range(1000)]
     keep_secret(*secrets)
     assert redact(" ".join(secrets)) == " ".join([HIDDEN] * 1000)
-    assert redact(" ".join(base64.b64encode(one.encode()).decode() for one in secrets)).count(HIDDEN) == 1000
+    assert (
+        redact(" ".join(base64.b64encode(one.encode()).decode() for one in secrets)).count(HIDDEN)
+        == 1000
+    )
 
 
 # --- by name
@@ -188,7 +205,10 @@ def test_what_stands_under_the_name_of_a_secret_is_hidden(name: str) -> None:
         f"?a=1&{name}=kept-1&b=2",
     ):
         assert "kept-1" not in redact(text)
-    assert redact_value({name: "kept-1", "x": [{name: ["kept-1"]}]}) == {name: HIDDEN, "x": [{name: HIDDEN}]}
+    assert redact_value({name: "kept-1", "x": [{name: ["kept-1"]}]}) == {
+        name: HIDDEN,
+        "x": [{name: HIDDEN}],
+    }
     keep_secrets_in({name: "kept-1", "a": {"b": [{name: "kept-2"}]}})
     assert redact("kept-1 kept-2") == "******** ********"
 
@@ -211,7 +231,13 @@ def test_what_stands_under_the_name_of_a_secret_is_hidden(name: str) -> None:
     ],
 )  # fmt: skip
 def test_ordinary_words_stay_readable(text: str) -> None:
-    keep_secrets_in({"PWD": "/srv/shop", "KEY_FILE": "/run/secrets/pg", "PASSWORD_FILE": "/root/.ssh/id_ed25519"})
+    keep_secrets_in(
+        {
+            "PWD": "/srv/shop",
+            "KEY_FILE": "/run/secrets/pg",
+            "PASSWORD_FILE": "/root/.ssh/id_ed25519",
+        }
+    )
     assert redact(text) == text
 
 
@@ -227,7 +253,11 @@ def test_what_is_redacted_twice_stays_as_it_is() -> None:
 
 
 def test_json_stays_json() -> None:
-    document = {"password": 1234, "a": [{"token": None, "key": True}], "text": 'say {"pw": "x"}, PASS=y'}
+    document = {
+        "password": 1234,
+        "a": [{"token": None, "key": True}],
+        "text": 'say {"pw": "x"}, PASS=y',
+    }
     assert json.loads(redact(json.dumps(document))) == {
         "password": HIDDEN, "a": [{"token": None, "key": True}], "text": 'say {"pw": "********"}, PASS=********'
     }  # fmt: skip
@@ -245,11 +275,16 @@ def test_json_stays_json() -> None:
         ("redis://:hun/te#r2@host:6379/0: refused", "redis://********@host:6379/0: refused"),
         ("rediss://me:1/2@host:6379/0", "rediss://********@host:6379/0"),
         ("https://f00dtoken@example.org/x", "https://********@example.org/x"),
-        ("redis://a:hunter2@h/0;redis://b:hunter2@h/1", "redis://********@h/0;redis://********@h/1"),
+        (
+            "redis://a:hunter2@h/0;redis://b:hunter2@h/1",
+            "redis://********@h/0;redis://********@h/1",
+        ),
         ("http://host:8080/path?x=a@b", "http://host:8080/path?x=a@b"),
     ],
 )
-def test_what_stands_before_the_host_of_a_url_is_hidden_and_the_rest_stays_readable(text: str, shown: str) -> None:
+def test_what_stands_before_the_host_of_a_url_is_hidden_and_the_rest_stays_readable(
+    text: str, shown: str
+) -> None:
     assert redact(text) == shown
 
 

@@ -1,4 +1,6 @@
-"""The selection language: what is written is read, what is read is written the same, and mistakes are all told."""
+"""The selection language: what is written is read, what is read is written the same, and mistakes
+are all told.
+"""
 
 from typing import Any
 
@@ -26,7 +28,8 @@ FLAGS = st.fixed_dictionaries(
         "keep_newest": st.integers(1, 9).map(str),
         "id": st.lists(NAMES, min_size=1, max_size=3),
         "arg": st.lists(
-            st.text(max_size=6) | st.sampled_from(["1", "1.0", "true", '{"b": 1, "a": [2]}', "k=v", "k=7"])
+            st.text(max_size=6)
+            | st.sampled_from(["1", "1.0", "true", '{"b": 1, "a": [2]}', "k=v", "k=7"])
         ),
         "with_workflows": st.just(True),
         "requeue_to": st.sampled_from(["high", "high:0", "a:b:9"]),
@@ -56,9 +59,10 @@ def test_a_rule_reads_as_an_operator_would_type_it() -> None:
         "gave up", "low*,daemon", "integrations.*", 3600, 2, ids=("a", "b"), args=("7", 'serial="x y"'),
         requeue_to="high:0",
     )  # fmt: skip
-    assert text(rule) == (
-        "--queue 'low*,daemon' --task 'integrations.*' --eta-overdue 1h --retries '>2' --id a,b --arg 7 "
-        "--arg 'serial=\"x y\"' --requeue-to high:0 --reason 'gave up'"
+    assert (
+        text(rule)
+        == "--queue 'low*,daemon' --task 'integrations.*' --eta-overdue 1h --retries '>2' --id a,b"
+        " --arg 7 --arg 'serial=\"x y\"' --requeue-to high:0 --reason 'gave up'"
     )
 
 
@@ -80,20 +84,28 @@ def test_no_flag_at_all_is_no_rule() -> None:
         ({"eta_overdue": "soon"}, "--eta-overdue: a duration is"),
         ({"duplicate": "newest"}, "--duplicate: write it as keep=newest or keep=oldest"),
         ({"id": ["a,,b"]}, "--id: must not be empty"),
-        ({"queue": ["q"], "requeue_to": "high:12"}, "--requeue-to: write it as QUEUE or QUEUE:PRIORITY"),
+        (
+            {"queue": ["q"], "requeue_to": "high:12"},
+            "--requeue-to: write it as QUEUE or QUEUE:PRIORITY",
+        ),
         ({"requeue_to": "high"}, "it says nothing of which messages: name at least a queue"),
         ({"with_workflows": True}, "it says nothing of which messages"),
         ({"reason": "r"}, "it says nothing of which messages"),
         ({"malformed": True, "task": ["a"]}, "malformed items are no messages"),
         ({"malformed": True, "requeue_to": "high"}, "malformed items are no messages"),
-        ({"unacked": True, "duplicate": "keep=newest"}, "which of several duplicates is the oldest is not known"),
+        (
+            {"unacked": True, "duplicate": "keep=newest"},
+            "which of several duplicates is the oldest is not known",
+        ),
         ({"unacked": True, "keep_newest": "9"}, "which messages are the newest is not known"),
         ({"duplicate": "keep=newest", "keep_newest": "9"}, "both say which messages stay"),
         ({"keep_newest": "0"}, "--keep-newest: "),
         ({"keep_newest": True}, "--keep-newest: write it as a number, 1 or more"),
     ],
 )
-def test_what_means_nothing_is_refused_in_words_that_help(flags: dict[str, Any], problem: str) -> None:
+def test_what_means_nothing_is_refused_in_words_that_help(
+    flags: dict[str, Any], problem: str
+) -> None:
     with pytest.raises(UsageError, match=r".+") as caught:
         from_flags(flags)
     assert problem in caught.value.problem
@@ -102,7 +114,11 @@ def test_what_means_nothing_is_refused_in_words_that_help(flags: dict[str, Any],
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         from_flags({"retries": "2", "eta_overdue": "x", "id": [""]})
-    assert [line.split(":")[0] for line in caught.value.problem.splitlines()] == ["--eta-overdue", "--retries", "--id"]
+    assert [line.split(":")[0] for line in caught.value.problem.splitlines()] == [
+        "--eta-overdue",
+        "--retries",
+        "--id",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +140,10 @@ def test_patterns_are_a_shells_and_separated_by_commas() -> None:
     assert literal("low*,high,d?") == ("high",)
 
 
-@pytest.mark.parametrize(("written", "meant"), [("q", ("q", None)), ("q:0", ("q", 0)), ("a:b", ("a:b", None))])
-def test_a_destination_is_a_queue_or_a_queue_and_a_priority(written: str, meant: tuple[str, int | None]) -> None:
+@pytest.mark.parametrize(
+    ("written", "meant"), [("q", ("q", None)), ("q:0", ("q", 0)), ("a:b", ("a:b", None))]
+)
+def test_a_destination_is_a_queue_or_a_queue_and_a_priority(
+    written: str, meant: tuple[str, int | None]
+) -> None:
     assert destination(written) == meant

@@ -20,13 +20,24 @@ SEEN_AT_ONCE = 100
 
 def coming(specs: list[str]) -> list[list[datetime]]:
     """The next times of each calendar after `BEGIN`."""
-    words = [analyze, "calendar", f"--iterations={TIMES}", f"--base-time={BEGIN:%Y-%m-%d %H:%M:%S}", *specs]
-    done = subprocess.run(words, env={"TZ": "UTC", "LC_ALL": "C"}, capture_output=True, text=True, check=True)
+    words = [
+        analyze,
+        "calendar",
+        f"--iterations={TIMES}",
+        f"--base-time={BEGIN:%Y-%m-%d %H:%M:%S}",
+        *specs,
+    ]
+    done = subprocess.run(
+        words, env={"TZ": "UTC", "LC_ALL": "C"}, capture_output=True, text=True, check=True
+    )
     blocks = re.split(r"(?m)^ *Original form: .*\n|^ *Normalized form: ", done.stdout)
     blocks = [block for block in blocks if "Next elapse" in block]
     assert len(blocks) == len(specs), done.stdout
     return [
-        [datetime.fromisoformat(at) for at in re.findall(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC", block)]
+        [
+            datetime.fromisoformat(at)
+            for at in re.findall(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC", block)
+        ]
         for block in blocks
     ]
 
@@ -46,12 +57,22 @@ def a_field(draw: random.Random, low: int, high: int, names: str = "") -> str:
             return f"{first}-{last}" + draw.choice(["", f"/{draw.randint(1, 9)}"])
         return f"*/{draw.randint(1, high + 5)}" if kind < 0.8 else "*"
 
-    return "*" if draw.random() < 0.3 else ",".join(term() for _ in range(draw.choice([1, 1, 2, 3])))
+    return (
+        "*" if draw.random() < 0.3 else ",".join(term() for _ in range(draw.choice([1, 1, 2, 3])))
+    )
 
 
 def a_schedule(draw: random.Random) -> str:
-    months, weekdays = "jan FEB mar apr may jun jul aug sep oct nov dec", "sun MON tue wed thu fri sat"
-    fields = (a_field(draw, 0, 59), a_field(draw, 0, 23), a_field(draw, 1, 31), a_field(draw, 1, 12, months))
+    months, weekdays = (
+        "jan FEB mar apr may jun jul aug sep oct nov dec",
+        "sun MON tue wed thu fri sat",
+    )
+    fields = (
+        a_field(draw, 0, 59),
+        a_field(draw, 0, 23),
+        a_field(draw, 1, 31),
+        a_field(draw, 1, 12, months),
+    )
     return " ".join((*fields, a_field(draw, 0, 7, weekdays)))
 
 
@@ -97,7 +118,11 @@ def test_a_schedule_is_written_as_a_calendar(schedule: str, wanted: list[str]) -
     assert list(calendars(schedule)) == wanted
 
 
-@pytest.mark.parametrize("schedule", ["@reboot", "@never", "* * * *", "0 0 L * *", "0 0 * * 1#2", "60 * * * *", ""])
+@pytest.mark.parametrize(
+    "schedule", ["@reboot", "@never", "* * * *", "0 0 L * *", "0 0 * * 1#2", "60 * * * *", ""]
+)
 def test_what_is_no_schedule_is_refused_with_the_reason(schedule: str) -> None:
-    with pytest.raises(ValueError, match="@reboot is not taken" if schedule == "@reboot" else "not a cron schedule"):
+    with pytest.raises(
+        ValueError, match="@reboot is not taken" if schedule == "@reboot" else "not a cron schedule"
+    ):
         parsed(schedule)

@@ -1,4 +1,6 @@
-"""The project's own inventory variables: every mistake is told with its line, and no secret is ever shown."""
+"""The project's own inventory variables: every mistake is told with its line, and no secret is ever
+shown.
+"""
 
 from pathlib import Path
 from textwrap import dedent, indent
@@ -43,15 +45,29 @@ def problems(tmp_path: Path, more: str = "", base: str = BASE) -> list[str]:
     with pytest.raises(InventoryError) as caught:
         fleet_of(tmp_path, more, base)
     assert "hunter2" not in f"{caught.value} {caught.value!r}"
-    return [problem.removeprefix(f"{tmp_path / 'inventory.yaml'}:") for problem in caught.value.problems]
+    return [
+        problem.removeprefix(f"{tmp_path / 'inventory.yaml'}:") for problem in caught.value.problems
+    ]
 
 
 def test_the_least_inventory_makes_a_fleet_with_the_documented_defaults(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path)
     (host,) = fleet.hosts
-    assert (fleet.app.app, fleet.queues, fleet.rules, fleet.state_directory) == ("shop", (), (MALFORMED,), None)
-    assert (host.settings.unit_directory, host.settings.cron_directory) == ("/etc/systemd/system", "/etc/cron.d")
-    assert (host.settings.start_timeout, host.settings.stop_timeout, host.services) == (90.0, 60.0, ())
+    assert (fleet.app.app, fleet.queues, fleet.rules, fleet.state_directory) == (
+        "shop",
+        (),
+        (MALFORMED,),
+        None,
+    )
+    assert (host.settings.unit_directory, host.settings.cron_directory) == (
+        "/etc/systemd/system",
+        "/etc/cron.d",
+    )
+    assert (host.settings.start_timeout, host.settings.stop_timeout, host.services) == (
+        90.0,
+        60.0,
+        (),
+    )
 
 
 def test_a_worker_without_a_queue_is_refused(tmp_path: Path) -> None:
@@ -59,7 +75,9 @@ def test_a_worker_without_a_queue_is_refused(tmp_path: Path) -> None:
     assert problems(tmp_path, text) == [f"{FIRST}: celery_workers.0.queues: at least one is wanted"]
 
 
-def test_what_celery_would_take_for_several_queues_or_for_one_word_is_refused(tmp_path: Path) -> None:
+def test_what_celery_would_take_for_several_queues_or_for_one_word_is_refused(
+    tmp_path: Path,
+) -> None:
     text = """\
         celery_workers:
           - name: a
@@ -67,10 +85,18 @@ def test_what_celery_would_take_for_several_queues_or_for_one_word_is_refused(tm
             options: ["-O fair", "--pool=solo", -O, fair, "--pidfile=/a b", "--pool solo"]
         """
     assert problems(tmp_path, text) == [
-        f"{FIRST + 2}: celery_workers.0.queues.0: 'high,low' would be several queues to the worker: name each by itself"
-        ", [high,low]",
-        f"{FIRST + 3}: celery_workers.0.options.0: '-O fair' would be one word to the worker: write [-O, fair]",
-        f"{FIRST + 3}: celery_workers.0.options.5: '--pool solo' would be one word to the worker: write [--pool, solo]",
+        (
+            f"{FIRST + 2}: celery_workers.0.queues.0: 'high,low' would be several queues to the"
+            " worker: name each by itself, [high,low]"
+        ),
+        (
+            f"{FIRST + 3}: celery_workers.0.options.0: '-O fair' would be one word to the worker:"
+            " write [-O, fair]"
+        ),
+        (
+            f"{FIRST + 3}: celery_workers.0.options.5: '--pool solo' would be one word to the"
+            " worker: write [--pool, solo]"
+        ),
     ]
 
 
@@ -82,7 +108,11 @@ def test_what_is_left_out_of_a_nested_map_has_its_documented_default(tmp_path: P
         """
     fleet = fleet_of(tmp_path, text)
     assert fleet.hosts[0].settings.workers[0].concurrency == 1
-    assert (fleet.rules[0].task, fleet.rules[0].expired, fleet.rules[0].retries_over) == ("*", False, None)
+    assert (fleet.rules[0].task, fleet.rules[0].expired, fleet.rules[0].retries_over) == (
+        "*",
+        False,
+        None,
+    )
     limits, canary = fleet.app.thresholds, fleet.app.canary
     assert (limits.depth, limits.retries, limits.eta_overdue) == (15000, 2, 3600)
     assert canary is not None
@@ -90,9 +120,12 @@ def test_what_is_left_out_of_a_nested_map_has_its_documented_default(tmp_path: P
     assert fleet.app.broker_options.priority_steps == (0, 3, 6, 9)  # kombu's
 
 
-def test_the_way_through_sentinels_is_as_kombu_takes_it_and_its_password_is_never_shown(tmp_path: Path) -> None:
+def test_the_way_through_sentinels_is_as_kombu_takes_it_and_its_password_is_never_shown(
+    tmp_path: Path,
+) -> None:
     options = fleet_of(
-        tmp_path, "celery_broker_options: {master_name: incident, sentinel_kwargs: {password: hunter2}}"
+        tmp_path,
+        "celery_broker_options: {master_name: incident, sentinel_kwargs: {password: hunter2}}",
     ).app.broker_options
     assert "hunter2" not in repr(options)
     taken = options.transport_options()
@@ -101,19 +134,30 @@ def test_the_way_through_sentinels_is_as_kombu_takes_it_and_its_password_is_neve
     assert set(plain) == {"global_keyprefix", "sep", "priority_steps", "visibility_timeout"}
 
 
-@pytest.mark.parametrize(("key", "value"), [("priority", 10), ("priority", -1), ("priority", "high")])
-def test_a_canarys_priority_is_one_that_the_broker_knows(tmp_path: Path, key: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"), [("priority", 10), ("priority", -1), ("priority", "high")]
+)
+def test_a_canarys_priority_is_one_that_the_broker_knows(
+    tmp_path: Path, key: str, value: object
+) -> None:
     (problem,) = problems(tmp_path, f"celery_canary: {{task: t, queue: q, {key}: {value}}}")
     assert problem.startswith(f"{FIRST}: celery_canary.{key}: ")
 
 
 def test_a_worker_needs_a_queue_and_a_process(tmp_path: Path) -> None:
     found = problems(tmp_path, "celery_workers: [{name: a, queues: [], concurrency: 0}]")
-    assert [line.split(": ")[1] for line in found] == ["celery_workers.0.queues", "celery_workers.0.concurrency"]
+    assert [line.split(": ")[1] for line in found] == [
+        "celery_workers.0.queues",
+        "celery_workers.0.concurrency",
+    ]
 
 
-def test_hosts_that_are_not_selected_are_left_out_but_their_queues_are_known(tmp_path: Path) -> None:
-    text = BASE.replace("    web1:\n", "    web1: {celery_workers: [{name: a, queues: [x]}]}\n    web2:\n")
+def test_hosts_that_are_not_selected_are_left_out_but_their_queues_are_known(
+    tmp_path: Path,
+) -> None:
+    text = BASE.replace(
+        "    web1:\n", "    web1: {celery_workers: [{name: a, queues: [x]}]}\n    web2:\n"
+    )
     path = tmp_path / "inventory.yaml"
     path.write_text(text)
     fleet = build_fleet(load_inventory(path), ("web2",))
@@ -136,13 +180,29 @@ def test_an_inventory_without_any_application_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90", 90), ("1.5", 1.5), ("90s", 90), ("15m", 900), ("1h", 3600), ("2d", 172800), ("1.5 h", 5400), ("0", 0)],
+    [
+        ("90", 90),
+        ("1.5", 1.5),
+        ("90s", 90),
+        ("15m", 900),
+        ("1h", 3600),
+        ("2d", 172800),
+        ("1.5 h", 5400),
+        ("0", 0),
+    ],
 )
-def test_a_duration_is_seconds_or_carries_its_unit(tmp_path: Path, text: str, seconds: float) -> None:
-    assert fleet_of(tmp_path, f"celery_start_timeout: {text}").hosts[0].settings.start_timeout == seconds
+def test_a_duration_is_seconds_or_carries_its_unit(
+    tmp_path: Path, text: str, seconds: float
+) -> None:
+    assert (
+        fleet_of(tmp_path, f"celery_start_timeout: {text}").hosts[0].settings.start_timeout
+        == seconds
+    )
 
 
-@pytest.mark.parametrize("text", ["yes", "soon", "1w", "'90'", "-5", "-1h", ".inf", ".nan", "[1]", "~", "1h30m"])
+@pytest.mark.parametrize(
+    "text", ["yes", "soon", "1w", "'90'", "-5", "-1h", ".inf", ".nan", "[1]", "~", "1h30m"]
+)
 def test_anything_else_is_no_duration(tmp_path: Path, text: str) -> None:
     (problem,) = problems(tmp_path, f"celery_start_timeout: {text}")
     assert problem.startswith(f"{FIRST}: celery_start_timeout: ")
@@ -153,11 +213,18 @@ def test_messages_are_moved_only_to_where_a_worker_gets_them(tmp_path: Path) -> 
     rule = "celery_queue_rules:\n  - queue: a\n    requeue_to: lwo:5"
     workers = "celery_workers: [{name: w, queues: [low]}]"
     (problem,) = problems(tmp_path, f"{workers}\n{rule}")
-    assert problem == f"{FIRST + 3}: celery_queue_rules.0.requeue_to: no worker consumes 'lwo'; did you mean 'low'?"
+    assert (
+        problem
+        == f"{FIRST + 3}: celery_queue_rules.0.requeue_to: no worker consumes 'lwo'; did you mean"
+        " 'low'?"
+    )
 
 
 def test_a_rule_may_name_queues_by_patterns(tmp_path: Path) -> None:
-    fleet = fleet_of(tmp_path, "celery_workers: [{name: w, queues: [low]}]\ncelery_queue_rules: [{queue: 'l*,old'}]")
+    fleet = fleet_of(
+        tmp_path,
+        "celery_workers: [{name: w, queues: [low]}]\ncelery_queue_rules: [{queue: 'l*,old'}]",
+    )
     assert fleet.queues == ("low", "old")
 
 
@@ -168,12 +235,18 @@ def test_retries_are_given_as_more_than_a_number(tmp_path: Path, text: str, numb
 
 
 @pytest.mark.parametrize("text", ["2", "'2'", "'>=2'", "'<2'", "'>-1'", "'>two'", "yes"])
-def test_retries_without_the_sign_are_refused_for_they_could_mean_both(tmp_path: Path, text: str) -> None:
-    (problem,) = problems(tmp_path, f"celery_queue_rules:\n  - reason: r\n    queue: q\n    retries: {text}")
+def test_retries_without_the_sign_are_refused_for_they_could_mean_both(
+    tmp_path: Path, text: str
+) -> None:
+    (problem,) = problems(
+        tmp_path, f"celery_queue_rules:\n  - reason: r\n    queue: q\n    retries: {text}"
+    )
     assert problem == f"{FIRST + 3}: celery_queue_rules.0.retries: write it as '>N', e.g. '>2'"
 
 
-@pytest.mark.parametrize("name", ["directory", "python", "env_file", "unit_directory", "cron_directory"])
+@pytest.mark.parametrize(
+    "name", ["directory", "python", "env_file", "unit_directory", "cron_directory"]
+)
 @pytest.mark.parametrize("value", ["srv/shop", "~/shop", "./x", "''"])
 def test_a_path_must_be_absolute(tmp_path: Path, name: str, value: str) -> None:
     base = "".join(line for line in BASE.splitlines(keepends=True) if f"celery_{name}:" not in line)
@@ -183,7 +256,9 @@ def test_a_path_must_be_absolute(tmp_path: Path, name: str, value: str) -> None:
 
 @pytest.mark.parametrize("schedule", ["0 */6 * * *", "*/5 0-6,22 1 jan MON-fri", "0 0 * * 7"])
 def test_a_cron_schedule_is_what_cron_takes(tmp_path: Path, schedule: str) -> None:
-    fleet = fleet_of(tmp_path, f"celery_cron: [{{schedule: '{schedule}', user: deploy, command: 'true'}}]")
+    fleet = fleet_of(
+        tmp_path, f"celery_cron: [{{schedule: '{schedule}', user: deploy, command: 'true'}}]"
+    )
     assert fleet.hosts[0].settings.cron[0].schedule == schedule
 
 
@@ -196,7 +271,9 @@ def test_a_cron_schedule_is_what_cron_takes(tmp_path: Path, schedule: str) -> No
     ],
 )  # fmt: skip
 def test_a_schedule_that_cron_would_not_take_is_refused(tmp_path: Path, schedule: str) -> None:
-    (problem,) = problems(tmp_path, f"celery_cron:\n  - user: deploy\n    command: ls\n    schedule: {schedule}")
+    (problem,) = problems(
+        tmp_path, f"celery_cron:\n  - user: deploy\n    command: ls\n    schedule: {schedule}"
+    )
     assert problem.startswith(f"{FIRST + 3}: celery_cron.0.schedule: not a cron schedule")
 
 
@@ -206,21 +283,36 @@ def test_environment_variables_need_names_that_a_shell_knows(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["DJANGO_SECRET_KEY", "GLPI_APP_TOKEN", "db_password", "API_KEY", "APIKEY", "SSH_KEY", "SENTRY_DSN"]
+    "name",
+    [
+        "DJANGO_SECRET_KEY",
+        "GLPI_APP_TOKEN",
+        "db_password",
+        "API_KEY",
+        "APIKEY",
+        "SSH_KEY",
+        "SENTRY_DSN",
+    ],
 )
 def test_a_secret_does_not_belong_into_the_inventory(tmp_path: Path, name: str) -> None:
     (problem,) = problems(tmp_path, f"celery_env: {{{name}: hunter2}}")
     assert f"'{name}' looks like a secret" in problem
 
 
-@pytest.mark.parametrize("name", ["SMTP_PASS", "DB_PWD", "HTTP_AUTH", "CHAT_WEBHOOK_URL", "SSH_PASSPHRASE"])
-def test_what_is_hidden_everywhere_by_its_name_is_refused_by_the_same_list(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["SMTP_PASS", "DB_PWD", "HTTP_AUTH", "CHAT_WEBHOOK_URL", "SSH_PASSPHRASE"]
+)
+def test_what_is_hidden_everywhere_by_its_name_is_refused_by_the_same_list(
+    tmp_path: Path, name: str
+) -> None:
     (problem,) = problems(tmp_path, f"celery_env: {{{name}: hunter2}}")
     assert f"'{name}' looks like a secret" in problem
 
 
 def test_a_name_of_the_operators_own_is_one_of_that_list(tmp_path: Path) -> None:
-    assert fleet_of(tmp_path, "celery_env: {LICENCE_NR: x}").hosts[0].settings.env == {"LICENCE_NR": "x"}
+    assert fleet_of(tmp_path, "celery_env: {LICENCE_NR: x}").hosts[0].settings.env == {
+        "LICENCE_NR": "x"
+    }
     (problem,) = problems(tmp_path, "celery_secret_names: [licence]\ncelery_env: {LICENCE_NR: x}")
     assert "'LICENCE_NR' looks like a secret" in problem
     (problem,) = problems(tmp_path, "celery_secret_names: ['a*']")
@@ -233,9 +325,12 @@ def test_a_value_that_looks_like_a_secret_is_refused_under_any_name(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "value", ["redis://:hunter2@cache:6379/1", "amqp://me:hunter2@mq", "postgres+pg://u:hunter2@db/x"]
+    "value",
+    ["redis://:hunter2@cache:6379/1", "amqp://me:hunter2@mq", "postgres+pg://u:hunter2@db/x"],
 )
-def test_a_password_in_a_url_does_not_belong_into_the_inventory_either(tmp_path: Path, value: str) -> None:
+def test_a_password_in_a_url_does_not_belong_into_the_inventory_either(
+    tmp_path: Path, value: str
+) -> None:
     (problem,) = problems(tmp_path, f"celery_env: {{CACHE_URL: '{value}'}}")
     assert "CACHE_URL" in problem
     assert "holds a secret" in problem
@@ -243,7 +338,9 @@ def test_a_password_in_a_url_does_not_belong_into_the_inventory_either(tmp_path:
 
 
 def test_a_url_without_a_password_may_stand_in_the_inventory(tmp_path: Path) -> None:
-    (host,) = fleet_of(tmp_path, "celery_env: {CACHE_URL: 'redis://me@cache:6379/1', T: '12:30@x'}").hosts
+    (host,) = fleet_of(
+        tmp_path, "celery_env: {CACHE_URL: 'redis://me@cache:6379/1', T: '12:30@x'}"
+    ).hosts
     assert host.settings.env["CACHE_URL"] == "redis://me@cache:6379/1"
 
 
@@ -253,15 +350,22 @@ def test_a_harmless_name_is_no_secret(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [r'"a\nb"', r'"a\tb"', r'"\0"', r'"x\x7f"'])
-def test_a_value_for_a_file_is_one_line_without_control_characters(tmp_path: Path, value: str) -> None:
+def test_a_value_for_a_file_is_one_line_without_control_characters(
+    tmp_path: Path, value: str
+) -> None:
     told = problems(tmp_path, f"celery_workers:\n  - name: a\n    queues:\n      - {value}")
-    assert any(problem.startswith(f"{FIRST + 3}: celery_workers.0.queues.0: must be one line") for problem in told)
+    assert any(
+        problem.startswith(f"{FIRST + 3}: celery_workers.0.queues.0: must be one line")
+        for problem in told
+    )
 
 
 def test_a_queue_has_a_name_but_an_environment_variable_may_be_empty(tmp_path: Path) -> None:
     problem, *_ = problems(tmp_path, "celery_workers: [{name: a, queues: ['']}]")
     assert problem == f"{FIRST}: celery_workers.0.queues.0: must not be empty"
-    assert fleet_of(tmp_path, "celery_env: {GLPI_PROXY: ''}").hosts[0].settings.env == {"GLPI_PROXY": ""}
+    assert fleet_of(tmp_path, "celery_env: {GLPI_PROXY: ''}").hosts[0].settings.env == {
+        "GLPI_PROXY": ""
+    }
 
 
 @pytest.mark.parametrize("name", ["beat", "a b", "a@b", "''", "ä", "a/b", '"$(id)"'])
@@ -271,7 +375,9 @@ def test_a_workers_name_is_plain(tmp_path: Path, name: str) -> None:
 
 
 def test_two_workers_of_one_name_on_one_host_are_refused(tmp_path: Path) -> None:
-    (problem,) = problems(tmp_path, "celery_workers: [{name: a, queues: [x]}, {name: a, queues: [y]}]")
+    (problem,) = problems(
+        tmp_path, "celery_workers: [{name: a, queues: [x]}, {name: a, queues: [y]}]"
+    )
     assert problem.startswith(f"{FIRST}: celery_workers: ")
     assert "'a'" in problem
 
@@ -303,8 +409,14 @@ def test_commands_are_left_out_where_nothing_uses_them(tmp_path: Path) -> None:
     (host,) = fleet_of(tmp_path, TWO, NO_COMMANDS).hosts
     assert (host.told_by_processes, host.together) == (True, ())
     assert host.why_not("restart") == "celery_commands has no `stop` and no `start`"
-    (host,) = fleet_of(tmp_path, f"{TWO}celery_commands: {{start: ./x, stop: ./y}}", NO_COMMANDS).hosts
-    assert (host.told_by_processes, host.together, host.why_not("restart")) == (True, ("a", "b"), "")
+    (host,) = fleet_of(
+        tmp_path, f"{TWO}celery_commands: {{start: ./x, stop: ./y}}", NO_COMMANDS
+    ).hosts
+    assert (host.told_by_processes, host.together, host.why_not("restart")) == (
+        True,
+        ("a", "b"),
+        "",
+    )
 
 
 SYSTEMD = BASE[: BASE.index("    celery_service_manager")]
@@ -324,13 +436,18 @@ SYSTEMD = BASE[: BASE.index("    celery_service_manager")]
     ],
 )  # fmt: skip
 def test_what_would_name_no_unit_or_node_is_told(tmp_path: Path, worker: str, what: str) -> None:
-    (problem,) = problems(tmp_path, f"celery_workers: [{{name: a, queues: [q], {worker}}}]", SYSTEMD)
+    (problem,) = problems(
+        tmp_path, f"celery_workers: [{{name: a, queues: [q], {worker}}}]", SYSTEMD
+    )
     where = "celery_workers" if what.startswith(":") else "celery_workers.0"
     assert problem.partition(": ")[2].startswith(f"{where}{what}"), problem
 
 
 def test_a_worker_may_be_an_instance_of_a_template_and_two_may_share_a_unit(tmp_path: Path) -> None:
-    text = "celery_workers: [{name: a, queues: [q], unit: c@1.service}, {name: b, queues: [q], unit: c@%s.service}]"
+    text = (
+        "celery_workers: [{name: a, queues: [q], unit: c@1.service}, {name: b, queues: [q], unit:"
+        " c@%s.service}]"
+    )
     assert fleet_of(tmp_path, text % 2, SYSTEMD).hosts[0].services == ("c@1.service", "c@2.service")
     host = fleet_of(tmp_path, text % 1, SYSTEMD).hosts[0]
     assert (host.services, host.nodes_of("c@1.service")) == (("c@1.service",), ("a@web1", "b@web1"))
@@ -339,7 +456,9 @@ def test_a_worker_may_be_an_instance_of_a_template_and_two_may_share_a_unit(tmp_
 def test_with_commands_a_worker_has_a_service_and_a_node_and_no_unit(tmp_path: Path) -> None:
     text = "celery_workers: [{name: a, queues: [q], service: prio.high, node: 'celery@*'}]"
     assert fleet_of(tmp_path, text).hosts[0].services == ("prio.high",)
-    (twice,) = problems(tmp_path, "celery_workers: [{name: a, queues: [q]}, {name: b, queues: [q], service: a}]")
+    (twice,) = problems(
+        tmp_path, "celery_workers: [{name: a, queues: [q]}, {name: b, queues: [q], service: a}]"
+    )
     assert "two workers are the service 'a'; a worker has one of its own" in twice
     (problem,) = problems(tmp_path, "celery_workers: [{name: a, queues: [q], unit: c.service}]")
     assert "'a' has a `unit`, but with commands it is known by its `service`" in problem
@@ -352,7 +471,9 @@ def test_beat_may_have_a_unit_where_it_runs(tmp_path: Path) -> None:
     assert problem.endswith("celery_beat_unit: it goes with `celery_beat: true` under systemd")
 
 
-def test_under_supervisord_what_exists_is_a_service_and_files_go_where_debian_has_them(tmp_path: Path) -> None:
+def test_under_supervisord_what_exists_is_a_service_and_files_go_where_debian_has_them(
+    tmp_path: Path,
+) -> None:
     under = "celery_service_manager: supervisor\n"
     worker = "celery_workers: [{name: a, queues: [q], service: 'low:low_00', node: 'a@*'}]"
     text = f"{under}celery_beat: true\ncelery_beat_service: 'low:beat'\n{worker}"
@@ -361,8 +482,12 @@ def test_under_supervisord_what_exists_is_a_service_and_files_go_where_debian_ha
     assert host.settings.unit_directory == "/etc/supervisor/conf.d"
     assert host.settings.supervisor.conf == "/etc/supervisor/supervisord.conf"
     (problem,) = problems(tmp_path, f"{under}celery_beat_service: beat1", SYSTEMD)
-    assert problem.endswith("celery_beat_service: it goes with `celery_beat: true` under supervisord or Docker")
-    (problem,) = problems(tmp_path, f"{under}celery_workers: [{{name: a, queues: [q], unit: c.service}}]", SYSTEMD)
+    assert problem.endswith(
+        "celery_beat_service: it goes with `celery_beat: true` under supervisord or Docker"
+    )
+    (problem,) = problems(
+        tmp_path, f"{under}celery_workers: [{{name: a, queues: [q], unit: c.service}}]", SYSTEMD
+    )
     assert "'a' has a `unit`, but with supervisor it is known by its `service`" in problem
 
 
@@ -376,7 +501,9 @@ def test_the_directory_of_ones_own_templates_has_to_be_there(tmp_path: Path) -> 
     (problem,) = problems(tmp_path, "runbooks_templates_directory: templates")
     assert problem.startswith(f"{FIRST}: runbooks_templates_directory: must be an absolute path")
     (problem,) = problems(tmp_path, 'runbooks_templates_directory: "{{ inventory_dir }}/none"')
-    assert problem == f"{FIRST}: runbooks_templates_directory: there is no directory {tmp_path}/none"
+    assert (
+        problem == f"{FIRST}: runbooks_templates_directory: there is no directory {tmp_path}/none"
+    )
     fleet = fleet_of(tmp_path, 'runbooks_templates_directory: "{{ inventory_dir }}"')
     assert fleet.templates_directory == tmp_path
 
@@ -389,10 +516,12 @@ def test_the_state_directory_is_taken_from_the_inventory(tmp_path: Path) -> None
 # --- where a mistake stands
 
 
-def test_an_unknown_variable_is_told_with_the_nearest_known_one_and_its_line(tmp_path: Path) -> None:
+def test_an_unknown_variable_is_told_with_the_nearest_known_one_and_its_line(
+    tmp_path: Path,
+) -> None:
     assert problems(tmp_path, "\ncelery_worker: []") == [
-        f"{FIRST + 1}: unknown variable 'celery_worker'; did you mean 'celery_workers'? If it is a role's, name it in "
-        "runbooks_ignore"
+        f"{FIRST + 1}: unknown variable 'celery_worker'; did you mean 'celery_workers'? If it is a"
+        " role's, name it in runbooks_ignore"
     ]
 
 
@@ -401,13 +530,18 @@ def test_variables_of_other_prefixes_are_the_operators_own(tmp_path: Path) -> No
 
 
 def test_an_unknown_nested_key_is_told_with_its_own_line(tmp_path: Path) -> None:
-    text = "celery_workers:\n  - name: a\n    queues: [q]\n  - name: b\n    queues: [q]\n    concurency: 2"
+    text = (
+        "celery_workers:\n  - name: a\n    queues: [q]\n  - name: b\n    queues: [q]\n   "
+        " concurency: 2"
+    )
     assert problems(tmp_path, text) == [
         f"{FIRST + 5}: celery_workers.1.concurency: unknown key; did you mean 'concurrency'?"
     ]
 
 
-def test_a_wrong_value_that_came_in_through_a_merge_key_is_told_and_no_traceback(tmp_path: Path) -> None:
+def test_a_wrong_value_that_came_in_through_a_merge_key_is_told_and_no_traceback(
+    tmp_path: Path,
+) -> None:
     text = """\
         shared: &shared
           depth: many
@@ -441,18 +575,26 @@ def test_the_format_of_an_environment_file_is_for_commands_alone(tmp_path: Path)
 
 
 def test_what_cannot_be_a_timer_is_refused_at_load(tmp_path: Path) -> None:
-    (problem,) = problems(tmp_path, 'celery_cron: [{schedule: "@reboot", user: deploy, command: "true"}]')
-    assert "celery_cron.0.schedule: @reboot is not taken: as a timer it would run when it is installed" in problem
+    (problem,) = problems(
+        tmp_path, 'celery_cron: [{schedule: "@reboot", user: deploy, command: "true"}]'
+    )
+    assert (
+        "celery_cron.0.schedule: @reboot is not taken: as a timer it would run when it is installed"
+        in problem
+    )
     (problem,) = problems(tmp_path, "celery_cron_scheduler: systemd")
     assert "celery_cron_scheduler: timers are for `celery_service_manager: systemd`" in problem
 
 
 def test_all_problems_of_all_hosts_are_told_at_once_and_shared_ones_once(tmp_path: Path) -> None:
     base = BASE.replace(
-        "    web1:\n", "    web1: {celery_user: [x], celery_beat: maybe}\n    web2:\n      celery_workers: 5\n"
+        "    web1:\n",
+        "    web1: {celery_user: [x], celery_beat: maybe}\n    web2:\n      celery_workers: 5\n",
     )
     found = problems(
-        tmp_path, "celery_start_timeout: soon\ncelery_bet: true\ncelery_logs: '{{ y }}'\nx: '{{ y }}'\n", base
+        tmp_path,
+        "celery_start_timeout: soon\ncelery_bet: true\ncelery_logs: '{{ y }}'\nx: '{{ y }}'\n",
+        base,
     )
     told = sorted((int(line.split(":")[0]), line.split(":")[1].strip()) for line in found)
     assert told == [
@@ -462,14 +604,21 @@ def test_all_problems_of_all_hosts_are_told_at_once_and_shared_ones_once(tmp_pat
         (FIRST + 2, "celery_start_timeout"),
         (
             FIRST + 3,
-            "unknown variable 'celery_bet'; did you mean 'celery_beat'? If it is a role's, name it in runbooks_ignore",
+            (
+                "unknown variable 'celery_bet'; did you mean 'celery_beat'? If it is a role's, name"
+                " it in runbooks_ignore"
+            ),
         ),
         (FIRST + 4, "celery_logs"),
     ]
 
 
-def test_two_hosts_that_disagree_about_the_application_are_refused_without_its_secrets(tmp_path: Path) -> None:
-    base = BASE.replace("    web1:\n", "    web1:\n    web2: {celery_broker_url: redis://:hunter2@other/1}\n")
+def test_two_hosts_that_disagree_about_the_application_are_refused_without_its_secrets(
+    tmp_path: Path,
+) -> None:
+    base = BASE.replace(
+        "    web1:\n", "    web1:\n    web2: {celery_broker_url: redis://:hunter2@other/1}\n"
+    )
     (problem,) = problems(tmp_path, base=base)
     assert "web1 and web2 differ in celery_broker_url" in problem
     assert "redis://" not in problem
@@ -478,7 +627,10 @@ def test_two_hosts_that_disagree_about_the_application_are_refused_without_its_s
 def test_the_shipped_inventory_says_that_the_sandbox_has_to_be_put_up_first(tmp_path: Path) -> None:
     shipped = (Path(__file__).parents[3] / "inventory.yaml").read_text()
     found = problems(tmp_path, base=shipped)
-    assert [problem.split(": ")[1] for problem in found] == ["celery_broker_url", "celery_result_backend"]
+    assert [problem.split(": ")[1] for problem in found] == [
+        "celery_broker_url",
+        "celery_result_backend",
+    ]
     assert all("put it up with `inv sandbox`" in problem for problem in found)
 
 
@@ -517,14 +669,19 @@ def test_jinja_without_quotes_is_told_with_its_line(tmp_path: Path) -> None:
 
 
 def test_the_operators_own_variables_may_need_what_only_ansible_has(tmp_path: Path) -> None:
-    (host,) = fleet_of(tmp_path, "shop_facts: '{{ ansible_facts.hostname }}'\nansible_port: '{{ 2000 + 22 }}'").hosts
+    (host,) = fleet_of(
+        tmp_path, "shop_facts: '{{ ansible_facts.hostname }}'\nansible_port: '{{ 2000 + 22 }}'"
+    ).hosts
     assert host.variables["ansible_port"] == 2022
     with pytest.raises(InventoryError, match=f":{FIRST}: shop_facts: 'ansible_facts' is undefined"):
         host.variables["shop_facts"]
 
 
 def test_a_list_from_a_variable_is_a_list(tmp_path: Path) -> None:
-    text = "shop_queues: [a, b]\ncelery_workers: [{name: w, queues: '{{ shop_queues }}', concurrency: '{{ 1 + 1 }}'}]"
+    text = (
+        "shop_queues: [a, b]\ncelery_workers: [{name: w, queues: '{{ shop_queues }}', concurrency:"
+        " '{{ 1 + 1 }}'}]"
+    )
     (worker,) = fleet_of(tmp_path, text).hosts[0].settings.workers
     assert (worker.queues, worker.concurrency) == (("a", "b"), 2)
 
@@ -532,11 +689,15 @@ def test_a_list_from_a_variable_is_a_list(tmp_path: Path) -> None:
 def test_a_wrong_value_in_a_hosts_own_file_is_told_with_that_file(tmp_path: Path) -> None:
     (tmp_path / "host_vars").mkdir()
     (tmp_path / "host_vars/web1.yml").write_text("shop: 1\ncelery_beat:\n  - maybe\n")
-    assert problems(tmp_path) == [f"{tmp_path}/host_vars/web1.yml:2: celery_beat: true or false is wanted"]
+    assert problems(tmp_path) == [
+        f"{tmp_path}/host_vars/web1.yml:2: celery_beat: true or false is wanted"
+    ]
 
 
 def test_inventory_dir_is_where_the_inventory_lies(tmp_path: Path) -> None:
-    base = BASE.replace("celery_directory: /srv/shop", 'celery_directory: "{{ inventory_dir }}/app"')
+    base = BASE.replace(
+        "celery_directory: /srv/shop", 'celery_directory: "{{ inventory_dir }}/app"'
+    )
     assert fleet_of(tmp_path, base=base).hosts[0].settings.directory == f"{tmp_path.resolve()}/app"
 
 
@@ -553,7 +714,9 @@ def test_inventory_dir_is_where_the_inventory_lies(tmp_path: Path) -> None:
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
     ],
 )
-def test_a_value_that_cannot_be_rendered_is_told_with_its_line(tmp_path: Path, value: str, text: str) -> None:
+def test_a_value_that_cannot_be_rendered_is_told_with_its_line(
+    tmp_path: Path, value: str, text: str
+) -> None:
     (problem,) = problems(tmp_path, base=BASE.replace("user: deploy", f'user: "{value}"'))
     assert problem.startswith("9: celery_user: ")
     assert text in problem
@@ -563,9 +726,17 @@ def test_a_value_that_cannot_be_rendered_is_told_with_its_line(tmp_path: Path, v
 
 
 def test_a_shortcut_says_of_a_task_what_the_application_leaves_open(tmp_path: Path) -> None:
-    text = "celery_shortcuts: {bill: {task: shop.bill, args: [1], kwargs: {late: true}, mode: async, timeout: 2m}}"
+    text = (
+        "celery_shortcuts: {bill: {task: shop.bill, args: [1], kwargs: {late: true}, mode: async,"
+        " timeout: 2m}}"
+    )
     call = fleet_of(tmp_path, text).app.shortcuts["bill"]
-    assert (call.task, call.args, call.kwargs, call.mode) == ("shop.bill", (1,), {"late": True}, "async")
+    assert (call.task, call.args, call.kwargs, call.mode) == (
+        "shop.bill",
+        (1,),
+        {"late": True},
+        "async",
+    )
     assert (call.queue, call.priority, call.timeout) == (None, None, 120.0)
 
 
@@ -581,11 +752,20 @@ def test_a_wrong_shortcut_is_told_with_its_line(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("celery_workers: [{name: a, queues: high}]", "celery_workers.0.queues: a list is wanted"),
-        ("celery_workers: [{name: a, queues: [high], concurrency: two}]", "concurrency: a whole number is wanted"),
+        (
+            "celery_workers: [{name: a, queues: [high], concurrency: two}]",
+            "concurrency: a whole number is wanted",
+        ),
         ("celery_workers: [{queues: [high]}]", "celery_workers.0.name: is missing"),
-        ("celery_env: {TIMEOUT: 30}", "celery_env.TIMEOUT: a text is wanted; if it looks like a number, put it into"),
+        (
+            "celery_env: {TIMEOUT: 30}",
+            "celery_env.TIMEOUT: a text is wanted; if it looks like a number, put it into",
+        ),
         ("celery_thresholds: 5", "celery_thresholds: keys with values are wanted"),
-        ("celery_beat_schedule: '{{ inventroy_dir }}/x'", "is undefined; did you mean 'inventory_dir'?"),
+        (
+            "celery_beat_schedule: '{{ inventroy_dir }}/x'",
+            "is undefined; did you mean 'inventory_dir'?",
+        ),
         (
             "celery_canary: {task: t, queue: hihg}\ncelery_workers: [{name: a, queues: [high]}]",
             "celery_canary.queue: no worker consumes 'hihg'; did you mean 'high'?",
@@ -600,7 +780,10 @@ TWO_HOSTS = BASE.replace("    web1:\n", "    web1:\n    web2:\n")
 
 
 def test_a_probe_belongs_to_the_hosts_its_pattern_names(tmp_path: Path) -> None:
-    text = "celery_probes: [{name: a, command: x}, {name: b, command: y, hosts: 'all:!web1', output: '^ok'}]"
+    text = (
+        "celery_probes: [{name: a, command: x}, {name: b, command: y, hosts: 'all:!web1', output:"
+        " '^ok'}]"
+    )
     hosts = {host.name: host.settings.probes for host in fleet_of(tmp_path, text, TWO_HOSTS).hosts}
     assert {name: [probe.name for probe in probes] for name, probes in hosts.items()} == {
         "web1": ["a"],
@@ -613,16 +796,25 @@ def test_a_wrong_probe_is_told_with_its_line(tmp_path: Path) -> None:
     (told,) = problems(tmp_path, text)
     assert told.startswith(f"{FIRST + 3}: celery_probes.0.hosts: 'wbe1' matches no host or group")
     assert "did you mean 'web1'?" in told
-    wrong = "celery_probes:\n  - name: a\n    command: x\n    output: '('\n    exit_code: 300\n    timeout: 0\n"
+    wrong = (
+        "celery_probes:\n  - name: a\n    command: x\n    output: '('\n    exit_code: 300\n   "
+        " timeout: 0\n"
+    )
     assert len(problems(tmp_path, wrong)) == 3
 
 
 def test_records_that_would_be_read_as_an_inventory_are_refused(tmp_path: Path) -> None:
     (tmp_path / "prod").mkdir()
-    (tmp_path / "prod/hosts.yml").write_text(BASE + f"    runbooks_state_directory: {tmp_path}/prod/state\n")
+    (tmp_path / "prod/hosts.yml").write_text(
+        BASE + f"    runbooks_state_directory: {tmp_path}/prod/state\n"
+    )
     inventory = load_inventory(tmp_path / "prod")
     with pytest.raises(InventoryError, match="runbooks_state_directory: it is in"):
         build_fleet(inventory, tuple(inventory.hosts))
-    (tmp_path / "prod/hosts.yml").write_text(BASE + f"    runbooks_state_directory: {tmp_path}/prod/.state\n")
+    (tmp_path / "prod/hosts.yml").write_text(
+        BASE + f"    runbooks_state_directory: {tmp_path}/prod/.state\n"
+    )
     inventory = load_inventory(tmp_path / "prod")
-    assert build_fleet(inventory, tuple(inventory.hosts)).state_directory == tmp_path / "prod/.state"
+    assert (
+        build_fleet(inventory, tuple(inventory.hosts)).state_directory == tmp_path / "prod/.state"
+    )

@@ -33,4 +33,7 @@ def test_a_number_and_what_it_counts_agree() -> None:
         "2 messages",
         "5,000 messages",
     ]
-    assert [counted(n, "process waits", "processes wait") for n in (1, 2)] == ["1 process waits", "2 processes wait"]
+    assert [counted(n, "process waits", "processes wait") for n in (1, 2)] == [
+        "1 process waits",
+        "2 processes wait",
+    ]

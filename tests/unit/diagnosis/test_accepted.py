@@ -12,7 +12,15 @@ from runbooks.core.settings import Accepted
 from runbooks.diagnosis.files import STEPS
 from runbooks.diagnosis.judge import can_be_fixed, judge, watch
 from runbooks.verify import expectations
-from tests.unit.fleets import NOW, make_broker, make_fleet, make_queue, make_snapshot, make_state, nothing_wanted
+from tests.unit.fleets import (
+    NOW,
+    make_broker,
+    make_fleet,
+    make_queue,
+    make_snapshot,
+    make_state,
+    nothing_wanted,
+)
 
 TODAY = datetime.fromtimestamp(NOW, UTC).date()
 DOWN = ServiceState(None, None, "dead")
@@ -62,13 +70,17 @@ def test_what_blocks_goes_on_to_block() -> None:
     fleet = fleet_that_accepts("unit.masked")
     fleet = replace(fleet, hosts=(replace(fleet.hosts[0], settings=_under_systemd(fleet)),))
     host = fleet.hosts[0]
-    state = replace(make_state(host), services={**make_state(host).services, "high": replace(DOWN, masked=True)})
+    state = replace(
+        make_state(host), services={**make_state(host).services, "high": replace(DOWN, masked=True)}
+    )
     masked = found(fleet, make_snapshot(fleet, hosts={"web1": state}))["unit.masked"]
     assert (masked.severity, bool(masked.blocks)) == (Severity.INFO, True)
 
 
 def _under_systemd(fleet: Fleet) -> Any:
-    return fleet.hosts[0].settings.model_copy(update={"service_manager": "systemd", "commands": None})
+    return fleet.hosts[0].settings.model_copy(
+        update={"service_manager": "systemd", "commands": None}
+    )
 
 
 @pytest.mark.parametrize("accepts", [True, False])
@@ -78,7 +90,9 @@ def test_checks_and_the_monitor_expect_nothing_of_what_is_accepted(accepts: bool
     fleet = make_fleet(accepted=entries if accepts else ())
     snapshot = look(fleet)
     findings = found(fleet, snapshot)
-    checks = {check.what: check for check in expectations(fleet, snapshot, tuple(findings.values()))}
+    checks = {
+        check.what: check for check in expectations(fleet, snapshot, tuple(findings.values()))
+    }
     for what in ("services run", "nodes answer ping", "queues are consumed", "no fault is left"):
         assert checks[what].ok is accepts, checks[what]
     if accepts:
@@ -96,4 +110,7 @@ def test_messages_in_another_db_are_a_note_where_clients_take_messages_there() -
         return found(fleet, make_snapshot(fleet, broker=broker))["broker.other_db"].severity
 
     assert severity(neighbour) is Severity.INFO
-    assert severity(replace(neighbour, db=2), replace(neighbour, takes_messages=False)) is Severity.WARNING
+    assert (
+        severity(replace(neighbour, db=2), replace(neighbour, takes_messages=False))
+        is Severity.WARNING
+    )

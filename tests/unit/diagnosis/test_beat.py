@@ -17,7 +17,9 @@ from tests.unit.fleets import NOW, make_fleet, make_host, make_state
 FLEET = make_fleet(make_host(), thresholds={"beat_silence": "10m"})
 
 
-def entry(name: str, sent_s_ago: float, every_s: float = 60.0, *, enabled: bool = True) -> KeptEntry:
+def entry(
+    name: str, sent_s_ago: float, every_s: float = 60.0, *, enabled: bool = True
+) -> KeptEntry:
     at = NOW - sent_s_ago
     told = ScheduleEntry(name, "shop.tasks.bill", every_s=every_s)
     return KeptEntry(entry=told, enabled=enabled, last_sent_at=at, counted_from_at=at)
@@ -31,7 +33,9 @@ def found(
     **kept: Any,
 ) -> list[Finding]:
     keeps = KeptSchedule(**({"kind": "tables", "entries": entries} | kept))
-    state = replace(make_state(FLEET.hosts[0]), kept=keeps, beat_sent_at=sent_at, beat_untold=untold)
+    state = replace(
+        make_state(FLEET.hosts[0]), kept=keeps, beat_sent_at=sent_at, beat_untold=untold
+    )
     return list(faults(FLEET, FLEET.hosts[0], state, beats))
 
 
@@ -40,10 +44,17 @@ def codes(*entries: KeptEntry, **more: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["file", "tables", "redbeat"])
-def test_beat_is_silent_where_an_entry_was_due_for_too_long_whenever_its_file_was_written(kind: str) -> None:
-    (silent,) = found(entry("each minute", 1300), entry("off", 0, enabled=False), kind=kind, sent_at=NOW)
+def test_beat_is_silent_where_an_entry_was_due_for_too_long_whenever_its_file_was_written(
+    kind: str,
+) -> None:
+    (silent,) = found(
+        entry("each minute", 1300), entry("off", 0, enabled=False), kind=kind, sent_at=NOW
+    )
     assert silent.code == "beat.silent"
-    assert silent.summary == "beat has sent nothing for 21 min 40 s, and entries have been due for more than 10 min"
+    assert (
+        silent.summary
+        == "beat has sent nothing for 21 min 40 s, and entries have been due for more than 10 min"
+    )
     assert silent.evidence[-1] == "due since then: each minute"
     assert codes(entry("each minute", 70), kind=kind) == []
     assert codes(entry("each hour", 3000, 3600), kind=kind) == [], "nothing was due"
@@ -51,7 +62,11 @@ def test_beat_is_silent_where_an_entry_was_due_for_too_long_whenever_its_file_wa
 
 AUTUMN = datetime(2026, 10, 25, 1, 30, tzinfo=UTC).timestamp()
 """02:30 in Berlin, for the second time that night."""
-ALL = {"day_of_month": tuple(range(1, 32)), "month_of_year": tuple(range(1, 13)), "day_of_week": tuple(range(7))}
+ALL = {
+    "day_of_month": tuple(range(1, 32)),
+    "month_of_year": tuple(range(1, 13)),
+    "day_of_week": tuple(range(7)),
+}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +86,8 @@ def test_the_hour_that_the_end_of_summer_time_repeats_is_told_as_why_a_crontab_i
     crontab = Crontab(minute=(0, 10, 20, 30, 40, 50), hour=tuple(hours), timezone=zone, **ALL)
     its = ScheduleEntry("each ten minutes", "shop.tasks.bill", crontab=crontab)
     kept = KeptSchedule(
-        "file", entries=(KeptEntry(its, last_sent_at=at - sent_s_ago, counted_from_at=at - sent_s_ago),)
+        "file",
+        entries=(KeptEntry(its, last_sent_at=at - sent_s_ago, counted_from_at=at - sent_s_ago),),
     )
     state = replace(make_state(FLEET.hosts[0]), kept=kept, clock_at=at)
     findings = list(faults(make_fleet(make_host()), FLEET.hosts[0], state))
@@ -87,27 +103,40 @@ def test_a_scheduler_without_a_file_and_without_entries_is_not_said_to_have_sent
 
 
 def test_a_file_that_is_written_only_when_beat_ends_says_nothing_of_what_it_sends() -> None:
-    assert codes(entry("each minute", 9000), entry("ahead", -9000), kind="file", untold="schedule.db") == [
-        "beat.untold"
-    ]
+    assert codes(
+        entry("each minute", 9000), entry("ahead", -9000), kind="file", untold="schedule.db"
+    ) == ["beat.untold"]
 
 
 def test_a_last_run_in_the_future_is_told_with_how_to_count_from_now() -> None:
     eight_hours = -8 * 3600.0
-    (ahead,) = found(entry("a", eight_hours), entry("off", eight_hours, enabled=False), entry("well", 5))
+    (ahead,) = found(
+        entry("a", eight_hours), entry("off", eight_hours, enabled=False), entry("well", 5)
+    )
     assert (ahead.code, ahead.summary) == (
         "beat.last_run_ahead",
-        "the last run of 1 entry of the schedule lies in the future, up to 8 h from now: beat sends nothing of it "
-        "before that",
+        (
+            "the last run of 1 entry of the schedule lies in the future, up to 8 h from now: beat"
+            " sends nothing of it before that"
+        ),
     )
     assert "update(last_run_at=None)" in ahead.evidence[-1]
     assert codes(entry("a", -30)) == [], "clocks differ by a little"
-    assert "/var/lib/celery-beat/schedule" in found(entry("a", eight_hours), kind="file")[0].evidence[-1]
+    assert (
+        "/var/lib/celery-beat/schedule"
+        in found(entry("a", eight_hours), kind="file")[0].evidence[-1]
+    )
     assert "reschedule()" in found(entry("a", eight_hours), kind="redbeat")[0].evidence[-1]
 
 
 def beat(started_s_ago: float | None, **more: Any) -> Beat:
-    return Beat("web1", 7, "pid 7", started_at=None if started_s_ago is None else NOW - started_s_ago, **more)
+    return Beat(
+        "web1",
+        7,
+        "pid 7",
+        started_at=None if started_s_ago is None else NOW - started_s_ago,
+        **more,
+    )
 
 
 @pytest.mark.parametrize(

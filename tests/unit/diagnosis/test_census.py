@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from runbooks.core.census import BrokerPlace, CeleryProcess, Census, Connection, Kind, Manager, Options, Unit
+from runbooks.core.census import (
+    BrokerPlace,
+    CeleryProcess,
+    Census,
+    Connection,
+    Kind,
+    Manager,
+    Options,
+    Unit,
+)
 from runbooks.core.errors import Trouble
 from runbooks.core.model import BrokerState, Client, NodeState, NotAsked, Snapshot
 from runbooks.diagnosis.census import Row, SeenBy, table
@@ -23,13 +32,20 @@ def a_process(
 
 
 def rows_of(
-    *processes: CeleryProcess, nodes: dict[str, NodeState] | None = None, on: tuple[str, ...] = ("web1",), **broker: Any
+    *processes: CeleryProcess,
+    nodes: dict[str, NodeState] | None = None,
+    on: tuple[str, ...] = ("web1",),
+    **broker: Any,
 ) -> tuple[Row, ...]:
-    """The table of a fleet whose hosts all have these processes; pid 100 is the service `high`, 101 is beat."""
+    """The table of a fleet whose hosts all have these processes; pid 100 is the service `high`, 101
+    is beat.
+    """
     fleet = make_fleet(*(make_host(name) for name in on))
     states = {host.name: make_state(host, census=Census(processes, UNITS)) for host in fleet.hosts}
     answering = {"nodes": nodes} if nodes is not None else {}
-    return table(fleet, make_snapshot(fleet, broker=make_broker(fleet, **answering, **broker), hosts=states))
+    return table(
+        fleet, make_snapshot(fleet, broker=make_broker(fleet, **answering, **broker), hosts=states)
+    )
 
 
 def a_node(name: str = "high@web1", *pids: int, **more: Any) -> dict[str, NodeState]:
@@ -38,12 +54,24 @@ def a_node(name: str = "high@web1", *pids: int, **more: Any) -> dict[str, NodeSt
 
 def test_a_service_its_process_and_its_node_are_one_row() -> None:
     pool = a_process(110, Kind.CHILD, parent=100)
-    worker, beat = rows_of(a_process(), pool, a_process(101, Kind.BEAT, role="beat"), nodes=a_node("high@web1", 100))
+    worker, beat = rows_of(
+        a_process(), pool, a_process(101, Kind.BEAT, role="beat"), nodes=a_node("high@web1", 100)
+    )
     assert worker.process
-    assert (worker.host, worker.service, worker.expected, worker.process.pid) == ("web1", "high", True, 100)
+    assert (worker.host, worker.service, worker.expected, worker.process.pid) == (
+        "web1",
+        "high",
+        True,
+        100,
+    )
     assert [one.pid for one in worker.below] == [110]
     assert worker.answer
-    assert (worker.node, worker.broker, worker.seen_by, worker.at_ours) == ("high@web1", OURS, SeenBy.ANSWER, True)
+    assert (worker.node, worker.broker, worker.seen_by, worker.at_ours) == (
+        "high@web1",
+        OURS,
+        SeenBy.ANSWER,
+        True,
+    )
     assert (beat.service, beat.node, beat.answer, beat.broker) == ("beat", "", None, None)
 
 
@@ -58,9 +86,16 @@ def test_a_service_without_a_process_and_a_node_without_one_have_rows_of_their_o
     ]  # fmt: skip
 
 
-def test_a_service_whose_node_answers_is_not_said_to_be_without_one_where_its_process_was_not_seen() -> None:
+def test_a_service_whose_node_answers_is_not_said_to_be_without_one_where_its_process_was_not_seen() -> (
+    None
+):
     high, beat = rows_of(nodes=a_node("high@web1", 7))
-    assert (high.service, high.process, high.node, high.at_ours) == ("high", None, "high@web1", True)
+    assert (high.service, high.process, high.node, high.at_ours) == (
+        "high",
+        None,
+        "high@web1",
+        True,
+    )
     assert high.answer
     assert beat.answer is None
 
@@ -73,13 +108,22 @@ def test_a_host_that_was_not_asked_for_its_processes_has_no_rows() -> None:
 
 def test_of_two_hosts_processes_with_one_pid_the_nodes_name_tells_which_answered() -> None:
     rows = rows_of(a_process(), nodes=a_node("high@web1", 100), on=("web1", "web2"))
-    assert [(row.host, bool(row.answer)) for row in rows if row.process] == [("web1", True), ("web2", False)]
+    assert [(row.host, bool(row.answer)) for row in rows if row.process] == [
+        ("web1", True),
+        ("web2", False),
+    ]
 
 
 def test_in_containers_where_all_have_one_pid_that_of_the_pool_tells() -> None:
     """And where it does not, none of them is taken for the node."""
-    mains = [a_process(pid, inner_pid=1, container=f"{pid}" * 20, engine=Manager.DOCKER) for pid in (100, 200)]
-    pools = [a_process(main.pid + 1, Kind.CHILD, parent=main.pid, inner_pid=main.pid // 10) for main in mains]
+    mains = [
+        a_process(pid, inner_pid=1, container=f"{pid}" * 20, engine=Manager.DOCKER)
+        for pid in (100, 200)
+    ]
+    pools = [
+        a_process(main.pid + 1, Kind.CHILD, parent=main.pid, inner_pid=main.pid // 10)
+        for main in mains
+    ]
     answered = a_node("celery@235e9cc6527c", 1, pool_pids=frozenset({20}))
     rows = rows_of(*mains, *pools, nodes=answered)
     assert [row.process.pid for row in rows if row.process and row.answer] == [200]
@@ -130,8 +174,14 @@ def test_while_the_broker_lets_nobody_in_a_process_is_at_the_db_that_it_was_star
     fleet = make_fleet(make_host(), broker_url="redis://127.0.0.1:1/3")
     process = a_process(told_broker=replace(OURS, db=3))
     host = make_state(fleet.hosts[0], census=Census((process,), UNITS))
-    away = BrokerState.not_seen(NotAsked(Trouble.WRONG_PASSWORD, "it refuses", "check the password"))
-    (row,) = (row for row in table(fleet, make_snapshot(fleet, broker=away, hosts={"web1": host})) if row.process)
+    away = BrokerState.not_seen(
+        NotAsked(Trouble.WRONG_PASSWORD, "it refuses", "check the password")
+    )
+    (row,) = (
+        row
+        for row in table(fleet, make_snapshot(fleet, broker=away, hosts={"web1": host}))
+        if row.process
+    )
     assert row.at_ours
 
 
@@ -140,42 +190,65 @@ def test_a_connection_that_is_forwarded_is_known_by_the_port_of_the_inventorys_u
     forwarded = replace(CONNECTED, connections=(Connection("10.0.0.1:5", "10.0.0.3:1"),))
     (row,) = (
         row
-        for row in rows_of(forwarded, nodes={}, clients=(Client("10.0.0.1:5", 0, True, "172.17.0.2:6379"),))
+        for row in rows_of(
+            forwarded, nodes={}, clients=(Client("10.0.0.1:5", 0, True, "172.17.0.2:6379"),)
+        )
         if row.process
     )
     assert row.at_ours
 
 
-def test_a_connection_that_takes_messages_tells_the_db_and_two_that_do_not_leave_it_unknown() -> None:
+def test_a_connection_that_takes_messages_tells_the_db_and_two_that_do_not_leave_it_unknown() -> (
+    None
+):
     two = replace(CONNECTED, connections=(*CONNECTED.connections, Connection("10.0.0.1:6", REDIS)))  # type: ignore[misc]
     backend, consumer = Client("10.0.0.1:6", 1, False, REDIS), Client("10.0.0.1:5", 3, True, REDIS)
     (row,) = (row for row in rows_of(two, nodes={}, clients=(backend, consumer)) if row.process)
     assert row.broker == replace(OURS, db=3)
     (row,) = (
-        row for row in rows_of(two, nodes={}, clients=(backend, replace(consumer, takes_messages=False))) if row.process
+        row
+        for row in rows_of(
+            two, nodes={}, clients=(backend, replace(consumer, takes_messages=False))
+        )
+        if row.process
     )
     assert (row.broker, row.at_ours) == (replace(OURS, db=None), None)
 
 
 def test_twins_are_told_with_who_started_each_and_what_is_left_of_a_worker_is_none() -> None:
     left = a_process(300, Kind.CHILD, leftover=True, node="high@web1")
-    rows = rows_of(a_process(node="high@web1"), a_process(200, node="high@web1", unit="old.service"), left, nodes={})
+    rows = rows_of(
+        a_process(node="high@web1"),
+        a_process(200, node="high@web1", unit="old.service"),
+        left,
+        nodes={},
+    )
     first, second, third = (row for row in rows if row.process)
     assert (first.twins, second.twins, third.twins) == ((("web1", 200),), (("web1", 100),), ())
     assert second.by
-    assert (second.by.manager, second.by.name, second.service) == (Manager.SYSTEMD, "old.service", "")
+    assert (second.by.manager, second.by.name, second.service) == (
+        Manager.SYSTEMD,
+        "old.service",
+        "",
+    )
 
 
 def test_workers_of_one_name_at_different_brokers_are_no_twins() -> None:
     elsewhere = a_process(200, node="high@web1", told_broker=replace(OURS, port=2))
-    assert [row.twins for row in rows_of(a_process(node="high@web1"), elsewhere, nodes={}) if row.process] == [(), ()]
+    assert [
+        row.twins
+        for row in rows_of(a_process(node="high@web1"), elsewhere, nodes={})
+        if row.process
+    ] == [(), ()]
 
 
 CONTAINED = a_process(200, node="high@c1", container="c1" * 32, engine=Manager.DOCKER, inner_pid=1)
 
 
 def test_a_container_that_works_with_another_port_is_of_another_installation() -> None:
-    """Unless its node answers, or has a connection, at the inventory's broker: a published port may differ."""
+    """Unless its node answers, or has a connection, at the inventory's broker: a published port may
+    differ.
+    """
     elsewhere = replace(CONTAINED, told_broker=BrokerPlace("redis", 6379, 0))
     (row,) = (row for row in rows_of(elsewhere, nodes={}) if row.process)
     assert (row.of_app, row.at_ours) == (False, False)
@@ -186,7 +259,9 @@ def test_a_container_that_works_with_another_port_is_of_another_installation() -
     assert (row.of_app, row.at_ours) == (True, True)
     connected = replace(elsewhere, connections=CONNECTED.connections)
     (row,) = (
-        row for row in rows_of(connected, nodes={}, clients=(Client("10.0.0.1:5", 0, True, REDIS),)) if row.process
+        row
+        for row in rows_of(connected, nodes={}, clients=(Client("10.0.0.1:5", 0, True, REDIS),))
+        if row.process
     )
     assert (row.of_app, row.at_ours) == (True, True)
 
@@ -196,7 +271,11 @@ def test_a_container_that_works_with_another_port_is_of_another_installation() -
     [
         ("shop.celery", True, True),
         ("shop.celery", None, None),
-        ("shop.celery", False, False),  # another installation: the inventory's commands know nothing of units
+        (
+            "shop.celery",
+            False,
+            False,
+        ),  # another installation: the inventory's commands know nothing of units
         ("bank", True, False),
         ("", True, True),
         ("", None, None),
@@ -207,5 +286,9 @@ def test_whose_a_process_is_that_does_not_name_its_application_may_be_unknown(
     app: str, here: bool | None, of_app: bool | None
 ) -> None:
     one = a_process(200, here=here)
-    (row,) = (row for row in rows_of(replace(one, options=replace(one.options, app=app)), nodes={}) if row.process)
+    (row,) = (
+        row
+        for row in rows_of(replace(one, options=replace(one.options, app=app)), nodes={})
+        if row.process
+    )
     assert row.of_app is of_app

@@ -14,7 +14,11 @@ from runbooks.diagnosis.census_beats import running, several
 from runbooks.diagnosis.workers import faults
 from tests.unit.fleets import NOW, make_fleet, make_host, make_snapshot, make_state
 
-UNITS = {"old-beat.service": Unit("old-beat.service", "/etc/systemd/system/old-beat.service", names_celery=True)}
+UNITS = {
+    "old-beat.service": Unit(
+        "old-beat.service", "/etc/systemd/system/old-beat.service", names_celery=True
+    )
+}
 BESIDE = make_fleet(make_host(beat=False))
 
 
@@ -25,12 +29,21 @@ def a_beat(pid: int, *, scheduler: str = "", schedule: str = "", **more: Any) ->
 
 def a_worker(pid: int = 100, **more: Any) -> CeleryProcess:
     return CeleryProcess(
-        pid, 4000, NOW, "S", Kind.MAIN, Options("worker", "shop", "high@web1", with_beat=True), 1, **more
+        pid,
+        4000,
+        NOW,
+        "S",
+        Kind.MAIN,
+        Options("worker", "shop", "high@web1", with_beat=True),
+        1,
+        **more,
     )
 
 
 def an_embedded(pid: int, parent: int, **more: Any) -> CeleryProcess:
-    return CeleryProcess(pid, 4000, NOW, "S", Kind.EMBEDDED_BEAT, Options("worker", "shop"), parent, **more)
+    return CeleryProcess(
+        pid, 4000, NOW, "S", Kind.EMBEDDED_BEAT, Options("worker", "shop"), parent, **more
+    )
 
 
 def found_on(fleet: Fleet, **hosts: HostState | tuple[CeleryProcess, ...]) -> list[Finding]:
@@ -43,14 +56,21 @@ def found_on(fleet: Fleet, **hosts: HostState | tuple[CeleryProcess, ...]) -> li
     return list(several(fleet, snapshot, running(fleet, snapshot, table(fleet, snapshot))))
 
 
-def test_four_beats_are_an_error_that_says_what_runs_each_and_how_often_each_entry_is_sent() -> None:
+def test_four_beats_are_an_error_that_says_what_runs_each_and_how_often_each_entry_is_sent() -> (
+    None
+):
     fleet = make_fleet(
-        make_host(), make_host("web2", beat=False, workers=(Worker(name="high", queues=("high_q",), options=("-B",)),))
+        make_host(),
+        make_host(
+            "web2", beat=False, workers=(Worker(name="high", queues=("high_q",), options=("-B",)),)
+        ),
     )
     first = make_state(
         fleet.hosts[0],
         census=Census((a_beat(101), a_beat(200, unit="old-beat.service"), a_beat(201)), UNITS),
-        application=Application(schedule=(ScheduleEntry("nightly", "shop.tasks.bill", schedule="every 5 min"),)),
+        application=Application(
+            schedule=(ScheduleEntry("nightly", "shop.tasks.bill", schedule="every 5 min"),)
+        ),
     )
     [finding] = found_on(fleet, web1=first, web2=(a_worker(), an_embedded(110, 100)))
     assert (finding.severity, finding.subject) == (Severity.ERROR, "web1, web2")
@@ -61,7 +81,10 @@ def test_four_beats_are_an_error_that_says_what_runs_each_and_how_often_each_ent
         "pid 201 on web1",
         "pid 110 on web2, the -B of pid 100 on web2 (the inventory's high)",
         "the schedule has nightly (every 5 min)",
-        "the inventory itself has 2 of them (beat on web1, high on web2): leave one celery_beat, or one worker with -B",
+        (
+            "the inventory itself has 2 of them (beat on web1, high on web2): leave one"
+            " celery_beat, or one worker with -B"
+        ),
         "to end pid 200, on web1: sudo systemctl disable --now old-beat.service",
         "to end pid 201, on web1: sudo kill -TERM 201",
     )
@@ -69,7 +92,8 @@ def test_four_beats_are_an_error_that_says_what_runs_each_and_how_often_each_ent
 
 def test_what_is_left_of_a_worker_with_b_is_a_beat() -> None:
     [finding] = found_on(
-        BESIDE, web1=(a_worker(), an_embedded(110, 100), an_embedded(120, 1, leftover=True, here=True))
+        BESIDE,
+        web1=(a_worker(), an_embedded(110, 100), an_embedded(120, 1, leftover=True, here=True)),
     )
     assert "pid 120 on web1, left of a worker with -B that has ended" in finding.evidence
     assert "to end pid 120, on web1: sudo kill -TERM 120" in finding.evidence
@@ -85,7 +109,8 @@ def test_one_beat_is_none_too_many_whatever_else_there_is() -> None:
 def test_two_names_of_one_machine_have_its_beats_once() -> None:
     fleet = make_fleet(make_host(beat=False), make_host("web2", beat=False))
     states = {
-        host.name: make_state(host, census=Census((a_beat(200),), UNITS), machine="a/b/c") for host in fleet.hosts
+        host.name: make_state(host, census=Census((a_beat(200),), UNITS), machine="a/b/c")
+        for host in fleet.hosts
     }
     assert found_on(fleet, **states) == []
 
@@ -98,7 +123,9 @@ def test_a_beat_whose_process_does_not_show_counts_by_its_service() -> None:
 
 def test_beats_that_take_turns_are_no_fault() -> None:
     turns = "redbeat.RedBeatScheduler"
-    [finding] = found_on(make_fleet(), web1=(a_beat(101, scheduler=turns), a_beat(200, scheduler=turns)))
+    [finding] = found_on(
+        make_fleet(), web1=(a_beat(101, scheduler=turns), a_beat(200, scheduler=turns))
+    )
     assert finding.severity is Severity.INFO
     [finding] = found_on(make_fleet(), web1=(a_beat(101, scheduler=turns), a_beat(200)))
     assert finding.severity is Severity.ERROR, "of one of them that is not known"
@@ -107,13 +134,18 @@ def test_beats_that_take_turns_are_no_fault() -> None:
 def silence(**host: Any) -> list[tuple[str, str]]:
     fleet = make_fleet(thresholds={"beat_silence": "10m"})
     state = make_state(fleet.hosts[0], **host)
-    return [(one.code, one.summary) for one in faults(fleet, make_snapshot(fleet, hosts={"web1": state}))]
+    return [
+        (one.code, one.summary)
+        for one in faults(fleet, make_snapshot(fleet, hosts={"web1": state}))
+    ]
 
 
 def test_of_a_beat_that_runs_it_is_not_said_that_it_never_sent_anything() -> None:
     seen = Census((a_beat(101),), UNITS)
     assert [code for code, _ in silence(census=seen, beat_sent_at=None)] == ["beat.untold"]
-    assert [code for code, _ in silence(census=Census((), UNITS), services={}, beat_sent_at=None)] == ["beat.silent"]
+    assert [
+        code for code, _ in silence(census=Census((), UNITS), services={}, beat_sent_at=None)
+    ] == ["beat.silent"]
 
 
 def test_the_age_of_a_schedule_that_no_beat_keeps_says_nothing_of_it() -> None:
@@ -126,7 +158,9 @@ def test_the_age_of_a_schedule_that_no_beat_keeps_says_nothing_of_it() -> None:
 def test_a_unit_that_runs_nothing_but_one_of_several_beats_is_told_once() -> None:
     fleet = make_fleet()
     census = Census((a_beat(101), a_beat(200, unit="old-beat.service")), UNITS)
-    other = OtherRunner("old-beat.service", {200: "beat"}, Manager.SYSTEMD, "/etc/systemd/system/old-beat.service")
+    other = OtherRunner(
+        "old-beat.service", {200: "beat"}, Manager.SYSTEMD, "/etc/systemd/system/old-beat.service"
+    )
     state = make_state(fleet.hosts[0], census=census, others=(other,))
     found = list(faults(fleet, make_snapshot(fleet, hosts={"web1": state})))
     assert [one.code for one in found] == ["beat.several"]

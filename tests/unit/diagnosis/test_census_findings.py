@@ -8,23 +8,44 @@ from msgspec.structs import replace
 from runbooks.core.application import Application, Place
 from runbooks.core.census import BrokerPlace, CeleryProcess, Census, Connection, Kind, Options, Unit
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import Block, Client, Finding, NodeState, OtherRunner, Process, ServiceState, Severity
+from runbooks.core.model import (
+    Block,
+    Client,
+    Finding,
+    NodeState,
+    OtherRunner,
+    Process,
+    ServiceState,
+    Severity,
+)
 from runbooks.core.settings import Worker
 from runbooks.diagnosis.judge import can_be_fixed, judge
 from runbooks.diagnosis.wanted_files import Kind as FileKind
 from runbooks.diagnosis.wanted_files import Wanted
-from tests.unit.fleets import NOW, make_broker, make_fleet, make_host, make_snapshot, make_state, nothing_wanted
+from tests.unit.fleets import (
+    NOW,
+    make_broker,
+    make_fleet,
+    make_host,
+    make_snapshot,
+    make_state,
+    nothing_wanted,
+)
 
 FLEET = make_fleet(make_host(beat=False))
 SYSTEMD = make_fleet(make_host(beat=False, service_manager="systemd", commands=None))
-OURS = NodeState("high@web1", frozenset(FLEET.app.expected_tasks), frozenset({"high_q"}), pids=frozenset({100}))
+OURS = NodeState(
+    "high@web1", frozenset(FLEET.app.expected_tasks), frozenset({"high_q"}), pids=frozenset({100})
+)
 
 
 def a_worker(
     pid: int = 100, kind: Kind = Kind.MAIN, *, state: str = "S", options: Any = None, **more: Any
 ) -> CeleryProcess:
     told = {"inner_pid": pid, "parent": 1, "here": True} | more
-    return CeleryProcess(pid, 4000, NOW - 500, state, kind, options or Options("worker", "shop", "high@web1"), **told)
+    return CeleryProcess(
+        pid, 4000, NOW - 500, state, kind, options or Options("worker", "shop", "high@web1"), **told
+    )
 
 
 def found(
@@ -69,9 +90,15 @@ def test_a_service_that_is_stopped_is_told_with_what_continues_it_and_is_not_res
 def test_a_stopped_worker_of_an_earlier_start_is_told_once_with_what_ends_it() -> None:
     other = OtherRunner("process 200", {200: "worker high@web1"})
     finding = only(a_worker(), a_worker(200, state="T"), others=(other,))
-    assert (finding.code, finding.subject, finding.blocks) == ("worker.stopped", "process 200 on web1", ())
-    assert finding.evidence[-1] == (
-        "to end it instead: sudo kill -TERM 200; sudo kill -CONT 200 (TERM alone waits until it goes on)"
+    assert (finding.code, finding.subject, finding.blocks) == (
+        "worker.stopped",
+        "process 200 on web1",
+        (),
+    )
+    assert (
+        finding.evidence[-1]
+        == "to end it instead: sudo kill -TERM 200; sudo kill -CONT 200 (TERM alone waits until it"
+        " goes on)"
     )
 
 
@@ -81,15 +108,24 @@ def test_a_traced_process_is_not_to_be_continued_by_a_signal() -> None:
 
 def test_a_stopped_process_of_a_pool_is_told_with_its_worker() -> None:
     finding = only(a_worker(), a_worker(101, Kind.CHILD, parent=100, state="T"))
-    assert finding.summary.startswith("1 process is stopped (SIGSTOP) in the pool of pid 100 on web1")
+    assert finding.summary.startswith(
+        "1 process is stopped (SIGSTOP) in the pool of pid 100 on web1"
+    )
     assert "it goes on with, on web1: sudo kill -CONT 101" in finding.evidence
 
 
 def test_what_is_left_of_a_worker_is_told_with_what_its_end_costs() -> None:
     finding = only(a_worker(), a_worker(300, Kind.CHILD, leftover=True))
-    assert (finding.code, finding.subject, finding.severity) == ("worker.left_processes", "web1", Severity.WARNING)
+    assert (finding.code, finding.subject, finding.severity) == (
+        "worker.left_processes",
+        "web1",
+        Severity.WARNING,
+    )
     assert finding.evidence == (
-        "pid 300 on web1: of a pool; if it has a task, it ends after it, and TERM ends both at once",
+        (
+            "pid 300 on web1: of a pool; if it has a task, it ends after it, and TERM ends both at"
+            " once"
+        ),
         "to end it: sudo kill -TERM 300",
     )
 
@@ -99,16 +135,31 @@ def test_what_is_left_of_a_worker_is_told_with_what_its_end_costs() -> None:
     [
         (("--autoscale=3,1",), {"concurrency": 3}, ""),
         ((), {"concurrency": 3}, "it was started with -c 3"),
-        ((), {"concurrency": 1}, "it was started with -c 1, so its pool has grown since (pool_grow)"),
+        (
+            (),
+            {"concurrency": 1},
+            "it was started with -c 1, so its pool has grown since (pool_grow)",
+        ),
         ((), {"autoscale": "3,1"}, "it was started with --autoscale 3,1"),
-        ((), {}, "its command line has no -c: then it is the setting worker_concurrency, or the number of CPUs"),
+        (
+            (),
+            {},
+            (
+                "its command line has no -c: then it is the setting worker_concurrency, or the"
+                " number of CPUs"
+            ),
+        ),
     ],
 )
-def test_a_pool_that_is_larger_than_the_inventory_allows(options: tuple[str, ...], given: Any, why: str) -> None:
+def test_a_pool_that_is_larger_than_the_inventory_allows(
+    options: tuple[str, ...], given: Any, why: str
+) -> None:
     worker = Worker(name="high", queues=("high_q",), options=options)
     fleet = make_fleet(make_host(beat=False, workers=(worker,)))
     main = a_worker(options=Options("worker", "shop", "high@web1", **given))
-    told = found(main, *(a_worker(pid, Kind.CHILD, parent=100) for pid in (101, 102, 103)), fleet=fleet)
+    told = found(
+        main, *(a_worker(pid, Kind.CHILD, parent=100) for pid in (101, 102, 103)), fleet=fleet
+    )
     assert [one.code for one in told] == (["worker.too_many_processes"] if why else [])
     if why:
         assert told[0].summary == "high has 3 pool processes, and the inventory allows for 1"
@@ -120,11 +171,16 @@ def test_a_pool_that_is_larger_than_the_inventory_allows(options: tuple[str, ...
 ELSEWHERE = BrokerPlace("127.0.0.1", 1, 5)
 
 
-def test_a_service_at_another_db_is_told_with_both_sides_and_not_restarted_where_that_does_not_help() -> None:
+def test_a_service_at_another_db_is_told_with_both_sides_and_not_restarted_where_that_does_not_help() -> (
+    None
+):
     given = Options("worker", "shop", "high@web1", broker=ELSEWHERE)
     finding = only(a_worker(options=given, told_broker=ELSEWHERE), nodes=())
     assert (finding.code, finding.severity) == ("worker.other_broker", Severity.ERROR)
-    assert finding.summary == "high works with 127.0.0.1:1/5, and the inventory's broker is 127.0.0.1:1/0"
+    assert (
+        finding.summary
+        == "high works with 127.0.0.1:1/5, and the inventory's broker is 127.0.0.1:1/0"
+    )
     assert "its command line names it: -b 127.0.0.1:1/5" in finding.evidence
     assert finding.blocks == (Block("web1", "high"),)
 
@@ -132,7 +188,11 @@ def test_a_service_at_another_db_is_told_with_both_sides_and_not_restarted_where
 def test_where_the_application_names_the_inventorys_broker_by_now_a_restart_helps() -> None:
     now = Application(broker=(Place("redis", "127.0.0.1", 1, "0"),))
     finding = only(a_worker(told_broker=ELSEWHERE), nodes=(), application=now)
-    assert (finding.code, finding.remedy, finding.blocks) == ("worker.other_broker", "restart it", ())
+    assert (finding.code, finding.remedy, finding.blocks) == (
+        "worker.other_broker",
+        "restart it",
+        (),
+    )
     assert can_be_fixed([finding])
 
 
@@ -145,16 +205,22 @@ def test_a_db_that_only_the_brokers_own_list_knows_is_told_as_such() -> None:
 
 def test_a_beat_at_another_broker_is_no_second_beat() -> None:
     beat = a_worker(200, Kind.BEAT, options=Options("beat", "shop"), told_broker=ELSEWHERE)
-    assert [(one.code, one.severity) for one in found(a_worker(), beat)] == [("beat.other_broker", Severity.WARNING)]
+    assert [(one.code, one.severity) for one in found(a_worker(), beat)] == [
+        ("beat.other_broker", Severity.WARNING)
+    ]
 
 
 def test_a_worker_of_an_earlier_start_that_answers_in_another_name_is_told_as_left_alone() -> None:
-    earlier = a_worker(200, unit="celery-worker@high.service", options=Options("worker", "shop", "old@web1"))
+    earlier = a_worker(
+        200, unit="celery-worker@high.service", options=Options("worker", "shop", "old@web1")
+    )
     node = replace(OURS, name="old@web1", pids=frozenset({200}))
     high = replace(make_state(make_host(beat=False)).services["high"], leaked=(Process(200, 1, "python"),),
                    pids={100: 100, 200: 200})  # fmt: skip
     told = found(a_worker(), earlier, nodes=(OURS, node), services={"high": high})
-    assert [one.code for one in told if one.code.startswith("worker.")] == ["worker.leaked_processes"]
+    assert [one.code for one in told if one.code.startswith("worker.")] == [
+        "worker.leaked_processes"
+    ]
 
 
 def test_a_worker_that_has_the_hosts_own_name_is_told_with_how_to_make_the_names_one() -> None:
@@ -163,8 +229,10 @@ def test_a_worker_that_has_the_hosts_own_name_is_told_with_how_to_make_the_names
     assert (finding.code, finding.subject) == ("worker.named_otherwise", "high@web1")
     assert finding.evidence == (
         "inspect stats of high@vm: pid 100 on web1",
-        "a restart does not help: name the host vm in the inventory, or give the worker `node: high@vm` in the "
-        "inventory, or start it with -n high@web1",
+        (
+            "a restart does not help: name the host vm in the inventory, or give the worker `node:"
+            " high@vm` in the inventory, or start it with -n high@web1"
+        ),
     )
     assert finding.blocks == (Block("web1", "high"),)
 
@@ -182,7 +250,10 @@ def test_twins_of_which_one_does_not_answer_are_told_by_their_processes() -> Non
 
 
 def test_workers_of_one_name_that_are_another_applications_are_no_twins_of_this_fleets() -> None:
-    others = (a_worker(pid, options=Options("worker", "bakery", "w1@here"), here=False) for pid in (300, 400))
+    others = (
+        a_worker(pid, options=Options("worker", "bakery", "w1@here"), here=False)
+        for pid in (300, 400)
+    )
     assert found(a_worker(), *others) == []
 
 
@@ -190,7 +261,9 @@ def test_one_machine_that_the_inventory_names_twice_has_each_worker_once() -> No
     fleet = make_fleet(make_host(beat=False), make_host(name="other", beat=False, workers=()))
     broker = make_broker(fleet, nodes={OURS.name: OURS})
     seen = Census((a_worker(),), {})
-    hosts = {host.name: make_state(host, census=seen, machine="id/boot/space") for host in fleet.hosts}
+    hosts = {
+        host.name: make_state(host, census=seen, machine="id/boot/space") for host in fleet.hosts
+    }
     kinds: tuple[FileKind, ...] = ("unit", "cron", "timer", "logrotate")
     wanted: dict[FileKind, Wanted] = {kind: nothing_wanted(fleet) for kind in kinds}
     told = judge(fleet, make_snapshot(fleet, broker=broker, hosts=hosts), wanted)
@@ -200,7 +273,9 @@ def test_one_machine_that_the_inventory_names_twice_has_each_worker_once() -> No
 # --- units
 
 FILE = "/etc/systemd/system/celery.service"
-FOREIGN = Unit("celery.service", FILE, "enabled", names_celery=True, active="active", directory="/srv/shop")
+FOREIGN = Unit(
+    "celery.service", FILE, "enabled", names_celery=True, active="active", directory="/srv/shop"
+)
 
 
 def codes(*processes: CeleryProcess, unit: Unit) -> list[tuple[str, Severity]]:
@@ -220,7 +295,10 @@ def test_a_unit_whose_stop_leaves_processes_is_told_with_file_and_line() -> None
 def test_a_drop_in_of_ours_is_named_and_what_is_left_of_earlier_starts_is_counted() -> None:
     path = "/etc/systemd/system/celery-worker@high.service.d/x.conf"
     own = Unit(
-        "celery-worker@high.service", kill_mode="process", names_celery=True, lines=(f"{path}:2: KillMode=process",)
+        "celery-worker@high.service",
+        kill_mode="process",
+        names_celery=True,
+        lines=(f"{path}:2: KillMode=process",),
     )
     told = found(a_worker(unit=own.name), fleet=SYSTEMD, units=(own,))
     (finding,) = (one for one in told if one.code == "unit.kill_mode")
@@ -229,7 +307,12 @@ def test_a_drop_in_of_ours_is_named_and_what_is_left_of_earlier_starts_is_counte
 
 def test_units_that_are_somebody_elses_and_not_of_this_application_are_not_told() -> None:
     unit = replace(
-        FOREIGN, kill_mode="process", type="forking", restarts=9, sub="auto-restart", directory="/srv/bakery"
+        FOREIGN,
+        kill_mode="process",
+        type="forking",
+        restarts=9,
+        sub="auto-restart",
+        directory="/srv/bakery",
     )
     assert codes(unit=unit) == []
 
@@ -239,10 +322,19 @@ def test_units_that_are_somebody_elses_and_not_of_this_application_are_not_told(
     [
         ({"type": "forking", "sub": "auto-restart", "restarts": 4}, "unit.forking"),
         (
-            {"type": "forking", "sub": "auto-restart", "restarts": 4, "multi": True, "pid_file": "/run/x"},
+            {
+                "type": "forking",
+                "sub": "auto-restart",
+                "restarts": 4,
+                "multi": True,
+                "pid_file": "/run/x",
+            },
             "unit.forking",
         ),
-        ({"type": "forking", "sub": "auto-restart", "restarts": 4, "pid_file": "/run/x"}, "unit.restarting"),
+        (
+            {"type": "forking", "sub": "auto-restart", "restarts": 4, "pid_file": "/run/x"},
+            "unit.restarting",
+        ),
         ({"type": "simple", "sub": "auto-restart", "restarts": 4}, "unit.restarting"),
         ({"active": "inactive"}, "unit.comes_back"),
         ({"active": "inactive", "enabled": "disabled"}, ""),
@@ -256,13 +348,19 @@ def test_restarts_of_long_ago_are_no_loop() -> None:
     old = a_worker(200, unit="celery.service", options=Options("worker", "shop", "other@web1"))
     unit = replace(FOREIGN, restarts=40, sub="running")
     assert codes(replace(old, started_at=NOW - 9000), unit=unit) == []
-    assert ("unit.restarting", Severity.WARNING) in codes(replace(old, started_at=NOW - 20), unit=unit)
+    assert ("unit.restarting", Severity.WARNING) in codes(
+        replace(old, started_at=NOW - 20), unit=unit
+    )
 
 
 def test_what_does_the_work_of_a_service_is_told_once_with_its_processes() -> None:
     other = OtherRunner("process 200", {200: "worker high@web1"})
     down = {"high": ServiceState(None, None, "")}
     told = found(a_worker(200), nodes=(), services=down, others=(other,))
-    (finding,) = (one for one in told if one.code in ("service.runs_elsewhere", "worker.other_unit"))
-    assert finding.summary.startswith("high does not run as a service, but something else does its work; ")
+    (finding,) = (
+        one for one in told if one.code in ("service.runs_elsewhere", "worker.other_unit")
+    )
+    assert finding.summary.startswith(
+        "high does not run as a service, but something else does its work; "
+    )
     assert "pid 200: worker high@web1" in finding.evidence

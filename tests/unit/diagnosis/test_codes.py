@@ -1,4 +1,6 @@
-"""The list of codes: each is built somewhere, none is built that is not listed, and each has a test."""
+"""The list of codes: each is built somewhere, none is built that is not listed, and each has a
+test.
+"""
 
 import ast
 import re
@@ -38,7 +40,9 @@ ROOT = Path(__file__).parents[3]
 CODES = catalogue()
 COMPOSED = {
     "{kind}.{what}": [
-        f"{kind}.{what}" for kind in ("unit", "cron", "timer", "logrotate") for what in ("missing", "differs")
+        f"{kind}.{what}"
+        for kind in ("unit", "cron", "timer", "logrotate")
+        for what in ("missing", "differs")
     ],
     "host.{state.trouble.value}": [f"host.{trouble.value}" for trouble in HostTrouble],
     "{kind}.not_ours": ["unit.not_ours", "cron.not_ours", "timer.not_ours", "logrotate.not_ours"],
@@ -58,12 +62,20 @@ def built() -> Iterator[str]:
     """The codes of all findings that the code makes."""
     for path in (ROOT / "runbooks").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding":
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "Finding"
+            ):
                 code = node.args[0]
                 if isinstance(code, ast.Constant):
                     yield str(code.value)
                 elif isinstance(code, ast.IfExp):
-                    yield from (str(one.value) for one in (code.body, code.orelse) if isinstance(one, ast.Constant))
+                    yield from (
+                        str(one.value)
+                        for one in (code.body, code.orelse)
+                        if isinstance(one, ast.Constant)
+                    )
                 else:
                     yield from COMPOSED[ast.unparse(code)[2:-1]]
 
@@ -106,13 +118,20 @@ def test_a_restart_that_was_asked_for_is_not_proved_by_another_worker_of_that_na
     broker = make_broker(fleet)
     twins = {name: replace(node, twins=2) for name, node in broker.nodes.items()}
     snapshot = make_snapshot(fleet, broker=replace(broker, nodes=twins))
-    assert codes(at_work(fleet, snapshot, {"web1": NOW})) == {"service.restart_asked", "worker.answer_unknown"}
+    assert codes(at_work(fleet, snapshot, {"web1": NOW})) == {
+        "service.restart_asked",
+        "worker.answer_unknown",
+    }
 
 
 def test_a_unit_of_a_host_that_was_not_looked_at_blocks_the_host_that_has_it() -> None:
     fleet = replace(make_fleet(), all_nodes=("high@web1", "high@web2"))
-    unit = in_place(b"# Managed by celery-runbooks for shop;\nExecStart=celery worker -n high@web2 -Q high_q\n")
-    state = make_state(fleet.hosts[0], managed={"/etc/systemd/system/celery-worker@high.service": unit})
+    unit = in_place(
+        b"# Managed by celery-runbooks for shop;\nExecStart=celery worker -n high@web2 -Q high_q\n"
+    )
+    state = make_state(
+        fleet.hosts[0], managed={"/etc/systemd/system/celery-worker@high.service": unit}
+    )
     found = units_of_others(fleet, make_snapshot(fleet, hosts={"web1": state}))
     assert codes(found) == {"inventory.units_of_another"}
 

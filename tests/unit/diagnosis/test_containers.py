@@ -1,5 +1,5 @@
-"""Services that are containers: their state, how a stop ends them, which nodes they are, and what a change of their
-environment asks for."""
+"""Services that are containers: their state, how a stop ends them, which nodes they are, and what a
+change of their environment asks for."""
 
 from typing import Any
 
@@ -9,16 +9,35 @@ from msgspec.structs import replace
 from runbooks.core.census import CeleryProcess, Census, Kind, Options
 from runbooks.core.containers import Container
 from runbooks.core.fleet import FleetHost
-from runbooks.core.model import FileState, Finding, HostState, NodeState, RunningTask, ServiceState, Snapshot
+from runbooks.core.model import (
+    FileState,
+    Finding,
+    HostState,
+    NodeState,
+    RunningTask,
+    ServiceState,
+    Snapshot,
+)
 from runbooks.core.nodes import from_containers, together
 from runbooks.core.settings import DockerSettings
 from runbooks.diagnosis import containers
 from runbooks.diagnosis.census import table
 from runbooks.diagnosis.judge import judge
 from runbooks.effects.dispatch import handler_of
-from tests.unit.fleets import ENV_FILE, NOW, TASKS, make_broker, make_fleet, make_host, make_snapshot, make_state
+from tests.unit.fleets import (
+    ENV_FILE,
+    NOW,
+    TASKS,
+    make_broker,
+    make_fleet,
+    make_host,
+    make_snapshot,
+    make_state,
+)
 
-HIGH = Container("a" * 64, "shop_high_1", "running", NOW - 600, "aaaaaaaaaaaa", pid=100, grace_s=60.0)
+HIGH = Container(
+    "a" * 64, "shop_high_1", "running", NOW - 600, "aaaaaaaaaaaa", pid=100, grace_s=60.0
+)
 
 
 def docker_host(**changes: Any) -> FleetHost:
@@ -64,7 +83,9 @@ def test_nothing_is_wrong_with_a_container_that_runs_and_lets_tasks_finish() -> 
         ({"health": "unhealthy", "health_said": "no answer"}, "container.unhealthy", "it said last: no answer"),
     ],
 )  # fmt: skip
-def test_the_state_of_a_container_is_a_finding(changes: dict[str, Any], code: str, told: str) -> None:
+def test_the_state_of_a_container_is_a_finding(
+    changes: dict[str, Any], code: str, told: str
+) -> None:
     (fault,) = found(replace(HIGH, **changes))
     assert fault.code == code
     assert told in "\n".join(fault.evidence)
@@ -85,10 +106,22 @@ def test_one_of_several_containers_that_is_down_is_named() -> None:
 @pytest.mark.parametrize(
     ("changes", "why", "advice"),
     [
-        ({"program": "/usr/bin/dash"}, "its first process is dash, which ignores SIGTERM", "exec celery"),
+        (
+            {"program": "/usr/bin/dash"},
+            "its first process is dash, which ignores SIGTERM",
+            "exec celery",
+        ),
         ({"stop_signal": "SIGKILL"}, "docker stop sends SIGKILL", "leave stop_signal out"),
-        ({"command": ("tini", "-g", "celery")}, "tini -g in shop_high_1 passes SIGTERM", "tini without -g"),
-        ({"grace_s": 10.0}, "kills shop_high_1 after 10 s, and a stop may take 30 s", "stop_grace_period: 30s"),
+        (
+            {"command": ("tini", "-g", "celery")},
+            "tini -g in shop_high_1 passes SIGTERM",
+            "tini without -g",
+        ),
+        (
+            {"grace_s": 10.0},
+            "kills shop_high_1 after 10 s, and a stop may take 30 s",
+            "stop_grace_period: 30s",
+        ),
     ],
 )
 def test_a_stop_that_would_lose_tasks_is_told_with_what_runs_now(
@@ -120,7 +153,9 @@ def judged(snapshot: Snapshot) -> tuple[Finding, ...]:
 
 def planned(state: HostState) -> list[tuple[str, str]]:
     findings = judged(make_snapshot(make_fleet(docker_host()), hosts={"web1": state}))
-    changes = [change for finding in findings for change in finding.fix if handler_of(change.do).controls]
+    changes = [
+        change for finding in findings for change in finding.fix if handler_of(change.do).controls
+    ]
     return [(change.summary, change.undo.action) for change in changes]  # type: ignore[union-attr]
 
 
@@ -130,22 +165,34 @@ def test_a_changed_environment_recreates_the_container_for_a_restart_does_not_ap
     assert planned(replace(state, files=wrong)) == [("recreate high", "recreate")]
 
 
-def test_a_container_restarted_since_the_file_changed_still_has_the_environment_it_was_made_with() -> None:
-    written_later = {ENV_FILE: FileState(b"TIMEOUT=30\n", 0o640, NOW - 550)}  # made at -600, started at -500
+def test_a_container_restarted_since_the_file_changed_still_has_the_environment_it_was_made_with() -> (
+    None
+):
+    written_later = {
+        ENV_FILE: FileState(b"TIMEOUT=30\n", 0o640, NOW - 550)
+    }  # made at -600, started at -500
     state = look(HIGH, environment={"TIMEOUT": "another"}).reachable()["web1"]
     assert ("recreate high", "recreate") in planned(replace(state, files=written_later))
 
 
-def process(container: Container, pid: int, inner: int, node: str, kind: Kind = Kind.MAIN) -> CeleryProcess:
+def process(
+    container: Container, pid: int, inner: int, node: str, kind: Kind = Kind.MAIN
+) -> CeleryProcess:
     options = Options("worker", "shop", node)
-    return CeleryProcess(pid, 1, NOW, "S", kind, options, 1, inner_pid=inner, container=container.id)
+    return CeleryProcess(
+        pid, 1, NOW, "S", kind, options, 1, inner_pid=inner, container=container.id
+    )
 
 
-def test_nodes_are_told_apart_by_their_containers_though_each_is_process_1_of_the_same_command() -> None:
+def test_nodes_are_told_apart_by_their_containers_though_each_is_process_1_of_the_same_command() -> (
+    None
+):
     one, two = HIGH, replace(HIGH, id="b" * 64, name="whatever", hostname="bbbbbbbbbbbb")
     census = Census((process(one, 100, 1, "high@%h"), process(two, 200, 1, "high@%h")))
     nodes = {
-        f"high@{name}": NodeState(f"high@{name}", frozenset({"t"}), frozenset({"q"}), pids=frozenset({1}))
+        f"high@{name}": NodeState(
+            f"high@{name}", frozenset({"t"}), frozenset({"q"}), pids=frozenset({1})
+        )
         for name in ("aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc")
     }
     assert from_containers([one], census, nodes) == ("high@aaaaaaaaaaaa",)
@@ -162,9 +209,15 @@ def test_a_container_of_another_engine_is_not_taken_for_the_node_of_one_that_is_
     state = replace(look(HIGH).reachable()["web1"], census=census)
     fleet = make_fleet(docker_host())
     node = NodeState(
-        "high@web1", frozenset(TASKS), frozenset({"high_q"}), pids=frozenset({1}), names=("high@aaaaaaaaaaaa",)
+        "high@web1",
+        frozenset(TASKS),
+        frozenset({"high_q"}),
+        pids=frozenset({1}),
+        names=("high@aaaaaaaaaaaa",),
     )
-    snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={"high@web1": node}), hosts={"web1": state})
+    snapshot = make_snapshot(
+        fleet, broker=make_broker(fleet, nodes={"high@web1": node}), hosts={"web1": state}
+    )
     rows = [row for row in table(fleet, snapshot) if row.process]
     assert [(row.process.pid, row.answer is node, row.twins) for row in rows if row.process] == [
         (100, True, ()), (200, False, ()),
@@ -172,15 +225,33 @@ def test_a_container_of_another_engine_is_not_taken_for_the_node_of_one_that_is_
 
 
 def test_several_nodes_of_a_service_know_and_consume_what_all_of_them_do() -> None:
-    one = NodeState("high@a", frozenset({"x", "y"}), frozenset({"q", "r"}), frozenset({"1"}), pids=frozenset({1}))
-    two = replace(one, name="high@b", registered=frozenset({"x"}), queues=frozenset({"q"}), holds=frozenset({"2"}))
+    one = NodeState(
+        "high@a",
+        frozenset({"x", "y"}),
+        frozenset({"q", "r"}),
+        frozenset({"1"}),
+        pids=frozenset({1}),
+    )
+    two = replace(
+        one,
+        name="high@b",
+        registered=frozenset({"x"}),
+        queues=frozenset({"q"}),
+        holds=frozenset({"2"}),
+    )
     both = together([one, two])
-    assert (both.registered, both.queues, both.holds) == (frozenset({"x"}), frozenset({"q"}), frozenset({"1", "2"}))
+    assert (both.registered, both.queues, both.holds) == (
+        frozenset({"x"}),
+        frozenset({"q"}),
+        frozenset({"1", "2"}),
+    )
     assert both.known_as == ("high@a", "high@b")
 
 
 def test_a_container_of_several_whose_node_is_silent_is_told() -> None:
     other = replace(HIGH, id="b" * 64, name="shop_high_2", hostname="bbbbbbbbbbbb", pid=200)
-    (silent,) = (finding for finding in judged(look(HIGH, other)) if finding.code == "worker.not_answering")
+    (silent,) = (
+        finding for finding in judged(look(HIGH, other)) if finding.code == "worker.not_answering"
+    )
     assert silent.summary == "high runs in 2 containers, and only high@web1 answers ping"
     assert [change.summary for change in silent.fix] == ["restart high"]

@@ -12,7 +12,8 @@ from tests.unit.fleets import NOW, make_broker, make_fleet, make_host, make_stat
 HOST = make_host(workers=(Worker(name="high", queues=("high_q",)),))
 FLEET = make_fleet(HOST, thresholds=Thresholds(queues={"high_q": Limits(depth=0)}))
 MANY = re.compile(
-    r"\b1 (?:of \S+ )?(?:\w+ )?(?:messages|items|processes|tasks|nodes|hosts|files|workers|connections|clients|keys|"
+    r"\b1 (?:of \S+ )?(?:\w+"
+    r" )?(?:messages|items|processes|tasks|nodes|hosts|files|workers|connections|clients|keys|"
     r"are|were|wait|stand|stay|changes)\b"
 )
 
@@ -51,5 +52,7 @@ def test_one_is_not_told_as_many() -> None:
 
 
 def test_many_are_not_told_as_one() -> None:
-    wrong = re.compile(r"\b[2-9] (?:\w+ )?(?:message|item|process|task|node|file|is|was|waits|stays)\b")
+    wrong = re.compile(
+        r"\b[2-9] (?:\w+ )?(?:message|item|process|task|node|file|is|was|waits|stays)\b"
+    )
     assert [text for text in sentences(found(3)) if wrong.search(text)] == []

@@ -1,4 +1,6 @@
-"""Findings: each appears exactly when its fault is there, with the evidence an operator needs to believe it."""
+"""Findings: each appears exactly when its fault is there, with the evidence an operator needs to
+believe it.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -71,7 +73,10 @@ def findings(
 ) -> tuple[Finding, ...]:
     snapshot = make_snapshot(fleet, broker=broker, hosts=hosts)
     wanted = nothing_wanted(fleet)
-    files: dict[Kind, Wanted] = {"unit": {**wanted, "web1": units or {}}, "cron": {**wanted, "web1": cron or {}}}
+    files: dict[Kind, Wanted] = {
+        "unit": {**wanted, "web1": units or {}},
+        "cron": {**wanted, "web1": cron or {}},
+    }
     return diagnose(fleet, snapshot, files)
 
 
@@ -108,7 +113,9 @@ def test_a_fleet_without_rules_tasks_or_environment_has_no_findings() -> None:
     assert findings(fleet) == ()
 
 
-def test_an_inventory_without_workers_is_not_said_to_be_well_and_hosts_outside_the_limit_count() -> None:
+def test_an_inventory_without_workers_is_not_said_to_be_well_and_hosts_outside_the_limit_count() -> (
+    None
+):
     fleet = make_fleet(make_host(workers=(), beat=False, env={}), expected_tasks=(), queue_rules=())
     (finding,) = findings(fleet)
     assert (finding.code, finding.severity) == ("inventory.no_workers", Severity.ERROR)
@@ -127,23 +134,33 @@ def test_an_inventory_without_workers_is_not_said_to_be_well_and_hosts_outside_t
         ("allkeys-lru", 0, False), ("volatile-lru", 1000, False), ("volatile-ttl", 1000, False),
     ],
 )  # fmt: skip
-def test_eviction_is_told_only_where_it_may_take_queues(policy: str, limit: int, told: bool) -> None:
+def test_eviction_is_told_only_where_it_may_take_queues(
+    policy: str, limit: int, told: bool
+) -> None:
     found = findings(broker=broker(maxmemory_bytes=limit, maxmemory_policy=policy))
     assert [finding.code for finding in found] == ["broker.evicts"] * told
     if told:
-        assert found[0].evidence == (f"maxmemory 1,000 bytes, maxmemory-policy {policy}", "evicted_keys 0")
+        assert found[0].evidence == (
+            f"maxmemory 1,000 bytes, maxmemory-policy {policy}",
+            "evicted_keys 0",
+        )
         assert "CONFIG SET maxmemory-policy noeviction" in found[0].summary
         assert found[0].severity is Severity.WARNING
 
 
 def test_keys_that_were_evicted_are_told() -> None:
     finding = only(
-        findings(broker=broker(maxmemory_bytes=1000, maxmemory_policy="allkeys-lru", evicted_keys=12)), "broker.evicts"
+        findings(
+            broker=broker(maxmemory_bytes=1000, maxmemory_policy="allkeys-lru", evicted_keys=12)
+        ),
+        "broker.evicts",
     )
     assert finding.evidence[1] == "evicted_keys 12: queues may have been among them"
 
 
-@pytest.mark.parametrize(("ahead_s", "told"), [(59, ""), (7200, "2 h ahead of"), (-7200, "2 h behind")])
+@pytest.mark.parametrize(
+    ("ahead_s", "told"), [(59, ""), (7200, "2 h ahead of"), (-7200, "2 h behind")]
+)
 def test_a_clock_that_is_not_the_brokers_is_told(ahead_s: float, told: str) -> None:
     found = findings(broker=broker(clock_ahead_s=ahead_s))
     assert [finding.code for finding in found] == ["broker.clock"] * bool(told)
@@ -154,19 +171,49 @@ def test_a_clock_that_is_not_the_brokers_is_told(ahead_s: float, told: str) -> N
     ("policy", "used", "told"),
     [
         ("noeviction", 900, None),
-        ("noeviction", 901, ("broker.nearly_full", "when it is, it refuses writes, and publishing fails")),
-        ("noeviction", 1001, ("broker.full", "Redis is full: it refuses writes, and publishing fails")),
-        ("volatile-lru", 901, ("broker.nearly_full", "such as results; once none are left, it refuses writes, and")),
-        ("volatile-lru", 1001, ("broker.full", "Redis is full: it throws away keys with a time to live")),
-        ("allkeys-lru", 900, ("broker.evicts", "Redis throws whole queues away when memory runs out")),
-        ("allkeys-lru", 901, ("broker.evicts", "has little memory left, and throws whole queues away when memory")),
-        ("allkeys-lru", 1001, ("broker.evicts", "has little memory left, and throws whole queues away when memory")),
+        (
+            "noeviction",
+            901,
+            ("broker.nearly_full", "when it is, it refuses writes, and publishing fails"),
+        ),
+        (
+            "noeviction",
+            1001,
+            ("broker.full", "Redis is full: it refuses writes, and publishing fails"),
+        ),
+        (
+            "volatile-lru",
+            901,
+            ("broker.nearly_full", "such as results; once none are left, it refuses writes, and"),
+        ),
+        (
+            "volatile-lru",
+            1001,
+            ("broker.full", "Redis is full: it throws away keys with a time to live"),
+        ),
+        (
+            "allkeys-lru",
+            900,
+            ("broker.evicts", "Redis throws whole queues away when memory runs out"),
+        ),
+        (
+            "allkeys-lru",
+            901,
+            ("broker.evicts", "has little memory left, and throws whole queues away when memory"),
+        ),
+        (
+            "allkeys-lru",
+            1001,
+            ("broker.evicts", "has little memory left, and throws whole queues away when memory"),
+        ),
     ],
 )
 def test_what_becomes_of_a_broker_without_memory_is_told_by_its_policy(
     policy: str, used: int, told: tuple[str, str] | None
 ) -> None:
-    found = findings(broker=broker(maxmemory_bytes=1000, used_memory_bytes=used, maxmemory_policy=policy))
+    found = findings(
+        broker=broker(maxmemory_bytes=1000, used_memory_bytes=used, maxmemory_policy=policy)
+    )
     assert [finding.code for finding in found] == ([told[0]] if told else [])
     if told:
         assert told[1] in found[0].summary
@@ -176,42 +223,65 @@ def test_what_becomes_of_a_broker_without_memory_is_told_by_its_policy(
 @pytest.mark.parametrize(
     ("seen", "code", "told"),
     [
-        ({"connected": 9_001, "max_clients": 10_000}, "broker.many_clients", "9,001 of 10,000 clients"),
+        (
+            {"connected": 9_001, "max_clients": 10_000},
+            "broker.many_clients",
+            "9,001 of 10,000 clients",
+        ),
         ({"connected": 9_000, "max_clients": 10_000}, "", ""),
-        ({"not_saved": "the last background save (BGSAVE)"}, "broker.saves_fail", "(BGSAVE) of Redis has failed"),
+        (
+            {"not_saved": "the last background save (BGSAVE)"},
+            "broker.saves_fail",
+            "(BGSAVE) of Redis has failed",
+        ),
         ({"replies_left": Lasting(9, 2**22)}, "broker.replies_left", "9 lists of replies"),
         ({"replies_left": Lasting(9, 2**10)}, "", ""),
         ({"results_left": Lasting(90_000)}, "results.never_expire", "about 90,000 results in db 0"),
     ],
 )
-def test_what_will_keep_the_broker_from_its_work_is_told_before(seen: dict[str, Any], code: str, told: str) -> None:
+def test_what_will_keep_the_broker_from_its_work_is_told_before(
+    seen: dict[str, Any], code: str, told: str
+) -> None:
     found = findings(broker=broker(**seen))
     assert [one.code for one in found] == ([code] if code else [])
     assert all(told in one.summary for one in found)
 
 
-@pytest.mark.parametrize(("expired", "of", "told"), [(40, 50, True), (9, 9, False), (10, 21, False)])
+@pytest.mark.parametrize(
+    ("expired", "of", "told"), [(40, 50, True), (9, 9, False), (10, 21, False)]
+)
 def test_a_queue_of_which_half_has_expired_is_told(expired: int, of: int, told: bool) -> None:
     queue = make_queue(depth=of, by_task={"shop.bill": TaskCount(of, 0, 0, None, None, expired)})
-    found = [one for one in findings(broker=broker(queues={"high_q": queue})) if one.code == "queue.expired"]
-    assert [one.summary.startswith(f"{expired} of {of} messages in high_q have expired") for one in found] == [
-        True
-    ] * told
+    found = [
+        one
+        for one in findings(broker=broker(queues={"high_q": queue}))
+        if one.code == "queue.expired"
+    ]
+    assert [
+        one.summary.startswith(f"{expired} of {of} messages in high_q have expired")
+        for one in found
+    ] == [True] * told
 
 
 def test_another_applications_worker_that_gives_our_messages_back_is_told() -> None:
     def found(**changes: Any) -> bool:
         other = NodeState("bank@web9", frozenset(), frozenset({"bank"}), **changes)
         nodes = {**broker().nodes, other.name: other}
-        return any(one.code == "worker.gives_back_early" for one in findings(broker=broker(nodes=nodes)))
+        return any(
+            one.code == "worker.gives_back_early" for one in findings(broker=broker(nodes=nodes))
+        )
 
     assert found(options={"visibility_timeout": 60})
     assert not found(options={})
     assert not found()
 
 
-@pytest.mark.parametrize(("kind", "severity"), [("topic", Severity.ERROR), ("direct", Severity.WARNING)])
-def test_a_queue_that_is_not_bound_any_more_is_told_with_who_consumes_it(kind: str, severity: Severity) -> None:
+@pytest.mark.parametrize(
+    ("kind", "severity"), [("topic", Severity.ERROR), ("direct", Severity.WARNING)]
+)
+def test_a_queue_that_is_not_bound_any_more_is_told_with_who_consumes_it(
+    kind: str, severity: Severity
+) -> None:
     binding = Binding("orders", kind, "order.*", "high_q")
     seen = broker(unbound=(binding,), nodes={"high@web1": node(bindings=frozenset({binding}))})
     finding = one(findings(broker=seen), "queue.unbound")
@@ -220,7 +290,11 @@ def test_a_queue_that_is_not_bound_any_more_is_told_with_who_consumes_it(kind: s
 
 
 def test_what_fills_a_broker_is_told_before_that_it_is_nearly_full() -> None:
-    full: dict[str, Any] = {"maxmemory_bytes": 1000, "used_memory_bytes": 901, "maxmemory_policy": "noeviction"}
+    full: dict[str, Any] = {
+        "maxmemory_bytes": 1000,
+        "used_memory_bytes": 901,
+        "maxmemory_policy": "noeviction",
+    }
     found = findings(broker=broker(replies_left=Lasting(9, 2**22), **full))
     assert [one.code for one in found] == ["broker.replies_left", "broker.nearly_full"]
     assert [one.code for one in found[1].caused_by] == ["broker.replies_left"]
@@ -232,11 +306,17 @@ def test_a_refusal_for_want_of_memory_is_told_once() -> None:
     assert [finding.code for finding in found] == ["broker.full"]
     assert found[0].summary == "Redis is full and refuses writes, so nothing can be published"
     assert found[0].evidence[:2] == ("redis refuses: OOM", "raise it")
-    assert not found[0].blocks, "what is not its is put right all the same, where that can be written down"
+    assert not found[0].blocks, (
+        "what is not its is put right all the same, where that can be written down"
+    )
 
 
-def test_what_a_host_saw_of_a_broker_that_is_away_is_told_with_it_and_is_no_fault_of_the_host() -> None:
-    def told(trouble: Trouble, error: str, at: str = "redis://127.0.0.1:1/0") -> tuple[list[str], str]:
+def test_what_a_host_saw_of_a_broker_that_is_away_is_told_with_it_and_is_no_fault_of_the_host() -> (
+    None
+):
+    def told(
+        trouble: Trouble, error: str, at: str = "redis://127.0.0.1:1/0"
+    ) -> tuple[list[str], str]:
         tried = ImportProbe(frozenset(TASKS), {}, broker_at=at, broker_error=error)
         state = make_state(HOST, imports_now=tried, imports_wanted=tried)
         away = BrokerState.not_seen(NotAsked(trouble, "it is away", "wait"))
@@ -261,29 +341,41 @@ def test_of_a_broker_that_was_not_seen_nothing_else_is_said_and_nothing_may_be_t
     solo = Worker(name="high", queues=("high_q",), options=("-P", "solo"))
     fleet = make_fleet(make_host(workers=(solo,)))
     (found,) = findings(fleet, broker=BrokerState.not_seen(why))
-    assert (found.code, found.summary, found.blocks) == ("broker.loading", "it is still loading", (Block(),))
+    assert (found.code, found.summary, found.blocks) == (
+        "broker.loading",
+        "it is still loading",
+        (Block(),),
+    )
 
 
-def test_workers_that_are_not_back_yet_since_redis_was_started_are_no_fault_nor_are_their_queues() -> None:
+def test_workers_that_are_not_back_yet_since_redis_was_started_are_no_fault_nor_are_their_queues() -> (
+    None
+):
     for uptime_s, severity in ((5.0, Severity.INFO), (90.0, Severity.ERROR)):
         told = findings(broker=broker(uptime_s=uptime_s, nodes={}))
         silent = [one for one in told if one.code == "worker.not_answering"]
         assert {one.severity for one in silent} == {severity}
         assert ("queue.no_consumer" in {one.code for one in told}) is (severity is Severity.ERROR)
         crossed = watch(FLEET, make_snapshot(FLEET, broker=broker(uptime_s=uptime_s, nodes={})))
-        assert bool({one.code for one in crossed} & {"worker.not_answering", "queue.no_consumer"}) is (uptime_s > 60)
+        assert bool(
+            {one.code for one in crossed} & {"worker.not_answering", "queue.no_consumer"}
+        ) is (uptime_s > 60)
 
 
 def test_queues_in_another_db_are_told_with_both_depths() -> None:
     finding = only(findings(broker=broker(depths_by_db={3: 1500})), "broker.other_db")
     assert finding.subject == "db 3"
-    assert finding.evidence == ("db 0, which the inventory names, holds 0; db 3 holds 1,500 under these names",)
+    assert finding.evidence == (
+        "db 0, which the inventory names, holds 0; db 3 holds 1,500 under these names",
+    )
 
 
 # --- queues
 
 
-def test_messages_that_a_killed_worker_held_are_told_with_the_command_that_gives_them_back() -> None:
+def test_messages_that_a_killed_worker_held_are_told_with_the_command_that_gives_them_back() -> (
+    None
+):
     finding = only(findings(broker=broker(orphans={"high_q": 8}, unacked=9)), "queue.orphaned")
     assert finding.summary.startswith("8 messages of high_q were fetched by a worker that is gone")
     assert "`inv clean-queues --queue high_q --unacked --requeue-to high_q`" in finding.summary
@@ -295,7 +387,9 @@ def test_messages_that_a_killed_worker_held_are_told_with_the_command_that_gives
 
 def test_messages_that_a_rule_means_are_not_told_once_more_as_those_of_a_killed_worker() -> None:
     held = replace(make_queue(), unacked=(Selection("stuck", 8, {"t": 8}),))
-    codes = [one.code for one in findings(broker=broker(orphans={"high_q": 8}, queues={"high_q": held}))]
+    codes = [
+        one.code for one in findings(broker=broker(orphans={"high_q": 8}, queues={"high_q": held}))
+    ]
     assert ("queue.unacked_selected" in codes, "queue.orphaned" in codes) == (True, False)
     more = findings(broker=broker(orphans={"high_q": 9}, queues={"high_q": held}))
     (orphan,) = (one for one in more if one.code == "queue.orphaned")
@@ -303,7 +397,10 @@ def test_messages_that_a_rule_means_are_not_told_once_more_as_those_of_a_killed_
 
 
 def test_what_a_silent_worker_may_hold_is_not_said_to_be_orphaned_unless_it_does_not_run() -> None:
-    fleet, silent = replace(FLEET, all_nodes=("high@web1",)), broker(orphans={"high_q": 8}, nodes={})
+    fleet, silent = (
+        replace(FLEET, all_nodes=("high@web1",)),
+        broker(orphans={"high_q": 8}, nodes={}),
+    )
     assert "queue.orphaned" not in [finding.code for finding in findings(fleet, broker=silent)]
     services = {**state().services, "high": ServiceState(None, None, "stopped")}
     told = findings(fleet, broker=silent, hosts={"web1": state(services=services)})
@@ -316,7 +413,9 @@ def test_what_a_silent_worker_may_hold_is_not_said_to_be_orphaned_unless_it_does
 def test_a_solo_worker_at_its_task_is_told_and_neither_it_nor_its_queue_is_a_fault() -> None:
     host = make_host(workers=(Worker(name="high", queues=("high_q",), options=("--pool=solo",)),))
     fleet = make_fleet(host)
-    silent = make_broker(fleet, nodes={}, consumer_ages_s=(400,), queues={"high_q": make_queue(depth=7)})
+    silent = make_broker(
+        fleet, nodes={}, consumer_ages_s=(400,), queues={"high_q": make_queue(depth=7)}
+    )
     finding = only(findings(fleet, broker=silent), "worker.busy")
     assert (finding.severity, finding.remedy, finding.subject) == (Severity.INFO, None, "high@web1")
     assert "inv tail-logs --limit web1" in finding.summary
@@ -343,7 +442,9 @@ def test_a_queue_that_another_applications_node_consumes_has_a_consumer() -> Non
 
 
 @pytest.mark.parametrize(("depth", "severity"), [(0, Severity.INFO), (1, Severity.ERROR)])
-def test_a_queue_that_no_worker_should_consume_is_a_fault_once_messages_wait(depth: int, severity: Severity) -> None:
+def test_a_queue_that_no_worker_should_consume_is_a_fault_once_messages_wait(
+    depth: int, severity: Severity
+) -> None:
     fleet = make_fleet(HOST, queue_rules=(QueueRule(reason="r", queue="orphan"),))
     queues = {"high_q": make_queue(), "orphan": make_queue("orphan", depth)}
     finding = only(findings(fleet, broker=make_broker(fleet, queues=queues)), "queue.no_consumer")
@@ -354,7 +455,9 @@ def test_a_queue_that_no_worker_should_consume_is_a_fault_once_messages_wait(dep
 def test_with_a_limit_a_queue_of_another_hosts_worker_is_not_said_to_be_nobodys() -> None:
     fleet = replace(FLEET, all_workers=(*FLEET.all_workers, Worker(name="low", queues=("low_q",))))
     finding = only(
-        findings(fleet, broker=broker(queues={"high_q": make_queue(), "low_q": make_queue("low_q")})),
+        findings(
+            fleet, broker=broker(queues={"high_q": make_queue(), "low_q": make_queue("low_q")})
+        ),
         "queue.no_consumer",
     )
     assert finding.evidence[-1] == "by the inventory low on a host that is not looked at should"
@@ -372,7 +475,8 @@ def test_what_a_rule_selects_is_told_with_its_reason_tasks_and_samples() -> None
 def test_malformed_items_are_told_with_what_they_look_like() -> None:
     malformed = Selection("malformed", 2, {}, (), ("b'{' no JSON",))
     finding = only(
-        findings(broker=broker(queues={"high_q": make_queue(depth=2, malformed=malformed)})), "queue.malformed"
+        findings(broker=broker(queues={"high_q": make_queue(depth=2, malformed=malformed)})),
+        "queue.malformed",
     )
     assert finding.evidence == ("b'{' no JSON",)
     assert finding.severity is Severity.ERROR
@@ -380,7 +484,9 @@ def test_malformed_items_are_told_with_what_they_look_like() -> None:
 
 @pytest.mark.parametrize(("depth", "told"), [(15_000, False), (15_001, True)])
 def test_a_queue_is_too_deep_above_its_threshold(depth: int, told: bool) -> None:
-    queue = make_queue(depth=depth, by_task={"shop.tasks.bill": TaskCount(depth, 0, 0, None, None, 0)})
+    queue = make_queue(
+        depth=depth, by_task={"shop.tasks.bill": TaskCount(depth, 0, 0, None, None, 0)}
+    )
     found = findings(broker=broker(queues={"high_q": queue}))
     assert [finding.code for finding in found] == ["queue.depth"] * told
     assert not told or found[0].evidence == ("15,001 × shop.tasks.bill",)
@@ -388,18 +494,26 @@ def test_a_queue_is_too_deep_above_its_threshold(depth: int, told: bool) -> None
 
 @pytest.mark.parametrize(("retries", "told"), [(2, False), (3, True)])
 def test_messages_with_too_many_retries_are_told(retries: int, told: bool) -> None:
-    queue = make_queue(depth=5, by_task={"shop.tasks.bill": TaskCount(5, retries, 0, None, None, 0)})
+    queue = make_queue(
+        depth=5, by_task={"shop.tasks.bill": TaskCount(5, retries, 0, None, None, 0)}
+    )
     found = findings(broker=broker(queues={"high_q": queue}))
     assert [finding.code for finding in found] == ["queue.retries"] * told
 
 
 @pytest.mark.parametrize(("late_s", "told"), [(3600, False), (3700, True), (-3700, False)])
 def test_messages_long_past_their_eta_are_told(late_s: float, told: bool) -> None:
-    queue = make_queue(depth=5, by_task={"shop.tasks.bill": TaskCount(5, 0, 4, NOW - late_s, NOW - late_s, 0)})
+    queue = make_queue(
+        depth=5, by_task={"shop.tasks.bill": TaskCount(5, 0, 4, NOW - late_s, NOW - late_s, 0)}
+    )
     found = findings(broker=broker(queues={"high_q": queue}))
     codes = [finding.code for finding in found]
     assert codes == (["queue.eta_overdue"] * told if late_s > 0 else ["queue.redelivered"])
-    assert not told or found[0].summary == "messages of shop.tasks.bill wait 1 h 1 min past their ETA, more than 1 h"
+    assert (
+        not told
+        or found[0].summary
+        == "messages of shop.tasks.bill wait 1 h 1 min past their ETA, more than 1 h"
+    )
     assert not told or found[0].evidence == ("the ETA of 4 of 5 has passed",)
 
 
@@ -408,15 +522,24 @@ def test_messages_long_past_their_eta_are_told(late_s: float, told: bool) -> Non
 def test_messages_that_are_held_for_longer_than_celery_leaves_them_to_a_worker_are_told(
     held_s: float, told: bool, waiting: bool
 ) -> None:
-    by_task = {"shop.tasks.bill": TaskCount(1, 0, 0, NOW + held_s, NOW + held_s, 0)} if waiting else {}
+    by_task = (
+        {"shop.tasks.bill": TaskCount(1, 0, 0, NOW + held_s, NOW + held_s, 0)} if waiting else {}
+    )
     queues = {"high_q": make_queue(depth=len(by_task), by_task=by_task)}
-    found = findings(broker=broker(queues=queues, held_s={} if waiting else {"shop.tasks.bill": held_s}))
+    found = findings(
+        broker=broker(queues=queues, held_s={} if waiting else {"shop.tasks.bill": held_s})
+    )
     assert [finding.code for finding in found] == ["queue.redelivered"] * told
-    assert not told or "are held for up to 1 h 20 min until their ETA, but after 1 h" in found[0].summary
+    assert (
+        not told
+        or "are held for up to 1 h 20 min until their ETA, but after 1 h" in found[0].summary
+    )
 
 
 @pytest.mark.parametrize(("selected", "told"), [(5, False), (4, True)])
-def test_messages_that_a_rule_takes_out_anyway_are_not_told_twice(selected: int, told: bool) -> None:
+def test_messages_that_a_rule_takes_out_anyway_are_not_told_twice(
+    selected: int, told: bool
+) -> None:
     selection = Selection("too late", selected, {"shop.tasks.bill": selected})
     by_task = {"shop.tasks.bill": TaskCount(5, 9, 5, NOW - 9999, NOW - 9999, 0)}
     queue = make_queue(depth=5, by_task=by_task, selected=(selection,))
@@ -432,7 +555,9 @@ def test_other_lists_are_told_and_only_those_with_celery_messages_are_a_warning(
     ]
 
 
-def test_what_waits_in_a_queue_of_nobody_is_told_with_its_tasks_its_senders_and_what_to_do() -> None:
+def test_what_waits_in_a_queue_of_nobody_is_told_with_its_tasks_its_senders_and_what_to_do() -> (
+    None
+):
     lists = {"hgih_q": (7, True)}
     stray = Stray("hgih_q", 0, 7, {TASKS[0]: 7}, {"gen12@web9": 7})
     said = Application(
@@ -441,12 +566,17 @@ def test_what_waits_in_a_queue_of_nobody_is_told_with_its_tasks_its_senders_and_
     )
     known = broker(other_lists=lists, strays={"hgih_q": stray})
     finding = one(findings(broker=known, hosts={"web1": state(application=said)}), "queue.unknown")
-    assert finding.summary.endswith("wait in 'hgih_q', which is no queue of the inventory; did you mean 'high_q'?")
+    assert finding.summary.endswith(
+        "wait in 'hgih_q', which is no queue of the inventory; did you mean 'high_q'?"
+    )
     assert finding.evidence[:4] == (
         f"7 × {TASKS[0]}, of 7 looked at", "sent by gen12@web9", f"the schedule's daily sends {TASKS[0]} there",
         f"the application, loaded on web1, routes {TASKS[0]} there",
     )  # fmt: skip
-    assert str(Command("clean-queues", "--queue", "hgih_q", "--requeue-to", "high_q")) in finding.evidence[4]
+    assert (
+        str(Command("clean-queues", "--queue", "hgih_q", "--requeue-to", "high_q"))
+        in finding.evidence[4]
+    )
 
 
 def test_lists_of_priorities_that_no_worker_polls_are_told_as_one_fault() -> None:
@@ -457,24 +587,35 @@ def test_lists_of_priorities_that_no_worker_polls_are_told_as_one_fault() -> Non
     assert finding.summary == "2 messages wait as priority 1 and 4 of high_q, which no worker polls"
     assert finding.evidence[0] == f"2 × {TASKS[0]}, of 2 looked at"
     assert finding.evidence[1].startswith("workers poll the priorities 0, 3, 6, 9: ")
-    moves = Command("clean-queues", "--queue", "high_q", "--priority", "4", "--requeue-to", "high_q")
+    moves = Command(
+        "clean-queues", "--queue", "high_q", "--priority", "4", "--requeue-to", "high_q"
+    )
     assert finding.evidence[-1] == f"{moves} moves what waits to where workers poll"
 
 
-def test_lists_of_a_queue_with_another_separator_are_told_as_that_and_not_as_a_misspelt_queue() -> None:
+def test_lists_of_a_queue_with_another_separator_are_told_as_that_and_not_as_a_misspelt_queue() -> (
+    None
+):
     stray = Stray("high_q", 3, 1, {TASKS[0]: 1}, {}, sep=":")
     finding = only(findings(broker=broker(other_lists={"high_q:3": (5, True)}, strays={"high_q:3": stray})),
                    "queue.unpolled")  # fmt: skip
-    assert finding.summary == (
-        "5 messages wait in high_q:3, which is high_q with another separator, so no worker polls it"
+    assert (
+        finding.summary
+        == "5 messages wait in high_q:3, which is high_q with another separator, so no worker"
+        " polls it"
     )
-    assert str(Command("clean-queues", "--queue", "high_q:3", "--requeue-to", "high_q")) in finding.evidence[-1]
+    assert (
+        str(Command("clean-queues", "--queue", "high_q:3", "--requeue-to", "high_q"))
+        in finding.evidence[-1]
+    )
 
 
 # --- hosts and workers
 
 
-def test_a_host_that_does_not_answer_is_told_with_the_reason_and_nothing_is_guessed_about_it() -> None:
+def test_a_host_that_does_not_answer_is_told_with_the_reason_and_nothing_is_guessed_about_it() -> (
+    None
+):
     found = findings(hosts={"web1": Unreachable("No route to host")}, units={UNIT: b"x"})
     assert only(found, "host.unreachable").evidence == ("No route to host",)
 
@@ -488,7 +629,9 @@ def test_a_host_that_does_not_answer_is_told_with_the_reason_and_nothing_is_gues
         (HostTrouble.NO_ROOM, "host.no_room"), (HostTrouble.LACKS_TOOLS, "host.lacks_tools"),
     ],
 )  # fmt: skip
-def test_what_keeps_a_host_from_being_asked_has_a_code_of_its_own(trouble: HostTrouble, code: str) -> None:
+def test_what_keeps_a_host_from_being_asked_has_a_code_of_its_own(
+    trouble: HostTrouble, code: str
+) -> None:
     found = findings(hosts={"web1": Unreachable("it says why", trouble)})
     assert only(found, code).evidence == ("it says why",)
 
@@ -498,11 +641,19 @@ def test_a_temporary_folder_without_room_is_told_and_all_else_is_judged() -> Non
     assert [finding.code for finding in findings(hosts={"web1": state})] == ["host.no_room"]
 
 
-@pytest.mark.parametrize(("name", "code"), [("high", "worker.not_running"), ("beat", "beat.not_running")])
-def test_a_service_that_does_not_run_is_told_with_what_its_status_command_said(name: str, code: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "code"), [("high", "worker.not_running"), ("beat", "beat.not_running")]
+)
+def test_a_service_that_does_not_run_is_told_with_what_its_status_command_said(
+    name: str, code: str
+) -> None:
     services = {**state().services, name: ServiceState(None, None, "stopped")}
     silent = make_broker(FLEET, nodes={}) if name == "high" else None
-    [finding] = (one for one in findings(broker=silent, hosts={"web1": state(services=services)}) if one.code == code)
+    [finding] = (
+        one
+        for one in findings(broker=silent, hosts={"web1": state(services=services)})
+        if one.code == code
+    )
     assert finding.subject == f"{name} on web1"
     assert finding.evidence == ("its status command says: stopped",)
 
@@ -535,18 +686,25 @@ def test_services_older_than_their_environment_file_are_outdated() -> None:
     services = {**state().services, "beat": ServiceState(9, NOW - 300, "9")}
     started_with = StartedWith({ENV_FILE: "another"}, {}, frozenset(), same=True)
     services["high"] = replace(services["high"], started_with=started_with)
-    finding = only(findings(hosts={"web1": state(files=files, services=services)}), "worker.outdated")
+    finding = only(
+        findings(hosts={"web1": state(files=files, services=services)}), "worker.outdated"
+    )
     assert finding.subject == "high on web1"
     assert ENV_FILE in finding.evidence[0]
 
 
 # --- code
 
-BROKEN = "Traceback (most recent call last):\n  File tasks.py\nValueError: invalid literal for int(): 'thirty'"
+BROKEN = (
+    "Traceback (most recent call last):\n  File tasks.py\nValueError: invalid literal for int():"
+    " 'thirty'"
+)
 UNKNOWING = {"high@web1": node(registered=frozenset(TASKS[:1]))}
 
 
-def with_imports(now: ImportProbe, wanted: ImportProbe | None = None, timeout: str = "30") -> HostState:
+def with_imports(
+    now: ImportProbe, wanted: ImportProbe | None = None, timeout: str = "30"
+) -> HostState:
     files = {ENV_FILE: replace(state().files[ENV_FILE], content=f"TIMEOUT={timeout}\n".encode())}
     return state(imports_now=now, imports_wanted=wanted or now, files=files)
 
@@ -564,7 +722,9 @@ def test_a_running_worker_that_lacks_tasks_is_told_by_name() -> None:
 def test_another_applications_node_need_not_know_our_tasks() -> None:
     nodes = {
         **broker().nodes,
-        "x@elsewhere": node(name="x@elsewhere", queues=frozenset(["theirs"]), registered=frozenset()),
+        "x@elsewhere": node(
+            name="x@elsewhere", queues=frozenset(["theirs"]), registered=frozenset()
+        ),
     }
     assert findings(broker=broker(nodes=nodes)) == ()
 
@@ -578,7 +738,11 @@ def two_nodes(here: NodeState, there: NodeState = KNOWING, **changes: Any) -> Br
     return make_broker(TWO_HOSTS, nodes={here.name: here, there.name: there}, **changes)
 
 
-PICKLED, PACKED, NAMELESS = Form("application/x-python-serialize"), Form(compression="zstd"), Form(protocol=0)
+PICKLED, PACKED, NAMELESS = (
+    Form("application/x-python-serialize"),
+    Form(compression="zstd"),
+    Form(protocol=0),
+)
 
 
 @pytest.mark.parametrize(
@@ -597,8 +761,15 @@ def test_messages_that_an_application_does_not_accept_are_told_to_whom_they_wait
     form: Form, told: str, runs: bool
 ) -> None:
     own = {"high@web1": node()} if runs else {}
-    found = findings(broker=broker(nodes=own, queues={"high_q": written(form)}), hosts={"web1": with_imports(READER)})
-    code, blocks = ("message.discarded", ()) if runs else ("message.would_be_discarded", (Block("web1", "high"),))
+    found = findings(
+        broker=broker(nodes=own, queues={"high_q": written(form)}),
+        hosts={"web1": with_imports(READER)},
+    )
+    code, blocks = (
+        ("message.discarded", ())
+        if runs
+        else ("message.would_be_discarded", (Block("web1", "high"),))
+    )
     refused = [finding for finding in found if finding.code.startswith("message.")]
     assert [finding.code for finding in refused] == [code] * bool(told)
     assert all(f.summary.startswith(told) and f.blocks == blocks for f in refused)
@@ -617,7 +788,9 @@ def written(*forms: Form) -> QueueState:
     """The queue, with 12 messages that are written so each."""
     count = 12 * len(forms)
     unusual = {form: 12 for form in forms if form != Form()}
-    return make_queue(depth=count, forms=unusual, by_task={TASKS[0]: TaskCount(count, 0, 0, None, None, 0)})
+    return make_queue(
+        depth=count, forms=unusual, by_task={TASKS[0]: TaskCount(count, 0, 0, None, None, 0)}
+    )
 
 
 def test_what_celery_writes_by_default_is_judged_too() -> None:
@@ -625,14 +798,21 @@ def test_what_celery_writes_by_default_is_judged_too() -> None:
     queues = {"high_q": written(Form(), PICKLED)}
     found = findings(broker=broker(nodes={}, queues=queues), hosts={"web1": with_imports(probe)})
     refused = [finding.summary for finding in found if finding.code == "message.would_be_discarded"]
-    assert [summary.partition(", which")[0] for summary in refused] == ["12 messages in high_q are application/json"]
+    assert [summary.partition(", which")[0] for summary in refused] == [
+        "12 messages in high_q are application/json"
+    ]
 
 
 @pytest.mark.parametrize(("form", "told"), [(PICKLED, True), (PACKED, True), (Form(), False)])
 @pytest.mark.parametrize("runs", [False, True])
-def test_what_nobody_can_judge_is_told_and_starts_no_worker(form: Form, told: bool, runs: bool) -> None:
+def test_what_nobody_can_judge_is_told_and_starts_no_worker(
+    form: Form, told: bool, runs: bool
+) -> None:
     own = {"high@web1": node()} if runs else {}
-    found = findings(broker=broker(nodes=own, queues={"high_q": written(form)}), hosts={"web1": with_imports(GOOD)})
+    found = findings(
+        broker=broker(nodes=own, queues={"high_q": written(form)}),
+        hosts={"web1": with_imports(GOOD)},
+    )
     unjudged = [finding for finding in found if finding.code.startswith("message.")]
     assert [finding.code for finding in unjudged] == ["message.unjudged"] * told
     assert all(f.blocks == (() if runs else (Block("web1", "high"),)) for f in unjudged)
@@ -642,14 +822,18 @@ def test_messages_that_a_rule_takes_out_first_keep_no_worker_from_its_start() ->
     probe = replace(GOOD, accepts=frozenset({"application/json"}))
     chosen = Selection("pickled", 12, {TASKS[0]: 12}, by_form={PICKLED: 12})
     queue = make_queue(depth=12, forms={PICKLED: 12}, selected=(chosen,))
-    found = findings(broker=broker(nodes={}, queues={"high_q": queue}), hosts={"web1": with_imports(probe)})
+    found = findings(
+        broker=broker(nodes={}, queues={"high_q": queue}), hosts={"web1": with_imports(probe)}
+    )
     assert "message.would_be_discarded" not in {finding.code for finding in found}
 
 
 def test_a_worker_with_older_code_than_another_at_its_queue_is_told() -> None:
     finding = only(findings(TWO_HOSTS, broker=two_nodes(node())), "task.discarded")
     assert (finding.subject, finding.severity) == ("high@web1", Severity.ERROR)
-    assert finding.evidence == (f"inspect registered: high@web2, which shares high_q with it, knows {NEW_TASK}",)
+    assert finding.evidence == (
+        f"inspect registered: high@web2, which shares high_q with it, knows {NEW_TASK}",
+    )
 
 
 def test_what_another_knows_for_a_queue_of_its_own_is_no_fault() -> None:
@@ -660,36 +844,52 @@ def test_what_another_knows_for_a_queue_of_its_own_is_no_fault() -> None:
 @pytest.mark.parametrize(
     ("task", "told"), [(NEW_TASK, ["task.discarded"]), ("celery.chord_unlock", []), (TASKS[0], [])]
 )
-def test_what_waits_for_a_running_worker_that_does_not_know_it_is_told(task: str, told: list[str]) -> None:
+def test_what_waits_for_a_running_worker_that_does_not_know_it_is_told(
+    task: str, told: list[str]
+) -> None:
     queue = make_queue(depth=26, by_task={task: TaskCount(26, 0, 0, None, None, 0)})
     found = findings(broker=broker(queues={"high_q": queue}))
     assert [finding.code for finding in found] == told
-    assert all(finding.evidence == (f"26 × {NEW_TASK} wait in high_q, which it consumes",) for finding in found)
+    assert all(
+        finding.evidence == (f"26 × {NEW_TASK} wait in high_q, which it consumes",)
+        for finding in found
+    )
 
 
 def test_what_the_schedule_sends_and_nobody_knows_is_told() -> None:
-    own = node(scheduled=frozenset((task, "") for task in (TASKS[0], NEW_TASK, "celery.backend_cleanup")))
+    own = node(
+        scheduled=frozenset((task, "") for task in (TASKS[0], NEW_TASK, "celery.backend_cleanup"))
+    )
     finding = only(findings(broker=broker(nodes={own.name: own})), "schedule.unknown_task")
     assert (finding.subject, finding.severity) == (NEW_TASK, Severity.ERROR)
     found = findings(TWO_HOSTS, broker=make_broker(TWO_HOSTS, nodes={own.name: own}))
-    assert "schedule.unknown_task" not in {finding.code for finding in found}, "the silent one may know it"
+    assert "schedule.unknown_task" not in {finding.code for finding in found}, (
+        "the silent one may know it"
+    )
 
 
 def test_an_import_that_works_by_now_leaves_only_the_worker_to_be_restarted() -> None:
-    only(findings(broker=broker(nodes=UNKNOWING), hosts={"web1": with_imports(GOOD)}), "task.not_registered")
+    only(
+        findings(broker=broker(nodes=UNKNOWING), hosts={"web1": with_imports(GOOD)}),
+        "task.not_registered",
+    )
 
 
 def test_an_import_that_the_inventorys_environment_mends_has_a_remedy_and_its_proof() -> None:
     found = findings(hosts={"web1": with_imports(BAD, GOOD, timeout="thirty")})
     finding = only(found, "task.import_fails")
-    assert finding.summary == (
-        "shop.tasks fails to import, so shop.tasks.bill, shop.tasks.ship cannot be registered: "
+    assert (
+        finding.summary
+        == "shop.tasks fails to import, so shop.tasks.bill, shop.tasks.ship cannot be registered: "
         "ValueError: invalid literal for int(): 'thirty'"
     )
     assert finding.evidence == (
         *BROKEN.splitlines(),
         f"{ENV_FILE}: TIMEOUT is 'thirty', the inventory says '30'",
-        "tried on the host: with the inventory's values the import works and these tasks are registered",
+        (
+            "tried on the host: with the inventory's values the import works and these tasks are"
+            " registered"
+        ),
     )
     assert (finding.blocks, finding.remedy is not None) == ((), True)
 
@@ -699,8 +899,14 @@ def test_an_import_that_the_inventorys_environment_does_not_mend_blocks() -> Non
     for wanted, told in (
         (replace(BAD), f"{tried} the import fails all the same"),
         (ImportProbe(frozenset(), {"": "OSError: x"}), f"{tried} the import fails all the same"),
-        (ImportProbe(frozenset(), {"shop.tasks": ""}), f"{tried} the import works, but these tasks are not registered"),
-        (ImportProbe(frozenset(), {}, failed="no setpriv\nx"), f"{tried} it could not be loaded: no setpriv"),
+        (
+            ImportProbe(frozenset(), {"shop.tasks": ""}),
+            f"{tried} the import works, but these tasks are not registered",
+        ),
+        (
+            ImportProbe(frozenset(), {}, failed="no setpriv\nx"),
+            f"{tried} it could not be loaded: no setpriv",
+        ),
         (BAD, f"{ENV_FILE}: TIMEOUT is 'thirty', the inventory says '30'"),  # not tried
     ):
         found = findings(hosts={"web1": with_imports(BAD, wanted, timeout="thirty")})
@@ -717,12 +923,18 @@ def test_an_import_that_fails_with_the_right_environment_is_the_codes_fault_and_
 
 
 def test_an_application_that_fails_with_every_environment_is_not_said_to_be_mended() -> None:
-    fleet, broken = make_fleet(expected_tasks=()), ImportProbe(frozenset(), {"": "ModuleNotFoundError: x"})
+    fleet, broken = (
+        make_fleet(expected_tasks=()),
+        ImportProbe(frozenset(), {"": "ModuleNotFoundError: x"}),
+    )
     state = with_imports(broken, replace(broken), timeout="thirty")
     finding = one(findings(fleet, hosts={"web1": state}), "task.import_fails")
     assert "so none of its tasks is registered" in finding.summary
     assert (finding.blocks, finding.remedy) == ((Block("web1"),), None)
-    assert finding.evidence[-1] == "tried on the host: with the inventory's values the import fails all the same"
+    assert (
+        finding.evidence[-1]
+        == "tried on the host: with the inventory's values the import fails all the same"
+    )
 
 
 def test_a_long_traceback_is_told_by_its_last_eight_lines() -> None:
@@ -763,7 +975,12 @@ def test_a_module_that_imports_but_is_never_imported_by_the_application_blocks()
 def test_missing_and_differing_files_are_told_apart_and_counted() -> None:
     mark = f"{mark_of('shop')}\n".encode()
     units = {UNIT: mark + b"new", "/u/1": b"x", "/u/2": b"x"}
-    files = {**state().files, UNIT: in_place(mark + b"old"), "/u/1": FileState(None), "/u/2": FileState(None)}
+    files = {
+        **state().files,
+        UNIT: in_place(mark + b"old"),
+        "/u/1": FileState(None),
+        "/u/2": FileState(None),
+    }
     found = findings(hosts={"web1": state(files=files)}, units=units)
     assert [(f.code, f.evidence, f.severity) for f in found] == [
         ("unit.missing", ("/u/1", "/u/2"), Severity.WARNING),
@@ -778,25 +995,36 @@ def test_missing_and_differing_files_are_told_apart_and_counted() -> None:
 def test_what_an_operator_wrote_into_a_file_of_ours_is_told_as_what_differs() -> None:
     mark = f"{mark_of('shop')}\n".encode()
     wanted = mark + b"".join(b"%d * * * * deploy true\n" % minute for minute in range(9))
-    edited = wanted.replace(mark, mark + b"# ours, too\nMAILTO=ops@example.com\nSMTP_PASSWORD=hunter2\n")
+    edited = wanted.replace(
+        mark, mark + b"# ours, too\nMAILTO=ops@example.com\nSMTP_PASSWORD=hunter2\n"
+    )
     for content, edits in (
         (edited, ("  -# ours, too", "  -MAILTO=ops@example.com", "  -SMTP_PASSWORD=********")),
         (
             b"",
-            (f"  +{mark_of('shop')}", *(f"  +{minute} * * * * deploy true" for minute in range(5)), "  4 more lines"),
+            (
+                f"  +{mark_of('shop')}",
+                *(f"  +{minute} * * * * deploy true" for minute in range(5)),
+                "  4 more lines",
+            ),
         ),
     ):
         files = {**state().files, CRON: in_place(content)}
-        finding = only(findings(hosts={"web1": state(files=files)}, cron={CRON: wanted}), "cron.differs")
+        finding = only(
+            findings(hosts={"web1": state(files=files)}, cron={CRON: wanted}), "cron.differs"
+        )
         assert finding.evidence == (CRON, *edits)
     files = {**state().files, CRON: in_place(wanted, 0o666)}
-    finding = only(findings(hosts={"web1": state(files=files)}, cron={CRON: wanted}), "cron.differs")
+    finding = only(
+        findings(hosts={"web1": state(files=files)}, cron={CRON: wanted}), "cron.differs"
+    )
     assert finding.evidence == (CRON, "  mode 666")
 
 
 def test_a_shell_that_begins_late_is_told_with_what_it_said() -> None:
     finding = only(
-        findings(hosts={"web1": state(slow_shell="after 10 s, in which it said: sudo: …")}), "host.slow_shell"
+        findings(hosts={"web1": state(slow_shell="after 10 s, in which it said: sudo: …")}),
+        "host.slow_shell",
     )
     assert finding.evidence[0] == "it began after 10 s, in which it said: sudo: …"
 
@@ -806,7 +1034,9 @@ def test_a_host_where_a_planned_file_may_not_be_written_is_left_as_it_is() -> No
     unwritable = {CRON.rpartition("/")[0]: "deploy", "/elsewhere": "deploy"}
     found = findings(hosts={"web1": state(files=files, unwritable=unwritable)}, cron={CRON: b"x"})
     finding = next(finding for finding in found if finding.code == "host.cannot_write")
-    assert finding.summary.startswith("deploy may not write in /etc/cron.d, so nothing is changed on web1")
+    assert finding.summary.startswith(
+        "deploy may not write in /etc/cron.d, so nothing is changed on web1"
+    )
     assert finding.blocks == (Block("web1"),)
     assert not can_be_fixed(found)
     healthy = findings(hosts={"web1": state(unwritable=unwritable)})
@@ -824,7 +1054,9 @@ def test_a_host_where_a_planned_file_may_not_be_written_is_left_as_it_is() -> No
         (FileState(None), ["cron.missing"]),
     ],
 )
-def test_a_cron_file_is_right_only_with_its_bytes_and_mode(file: FileState, codes: list[str]) -> None:
+def test_a_cron_file_is_right_only_with_its_bytes_and_mode(
+    file: FileState, codes: list[str]
+) -> None:
     found = findings(hosts={"web1": state(files={**state().files, CRON: file})}, cron={CRON: b"x"})
     assert [finding.code for finding in found] == codes
 
@@ -837,7 +1069,9 @@ def test_environment_drift_is_told_variable_by_variable_without_the_files_secret
 
 
 def test_a_variable_that_holds_a_password_is_told_without_it_and_left_to_the_operator() -> None:
-    files = {ENV_FILE: replace(state().files[ENV_FILE], content=b"TIMEOUT=redis://:s3cret@cache/1\n")}
+    files = {
+        ENV_FILE: replace(state().files[ENV_FILE], content=b"TIMEOUT=redis://:s3cret@cache/1\n")
+    }
     finding = only(findings(hosts={"web1": state(files=files)}), "environment.password")
     assert (finding.subject, finding.remedy) == ("web1", None)
     assert "s3cret" not in repr(finding)
@@ -850,15 +1084,23 @@ def test_errors_come_first_and_information_last() -> None:
     files = {ENV_FILE: replace(state().files[ENV_FILE], content=b"")}
     services = {**state().services, "beat": ServiceState(None, None, "")}
     found = findings(
-        broker=broker(other_lists={"sessions": (1, False)}), hosts={"web1": state(files=files, services=services)}
+        broker=broker(other_lists={"sessions": (1, False)}),
+        hosts={"web1": state(files=files, services=services)},
     )
-    assert [f.code for f in found] == ["beat.not_running", "environment.differs", "queue.foreign_list"]
+    assert [f.code for f in found] == [
+        "beat.not_running",
+        "environment.differs",
+        "queue.foreign_list",
+    ]
 
 
 def test_one_unreachable_host_does_not_hide_the_faults_of_another() -> None:
     fleet = make_fleet(make_host("web1"), make_host("web2"))
     services = {**make_state(fleet.hosts[1]).services, "beat": ServiceState(None, None, "")}
-    found = findings(fleet, hosts={"web1": Unreachable("gone"), "web2": make_state(fleet.hosts[1], services=services)})
+    found = findings(
+        fleet,
+        hosts={"web1": Unreachable("gone"), "web2": make_state(fleet.hosts[1], services=services)},
+    )
     assert {f.code for f in found} == {"host.unreachable", "beat.not_running"}
 
 
@@ -872,7 +1114,8 @@ def test_an_expected_task_whose_name_says_no_module_is_told_without_an_error_of_
     fleet = make_fleet(make_host(), expected_tasks=(*TASKS, "ship"))
     probe = ImportProbe(frozenset(TASKS), {})
     finding = only(
-        findings(fleet, hosts={"web1": state(imports_now=probe, imports_wanted=probe)}), "task.never_imported"
+        findings(fleet, hosts={"web1": state(imports_now=probe, imports_wanted=probe)}),
+        "task.never_imported",
     )
     assert finding.summary == "ship: the application never imports it, or has no such task"
 
@@ -913,7 +1156,9 @@ def test_kombu_that_hears_nothing_under_a_prefix_is_the_cause_of_its_workers_sil
 
     def found(said: Application) -> tuple[Finding, ...]:
         tried = replace(GOOD, application=said)
-        return findings(broker=silent, hosts={"web1": state(imports_now=tried, imports_wanted=tried)})
+        return findings(
+            broker=silent, hosts={"web1": state(imports_now=tried, imports_wanted=tried)}
+        )
 
     finding = only(found(old), "worker.no_remote_control")
     assert "kombu 5.2.3 hears no remote control" in finding.summary
@@ -924,12 +1169,16 @@ def test_kombu_that_hears_nothing_under_a_prefix_is_the_cause_of_its_workers_sil
 
 def test_a_masked_unit_is_told_as_such_and_not_as_edited() -> None:
     files = {**state().files, UNIT: in_place(b"")}
-    finding = only(findings(hosts={"web1": state(files=files)}, units={UNIT: b"[Unit]"}), "unit.masked")
+    finding = only(
+        findings(hosts={"web1": state(files=files)}, units={UNIT: b"[Unit]"}), "unit.masked"
+    )
     assert finding.summary.startswith("celery-beat.service is masked: ")
     assert (finding.blocks, finding.remedy) == ((), None), "without systemd a unit starts nothing"
 
 
-def test_a_masked_unit_blocks_its_service_and_is_no_missing_file_and_no_service_that_is_to_be_started() -> None:
+def test_a_masked_unit_blocks_its_service_and_is_no_missing_file_and_no_service_that_is_to_be_started() -> (
+    None
+):
     host = make_host(service_manager="systemd", commands=None, workers=())
     path = "/etc/systemd/system/celery-beat.service"
     masked = ServiceState(None, None, "masked, inactive (dead)", enabled=False, masked=True)
@@ -939,7 +1188,9 @@ def test_a_masked_unit_blocks_its_service_and_is_no_missing_file_and_no_service_
     wanted: dict[Kind, Wanted] = {"unit": {"web1": {path: b"[Unit]"}}}
     found = diagnose(fleet, make_snapshot(fleet, hosts={"web1": seen}), wanted)
     assert one(found, "unit.masked").blocks == (Block("web1", "beat"),)
-    assert not {"unit.missing", "beat.not_running", "unit.not_enabled"} & {finding.code for finding in found}
+    assert not {"unit.missing", "beat.not_running", "unit.not_enabled"} & {
+        finding.code for finding in found
+    }
     for step in unit_steps(fleet, wanted["unit"]):
         assert not step.plan(make_snapshot(fleet, hosts={"web1": seen}))
 
@@ -955,8 +1206,12 @@ def test_a_name_that_stands_for_another_unit_is_told_and_neither_written_nor_sta
     found = diagnose(fleet, make_snapshot(fleet, hosts={"web1": seen}), wanted)
     finding = one(found, "unit.alias")
     assert finding.blocks == (Block("web1", "beat"),)
-    assert finding.summary.startswith("celery-beat.service is only another name of printer-beat.service")
-    assert not {"unit.differs", "beat.not_running", "unit.not_enabled"} & {finding.code for finding in found}
+    assert finding.summary.startswith(
+        "celery-beat.service is only another name of printer-beat.service"
+    )
+    assert not {"unit.differs", "beat.not_running", "unit.not_enabled"} & {
+        finding.code for finding in found
+    }
     for step in unit_steps(fleet, wanted["unit"]):
         assert not step.plan(make_snapshot(fleet, hosts={"web1": seen}))
 
@@ -970,7 +1225,10 @@ def test_a_service_that_systemd_is_still_starting_is_left_as_it_is() -> None:
 
 def test_remediate_is_suggested_only_where_it_has_something_to_mend_and_would_not_refuse() -> None:
     start = Change("web1", "workers", "start beat", ControlService("beat", "start"))
-    mendable, hopeless = Finding("a", "web1", "x", remedy="start it", fix=(start,)), Finding("b", "web1", "y")
+    mendable, hopeless = (
+        Finding("a", "web1", "x", remedy="start it", fix=(start,)),
+        Finding("b", "web1", "y"),
+    )
     assert can_be_fixed([hopeless, mendable])
     assert not can_be_fixed([hopeless])
     assert not can_be_fixed([])
@@ -979,16 +1237,28 @@ def test_remediate_is_suggested_only_where_it_has_something_to_mend_and_would_no
     assert not can_be_fixed([mendable, replace(hopeless, blocks=(Block(),))])
 
 
-def test_an_application_with_another_visibility_timeout_than_the_inventorys_is_told_with_both() -> None:
-    probe = replace(GOOD, options={"visibility_timeout": 43200, "sep": "\x06\x16", "priority_steps": [0, 3, 6, 9]})
-    finding = only(findings(hosts={"web1": state(imports_now=probe, imports_wanted=probe)}), "broker.options_differ")
+def test_an_application_with_another_visibility_timeout_than_the_inventorys_is_told_with_both() -> (
+    None
+):
+    probe = replace(
+        GOOD,
+        options={"visibility_timeout": 43200, "sep": "\x06\x16", "priority_steps": [0, 3, 6, 9]},
+    )
+    finding = only(
+        findings(hosts={"web1": state(imports_now=probe, imports_wanted=probe)}),
+        "broker.options_differ",
+    )
     assert (finding.subject, finding.severity, finding.blocks) == ("web1", Severity.WARNING, ())
-    assert finding.evidence == ("visibility_timeout: the application has 43200, the inventory 3600.0",)
+    assert finding.evidence == (
+        "visibility_timeout: the application has 43200, the inventory 3600.0",
+    )
     assert "celery_broker_options" in finding.summary
 
 
 @pytest.mark.parametrize("option", ["global_keyprefix", "sep"])
-def test_an_application_whose_keys_have_other_names_is_why_its_workers_do_not_answer(option: str) -> None:
+def test_an_application_whose_keys_have_other_names_is_why_its_workers_do_not_answer(
+    option: str,
+) -> None:
     probe = replace(GOOD, options={option: "shop:"})
     silent = make_broker(FLEET, nodes={})
     found = findings(broker=silent, hosts={"web1": state(imports_now=probe, imports_wanted=probe)})
@@ -1000,12 +1270,16 @@ def test_an_option_that_the_inventorys_environment_sets_right_is_no_finding() ->
     assert findings(hosts={"web1": state(imports_now=now, imports_wanted=wanted)}) == ()
 
 
-ELSEWHERE = {ENV_FILE: FileState(b"TIMEOUT=30\nREDIS=redis://127.0.0.1:7777/0\n", 0o640, NOW - 1000)}
+ELSEWHERE = {
+    ENV_FILE: FileState(b"TIMEOUT=30\nREDIS=redis://127.0.0.1:7777/0\n", 0o640, NOW - 1000)
+}
 
 
 def test_where_the_workers_use_another_broker_no_finding_says_to_restart_or_start_them() -> None:
     silent = make_broker(FLEET, nodes={})
-    finding = only(findings(broker=silent, hosts={"web1": state(files=ELSEWHERE)}), "broker.not_the_workers")
+    finding = only(
+        findings(broker=silent, hosts={"web1": state(files=ELSEWHERE)}), "broker.not_the_workers"
+    )
     assert finding.blocks
 
 
@@ -1021,7 +1295,9 @@ def test_what_another_host_lacks_is_told_beside_the_one_whose_workers_use_anothe
     ]
 
 
-def test_a_worker_that_may_run_without_a_drop_in_of_its_unit_is_left_running_and_that_is_told() -> None:
+def test_a_worker_that_may_run_without_a_drop_in_of_its_unit_is_left_running_and_that_is_told() -> (
+    None
+):
     path = "/etc/systemd/system/celery-worker@high.service.d/x.conf"
     high = replace(state().services["high"], drop_ins={path: DropIn(NOW, "x")})
     found = findings(hosts={"web1": state(services={**state().services, "high": high})})
@@ -1050,10 +1326,18 @@ def test_messages_that_a_busy_node_hoards_are_told_where_another_has_nothing_to_
     hosts = (make_host(), make_host("web2", beat=False))
     nodes = {"high@web1": node(holds=BUSY), "high@web2": node(name="high@web2", **other)}
     fleet = make_fleet(*hosts)
-    found = [f for f in findings(fleet, broker=make_broker(fleet, nodes=nodes, hoards=(hoard,))) if "hoard" in f.code]
+    found = [
+        f
+        for f in findings(fleet, broker=make_broker(fleet, nodes=nodes, hoards=(hoard,)))
+        if "hoard" in f.code
+    ]
     assert [finding.code for finding in found] == ["queue.hoarded"] * told
     if told:
-        assert (found[0].subject, found[0].severity, found[0].remedy) == ("high_q", Severity.WARNING, None)
+        assert (found[0].subject, found[0].severity, found[0].remedy) == (
+            "high_q",
+            Severity.WARNING,
+            None,
+        )
         assert found[0].summary.startswith(
             "6 messages of high_q wait in high@web1 for up to 5 min, behind what it runs"
         )
@@ -1069,14 +1353,24 @@ def test_a_running_worker_with_another_visibility_timeout_is_told_whatever_prefi
     found = findings(fleet, broker=make_broker(fleet, nodes={"high@web1": node(options=options)}))
     assert [finding.code for finding in found] == ["broker.options_differ"] * told
     if told:
-        assert found[0].evidence == ("visibility_timeout: the application has 43200, the inventory 3600.0",)
+        assert found[0].evidence == (
+            "visibility_timeout: the application has 43200, the inventory 3600.0",
+        )
 
 
 def test_a_probe_that_could_not_run_accuses_no_application_and_blocks_its_host() -> None:
-    probe = ImportProbe(frozenset(), {}, failed="celery_app is x, and there is none\nTraceback\n  x")
+    probe = ImportProbe(
+        frozenset(), {}, failed="celery_app is x, and there is none\nTraceback\n  x"
+    )
     finding = only(findings(hosts={"web1": with_imports(probe)}), "host.probe_failed")
-    assert finding.summary.endswith("could not be asked what it registers: celery_app is x, and there is none")
-    assert (finding.evidence, finding.blocks, finding.remedy) == (("Traceback", "  x"), (Block("web1"),), None)
+    assert finding.summary.endswith(
+        "could not be asked what it registers: celery_app is x, and there is none"
+    )
+    assert (finding.evidence, finding.blocks, finding.remedy) == (
+        ("Traceback", "  x"),
+        (Block("web1"),),
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -1086,8 +1380,12 @@ def test_a_probe_that_could_not_run_accuses_no_application_and_blocks_its_host()
         ImportProbe(frozenset(), {"": "ValueError: x"}),
     ],
 )
-def test_what_an_application_registers_and_accepts_is_said_only_where_it_was_loaded(probe: ImportProbe) -> None:
-    waiting = make_queue(depth=9, by_task={NEW_TASK: TaskCount(9, 0, 0, None, None, 0)}, forms={NAMELESS: 9})
+def test_what_an_application_registers_and_accepts_is_said_only_where_it_was_loaded(
+    probe: ImportProbe,
+) -> None:
+    waiting = make_queue(
+        depth=9, by_task={NEW_TASK: TaskCount(9, 0, 0, None, None, 0)}, forms={NAMELESS: 9}
+    )
     asleep = broker(nodes={}, queues={"high_q": waiting})
     found = findings(broker=asleep, hosts={"web1": with_imports(probe)})
     assert not {"task.never_imported", "task.would_be_discarded"} & {one.code for one in found}
@@ -1097,24 +1395,37 @@ def test_what_an_application_registers_and_accepts_is_said_only_where_it_was_loa
     told = f"imported on the host, the application does not register {NEW_TASK}"
     assert one(found, "task.would_be_discarded").evidence == (told,)
     found = findings(broker=asleep, hosts={"web1": replace(loaded, imports_wanted=replace(GOOD))})
-    assert one(found, "task.would_be_discarded").evidence == (f"{told}, also with the inventory's values",)
+    assert one(found, "task.would_be_discarded").evidence == (
+        f"{told}, also with the inventory's values",
+    )
 
 
 def test_a_probe_that_works_with_the_inventorys_environment_has_a_remedy_and_its_proof() -> None:
     probe = ImportProbe(frozenset(), {}, failed="celery_app is x, and there is none")
-    finding = only(findings(hosts={"web1": with_imports(probe, GOOD, timeout="thirty")}), "host.probe_failed")
+    finding = only(
+        findings(hosts={"web1": with_imports(probe, GOOD, timeout="thirty")}), "host.probe_failed"
+    )
     assert (finding.blocks, finding.remedy is not None) == ((), True)
     assert finding.evidence == (
         f"{ENV_FILE}: TIMEOUT is 'thirty', the inventory says '30'",
-        "tried on the host: with the inventory's values it is loaded, and registers the expected tasks",
+        (
+            "tried on the host: with the inventory's values it is loaded, and registers the"
+            " expected tasks"
+        ),
     )
 
 
 @pytest.mark.parametrize(
     ("error", "why"),
     [
-        ("Error 111 connecting to ssl-host:1. Connection refused.", "nothing listens there, or a firewall refuses"),
-        ("invalid username-password pair or user is disabled.", "the broker refuses its user or password"),
+        (
+            "Error 111 connecting to ssl-host:1. Connection refused.",
+            "nothing listens there, or a firewall refuses",
+        ),
+        (
+            "invalid username-password pair or user is disabled.",
+            "the broker refuses its user or password",
+        ),
         ("PSUBSCRIBE /0.celery.pidbox: No permissions to access a channel", "ACL SETUSER"),
         ("what nobody has seen yet", "it does not get in"),
     ],
@@ -1122,24 +1433,38 @@ def test_a_probe_that_works_with_the_inventorys_environment_has_a_remedy_and_its
 def test_a_worker_that_would_be_locked_out_keeps_its_host_as_it_is(error: str, why: str) -> None:
     out = replace(GOOD, broker_at="redis://cache:6379/0", broker_error=error)
     finding = only(findings(hosts={"web1": with_imports(out)}), "worker.would_be_locked_out")
-    assert finding.summary.startswith("a worker started on web1 now would get no messages from redis://cache:6379/0: ")
+    assert finding.summary.startswith(
+        "a worker started on web1 now would get no messages from redis://cache:6379/0: "
+    )
     assert why in finding.summary
     assert error in finding.evidence[0]
     assert finding.blocks == (Block("web1"),)
-    assert finding.evidence[-1].startswith("workers that run there answer: they keep the connections")
+    assert finding.evidence[-1].startswith(
+        "workers that run there answer: they keep the connections"
+    )
 
 
 def test_the_inventorys_environment_may_let_a_worker_in_or_lock_it_out() -> None:
     out = replace(GOOD, broker_error="Connection refused")
-    mended = [one for one in findings(hosts={"web1": with_imports(out, GOOD, "5")}) if "locked_out" in one.code]
+    mended = [
+        one
+        for one in findings(hosts={"web1": with_imports(out, GOOD, "5")})
+        if "locked_out" in one.code
+    ]
     assert [(one.blocks, bool(one.remedy)) for one in mended] == [((), True)]
-    broken = [one for one in findings(hosts={"web1": with_imports(GOOD, out, "5")}) if "locked_out" in one.code]
+    broken = [
+        one
+        for one in findings(hosts={"web1": with_imports(GOOD, out, "5")})
+        if "locked_out" in one.code
+    ]
     assert [one.blocks for one in broken] == [(Block("web1"),)]
     assert "with the inventory's celery_env" in broken[0].summary
 
 
 @pytest.mark.parametrize(("runs", "told"), [(False, ["cron.not_running"]), (True, []), (None, [])])
-def test_a_host_with_entries_for_cron_and_no_cron_is_told(runs: bool | None, told: list[str]) -> None:
+def test_a_host_with_entries_for_cron_and_no_cron_is_told(
+    runs: bool | None, told: list[str]
+) -> None:
     assert [one.code for one in findings(hosts={"web1": state(runs_cron=runs)})] == told
 
 
@@ -1152,4 +1477,6 @@ def test_what_is_said_of_a_queue_that_was_not_read_to_its_end_is_said_to_be_of_a
         Severity.INFO,
         "300 of 1,000 messages in high_q were looked at before the time was over",
     )
-    assert one(found, "queue.malformed").summary.startswith("at least 2 items are no Celery messages")
+    assert one(found, "queue.malformed").summary.startswith(
+        "at least 2 items are no Celery messages"
+    )

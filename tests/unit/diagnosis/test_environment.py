@@ -7,7 +7,15 @@ from msgspec.structs import replace
 
 from runbooks.core.effects import Change, SetEnvironment
 from runbooks.core.fleet import FleetHost
-from runbooks.core.model import Block, FileState, Finding, HostState, ServiceState, Severity, Unreachable
+from runbooks.core.model import (
+    Block,
+    FileState,
+    Finding,
+    HostState,
+    ServiceState,
+    Severity,
+    Unreachable,
+)
 from runbooks.diagnosis.environment import drift, faults
 from runbooks.diagnosis.since_start import changed_since_start, digest_of
 from runbooks.diagnosis.steps import environment_step
@@ -25,13 +33,17 @@ def plan(content: bytes | None) -> tuple[Change, ...]:
     return environment_step(FLEET).plan(make_snapshot(FLEET, hosts={"web1": state_with(content)}))
 
 
-def test_nothing_is_to_do_where_the_file_holds_the_inventorys_values_however_they_are_written() -> None:
+def test_nothing_is_to_do_where_the_file_holds_the_inventorys_values_however_they_are_written() -> (
+    None
+):
     assert plan(b"OTHER=1\nexport TIMEOUT=30\nURL='http://x y'\n") == ()
 
 
 def test_only_the_variables_that_differ_are_set_and_undo_gives_back_what_was_there() -> None:
     (change,) = environment_step(FLEET).plan(
-        make_snapshot(FLEET, hosts={"web1": state_with(b"TIMEOUT=x\nURL='http://x y'\nTOKEN=s3cret\n")})
+        make_snapshot(
+            FLEET, hosts={"web1": state_with(b"TIMEOUT=x\nURL='http://x y'\nTOKEN=s3cret\n")}
+        )
     )
     assert (change.host, change.step) == ("web1", "environment")
     assert change.do == SetEnvironment(ENV_FILE, {"TIMEOUT": "30"}, {"TIMEOUT": "x"}, "shell")
@@ -45,7 +57,12 @@ def test_only_the_variables_that_differ_are_set_and_undo_gives_back_what_was_the
 def test_a_variable_that_is_missing_is_added_and_undo_takes_it_out() -> None:
     (change,) = environment_step(FLEET).plan(make_snapshot(FLEET, hosts={"web1": state_with(None)}))
     assert change.undo == SetEnvironment(
-        ENV_FILE, {"TIMEOUT": None, "URL": None}, {"TIMEOUT": "30", "URL": "http://x y"}, "shell", NOW, was_absent=True
+        ENV_FILE,
+        {"TIMEOUT": None, "URL": None},
+        {"TIMEOUT": "30", "URL": "http://x y"},
+        "shell",
+        NOW,
+        was_absent=True,
     )
     assert "-TIMEOUT" not in change.detail
 
@@ -82,8 +99,14 @@ def found(content: bytes, host: FleetHost = SYSTEMD, **changes: Any) -> list[Fin
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"TIMEOUT=30\nNAME=M\xfcnster\n", "line 2, column 7: systemd refuses the file, and starts nothing with it: "),
-        (b"TIMEOUT=30\nNAME='x\n", "line 2, column 6: this quote is never closed, so systemd takes all that follows"),
+        (
+            b"TIMEOUT=30\nNAME=M\xfcnster\n",
+            "line 2, column 7: systemd refuses the file, and starts nothing with it: ",
+        ),
+        (
+            b"TIMEOUT=30\nNAME='x\n",
+            "line 2, column 6: this quote is never closed, so systemd takes all that follows",
+        ),
     ],
 )
 def test_a_file_that_its_reader_cannot_read_blocks_its_host(content: bytes, told: str) -> None:
@@ -98,11 +121,16 @@ def test_a_byte_in_a_comment_that_is_not_utf_8_keeps_nothing_from_being_read() -
     assert found(b"# M\xfcnster\nTIMEOUT=30\n") == []
 
 
-def test_a_variable_that_systemd_ignores_is_not_set_and_the_line_that_seems_to_set_it_is_named() -> None:
+def test_a_variable_that_systemd_ignores_is_not_set_and_the_line_that_seems_to_set_it_is_named() -> (
+    None
+):
     (finding,) = found(b"A=1\nexport TIMEOUT=30\n")
     assert finding.evidence == (
         "TIMEOUT: not set, the inventory says '30'",
-        "line 2, column 1: this line does not count for TIMEOUT, because all of 'export TIMEOUT' is taken for the name",
+        (
+            "line 2, column 1: this line does not count for TIMEOUT, because all of 'export"
+            " TIMEOUT' is taken for the name"
+        ),
     )
     assert found(b"A=1\nexport TIMEOUT=30\n", make_host()) == []
 
@@ -110,7 +138,11 @@ def test_a_variable_that_systemd_ignores_is_not_set_and_the_line_that_seems_to_s
 def test_a_variable_is_not_judged_where_only_the_shell_knows_it() -> None:
     host = make_host(env={"A": "1", "B": "2", "TIMEOUT": "30"})
     (finding,) = found(b"A=1\n[ -r more ] && . more\nTIMEOUT=30\nB=$(id -u)\n", host)
-    assert (finding.code, finding.severity, finding.fix) == ("environment.unknown", Severity.WARNING, ())
+    assert (finding.code, finding.severity, finding.fix) == (
+        "environment.unknown",
+        Severity.WARNING,
+        (),
+    )
     assert finding.summary == f"whether A, B in {ENV_FILE} are as in the inventory is not known"
     assert finding.evidence == (
         "line 2, column 1: what this line does shows only in the shell",
@@ -124,22 +156,33 @@ def test_what_cannot_be_set_without_a_change_of_the_rest_is_told_and_left() -> N
     assert finding.evidence[-1].startswith("it is left as it is: ")
 
 
-def test_what_a_start_script_does_not_export_is_told_with_what_it_has_to_do_and_restarts_nothing() -> None:
+def test_what_a_start_script_does_not_export_is_told_with_what_it_has_to_do_and_restarts_nothing() -> (
+    None
+):
     host = make_host()
     services = {"high": ServiceState(100, NOW - 500, "", environment={"PATH": digest_of("/bin")})}
     (finding,) = found(b"TIMEOUT=30\n", host, services=services)
     assert (finding.code, finding.fix) == ("environment.not_in_effect", ())
     assert finding.evidence == (
         "TIMEOUT: not set",
-        "its start command has to export what it reads of the file, as set -a does, and not change it later",
+        (
+            "its start command has to export what it reads of the file, as set -a does, and not"
+            " change it later"
+        ),
     )
-    younger = make_state(host, files={ENV_FILE: FileState(b"TIMEOUT=30\n", 0o640, NOW)}, services=services)
+    younger = make_state(
+        host, files={ENV_FILE: FileState(b"TIMEOUT=30\n", 0o640, NOW)}, services=services
+    )
     assert changed_since_start(host, "high", younger) == []
 
 
 @pytest.mark.parametrize(
     ("environment", "told"),
-    [({"TIMEOUT": digest_of("31")}, "TIMEOUT: another value"), ({}, "TIMEOUT: not set"), (None, None)],
+    [
+        ({"TIMEOUT": digest_of("31")}, "TIMEOUT: another value"),
+        ({}, "TIMEOUT: not set"),
+        (None, None),
+    ],
 )
 def test_a_service_that_was_started_on_the_file_and_has_not_its_value_is_told(
     environment: dict[str, str] | None, told: str | None
@@ -153,4 +196,6 @@ def test_a_service_that_was_started_on_the_file_and_has_not_its_value_is_told(
         [("environment.not_in_effect", "high on web1", told)] if told else []
     )
     services = {name: replace(service, started_at=NOW - 1001) for name, service in services.items()}
-    assert found(b"TIMEOUT=30\n", services=services) == [], "it was started before the file was written"
+    assert found(b"TIMEOUT=30\n", services=services) == [], (
+        "it was started before the file was written"
+    )

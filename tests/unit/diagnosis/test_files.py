@@ -39,7 +39,10 @@ def test_a_missing_file_is_created_and_undo_removes_it() -> None:
     assert change.summary == f"create {PATH}"
     assert change.do == WriteFile(PATH, ONE_TWO, MODE, "absent")
     assert change.undo == WriteFile(PATH, None, 0, sha256(ONE_TWO))
-    assert change.detail == f"--- /dev/null\n+++ {PATH}\n@@ -0,0 +1,3 @@\n+{mark_of('shop')}\n+one\n+two"
+    assert (
+        change.detail
+        == f"--- /dev/null\n+++ {PATH}\n@@ -0,0 +1,3 @@\n+{mark_of('shop')}\n+one\n+two"
+    )
 
 
 def test_a_differing_file_is_changed_and_undo_puts_back_its_bytes_and_mode() -> None:
@@ -79,7 +82,12 @@ def test_what_somebody_wrote_into_a_file_of_ours_shows_no_secret(line: str, show
 
 
 def test_a_host_that_does_not_answer_is_left_out() -> None:
-    assert file_step(FLEET, "cron", WANTED).plan(make_snapshot(FLEET, hosts={"web1": Unreachable("gone")})) == ()
+    assert (
+        file_step(FLEET, "cron", WANTED).plan(
+            make_snapshot(FLEET, hosts={"web1": Unreachable("gone")})
+        )
+        == ()
+    )
 
 
 def test_the_rotation_of_logs_that_the_inventory_no_longer_has_is_removed() -> None:
@@ -101,18 +109,27 @@ MONITOR = MonitorSettings(
 
 
 def cron(host: FleetHost, monitor_host: str | None = "web1", **changes: object) -> str:
-    fleet = replace(make_fleet(host, monitor=MONITOR.model_copy(update=changes)), monitor_host=monitor_host)
+    fleet = replace(
+        make_fleet(host, monitor=MONITOR.model_copy(update=changes)), monitor_host=monitor_host
+    )
     files = cron_files(fleet, Templates(CHECKOUT / "templates"))[host.name]
     return "".join(content.decode() for content in files.values())
 
 
-def test_the_monitor_is_run_every_six_hours_by_the_applications_user_and_its_lines_are_appended() -> None:
+def test_the_monitor_is_run_every_six_hours_by_the_applications_user_and_its_lines_are_appended() -> (
+    None
+):
     assert cron(HOST).splitlines()[-1] == (
-        "0 */6 * * * deploy /usr/local/bin/celery-runbooks monitor --inventory '/etc/my shop/inventory.yaml' "
+        "0 */6 * * * deploy /usr/local/bin/celery-runbooks monitor --inventory '/etc/my"
+        " shop/inventory.yaml' "
         r"--textfile /var/lib/node/shop.prom >>/var/log/shop/100\%.log 2>&1"
     )
-    line = cron(HOST, schedule="*/5 * * * *", user="nobody", command="/opt/inv", textfile=None).splitlines()[-1]
-    assert line.startswith("*/5 * * * * nobody /opt/inv monitor --inventory '/etc/my shop/inventory.yaml' >>")
+    line = cron(
+        HOST, schedule="*/5 * * * *", user="nobody", command="/opt/inv", textfile=None
+    ).splitlines()[-1]
+    assert line.startswith(
+        "*/5 * * * * nobody /opt/inv monitor --inventory '/etc/my shop/inventory.yaml' >>"
+    )
 
 
 def test_it_stands_beside_the_hosts_own_entries_and_on_no_other_host() -> None:
@@ -126,9 +143,14 @@ LOG, OTHER_LOG = "/var/log/celery/high.log", "/var/log/celery/low.log"
 ROTATES = "/etc/logrotate.d/celery-shop"
 
 
-def rotation(*others: Rotation, content: bytes | None = None, logs: tuple[str, ...] = (LOG,)) -> list[Finding]:
+def rotation(
+    *others: Rotation, content: bytes | None = None, logs: tuple[str, ...] = (LOG,)
+) -> list[Finding]:
     host = make_host(logs=logs)
-    files = {**make_state(host).files, ROTATES: FileState(None) if content is None else in_place(content)}
+    files = {
+        **make_state(host).files,
+        ROTATES: FileState(None) if content is None else in_place(content),
+    }
     ours = () if content is None else tuple(Rotation(ROTATES, 2, log) for log in logs)
     state = replace(make_state(host), files=files, rotations=(*ours, *others))
     fleet = make_fleet(host)
@@ -145,14 +167,19 @@ def test_logs_that_another_file_rotates_are_left_to_it(pattern: str) -> None:
     assert told.evidence[0] == f"/etc/logrotate.d/celery:1: {pattern}"
     stale, told = rotation(other, content=MARK + b"rotation")
     assert (stale.code, told.code) == ("logrotate.stale", "logrotate.by_another")
-    assert [change.do for change in stale.fix] == [WriteFile(ROTATES, None, MODE, sha256(MARK + b"rotation"))]
+    assert [change.do for change in stale.fix] == [
+        WriteFile(ROTATES, None, MODE, sha256(MARK + b"rotation"))
+    ]
     assert rotation(content=MARK + b"rotation") == []
 
 
 def test_logs_that_nobody_rotates_or_two_others_do_are_a_warning() -> None:
     others = [Rotation(f"/etc/logrotate.d/{name}", 1, LOG) for name in ("a", "b")]
     (told,) = rotation(others[0], logs=(LOG, OTHER_LOG))
-    assert (told.severity, f"nothing rotates {OTHER_LOG}" in told.summary) == (Severity.WARNING, True)
+    assert (told.severity, f"nothing rotates {OTHER_LOG}" in told.summary) == (
+        Severity.WARNING,
+        True,
+    )
     (told,) = rotation(*others)
     assert (told.severity, "which makes logrotate fail" in told.summary) == (Severity.WARNING, True)
 

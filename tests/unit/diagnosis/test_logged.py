@@ -13,23 +13,34 @@ HOSTS = (make_host("web1"), make_host("web2"))
 FLEET = make_fleet(*HOSTS)
 
 
-def line(event: Event, count: int = 1, subject: str = "", text: str = "said", last_at: float = NOW) -> Logged:
+def line(
+    event: Event, count: int = 1, subject: str = "", text: str = "said", last_at: float = NOW
+) -> Logged:
     return Logged(event, subject, count, text, NOW - 60, last_at)
 
 
-def found(*events: Logged, on: str = "web1", other: ServiceLog | None = None, **log: Any) -> dict[str, Finding]:
-    """The findings by their codes, of what `high` on one host has logged; that on the other has logged `other`."""
+def found(
+    *events: Logged, on: str = "web1", other: ServiceLog | None = None, **log: Any
+) -> dict[str, Finding]:
+    """The findings by their codes, of what `high` on one host has logged; that on the other has
+    logged `other`.
+    """
     logs = {host.name: other for host in HOSTS} | {on: ServiceLog(NOW - 60, events, **log)}
     hosts = {host.name: make_state(host, services=_services(logs[host.name])) for host in HOSTS}
     return {one.code: one for one in logged.faults(FLEET, make_snapshot(FLEET, hosts=hosts))}
 
 
 def _services(log: ServiceLog | None) -> dict[str, ServiceState]:
-    return {"high": ServiceState(101, NOW - 500, "", log=log), "beat": ServiceState(102, NOW - 500, "")}
+    return {
+        "high": ServiceState(101, NOW - 500, "", log=log),
+        "beat": ServiceState(102, NOW - 500, ""),
+    }
 
 
 def failures(count: int) -> Logged:
-    return line(Event.FAILED, count, "shop.bill", "Task shop.bill[t1] raised unexpected: OSError(28)")
+    return line(
+        Event.FAILED, count, "shop.bill", "Task shop.bill[t1] raised unexpected: OSError(28)"
+    )
 
 
 def test_a_task_of_which_half_fails_is_told_with_its_share_and_the_first_exception() -> None:
@@ -60,9 +71,13 @@ def test_a_worker_on_which_a_task_fails_while_it_succeeds_elsewhere_is_named() -
 
 def test_a_message_that_comes_again_and_kills_again_is_named() -> None:
     killed = line(Event.KILLED, 3, text="Process 'F-2' pid:1 exited with 'signal 9 (SIGKILL)'")
-    finding = found(killed, received={("shop.kill", "t2"): 4, ("shop.ok", "t3"): 1})["task.kills_its_process"]
+    finding = found(killed, received={("shop.kill", "t2"): 4, ("shop.ok", "t3"): 1})[
+        "task.kills_its_process"
+    ]
     assert finding.subject == "shop.kill"
-    assert finding.summary.startswith("message t2 of shop.kill has come 4 times to high on web1 and never ended")
+    assert finding.summary.startswith(
+        "message t2 of shop.kill has come 4 times to high on web1 and never ended"
+    )
     assert not set(found(killed, received={("shop.ok", "t3"): 1})) - {"worker.processes_killed"}
 
 

@@ -16,7 +16,9 @@ from tests.unit.fleets import TASKS, make_broker, make_fleet, make_queue, make_s
 def fleet(*nodes: str, **queues: int) -> Fleet:
     """No host, these patterns, and how many have to consume each queue."""
     made = make_fleet(
-        queue_rules=(), nodes=nodes, queues={name: {"consumers": count} for name, count in queues.items()}
+        queue_rules=(),
+        nodes=nodes,
+        queues={name: {"consumers": count} for name, count in queues.items()},
     )
     assert isinstance(made.app, AppSettings)
     return replace(made, hosts=(), all_workers=(), state_directory=Path())
@@ -29,12 +31,16 @@ def node(name: str, *queues: str, tasks: tuple[str, ...] = TASKS, twins: int = 1
 def broker(made: Fleet, *nodes: NodeState, depth: int = 0, connections: int = 0) -> BrokerState:
     queues = {name: make_queue(name, depth) for name in made.queues}
     ages = (1.0,) * (connections or sum(one.twins for one in nodes))
-    return make_broker(made, nodes={one.name: one for one in nodes}, queues=queues, consumer_ages_s=ages)
+    return make_broker(
+        made, nodes={one.name: one for one in nodes}, queues=queues, consumer_ages_s=ages
+    )
 
 
 def findings(made: Fleet, *nodes: NodeState, depth: int = 0) -> dict[str, Finding]:
     snapshot = make_snapshot(made, broker=broker(made, *nodes, depth=depth))
-    found = {one.code: one for one in judge(made, snapshot, {"unit": {}, "cron": {}, "logrotate": {}})}
+    found = {
+        one.code: one for one in judge(made, snapshot, {"unit": {}, "cron": {}, "logrotate": {}})
+    }
     watched = {one.code for one in watch(made, snapshot)}
     assert watched == found.keys(), "all of it shows without asking a host"
     return found
@@ -49,8 +55,12 @@ def test_nodes_that_fit_are_the_fleets_own_and_what_they_have_to_be_is_asked_of_
 
 
 @pytest.mark.parametrize(("nodes", "twins", "told"), [(1, 1, True), (2, 1, False), (1, 2, False)])
-def test_fewer_consumers_than_a_queue_has_to_have_are_an_error(nodes: int, twins: int, told: bool) -> None:
-    found = findings(fleet("celery@*", high=2), *(node(f"celery@{n}", "high", twins=twins) for n in range(nodes)))
+def test_fewer_consumers_than_a_queue_has_to_have_are_an_error(
+    nodes: int, twins: int, told: bool
+) -> None:
+    found = findings(
+        fleet("celery@*", high=2), *(node(f"celery@{n}", "high", twins=twins) for n in range(nodes))
+    )
     assert ("queue.few_consumers" in found) is told
 
 
@@ -63,7 +73,9 @@ def test_a_queue_without_any_is_one_too_unless_it_needs_none() -> None:
 
 
 def test_a_pattern_that_no_node_fits_and_a_node_that_fits_none_are_told() -> None:
-    found = findings(fleet("celery@*", "w?@*", high=1), node("celery@a", "high"), node("x@a", "high"))
+    found = findings(
+        fleet("celery@*", "w?@*", high=1), node("celery@a", "high"), node("x@a", "high")
+    )
     assert (found["worker.none_fits"].subject, found["worker.unknown"].subject) == ("w?@*", "x@a")
 
 

@@ -1,4 +1,6 @@
-"""Starts and restarts that this tool cannot make: in no plan, and told. And services that change only together."""
+"""Starts and restarts that this tool cannot make: in no plan, and told. And services that change
+only together.
+"""
 
 from msgspec.structs import replace
 
@@ -24,7 +26,9 @@ def snapshot_of(host: FleetHost, **services: ServiceState) -> Snapshot:
     state = make_state(host)
     state = replace(state, services={**state.services, **services})
     broker = make_broker(fleet)
-    nodes = {name: node for name, node in broker.nodes.items() if name.partition("@")[0] not in services}
+    nodes = {
+        name: node for name, node in broker.nodes.items() if name.partition("@")[0] not in services
+    }
     return make_snapshot(fleet, hosts={host.name: state}, broker=replace(broker, nodes=nodes))
 
 
@@ -48,7 +52,9 @@ def test_where_one_of_those_that_start_together_runs_all_are_restarted_and_await
 
 
 def test_where_none_of_them_runs_they_are_started_once() -> None:
-    assert planned(host_with(ALL), high=DOWN, low=DOWN) == [ControlService("high", "start", ("low",))]
+    assert planned(host_with(ALL), high=DOWN, low=DOWN) == [
+        ControlService("high", "start", ("low",))
+    ]
 
 
 def test_with_commands_for_each_only_what_is_down_is_started() -> None:
@@ -90,6 +96,10 @@ def test_what_a_platform_restarts_is_told_with_its_command() -> None:
 def test_of_a_node_without_a_host_what_is_not_known_stays_a_placeholder() -> None:
     fleet = make_fleet(nodes=("celery@*",), restart_hint="kubectl delete pod {node} # {queues}")
     fleet = replace(fleet, all_nodes=("high@web1",))
-    missing = Finding("task.not_registered", "celery@pod-1, high@web1", "running workers do not know 1 task")
+    missing = Finding(
+        "task.not_registered", "celery@pod-1, high@web1", "running workers do not know 1 task"
+    )
     (finding,) = possible(fleet, [missing])
-    assert finding.evidence == ("what restarts celery@pod-1: kubectl delete pod celery@pod-1 # {queues}",)
+    assert finding.evidence == (
+        "what restarts celery@pod-1: kubectl delete pod celery@pod-1 # {queues}",
+    )

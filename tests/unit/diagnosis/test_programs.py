@@ -10,13 +10,19 @@ from tests.unit.fleets import make_host, make_state
 def edited(text: str, section: str = "program:low") -> str:
     """What the file becomes; "" where the program is left as it is."""
     host = make_host()
-    program = Program(section, "/etc/x.conf", {"low:low": 9}, 10.0, as_group=False, names=("low:low",))
+    program = Program(
+        section, "/etc/x.conf", {"low:low": 9}, 10.0, as_group=False, names=("low:low",)
+    )
     foreign = Foreign(
-        {}, programs={"program low": program}, conf_files={"/etc/x.conf": ConfFile(text.encode(), 0o644, 1)}
+        {},
+        programs={"program low": program},
+        conf_files={"/etc/x.conf": ConfFile(text.encode(), 0o644, 1)},
     )
     if programs.why_unmanaged(foreign, "program low"):
         return ""
-    (change,) = programs.kept_from_starting(host, make_state(host, foreign=foreign), "program low", ["program low"])
+    (change,) = programs.kept_from_starting(
+        host, make_state(host, foreign=foreign), "program low", ["program low"]
+    )
     assert change.undo.content == text.encode()  # type: ignore[union-attr]
     return str(change.do.content.decode())  # type: ignore[union-attr]
 
@@ -26,8 +32,14 @@ def edited(text: str, section: str = "program:low") -> str:
     [
         ("[program:low]\ncommand=x\n", "[program:low]\nautostart=false\ncommand=x\n"),
         (
-            "[program:a]\nautostart=true\n[program: low ] ; x\ncommand=x\nautostart: true\n[program:b]\nautostart=true",
-            "[program:a]\nautostart=true\n[program: low ] ; x\ncommand=x\nautostart=false\n[program:b]\nautostart=true",
+            (
+                "[program:a]\nautostart=true\n[program: low ] ; x\ncommand=x\nautostart:"
+                " true\n[program:b]\nautostart=true"
+            ),
+            (
+                "[program:a]\nautostart=true\n[program: low ] ;"
+                " x\ncommand=x\nautostart=false\n[program:b]\nautostart=true"
+            ),
         ),
         ("[program:low]", "[program:low]\nautostart=false"),
         ("[program:slow]\ncommand=x\n", ""),

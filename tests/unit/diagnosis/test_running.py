@@ -15,7 +15,9 @@ NODE = NodeState("high@web1", frozenset(TASKS), frozenset({"high_q"}))
 
 
 def seen(*tasks: RunningTask) -> Snapshot:
-    return make_snapshot(FLEET, broker=make_broker(FLEET, nodes={NODE.name: replace(NODE, running=tasks)}))
+    return make_snapshot(
+        FLEET, broker=make_broker(FLEET, nodes={NODE.name: replace(NODE, running=tasks)})
+    )
 
 
 def running(since_s: float | None, *, acknowledged: bool = True) -> RunningTask:
@@ -26,14 +28,21 @@ def test_the_plan_says_what_runs_since_when_and_what_a_restart_does_to_it() -> N
     snapshot = seen(running(5), running(7, acknowledged=False))
     (change,) = worker_step(FLEET, {"web1": NOW}).plan(snapshot)
     assert change.detail.splitlines() == [
-        "runs shop.tasks.bill (1f) since 2025-06-15T15:06:35Z (5 s), acknowledged early: killed, it is lost",
-        "runs shop.tasks.bill (1f) since 2025-06-15T15:06:33Z (7 s), acknowledged late: killed, it runs again "
-        "after the visibility timeout",
+        (
+            "runs shop.tasks.bill (1f) since 2025-06-15T15:06:35Z (5 s), acknowledged early:"
+            " killed, it is lost"
+        ),
+        (
+            "runs shop.tasks.bill (1f) since 2025-06-15T15:06:33Z (7 s), acknowledged late: killed,"
+            " it runs again after the visibility timeout"
+        ),
     ]
     assert not list(would_kill(FLEET, snapshot, stopped_by([change])))
 
 
-def test_tasks_that_run_for_longer_than_a_stop_may_take_keep_their_worker_from_being_restarted() -> None:
+def test_tasks_that_run_for_longer_than_a_stop_may_take_keep_their_worker_from_being_restarted() -> (
+    None
+):
     for task in (running(61), running(None)):
         plan = worker_step(FLEET, {"web1": NOW}).plan(seen(task))
         (finding,) = would_kill(FLEET, seen(task), stopped_by(plan))
@@ -43,7 +52,9 @@ def test_tasks_that_run_for_longer_than_a_stop_may_take_keep_their_worker_from_b
 
 
 def test_a_solo_worker_that_is_busy_cannot_say_what_it_runs_and_is_left_alone() -> None:
-    host = make_host(beat=False, workers=(Worker(name="high", queues=("high_q",), options=("--pool=solo",)),))
+    host = make_host(
+        beat=False, workers=(Worker(name="high", queues=("high_q",), options=("--pool=solo",)),)
+    )
     fleet = make_fleet(host)
     snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}, consumer_ages_s=None))
     plan = worker_step(fleet, {"web1": NOW}).plan(snapshot)

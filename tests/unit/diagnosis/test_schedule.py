@@ -1,4 +1,6 @@
-"""The way of what is scheduled and routed: a whole one gives no finding, a broken link names itself."""
+"""The way of what is scheduled and routed: a whole one gives no finding, a broken link names
+itself.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,24 +35,36 @@ from runbooks.core.settings import Worker
 from runbooks.diagnosis.schedule import faults, paths
 from tests.unit.fleets import NOW, make_broker, make_fleet, make_host, make_snapshot, make_state
 
-WORKERS = (Worker(name="high", queues=("high_priority",)), Worker(name="low", queues=("low_priority",)))
+WORKERS = (
+    Worker(name="high", queues=("high_priority",)),
+    Worker(name="low", queues=("low_priority",)),
+)
 HOST = make_host(workers=WORKERS)
 CHECK, REPORT = "integrations.tasks.check_all_devices", "integrations.tasks.export_report"
 FLEET = make_fleet(HOST, queue_rules=(), expected_tasks=())
 DEVICE = Parameter("device", "positional_or_keyword", required=True)
 
 
-def task(name: str, queue: str = "low_priority", *parameters: Parameter, **changes: Any) -> RegisteredTask:
+def task(
+    name: str, queue: str = "low_priority", *parameters: Parameter, **changes: Any
+) -> RegisteredTask:
     return RegisteredTask(name, Route(queue), parameters=parameters, **changes)
 
 
-def entry(name: str = "daily", task: str = CHECK, queue: str = "high_priority", **changes: Any) -> ScheduleEntry:
-    whole = ScheduleEntry(name, task, args=(), kwargs={}, route=Route(queue, priority=5), schedule="0 2 * * *")
+def entry(
+    name: str = "daily", task: str = CHECK, queue: str = "high_priority", **changes: Any
+) -> ScheduleEntry:
+    whole = ScheduleEntry(
+        name, task, args=(), kwargs={}, route=Route(queue, priority=5), schedule="0 2 * * *"
+    )
     return replace(whole, **changes)
 
 
 def node(name: str, queue: str, *tasks: str, **changes: Any) -> NodeState:
-    return replace(NodeState(f"{name}@web1", frozenset(tasks or (CHECK, REPORT)), frozenset({queue})), **changes)
+    return replace(
+        NodeState(f"{name}@web1", frozenset(tasks or (CHECK, REPORT)), frozenset({queue})),
+        **changes,
+    )
 
 
 def nodes(*each: NodeState) -> BrokerState:
@@ -94,9 +108,16 @@ def test_celerys_own_cleanup_needs_a_worker_only_where_results_do_not_expire_by_
 
 def test_of_many_entries_a_misspelt_queue_and_a_misspelt_task_are_named_with_the_nearest() -> None:
     many = [entry(f"entry {n}") for n in range(21)]
-    typos = [entry("one", queue="hgih_priority"), entry("two", task="integrations.tasks.chek_all_devices")]
+    typos = [
+        entry("one", queue="hgih_priority"),
+        entry("two", task="integrations.tasks.chek_all_devices"),
+    ]
     queue, name = found(*many, *typos)
-    assert (queue.code, queue.subject, queue.severity) == ("schedule.no_consumer", "one", Severity.ERROR)
+    assert (queue.code, queue.subject, queue.severity) == (
+        "schedule.no_consumer",
+        "one",
+        Severity.ERROR,
+    )
     assert queue.summary.endswith("let a worker consume it; did you mean 'high_priority'?")
     assert (name.code, name.subject) == ("schedule.unknown_task", "two")
     assert name.summary.endswith(f"; did you mean '{CHECK}'?")
@@ -109,7 +130,9 @@ def test_a_name_that_is_not_close_is_not_offered() -> None:
 
 
 def test_what_only_a_node_knows_is_no_unknown_task() -> None:
-    assert found(entry(task="old.task"), broker=nodes(node("high", "high_priority", "old.task"))) == ()
+    assert (
+        found(entry(task="old.task"), broker=nodes(node("high", "high_priority", "old.task"))) == ()
+    )
 
 
 def test_a_task_whose_module_fails_to_import_is_told_as_that_alone() -> None:
@@ -137,12 +160,17 @@ def test_what_the_router_refuses_is_told() -> None:
 
 
 def test_a_silent_node_may_consume_the_queue_so_that_nobody_does_is_a_warning_then() -> None:
-    assert only(found(entry(queue="x"), broker=replace(nodes(), unheard=True))).severity is Severity.WARNING
+    assert (
+        only(found(entry(queue="x"), broker=replace(nodes(), unheard=True))).severity
+        is Severity.WARNING
+    )
 
 
 def test_where_nodes_could_not_be_asked_the_consumer_is_not_known() -> None:
     unasked = NotAsked(Trouble.UNREACHABLE, "it does not answer", "")
-    assert found(entry(queue="x"), broker=replace(make_broker(FLEET, nodes={}), unasked=unasked)) == ()
+    assert (
+        found(entry(queue="x"), broker=replace(make_broker(FLEET, nodes={}), unasked=unasked)) == ()
+    )
 
 
 def test_a_worker_that_takes_it_and_does_not_know_it_is_told_once() -> None:
@@ -154,20 +182,35 @@ def test_a_worker_that_takes_it_and_does_not_know_it_is_told_once() -> None:
     assert found(entry(), broker=old, fleet=named) == (), "task.not_registered says it"
 
 
-@pytest.mark.parametrize(("priority", "codes"), [(5, ["schedule.unpolled_priority"]), (2, []), (None, [])])
-def test_a_list_that_the_worker_does_not_poll_is_told(priority: int | None, codes: list[str]) -> None:
-    old = nodes(node("high", "high_priority", options={"priority_steps": [0, 9]}), node("low", "low_priority"))
+@pytest.mark.parametrize(
+    ("priority", "codes"), [(5, ["schedule.unpolled_priority"]), (2, []), (None, [])]
+)
+def test_a_list_that_the_worker_does_not_poll_is_told(
+    priority: int | None, codes: list[str]
+) -> None:
+    old = nodes(
+        node("high", "high_priority", options={"priority_steps": [0, 9]}),
+        node("low", "low_priority"),
+    )
     findings = found(entry(route=Route("high_priority", priority=priority)), broker=old)
     assert [finding.code for finding in findings] == codes
-    assert all("into the list of priority 3 of high_priority" in finding.summary for finding in findings)
+    assert all(
+        "into the list of priority 3 of high_priority" in finding.summary for finding in findings
+    )
 
 
 def test_an_exchange_without_a_queue_is_not_known_and_no_fault() -> None:
-    own = Application(tasks=(task(CHECK),), schedule=(entry(route=Route(exchange="all", routing_key="x")),))
-    snapshot = make_snapshot(FLEET, broker=nodes(), hosts={"web1": make_state(HOST, application=own)})
+    own = Application(
+        tasks=(task(CHECK),), schedule=(entry(route=Route(exchange="all", routing_key="x")),)
+    )
+    snapshot = make_snapshot(
+        FLEET, broker=nodes(), hosts={"web1": make_state(HOST, application=own)}
+    )
     (path,) = paths(FLEET, snapshot)
     assert path.broken == ()
-    assert path.unknown == ("who gets it is not known: it goes to exchange all with the routing key 'x'",)
+    assert path.unknown == (
+        "who gets it is not known: it goes to exchange all with the routing key 'x'",
+    )
 
 
 def test_a_route_to_a_queue_that_nobody_consumes_names_its_tasks_and_the_nearest() -> None:
@@ -196,7 +239,9 @@ def test_of_several_hosts_only_what_those_of_beat_say_counts() -> None:
     other = make_host("web2", beat=False, workers=WORKERS)
     fleet = make_fleet(HOST, other, queue_rules=(), expected_tasks=())
     states = {
-        host.name: make_state(host, application=Application(tasks=(task(CHECK),), schedule=(entry(queue=queue),)))
+        host.name: make_state(
+            host, application=Application(tasks=(task(CHECK),), schedule=(entry(queue=queue),))
+        )
         for host, queue in ((HOST, "high_priority"), (other, "nowhere"))
     }
     assert list(faults(fleet, make_snapshot(fleet, broker=nodes(), hosts=states))) == []
@@ -217,9 +262,16 @@ OTHER = KeptEntry(entry("other"), last_sent_at=NOW - 30)
 @pytest.mark.parametrize(
     ("last_s", "started_s", "codes"),
     [(7500, 9000, ["schedule.overdue"]), (7500, 3700, []), (3500, 9000, []), (3640, 9000, [])],
-    ids=["due long ago", "due before beat was started", "not due yet", "due when beat wrote down what it had sent"],
+    ids=[
+        "due long ago",
+        "due before beat was started",
+        "not due yet",
+        "due when beat wrote down what it had sent",
+    ],
 )
-def test_an_entry_that_beat_did_not_send_when_it_was_due_is_told(last_s: int, started_s: int, codes: list[str]) -> None:
+def test_an_entry_that_beat_did_not_send_when_it_was_due_is_told(
+    last_s: int, started_s: int, codes: list[str]
+) -> None:
     own = KeptEntry(HOURLY, True, NOW - last_s, NOW - last_s)
     snapshot = beats(KeptSchedule("tables", "django", (own, OTHER)), NOW - started_s)
     assert [finding.code for finding in faults(FLEET, snapshot)] == codes
@@ -228,13 +280,20 @@ def test_an_entry_that_beat_did_not_send_when_it_was_due_is_told(last_s: int, st
 def test_beats_file_was_written_when_its_time_says() -> None:
     own = KeptEntry(HOURLY, True, NOW - 7500, NOW - 7500)
     alone = KeptSchedule("file", "celery.beat:PersistentScheduler", (own,))
-    assert only(tuple(faults(FLEET, beats(alone, beat_sent_at=NOW - 100)))).code == "schedule.overdue"
+    assert (
+        only(tuple(faults(FLEET, beats(alone, beat_sent_at=NOW - 100)))).code == "schedule.overdue"
+    )
     assert list(faults(FLEET, beats(alone, beat_sent_at=NOW - 7400))) == []
 
 
-def test_when_it_was_sent_is_not_known_where_the_scheduler_could_not_be_read_and_what_is_off_is_no_fault() -> None:
+def test_when_it_was_sent_is_not_known_where_the_scheduler_could_not_be_read_and_what_is_off_is_no_fault() -> (
+    None
+):
     (path,) = paths(FLEET, beats(KeptSchedule(error="no such table")))
-    assert (path.untold, path.last_sent_at) == ("beat's schedule could not be read: no such table", None)
+    assert (path.untold, path.last_sent_at) == (
+        "beat's schedule could not be read: no such table",
+        None,
+    )
     off = KeptEntry(entry(queue="nowhere"), enabled=False)
     (path,) = paths(FLEET, beats(KeptSchedule("tables", "django", (off,))))
     assert (path.enabled, path.broken) == (False, ())

@@ -1,4 +1,6 @@
-"""The worker step: what is started, what is restarted and for which reasons, and what is left to run."""
+"""The worker step: what is started, what is restarted and for which reasons, and what is left to
+run.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,12 +31,26 @@ from runbooks.diagnosis import services, workers
 from runbooks.diagnosis.since_start import changed_since_start, touched_since_start
 from runbooks.diagnosis.step import Fixing
 from runbooks.diagnosis.steps import worker_step
-from tests.unit.fleets import ENV_FILE, NOW, TASKS, make_broker, make_fleet, make_host, make_snapshot, make_state
+from tests.unit.fleets import (
+    ENV_FILE,
+    NOW,
+    TASKS,
+    make_broker,
+    make_fleet,
+    make_host,
+    make_snapshot,
+    make_state,
+)
 
-HOST = make_host(workers=(Worker(name="high", queues=("high_q", "mail")), Worker(name="low", queues=("low_q",))))
+HOST = make_host(
+    workers=(Worker(name="high", queues=("high_q", "mail")), Worker(name="low", queues=("low_q",)))
+)
 FLEET = make_fleet(HOST)
 SET_ENV = Change(
-    "web1", "environment", "set TIMEOUT", SetEnvironment(ENV_FILE, {"TIMEOUT": "30"}, {"TIMEOUT": "x"}, "shell")
+    "web1",
+    "environment",
+    "set TIMEOUT",
+    SetEnvironment(ENV_FILE, {"TIMEOUT": "30"}, {"TIMEOUT": "x"}, "shell"),
 )
 
 
@@ -46,19 +62,28 @@ def plan(
     earlier: Sequence[Change] = (),
     env_changed_at: float = NOW - 1000,
 ) -> list[str]:
-    """The summaries of what is to do when `services` and `nodes` (None: does not answer) are not as they should be."""
+    """The summaries of what is to do when `services` and `nodes` (None: does not answer) are not as
+    they should be.
+    """
     state = make_state(HOST)
     env_file = replace(state.files[ENV_FILE], changed_at=env_changed_at)
-    state = replace(state, services={**state.services, **(services or {})}, files={ENV_FILE: env_file})
+    state = replace(
+        state, services={**state.services, **(services or {})}, files={ENV_FILE: env_file}
+    )
     broker = make_broker(FLEET)
     merged = {**broker.nodes, **(nodes or {})}
     broker = replace(broker, nodes={name: node for name, node in merged.items() if node})
     before = Fixing("earlier", Needs(0), lambda _: [Finding("x", "x", "x", fix=tuple(earlier))])
     step = worker_step(FLEET, since or {}, (before,))
-    return [change.summary for change in step.plan(make_snapshot(FLEET, broker=broker, hosts={"web1": state}))]
+    return [
+        change.summary
+        for change in step.plan(make_snapshot(FLEET, broker=broker, hosts={"web1": state}))
+    ]
 
 
-def node(*, registered: tuple[str, ...] = TASKS, queues: tuple[str, ...] = ("high_q", "mail")) -> NodeState:
+def node(
+    *, registered: tuple[str, ...] = TASKS, queues: tuple[str, ...] = ("high_q", "mail")
+) -> NodeState:
     return NodeState("high@web1", frozenset(registered), frozenset(queues))
 
 
@@ -71,7 +96,10 @@ def test_workers_that_run_answer_know_their_tasks_and_consume_are_left_alone() -
 
 
 def test_a_worker_that_knows_and_consumes_more_than_it_must_is_left_alone() -> None:
-    assert plan(nodes={"high@web1": node(registered=(*TASKS, "x"), queues=("high_q", "mail", "more"))}) == []
+    assert (
+        plan(nodes={"high@web1": node(registered=(*TASKS, "x"), queues=("high_q", "mail", "more"))})
+        == []
+    )
 
 
 def test_what_does_not_run_is_started_beat_too_in_the_inventorys_order() -> None:
@@ -85,7 +113,9 @@ def test_what_does_not_run_is_started_beat_too_in_the_inventorys_order() -> None
 
 def test_of_a_service_that_has_failed_it_is_told_what_its_manager_says() -> None:
     failed = replace(STOPPED, answer="loaded, failed (failed)", gave_up=True)
-    assert plan({"beat": failed}) == ["start beat: it is not running; its manager says: loaded, failed (failed)"]
+    assert plan({"beat": failed}) == [
+        "start beat: it is not running; its manager says: loaded, failed (failed)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -94,10 +124,15 @@ def test_of_a_service_that_has_failed_it_is_told_what_its_manager_says() -> None
         (None, "does not answer ping"),
         (node(registered=TASKS[:1]), "lacks shop.tasks.ship"),
         (node(queues=("high_q",)), "does not consume mail"),
-        (node(registered=(), queues=()), "does not consume high_q, mail; lacks shop.tasks.bill, shop.tasks.ship"),
+        (
+            node(registered=(), queues=()),
+            "does not consume high_q, mail; lacks shop.tasks.bill, shop.tasks.ship",
+        ),
     ],
 )
-def test_a_worker_that_runs_but_does_not_work_is_restarted_with_the_reason(found: NodeState | None, why: str) -> None:
+def test_a_worker_that_runs_but_does_not_work_is_restarted_with_the_reason(
+    found: NodeState | None, why: str
+) -> None:
     assert plan(nodes={"high@web1": found}) == [f"restart high: {why}"]
 
 
@@ -105,8 +140,12 @@ X_CONF = "/etc/systemd/system/celery-worker@high.service.d/x.conf"
 OTHER = {"TIMEOUT": sha256(b"x")}
 
 
-def seen(*, same: bool = True, unsure: bool = False, env: str = "TIMEOUT=30\n", x_conf: str = "x") -> StartedWith:
-    """What a run saw of worker high: all as it is now, but for what is given; an empty drop-in: there was none."""
+def seen(
+    *, same: bool = True, unsure: bool = False, env: str = "TIMEOUT=30\n", x_conf: str = "x"
+) -> StartedWith:
+    """What a run saw of worker high: all as it is now, but for what is given; an empty drop-in:
+    there was none.
+    """
     files, drop_ins = {ENV_FILE: sha256(env.encode())}, {X_CONF: x_conf} if x_conf else {}
     return StartedWith(files, drop_ins, frozenset({ENV_FILE, X_CONF} if unsure else ()), same)
 
@@ -134,13 +173,18 @@ ON_ANOTHER = seen(env="TIMEOUT=29\n", x_conf="")
     ],
 )
 def test_a_file_that_was_written_after_the_start_is_a_reason_only_where_it_is_known_to_say_something_else(
-    started_with: StartedWith | None, changes: dict[str, Any], changed: list[str], touched: list[str]
+    started_with: StartedWith | None,
+    changes: dict[str, Any],
+    changed: list[str],
+    touched: list[str],
 ) -> None:
     host = make_host(service_manager="systemd", commands=None)
     state = make_state(host)
     high = replace(RUNNING, started_with=started_with, drop_ins={X_CONF: DropIn(NOW - 400, "x")})
     files = {ENV_FILE: replace(state.files[ENV_FILE], changed_at=NOW - 400)}
-    state = replace(state, services={**state.services, "high": replace(high, **changes)}, files=files)
+    state = replace(
+        state, services={**state.services, "high": replace(high, **changes)}, files=files
+    )
     assert changed_since_start(host, "high", state) == changed
     assert touched_since_start(host, "high", state) == touched
 
@@ -149,17 +193,27 @@ def test_a_service_older_than_its_environment_file_is_restarted_beat_too() -> No
     old = {name: replace(RUNNING, started_with=ON_ANOTHER) for name in ("high", "beat")}
     young = {"low": replace(RUNNING, started_at=NOW - 5)}
     why = f"it runs since before {ENV_FILE} changed"
-    assert plan(old | young, env_changed_at=NOW - 10) == [f"restart high: {why}", f"restart beat: {why}"]
+    assert plan(old | young, env_changed_at=NOW - 10) == [
+        f"restart high: {why}",
+        f"restart beat: {why}",
+    ]
 
 
 def test_a_file_that_an_earlier_step_is_about_to_write_is_a_reason() -> None:
-    assert [line.split(":")[0] for line in plan(earlier=[SET_ENV])] == ["restart high", "restart low", "restart beat"]
-    assert plan(earlier=[replace(SET_ENV, do=WriteFile("/etc/cron.d/x", b"", 0o644, "absent"))]) == []
+    assert [line.split(":")[0] for line in plan(earlier=[SET_ENV])] == [
+        "restart high",
+        "restart low",
+        "restart beat",
+    ]
+    assert (
+        plan(earlier=[replace(SET_ENV, do=WriteFile("/etc/cron.d/x", b"", 0o644, "absent"))]) == []
+    )
 
 
 def test_what_is_not_running_is_started_and_not_restarted_even_after_a_change() -> None:
-    assert plan({"low": STOPPED}, {"low@web1": None}, earlier=[SET_ENV], since={"web1": NOW})[1] == (
-        "start low: it is not running"
+    assert (
+        plan({"low": STOPPED}, {"low@web1": None}, earlier=[SET_ENV], since={"web1": NOW})[1]
+        == "start low: it is not running"
     )
 
 
@@ -177,7 +231,9 @@ def test_all_reasons_are_told_together() -> None:
     high = {"high": replace(RUNNING, started_with=ON_ANOTHER)}
     (line, *_) = plan(high, {"high@web1": None}, since={"web1": NOW}, env_changed_at=NOW)
     assert (
-        line == f"restart high: it runs since before {ENV_FILE} changed; a restart was asked for; does not answer ping"
+        line
+        == f"restart high: it runs since before {ENV_FILE} changed; a restart was asked for; does"
+        " not answer ping"
     )
 
 
@@ -187,7 +243,10 @@ def test_undo_stops_what_was_started_and_restarts_what_was_restarted() -> None:
     broker = make_broker(FLEET)
     broker = replace(broker, nodes={})
     step = worker_step(FLEET, {})
-    effects: list[Any] = [(c.do, c.undo) for c in step.plan(make_snapshot(FLEET, broker=broker, hosts={"web1": state}))]
+    effects: list[Any] = [
+        (c.do, c.undo)
+        for c in step.plan(make_snapshot(FLEET, broker=broker, hosts={"web1": state}))
+    ]
     assert effects == [
         (ControlService("high", "restart"), ControlService("high", "restart")),
         (ControlService("low", "start"), ControlService("low", "stop")),
@@ -207,13 +266,20 @@ def test_a_missing_environment_file_makes_no_worker_outdated() -> None:
 
 def silent_solo(connections: tuple[int, ...] | None, *options: str) -> list[str]:
     """What is to do where a worker with these options runs and does not answer."""
-    host = make_host(workers=(Worker(name="high", queues=("high_q",), options=options),), beat=False)
+    host = make_host(
+        workers=(Worker(name="high", queues=("high_q",), options=options),), beat=False
+    )
     fleet = make_fleet(host)
     broker = make_broker(fleet, nodes={}, consumer_ages_s=connections)
-    return [change.summary for change in worker_step(fleet, {}).plan(make_snapshot(fleet, broker=broker))]
+    return [
+        change.summary
+        for change in worker_step(fleet, {}).plan(make_snapshot(fleet, broker=broker))
+    ]
 
 
-@pytest.mark.parametrize("options", [("--pool=solo",), ("-P", "solo"), ("-Psolo", "-O", "fair"), ("--pool", "solo")])
+@pytest.mark.parametrize(
+    "options", [("--pool=solo",), ("-P", "solo"), ("-Psolo", "-O", "fair"), ("--pool", "solo")]
+)
 def test_a_solo_worker_that_is_silent_during_a_task_is_left_to_it(options: tuple[str, ...]) -> None:
     assert silent_solo((400,), *options) == []
     assert silent_solo(None, *options) == []
@@ -228,18 +294,28 @@ def test_a_silent_worker_of_another_pool_is_restarted(options: tuple[str, ...]) 
     assert silent_solo((400,), *options) == ["restart high: does not answer ping"]
 
 
-def deaf(ages_s: Mapping[str, float], connections: tuple[float, ...], silent: tuple[str, ...] = ()) -> list[str]:
-    """What is to do where workers of these ages run on a host each, and these connections take messages."""
+def deaf(
+    ages_s: Mapping[str, float], connections: tuple[float, ...], silent: tuple[str, ...] = ()
+) -> list[str]:
+    """What is to do where workers of these ages run on a host each, and these connections take
+    messages.
+    """
     hosts = [make_host(name, beat=False) for name in ages_s]
     fleet = make_fleet(*hosts)
     states = {
-        host.name: make_state(host, services={"high": ServiceState(7, NOW - ages_s[host.name], "7")}) for host in hosts
+        host.name: make_state(
+            host, services={"high": ServiceState(7, NOW - ages_s[host.name], "7")}
+        )
+        for host in hosts
     }
     old = {
-        name: replace(state, files={ENV_FILE: FileState(b"TIMEOUT=30\n", 0o640, 0)}) for name, state in states.items()
+        name: replace(state, files={ENV_FILE: FileState(b"TIMEOUT=30\n", 0o640, 0)})
+        for name, state in states.items()
     }
     broker = make_broker(fleet, consumer_ages_s=connections)
-    broker = replace(broker, nodes={name: node for name, node in broker.nodes.items() if name not in silent})
+    broker = replace(
+        broker, nodes={name: node for name, node in broker.nodes.items() if name not in silent}
+    )
     snapshot = make_snapshot(fleet, broker=broker, hosts=old)
     return [f"{change.host}: {change.summary}" for change in worker_step(fleet, {}).plan(snapshot)]
 
@@ -276,7 +352,11 @@ def silent(service: ServiceState, clients: Sequence[Client] = (), **changes: Any
     state = make_state(HOST, services={**make_state(HOST).services, "high": service}, **changes)
     seen = make_broker(FLEET, nodes={}, clients=tuple(clients))
     snapshot = make_snapshot(FLEET, broker=seen, hosts={"web1": state})
-    found = {one.subject: one for one in services.at_work(FLEET, snapshot, {}) if one.code == "worker.not_answering"}
+    found = {
+        one.subject: one
+        for one in services.at_work(FLEET, snapshot, {})
+        if one.code == "worker.not_answering"
+    }
     return found["high@web1"]
 
 
@@ -292,7 +372,11 @@ def test_a_silence_that_its_log_explains_is_told_and_restarted_only_where_that_h
     event: Event, age_s: float, why: str
 ) -> None:
     line = Logged(event, "", 1, "what it said", NOW - age_s, NOW - age_s)
-    finding = silent(ServiceState(101, NOW - 500, "", log=ServiceLog(NOW - 500, (line,)), last_lines=("the last",)))
+    finding = silent(
+        ServiceState(
+            101, NOW - 500, "", log=ServiceLog(NOW - 500, (line,)), last_lines=("the last",)
+        )
+    )
     assert bool(finding.fix) is not bool(why)
     assert why in finding.summary
     assert any("what it said" in one for one in finding.evidence)
@@ -303,8 +387,14 @@ def test_a_silence_that_its_log_explains_is_told_and_restarted_only_where_that_h
     ("connections", "told"),
     [
         ((), "it has no connection to port 1, where the broker is"),
-        ((Connection("10.0.0.5:40", "10.0.0.1:1"),), "CLIENT LIST has none of its connections to port 1: 10.0.0.5:40"),
-        ((Connection("10.0.0.5:41", "10.0.0.1:1"),), "CLIENT LIST has its connection from 10.0.0.5:41"),
+        (
+            (Connection("10.0.0.5:40", "10.0.0.1:1"),),
+            "CLIENT LIST has none of its connections to port 1: 10.0.0.5:40",
+        ),
+        (
+            (Connection("10.0.0.5:41", "10.0.0.1:1"),),
+            "CLIENT LIST has its connection from 10.0.0.5:41",
+        ),
     ],
 )
 def test_a_silent_worker_is_told_with_its_connection_and_its_loop(
@@ -327,9 +417,13 @@ def test_a_silent_worker_is_told_with_its_connection_and_its_loop(
     ],
     ids=["the broker has none", "it has one", "it may be behind NAT"],
 )
-def test_a_worker_at_dead_connections_is_told_as_that_and_restarted(clients: tuple[Client, ...], dead: bool) -> None:
+def test_a_worker_at_dead_connections_is_told_as_that_and_restarted(
+    clients: tuple[Client, ...], dead: bool
+) -> None:
     to_broker = (Connection("10.0.0.5:40", "10.0.0.1:1"),)
-    main = CeleryProcess(101, 1, NOW - 500, "S", Kind.MAIN, Options("worker", "shop"), 1, connections=to_broker)
+    main = CeleryProcess(
+        101, 1, NOW - 500, "S", Kind.MAIN, Options("worker", "shop"), 1, connections=to_broker
+    )
     finding = silent(ServiceState(101, NOW - 500, ""), clients, census=Census((main,)))
     assert ("it waits at dead connections" in finding.summary) is dead
     assert finding.fix
@@ -343,7 +437,10 @@ def test_a_loop_that_a_task_holds_is_not_restarted(idle_s: float, fixed: bool) -
     client = Client("10.0.0.5:41", 0, takes_messages=True, to="10.0.0.1:1", idle_s=idle_s)
     finding = silent(ServiceState(101, NOW - 500, ""), [client], census=Census((main,)))
     assert bool(finding.fix) is fixed
-    assert ("a task holds its gevent loop, which has asked Redis for nothing for 12 s" in finding.summary) is not fixed
+    assert (
+        "a task holds its gevent loop, which has asked Redis for nothing for 12 s"
+        in finding.summary
+    ) is not fixed
 
 
 def test_a_worker_that_was_told_to_end_is_left_to_it() -> None:
@@ -364,17 +461,26 @@ def test_a_worker_that_was_told_to_end_is_left_to_it() -> None:
     ],
     ids=["ahead", "behind", "this machine is off, not it", "it took long to answer"],
 )
-def test_a_hosts_clock_is_held_against_the_brokers(ahead_s: tuple[float, float], broker_s: float, told: str) -> None:
+def test_a_hosts_clock_is_held_against_the_brokers(
+    ahead_s: tuple[float, float], broker_s: float, told: str
+) -> None:
     state = make_state(HOST, clock_ahead_s=ahead_s)
-    snapshot = make_snapshot(FLEET, broker=make_broker(FLEET, clock_ahead_s=broker_s), hosts={"web1": state})
-    assert [one.summary for one in faults_of(FLEET, snapshot) if one.code == "host.clock"] == [told] * bool(told)
+    snapshot = make_snapshot(
+        FLEET, broker=make_broker(FLEET, clock_ahead_s=broker_s), hosts={"web1": state}
+    )
+    assert [one.summary for one in faults_of(FLEET, snapshot) if one.code == "host.clock"] == [
+        told
+    ] * bool(told)
 
 
 def test_a_worker_that_asks_another_kind_of_broker_is_told_which() -> None:
     text = "Cannot connect to amqp://guest:**@127.0.0.1:5672//: [Errno 111] Connection refused."
     line = Logged(Event.NO_CONNECTION, "", 9, text, NOW - 60, NOW - 5)
     finding = silent(ServiceState(101, NOW - 500, "", log=ServiceLog(NOW - 500, (line,))))
-    assert "it asks amqp://guest:**@127.0.0.1:5672//, which is what Celery asks where" in finding.summary
+    assert (
+        "it asks amqp://guest:**@127.0.0.1:5672//, which is what Celery asks where"
+        in finding.summary
+    )
 
 
 def test_a_worker_that_has_reached_its_broker_again_is_not_said_not_to() -> None:
@@ -392,7 +498,11 @@ def test_a_crash_loop_that_is_seen_while_the_worker_runs_is_told_as_that() -> No
         its = {**make_state(host).services, "high": ServiceState(101, NOW - age_s, "")}
         state = make_state(host, services=its, census=census)
         snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}), hosts={"web1": state})
-        [finding] = (one for one in services.at_work(fleet, snapshot, {}) if one.code == "worker.not_answering")
+        [finding] = (
+            one
+            for one in services.at_work(fleet, snapshot, {})
+            if one.code == "worker.not_answering"
+        )
         assert ("was started again 7 times" in finding.summary) is loops
         assert bool(finding.fix) is not loops
 
@@ -409,8 +519,12 @@ def test_silence_that_proves_nothing_is_no_reason_for_a_restart(broker: Mapping[
     fleet = make_fleet(make_host(beat=False))
     snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}, **broker))
     assert worker_step(fleet, {}).plan(snapshot) == ()
-    assert worker_step(fleet, {"web1": NOW - 600}).plan(snapshot), "a restart is not proved by silence"
-    assert worker_step(fleet, {}).lacking(snapshot), "nor is a start, or a restart for another reason"
+    assert worker_step(fleet, {"web1": NOW - 600}).plan(snapshot), (
+        "a restart is not proved by silence"
+    )
+    assert worker_step(fleet, {}).lacking(snapshot), (
+        "nor is a start, or a restart for another reason"
+    )
     [found] = [one for one in faults_of(fleet, snapshot) if one.code == "worker.not_answering"]
     assert found.remedy is None
     assert "proves nothing" in found.summary
@@ -425,7 +539,9 @@ def test_a_worker_that_is_being_stopped_is_left_to_it() -> None:
 def test_a_service_whose_work_another_unit_does_is_not_started(runs: str) -> None:
     fleet = make_fleet(make_host(beat=False))
     state = make_state(fleet.hosts[0], services={"high": STOPPED})
-    other = OtherRunner("celery.service", {9: runs}, Manager.SYSTEMD, "/etc/systemd/system/celery.service")
+    other = OtherRunner(
+        "celery.service", {9: runs}, Manager.SYSTEMD, "/etc/systemd/system/celery.service"
+    )
     snapshot = make_snapshot(
         fleet, broker=make_broker(fleet, nodes={}), hosts={"web1": replace(state, others=(other,))}
     )
@@ -438,12 +554,16 @@ def test_a_worker_of_which_its_status_says_nothing_is_not_told_as_another_beside
     untold = replace(STOPPED, untold="its status command ended with exit code 4")
     runs = OtherRunner("process 9", {9: "worker high@web1"}, None)
     state = replace(make_state(fleet.hosts[0], services={"high": untold}), others=(runs,))
-    assert [one.code for one in faults_of(fleet, make_snapshot(fleet, hosts={"web1": state}))] == ["service.untold"]
+    assert [one.code for one in faults_of(fleet, make_snapshot(fleet, hosts={"web1": state}))] == [
+        "service.untold"
+    ]
 
 
 def test_a_service_whose_node_answers_is_not_started() -> None:
     fleet = make_fleet(make_host(beat=False))
-    snapshot = make_snapshot(fleet, hosts={"web1": make_state(fleet.hosts[0], services={"high": STOPPED})})
+    snapshot = make_snapshot(
+        fleet, hosts={"web1": make_state(fleet.hosts[0], services={"high": STOPPED})}
+    )
     [found] = faults_of(fleet, snapshot)
     assert found.code == "service.runs_elsewhere"
     assert found.blocks == (Block("web1", "high"),)
@@ -453,7 +573,9 @@ def test_a_service_whose_node_answers_is_not_started() -> None:
 def test_a_beat_is_not_started_beside_another(runs: str) -> None:
     fleet = make_fleet()
     state = make_state(fleet.hosts[0])
-    other = OtherRunner("celerybeat.service", {9: runs}, Manager.SYSTEMD, "/etc/systemd/system/celerybeat.service")
+    other = OtherRunner(
+        "celerybeat.service", {9: runs}, Manager.SYSTEMD, "/etc/systemd/system/celerybeat.service"
+    )
     state = replace(state, services={**state.services, "beat": STOPPED}, others=(other,))
     found = faults_of(fleet, make_snapshot(fleet, hosts={"web1": state}))
     assert Block("web1", "beat") in [block for one in found for block in one.blocks]
@@ -462,19 +584,29 @@ def test_a_beat_is_not_started_beside_another(runs: str) -> None:
 def test_a_beat_is_not_started_while_another_units_runs_on_another_host() -> None:
     fleet = make_fleet(make_host(), make_host("web2", beat=False))
     first, second = (make_state(host) for host in fleet.hosts)
-    other = OtherRunner("celerybeat.service", {9: "beat"}, Manager.SYSTEMD, "/etc/systemd/system/celerybeat.service")
+    other = OtherRunner(
+        "celerybeat.service", {9: "beat"}, Manager.SYSTEMD, "/etc/systemd/system/celerybeat.service"
+    )
     first = replace(first, services={**first.services, "beat": STOPPED})
-    found = faults_of(fleet, make_snapshot(fleet, hosts={"web1": first, "web2": replace(second, others=(other,))}))
+    found = faults_of(
+        fleet, make_snapshot(fleet, hosts={"web1": first, "web2": replace(second, others=(other,))})
+    )
     (told,) = (one for one in found if one.code == "service.runs_elsewhere")
     assert told.blocks == (Block("web1", "beat"),)
     assert "celerybeat.service on web2" in told.evidence[0]
 
 
 @pytest.mark.parametrize(("consumes", "blocked"), [({"high_q", "low_q"}, True), ({"low_q"}, False)])
-def test_a_worker_is_not_started_beside_another_units_at_all_its_queues(consumes: set[str], blocked: bool) -> None:
+def test_a_worker_is_not_started_beside_another_units_at_all_its_queues(
+    consumes: set[str], blocked: bool
+) -> None:
     fleet = make_fleet(make_host(beat=False))
     other = OtherRunner(
-        "celery.service", {9: "worker w1@web1"}, Manager.SYSTEMD, "/etc/systemd/system/celery.service", forking=True
+        "celery.service",
+        {9: "worker w1@web1"},
+        Manager.SYSTEMD,
+        "/etc/systemd/system/celery.service",
+        forking=True,
     )
     state = replace(make_state(fleet.hosts[0], services={"high": STOPPED}), others=(other,))
     w1 = NodeState("w1@web1", frozenset(fleet.app.expected_tasks), frozenset(consumes))
@@ -486,8 +618,14 @@ def test_a_worker_is_not_started_beside_another_units_at_all_its_queues(consumes
 def test_nothing_of_a_name_that_several_answer_to_is_restarted() -> None:
     fleet = make_fleet(make_host(beat=False))
     broker = make_broker(fleet)
-    broker = replace(broker, nodes={name: replace(one, twins=2) for name, one in broker.nodes.items()})
-    [found] = [one for one in faults_of(fleet, make_snapshot(fleet, broker=broker)) if one.code == "worker.twins"]
+    broker = replace(
+        broker, nodes={name: replace(one, twins=2) for name, one in broker.nodes.items()}
+    )
+    [found] = [
+        one
+        for one in faults_of(fleet, make_snapshot(fleet, broker=broker))
+        if one.code == "worker.twins"
+    ]
     assert found.blocks == (Block("web1", "high"),)
     assert any("-n " in line for line in found.evidence)
 
@@ -495,7 +633,9 @@ def test_nothing_of_a_name_that_several_answer_to_is_restarted() -> None:
 def test_twins_are_told_with_their_processes_and_who_runs_each() -> None:
     fleet = make_fleet(make_host(beat=False))
     broker = make_broker(fleet)
-    broker = replace(broker, nodes={name: replace(one, twins=2) for name, one in broker.nodes.items()})
+    broker = replace(
+        broker, nodes={name: replace(one, twins=2) for name, one in broker.nodes.items()}
+    )
     options = Options("worker", "shop", "high@web1")
     mains = [
         CeleryProcess(pid, 4000, NOW - 120, "S", Kind.MAIN, options, 1, unit=unit)
@@ -534,28 +674,41 @@ def test_only_an_answer_of_the_services_own_process_proves_a_restart(
     fleet = make_fleet(make_host(beat=False))
     broker = make_broker(fleet)
     broker = replace(
-        broker, nodes={name: replace(one, pids=frozenset(answering)) for name, one in broker.nodes.items()}
+        broker,
+        nodes={name: replace(one, pids=frozenset(answering)) for name, one in broker.nodes.items()},
     )
     state = make_state(fleet.hosts[0], services={"high": replace(RUNNING, pids=pids)})
     snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": state})
     lacking = [change.summary for change in worker_step(fleet, {"web1": NOW - 600}).plan(snapshot)]
-    assert lacking == ([] if proves else ["restart high: pid 99 answers in its name, which is none of its processes"])
+    assert lacking == (
+        []
+        if proves
+        else ["restart high: pid 99 answers in its name, which is none of its processes"]
+    )
     blocks = [(one.code, one.blocks) for one in faults_of(fleet, snapshot)]
     assert blocks == ([] if proves else [("worker.answered_by_another", (Block("web1", "high"),))])
 
 
 @pytest.mark.parametrize("option", ["-B", "--beat", "-EB", "-Bs/tmp/schedule"])
 def test_a_worker_with_a_beat_and_beat_are_not_started_beside_each_other(option: str) -> None:
-    bundled = make_host("web2", workers=(Worker(name="high", queues=("high_q",), options=(option,)),), beat=False)
+    bundled = make_host(
+        "web2", workers=(Worker(name="high", queues=("high_q",), options=(option,)),), beat=False
+    )
     fleet = make_fleet(make_host(), bundled)
     first, second = (make_state(host) for host in fleet.hosts)
     down = {"web1": replace(first, services={**first.services, "beat": STOPPED}), "web2": second}
     found = faults_of(fleet, make_snapshot(fleet, hosts=down))
-    assert [one.blocks for one in found if one.code == "service.runs_elsewhere"] == [(Block("web1", "beat"),)]
+    assert [one.blocks for one in found if one.code == "service.runs_elsewhere"] == [
+        (Block("web1", "beat"),)
+    ]
     nodes = {name: node for name, node in make_broker(fleet).nodes.items() if name != "high@web2"}
     down = {"web1": first, "web2": replace(second, services={"high": STOPPED})}
-    found = faults_of(fleet, make_snapshot(fleet, broker=make_broker(fleet, nodes=nodes), hosts=down))
-    assert [one.blocks for one in found if one.code == "service.runs_elsewhere"] == [(Block("web2", "high"),)]
+    found = faults_of(
+        fleet, make_snapshot(fleet, broker=make_broker(fleet, nodes=nodes), hosts=down)
+    )
+    assert [one.blocks for one in found if one.code == "service.runs_elsewhere"] == [
+        (Block("web2", "high"),)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -573,9 +726,15 @@ def test_an_environment_file_that_says_what_the_service_was_started_with_is_no_r
 ) -> None:
     host = make_host(service_manager="systemd", commands=None)
     seen = make_state(host)
-    digests = None if environment is None else {name: sha256(value.encode()) for name, value in environment.items()}
+    digests = (
+        None
+        if environment is None
+        else {name: sha256(value.encode()) for name, value in environment.items()}
+    )
     services = {**seen.services, "high": replace(seen.services["high"], environment=digests)}
-    files = {ENV_FILE: replace(seen.files[ENV_FILE], changed_at=NOW - 10)}  # touched after the start
+    files = {
+        ENV_FILE: replace(seen.files[ENV_FILE], changed_at=NOW - 10)
+    }  # touched after the start
     state = replace(seen, services=services, files=files)
     assert changed_since_start(host, "high", state) == [ENV_FILE] * (outdated is True)
     assert touched_since_start(host, "high", state) == [ENV_FILE] * (outdated is None)

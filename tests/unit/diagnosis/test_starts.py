@@ -1,4 +1,6 @@
-"""A worker that lacks a queue is restarted where that helps; where a file starts it so, the line is told instead."""
+"""A worker that lacks a queue is restarted where that helps; where a file starts it so, the line is
+told instead.
+"""
 
 import pytest
 from msgspec.structs import replace
@@ -9,7 +11,15 @@ from runbooks.core.settings import Commands, Worker
 from runbooks.diagnosis.services import at_work
 from runbooks.hosts.celery_argv import options_of
 from runbooks.hosts.option_lines import ask_option_lines, parse_option_lines
-from tests.unit.fleets import NOW, TASKS, make_broker, make_fleet, make_host, make_snapshot, make_state
+from tests.unit.fleets import (
+    NOW,
+    TASKS,
+    make_broker,
+    make_fleet,
+    make_host,
+    make_snapshot,
+    make_state,
+)
 from tests.unit.hosts.test_facts import ask
 
 SCRIPT = "./start.sh"
@@ -18,12 +28,19 @@ WORKER = Worker(name="high", queues=("high_q", "mail"))
 
 
 def found(
-    argv: str, *lines: str, start: str = SCRIPT, since: float | None = None, unit: str = UNIT, **service: object
+    argv: str,
+    *lines: str,
+    start: str = SCRIPT,
+    since: float | None = None,
+    unit: str = UNIT,
+    **service: object,
 ) -> Finding:
     """What is told of a worker that consumes high_q, and not mail."""
     systemd = bool(service)
     manager = (
-        {"service_manager": "systemd", "commands": None} if systemd else {"commands": Commands(start=start, stop="x")}
+        {"service_manager": "systemd", "commands": None}
+        if systemd
+        else {"commands": Commands(start=start, stop="x")}
     )
     host = make_host(workers=(WORKER,), beat=False, **manager)
     fleet = make_fleet(host)
@@ -34,7 +51,9 @@ def found(
     told = tuple(OptionLine(*line.split(": ", 1)) for line in lines)
     units = {"celery-worker@high.service": Unit("celery-worker@high.service", path=unit)}
     running = replace(ServiceState(7, NOW - 500, "", pids={7: 7}), **service)
-    state = replace(state, census=Census((process,), units), services={"high": running}, option_lines=told)
+    state = replace(
+        state, census=Census((process,), units), services={"high": running}, option_lines=told
+    )
     node = NodeState("high@web1", frozenset(TASKS), frozenset({"high_q"}))
     broker = replace(make_broker(fleet), nodes={"high@web1": node})
     snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": state})
@@ -56,7 +75,9 @@ def found(
         ("celery_commands.start: -Q high_q",),
     ],
 )
-def test_where_a_file_starts_it_so_again_the_line_is_told_and_no_restart_planned(lines: tuple[str, ...]) -> None:
+def test_where_a_file_starts_it_so_again_the_line_is_told_and_no_restart_planned(
+    lines: tuple[str, ...],
+) -> None:
     finding = found("-Q high_q", *lines)
     assert (finding.fix, finding.remedy) == ((), None)
     assert finding.evidence[1] == "pid 7 was started with -Q high_q"
@@ -103,10 +124,13 @@ def test_of_this_tools_own_unit_the_remedy_is_to_install_it() -> None:
 def test_the_lines_of_a_start_script_are_found_and_nothing_else_of_them_is_told(tmp_path) -> None:  # type: ignore[no-untyped-def]
     script = tmp_path / "start.sh"
     script.write_text(
-        'set -a; PASSWORD=hunter2\ncelery -b redis://:hunter2@h worker -Q high_q -n "$1@%h" -c 4\n[ -n x ]\n# mail\n'
+        'set -a; PASSWORD=hunter2\ncelery -b redis://:hunter2@h worker -Q high_q -n "$1@%h" -c 4\n['
+        " -n x ]\n# mail\n"
     )
     host = make_host(
-        directory=str(tmp_path), workers=(WORKER,), commands=Commands(start="env X=1 ./start.sh", stop="x")
+        directory=str(tmp_path),
+        workers=(WORKER,),
+        commands=Commands(start="env X=1 ./start.sh", stop="x"),
     )
     told = [str(line) for line in parse_option_lines(host, ask(ask_option_lines(host)))]
     mine = [line for line in told if line.startswith("./start.sh")]

@@ -7,11 +7,21 @@ from msgspec.structs import replace
 
 from runbooks.core.model import BrokerState, Finding, NodeState, RunningTask, SecondLook
 from runbooks.diagnosis import stuck
-from tests.unit.fleets import NOW, make_broker, make_fleet, make_host, make_queue, make_snapshot, make_state
+from tests.unit.fleets import (
+    NOW,
+    make_broker,
+    make_fleet,
+    make_host,
+    make_queue,
+    make_snapshot,
+    make_state,
+)
 
 FLEET = make_fleet()
 QUEUE = "high_q"
-NODE = NodeState("high@web1", frozenset(), frozenset({QUEUE}), frozenset(), pool="prefork", pool_size=1)
+NODE = NodeState(
+    "high@web1", frozenset(), frozenset({QUEUE}), frozenset(), pool="prefork", pool_size=1
+)
 
 
 def busy(age_s: float | None, id: str = "t1", **changes: Any) -> NodeState:
@@ -22,29 +32,40 @@ def busy(age_s: float | None, id: str = "t1", **changes: Any) -> NodeState:
 
 
 def found(
-    first: NodeState, second: NodeState, *, ahead_s: float = 0.0, locked: Collection[int] = (), **seen: Any
+    first: NodeState,
+    second: NodeState,
+    *,
+    ahead_s: float = 0.0,
+    locked: Collection[int] = (),
+    **seen: Any,
 ) -> dict[str, Finding]:
-    """The findings by their codes, of a queue with 40 messages and a host whose clock is ahead by so much.
+    """The findings by their codes, of a queue with 40 messages and a host whose clock is ahead by
+    so much.
 
     The `locked` processes of that host wait for themselves.
     """
     host = make_host()
     state = make_state(host, clock_at=NOW + ahead_s, locked=frozenset(locked))
-    snapshot = make_snapshot(FLEET, broker=looked_at(first, second, **seen), hosts={host.name: state})
+    snapshot = make_snapshot(
+        FLEET, broker=looked_at(first, second, **seen), hosts={host.name: state}
+    )
     return {one.code: one for one in stuck.faults(FLEET, snapshot)}
 
 
 def looked_at(first: NodeState, second: NodeState, **seen: Any) -> BrokerState:
     """A queue with 40 messages, in two looks."""
     look = SecondLook(2.0, {second.name: second}, **seen)
-    return make_broker(FLEET, queues={QUEUE: make_queue(depth=40)}, nodes={first.name: first}, second=look)
+    return make_broker(
+        FLEET, queues={QUEUE: make_queue(depth=40)}, nodes={first.name: first}, second=look
+    )
 
 
 def test_a_task_that_has_run_for_longer_than_the_threshold_hangs() -> None:
     finding = found(busy(700), busy(700))["worker.hangs"]
-    assert finding.summary == (
-        "40 messages wait in high_q, and every process that could take them has been running one task for more than "
-        "11 min 40 s"
+    assert (
+        finding.summary
+        == "40 messages wait in high_q, and every process that could take them has been running one"
+        " task for more than 11 min 40 s"
     )
     assert any("1 of 1 tasks are lost then" in line for line in finding.evidence)
 
@@ -60,16 +81,23 @@ def test_what_waits_behind_tasks_that_may_only_be_long_is_said_and_is_no_fault()
         snapshot = make_snapshot(FLEET, broker=looked_at(busy(age_s), busy(age_s)))
         return list(stuck.waiting_behind_tasks(FLEET, snapshot))
 
-    assert said(300)[0].startswith("40 messages wait in high_q, and none has begun for 5 min: every process")
+    assert said(300)[0].startswith(
+        "40 messages wait in high_q, and none has begun for 5 min: every process"
+    )
     assert said(20) == said(700) == []
 
 
 def test_processes_that_wait_for_themselves_hang_however_short_a_time() -> None:
     finding = found(busy(40), busy(40), locked=[101])["worker.hangs"]
     assert finding.subject == "high@web1"
-    assert finding.summary.startswith("every process of high@web1 hangs, for it waits for a lock that only it could")
+    assert finding.summary.startswith(
+        "every process of high@web1 hangs, for it waits for a lock that only it could"
+    )
     assert finding.summary.endswith("; 40 messages wait behind them")
-    assert any(line.startswith("to free the worker, on web1: sudo kill -KILL 101;") for line in finding.evidence)
+    assert any(
+        line.startswith("to free the worker, on web1: sudo kill -KILL 101;")
+        for line in finding.evidence
+    )
     assert "worker.hangs" not in found(busy(40), busy(40), locked=[102]), "another one's"
 
 
@@ -82,7 +110,9 @@ def test_a_worker_whose_subtasks_wait_behind_it_is_told_before_the_threshold() -
     sent = {QUEUE: {"t1": 3}}
     assert "worker.waits_for_itself" in found(busy(60), busy(60), senders=sent)
     assert not found(busy(10), busy(10), senders=sent)
-    assert "worker.waits_for_itself" not in found(busy(60), busy(60), senders={QUEUE: {"another": 3}})
+    assert "worker.waits_for_itself" not in found(
+        busy(60), busy(60), senders={QUEUE: {"another": 3}}
+    )
     assert not found(busy(60, pool_size=2), busy(60, pool_size=2), senders=sent)
 
 
@@ -94,15 +124,21 @@ def test_what_workers_have_fetched_waits_as_well() -> None:
     (waits,) = stuck.faults(FLEET, make_snapshot(FLEET, broker=replace(broker, second=look)))
     assert waits.code == "worker.waits_for_itself"
     assert "have sent 1 message of high_q that waits behind them" in waits.summary
-    assert "--kill-running" in waits.evidence[-1], "another worker would not get what this one has fetched"
+    assert "--kill-running" in waits.evidence[-1], (
+        "another worker would not get what this one has fetched"
+    )
     of_another = replace(look, reserved={"low_q": 1}, senders={})
-    assert not list(stuck.faults(FLEET, make_snapshot(FLEET, broker=replace(broker, second=of_another))))
+    assert not list(
+        stuck.faults(FLEET, make_snapshot(FLEET, broker=replace(broker, second=of_another)))
+    )
 
 
 def test_a_pool_that_has_grown_since_its_start_has_a_free_process() -> None:
     grown = busy(700, pool_pids=frozenset({101, 102}))
     assert not found(grown, grown)
-    assert "worker.hangs" in found(busy(700, pool_pids=frozenset({101})), busy(700, pool_pids=frozenset({101})))
+    assert "worker.hangs" in found(
+        busy(700, pool_pids=frozenset({101})), busy(700, pool_pids=frozenset({101}))
+    )
 
 
 def test_an_idle_worker_is_told_only_where_the_same_message_waits_both_times() -> None:
@@ -118,7 +154,10 @@ def test_an_idle_worker_is_told_only_where_the_same_message_waits_both_times() -
 
 def test_what_is_held_back_for_a_rate_limit_is_told_as_that() -> None:
     limited = replace(NODE, rate_limits={"shop.tasks.bill": "1/h"})
-    seen: dict[str, Any] = {"unmoved": frozenset({QUEUE}), "held_back": {(QUEUE, "shop.tasks.bill"): 4}}
+    seen: dict[str, Any] = {
+        "unmoved": frozenset({QUEUE}),
+        "held_back": {(QUEUE, "shop.tasks.bill"): 4},
+    }
     finding = found(limited, limited, **seen)["worker.rate_limited"]
     assert finding.evidence[0] == "4 messages of shop.tasks.bill from high_q; its rate limit is 1/h"
     elsewhere = {**seen, "held_back": {("other_q", "shop.tasks.bill"): 4}}
@@ -127,7 +166,9 @@ def test_what_is_held_back_for_a_rate_limit_is_told_as_that() -> None:
 
 def test_a_healthy_fleet_needs_no_second_look() -> None:
     def may_be(node: NodeState, depth: int) -> bool:
-        broker = make_broker(FLEET, queues={QUEUE: make_queue(depth=depth)}, nodes={node.name: node})
+        broker = make_broker(
+            FLEET, queues={QUEUE: make_queue(depth=depth)}, nodes={node.name: node}
+        )
         return stuck.may_be_stuck(broker, NOW)
 
     assert not may_be(NODE, 0)

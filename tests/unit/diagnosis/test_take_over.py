@@ -1,4 +1,6 @@
-"""Which of what others have started does the work of the inventory's services, and what taking it over takes."""
+"""Which of what others have started does the work of the inventory's services, and what taking it
+over takes.
+"""
 
 from typing import Any
 
@@ -15,15 +17,34 @@ from runbooks.core.settings import Worker
 from runbooks.diagnosis import files, take_over
 from runbooks.diagnosis.step import changes
 from runbooks.diagnosis.wanted_files import Kind
-from tests.unit.fleets import NOW, in_place, make_broker, make_fleet, make_host, make_snapshot, make_state
+from tests.unit.fleets import (
+    NOW,
+    in_place,
+    make_broker,
+    make_fleet,
+    make_host,
+    make_snapshot,
+    make_state,
+)
 
-OLD = Unit("old.service", "/etc/systemd/system/old.service", "enabled", active="active", names_celery=True)
-LINK = ("/etc/systemd/system/multi-user.target.wants/old.service", "/etc/systemd/system/old.service")
+OLD = Unit(
+    "old.service", "/etc/systemd/system/old.service", "enabled", active="active", names_celery=True
+)
+LINK = (
+    "/etc/systemd/system/multi-user.target.wants/old.service",
+    "/etc/systemd/system/old.service",
+)
 OURS = b"[Service]\nUser=shop\nWorkingDirectory=/srv/shop\n"
 
 
 def a_process(node: str = "high@web1", unit: str = "old.service", **more: Any) -> CeleryProcess:
-    told: dict[str, Any] = {"inner_pid": 900, "parent": 1, "here": True, "unit": unit, "user": "deploy"} | more
+    told: dict[str, Any] = {
+        "inner_pid": 900,
+        "parent": 1,
+        "here": True,
+        "unit": unit,
+        "user": "deploy",
+    } | more
     options = told.pop("options", None) or Options("worker", "shop", node)
     return CeleryProcess(900, 4000, NOW - 500, "S", ProcessKind.MAIN, options, **told)
 
@@ -49,10 +70,17 @@ def findings(
     """Of a host whose worker `high` does not run, and whose beat does."""
     host = host or a_host()
     fleet = make_fleet(host)
-    services = {"high": ServiceState(None, None, "stopped"), "beat": ServiceState(101, NOW - 500, "active")}
+    services = {
+        "high": ServiceState(None, None, "stopped"),
+        "beat": ServiceState(101, NOW - 500, "active"),
+    }
     foreign = Foreign({"old.service": text or a_text()}, more.pop("cron", ()))
     state = make_state(
-        host, services=services, census=Census(processes, {"old.service": unit}), foreign=foreign, **more
+        host,
+        services=services,
+        census=Census(processes, {"old.service": unit}),
+        foreign=foreign,
+        **more,
     )
     broker = make_broker(fleet, nodes={node.name: node} if node else {})
     wanted = {"web1": {host.unit_path("high"): ours}}
@@ -64,7 +92,10 @@ def test_a_unit_is_kept_from_starting_then_stopped_and_both_are_taken_back() -> 
     (found,) = findings(a_process())
     link, stop = found.fix
     assert found.code == "worker.to_be_taken_over"
-    assert (link.do, link.undo) == (LinkUnit("old.service", (LINK,), False), LinkUnit("old.service", (LINK,), True))
+    assert (link.do, link.undo) == (
+        LinkUnit("old.service", (LINK,), False),
+        LinkUnit("old.service", (LINK,), True),
+    )
     assert stop.do == ControlOther("systemd", "old.service", "stop", ((900, 4000),))
     assert stop.undo == ControlOther("systemd", "old.service", "start")
 
@@ -72,8 +103,19 @@ def test_a_unit_is_kept_from_starting_then_stopped_and_both_are_taken_back() -> 
 @pytest.mark.parametrize(
     ("process", "fits"),
     [
-        (a_process("celery@web1", options=Options("worker", "shop", "celery@%h", queues=("high_q",))), True),
-        (a_process("celery@web1", options=Options("worker", "shop", "celery@%h", queues=("high_q", "else"))), False),
+        (
+            a_process(
+                "celery@web1", options=Options("worker", "shop", "celery@%h", queues=("high_q",))
+            ),
+            True,
+        ),
+        (
+            a_process(
+                "celery@web1",
+                options=Options("worker", "shop", "celery@%h", queues=("high_q", "else")),
+            ),
+            False,
+        ),
         (a_process("celery@web1", options=Options("worker", "shop", "celery@%h")), False),
         (a_process("", options=Options("worker", "shop", "high@%h")), True),
         (a_process("", options=Options("beat", "shop")), True),
@@ -100,15 +142,36 @@ def test_what_takes_messages_elsewhere_or_is_another_applications_is_nobodys_bus
     ("more", "why"),
     [
         ({"text": a_text(pulled_by=("old.timer",))}, "old.timer starts it, too"),
-        ({"unit": Unit("old.service", "/run/x", "transient", active="active", names_celery=True)}, "is transient"),
+        (
+            {
+                "unit": Unit(
+                    "old.service", "/run/x", "transient", active="active", names_celery=True
+                )
+            },
+            "is transient",
+        ),
         ({"text": UnitText((), (), ())}, "cannot be read"),
-        ({"text": a_text(("Environment", "API_TOKEN=x"))}, "sets API_TOKEN, which may be a secret and is not copied"),
-        ({"text": a_text(("Environment", '"URL=redis://:hunter2@h"'))}, "sets URL, which may be a secret"),
-        ({"text": a_text(("WorkingDirectory", "/srv/%i"))}, "WorkingDirectory= in its unit has a specifier"),
-        ({"text": a_text(("EnvironmentFile", "-/etc/%N"))}, "EnvironmentFile= in its unit has a specifier"),
+        (
+            {"text": a_text(("Environment", "API_TOKEN=x"))},
+            "sets API_TOKEN, which may be a secret and is not copied",
+        ),
+        (
+            {"text": a_text(("Environment", '"URL=redis://:hunter2@h"'))},
+            "sets URL, which may be a secret",
+        ),
+        (
+            {"text": a_text(("WorkingDirectory", "/srv/%i"))},
+            "WorkingDirectory= in its unit has a specifier",
+        ),
+        (
+            {"text": a_text(("EnvironmentFile", "-/etc/%N"))},
+            "EnvironmentFile= in its unit has a specifier",
+        ),
     ],
 )
-def test_what_cannot_be_stopped_for_good_or_started_as_it_was_is_left_alone(more: dict[str, Any], why: str) -> None:
+def test_what_cannot_be_stopped_for_good_or_started_as_it_was_is_left_alone(
+    more: dict[str, Any], why: str
+) -> None:
     (found,) = findings(a_process(), **more)
     assert why in found.summary, found.summary
     assert (found.fix, found.blocks[0].service) == ((), "old.service")
@@ -124,15 +187,21 @@ def test_nothing_makes_way_for_services_that_this_tool_does_not_start() -> None:
 def test_a_secret_that_the_environment_file_has_already_keeps_nothing_back() -> None:
     files = {"/srv/shop/env": in_place(b"API_TOKEN=x\n")}
     host = a_host(env_file="/srv/shop/env")
-    (found,) = findings(a_process(), text=a_text(("Environment", "API_TOKEN=x")), host=host, files=files)
+    (found,) = findings(
+        a_process(), text=a_text(("Environment", "API_TOKEN=x")), host=host, files=files
+    )
     assert found.code == "worker.to_be_taken_over"
     assert all("API_TOKEN" not in change.detail for change in found.fix)
 
 
 @pytest.mark.parametrize("kill", [False, True])
-def test_a_task_that_a_stop_would_kill_keeps_it_running_unless_that_is_asked_for(kill: bool) -> None:
+def test_a_task_that_a_stop_would_kill_keeps_it_running_unless_that_is_asked_for(
+    kill: bool,
+) -> None:
     task = RunningTask("id", "shop.long", NOW - 9000, acknowledged=True)
-    node = NodeState("high@web1", frozenset(), frozenset({"high_q"}), pids=frozenset({900}), running=(task,))
+    node = NodeState(
+        "high@web1", frozenset(), frozenset({"high_q"}), pids=frozenset({900}), running=(task,)
+    )
     (found,) = findings(a_process(), node=node, kill=kill)
     assert (found.code == "worker.to_be_taken_over") == kill
     if kill:
@@ -181,9 +250,13 @@ def test_where_it_reads_our_file_alone_nothing_is_carried_over() -> None:
     assert [change for change in found.fix if change.path] == []
 
 
-def test_a_process_that_nobody_runs_cannot_be_started_again_and_cron_that_starts_it_is_named() -> None:
+def test_a_process_that_nobody_runs_cannot_be_started_again_and_cron_that_starts_it_is_named() -> (
+    None
+):
     options = Options("worker", "shop", "high@web1", queues=("high_q",), concurrency=2)
-    (found,) = findings(a_process(unit="", options=options), cron=("/etc/cron.d/x, line 3 (@reboot)",))
+    (found,) = findings(
+        a_process(unit="", options=options), cron=("/etc/cron.d/x, line 3 (@reboot)",)
+    )
     (stop,) = found.fix
     told = "as deploy, celery -A shop worker -n high@web1 -Q high_q -c 2"
     assert (stop.do, stop.undo) == (
@@ -193,7 +266,9 @@ def test_a_process_that_nobody_runs_cannot_be_started_again_and_cron_that_starts
 
 
 def test_what_something_keeps_running_is_left_alone() -> None:
-    (found,) = findings(a_process(unit="", above=(Ancestor(7, "watchmedo"), Ancestor(1, "systemd"))))
+    (found,) = findings(
+        a_process(unit="", above=(Ancestor(7, "watchmedo"), Ancestor(1, "systemd")))
+    )
     assert "watchmedo is above it and may start it again" in found.summary
     (found,) = findings(a_process(unit="", above=(Ancestor(7, "bash"), Ancestor(1, "systemd"))))
     assert found.code == "worker.to_be_taken_over"
@@ -205,20 +280,37 @@ def test_a_process_that_is_stopped_is_left_alone_for_it_would_not_end() -> None:
     assert "on web1: sudo kill -CONT 900" in found.summary
 
 
-def test_what_runs_in_a_unit_that_does_not_name_celery_is_left_alone_and_what_a_login_left_is_not() -> None:
-    for unit, code in (("printers.service", "worker.not_taken_over"), ("ssh.service", "worker.to_be_taken_over")):
+def test_what_runs_in_a_unit_that_does_not_name_celery_is_left_alone_and_what_a_login_left_is_not() -> (
+    None
+):
+    for unit, code in (
+        ("printers.service", "worker.not_taken_over"),
+        ("ssh.service", "worker.to_be_taken_over"),
+    ):
         (found,) = findings(a_process(unit=unit))
         assert found.code == code
-    (found,) = findings(a_process(unit="printers.service", above=(Ancestor(7, "start.sh"), Ancestor(1, "systemd"))))
+    (found,) = findings(
+        a_process(unit="printers.service", above=(Ancestor(7, "start.sh"), Ancestor(1, "systemd")))
+    )
     assert "on web1: sudo systemctl disable --now printers.service" in found.summary
 
 
-@pytest.mark.parametrize("command", ["{python} -m celery -A shop worker -n high@%%h -Q high_q", "sh -c 'celery x'"])
+@pytest.mark.parametrize(
+    "command", ["{python} -m celery -A shop worker -n high@%%h -Q high_q", "sh -c 'celery x'"]
+)
 def test_a_unit_that_does_not_run_and_starts_with_the_host_is_kept_from_it_where_its_command_tells(
     command: str,
 ) -> None:
-    unit = Unit("old.service", "/etc/systemd/system/old.service", "enabled", active="inactive", names_celery=True)
-    found = findings(text=a_text(("ExecStart", command.format(python="/usr/bin/python3"))), unit=unit)
+    unit = Unit(
+        "old.service",
+        "/etc/systemd/system/old.service",
+        "enabled",
+        active="inactive",
+        names_celery=True,
+    )
+    found = findings(
+        text=a_text(("ExecStart", command.format(python="/usr/bin/python3"))), unit=unit
+    )
     assert [change.do for one in found for change in one.fix] == (
         [LinkUnit("old.service", (LINK,), False)] if "worker" in command else []
     )
@@ -240,9 +332,15 @@ def test_a_file_that_somebody_else_wrote_is_replaced_only_where_that_is_asked_fo
     host = a_host(cron_scheduler="systemd" if kind == "timer" else "cron")
     fleet, wanted = make_fleet(host), {"web1": {path: f"{mark_of('shop')}\nours\n".encode()}}
     state = make_state(host, files={path: in_place(b"theirs\n")}, foreign=Foreign({}))
-    found = list(files.of_kind(fleet, make_snapshot(fleet, hosts={"web1": state}), kind, wanted, taking=taking))
+    found = list(
+        files.of_kind(
+            fleet, make_snapshot(fleet, hosts={"web1": state}), kind, wanted, taking=taking
+        )
+    )
     codes = [f"{kind}.differs" if taking else f"{kind}.not_ours"]
-    assert [one.code for one in found] == codes + (["timer.not_enabled"] if taking and kind == "timer" else [])
+    assert [one.code for one in found] == codes + (
+        ["timer.not_enabled"] if taking and kind == "timer" else []
+    )
     assert [change.path for change in found[0].fix if change.path] == ([path] if taking else [])
     assert bool(found[0].blocks) is (kind == "unit" and not taking)
     assert "--take-over" in " ".join(found[0].evidence) or taking
@@ -252,57 +350,94 @@ def a_program(*settings: tuple[str, str], **more: Any) -> tuple[Foreign, CeleryP
     """A program of supervisord's, whose shell has the pid 7, and its worker."""
     wait_s, as_group = more.pop("wait_s", 60.0), more.pop("as_group", False)
     program = Program(
-        "program:old", "/etc/supervisor/conf.d/old.conf", {"shop:old": 7}, wait_s, as_group, ("shop:old",)
+        "program:old",
+        "/etc/supervisor/conf.d/old.conf",
+        {"shop:old": 7},
+        wait_s,
+        as_group,
+        ("shop:old",),
     )
     texts = {"program old": UnitText((), (), settings)}
     conf = {program.path: ConfFile(b"[program:old]\nautostart=true\n", 0o640, NOW - 9)}
     above = (Ancestor(7, "sh"), Ancestor(5, "supervisord"))
-    return Foreign(texts, (), {"program old": program}, conf), a_process(unit="", above=above, **more)
+    return Foreign(texts, (), {"program old": program}, conf), a_process(
+        unit="", above=above, **more
+    )
 
 
-def taking_programs(*settings: tuple[str, str], host: FleetHost | None = None, **more: Any) -> list[Finding]:
+def taking_programs(
+    *settings: tuple[str, str], host: FleetHost | None = None, **more: Any
+) -> list[Finding]:
     host = host or a_host()
     foreign, process = a_program(*settings, **more)
-    services = {"high": ServiceState(None, None, "stopped"), "beat": ServiceState(101, NOW - 500, "active")}
+    services = {
+        "high": ServiceState(None, None, "stopped"),
+        "beat": ServiceState(101, NOW - 500, "active"),
+    }
     state = make_state(host, services=services, census=Census((process,), {}), foreign=foreign)
     fleet = make_fleet(host)
     snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}), hosts={"web1": state})
-    return list(take_over.findings(fleet, snapshot, {"web1": {host.unit_path("high"): OURS}}, kill=False))
+    return list(
+        take_over.findings(fleet, snapshot, {"web1": {host.unit_path("high"): OURS}}, kill=False)
+    )
 
 
-def test_a_program_of_supervisords_makes_way_for_a_unit_which_gets_what_its_conf_file_says() -> None:
+def test_a_program_of_supervisords_makes_way_for_a_unit_which_gets_what_its_conf_file_says() -> (
+    None
+):
     (found,) = taking_programs(
         ("User", "deploy"), ("WorkingDirectory", "/srv/shop"), ("Environment", '"REGION=eu west"')
     )
     carried, kept_away, stop = found.fix
     assert isinstance(carried.do, WriteFile)
     assert carried.do.content
-    assert carried.do.content.decode().splitlines()[1:] == ["[Service]", "User=deploy", 'Environment="REGION=eu west"']
+    assert carried.do.content.decode().splitlines()[1:] == [
+        "[Service]",
+        "User=deploy",
+        'Environment="REGION=eu west"',
+    ]
     assert isinstance(kept_away.do, WriteFile)
     assert kept_away.do.content == b"[program:old]\nautostart=false\n"
     assert (kept_away.do.path, kept_away.do.mode) == ("/etc/supervisor/conf.d/old.conf", 0o640)
-    assert stop.do == ControlOther("supervisord", "program old", "stop", ((900, 4000),), programs=("shop:old",))
+    assert stop.do == ControlOther(
+        "supervisord", "program old", "stop", ((900, 4000),), programs=("shop:old",)
+    )
     assert stop.undo == ControlOther("supervisord", "program old", "start", programs=("shop:old",))
 
 
-def test_a_program_that_does_not_run_is_kept_from_starting_with_supervisord_unless_it_is_the_inventory_s() -> None:
+def test_a_program_that_does_not_run_is_kept_from_starting_with_supervisord_unless_it_is_the_inventory_s() -> (
+    None
+):
     path = "/etc/supervisor/conf.d/old.conf"
     texts = {
         "program old": UnitText(
-            (), (), (("WorkingDirectory", "/srv/shop"), ("ExecStart", '"celery" "-A" "shop" "worker" "-Q" "high_q"'))
+            (),
+            (),
+            (
+                ("WorkingDirectory", "/srv/shop"),
+                ("ExecStart", '"celery" "-A" "shop" "worker" "-Q" "high_q"'),
+            ),
         )
     }
 
-    def told(conf: bytes = b"[program:old]\n", service: str | None = None, pid: int = 0) -> list[Finding]:
+    def told(
+        conf: bytes = b"[program:old]\n", service: str | None = None, pid: int = 0
+    ) -> list[Finding]:
         pids = {"old:old": pid} if pid else {}
         program = Program("program:old", path, pids, 60, as_group=False, names=("old:old",))
-        foreign = Foreign(texts, (), {"program old": program}, {path: ConfFile(conf, 0o640, NOW - 9)})
+        foreign = Foreign(
+            texts, (), {"program old": program}, {path: ConfFile(conf, 0o640, NOW - 9)}
+        )
         worker = Worker(name="high", service=service, queues=("high_q",))
         host = make_host(service_manager="supervisor", commands=None, workers=(worker,), beat=False)
         services = {worker.known_as: ServiceState(None, None, "STOPPED")}
         state = make_state(host, services=services, census=Census((), {}), foreign=foreign)
         fleet = make_fleet(host)
-        return list(take_over.findings(fleet, make_snapshot(fleet, hosts={"web1": state}), {"web1": {}}, kill=False))
+        return list(
+            take_over.findings(
+                fleet, make_snapshot(fleet, hosts={"web1": state}), {"web1": {}}, kill=False
+            )
+        )
 
     (found,) = told()
     (change,) = found.fix
@@ -321,15 +456,27 @@ def test_two_programs_of_one_conf_file_are_kept_from_starting_by_one_change() ->
     both = Foreign(
         foreign.units | {"program spare": UnitText((), (), (command,))},
         programs=foreign.programs | {"program spare": spare},
-        conf_files={path: ConfFile(b"[program:old]\nautostart=true\n[program:spare]\n", 0o640, NOW - 9)},
+        conf_files={
+            path: ConfFile(b"[program:old]\nautostart=true\n[program:spare]\n", 0o640, NOW - 9)
+        },
     )
     host = make_host(service_manager="supervisor", commands=None, beat=False, env={})
-    state = make_state(host, services={"high": ServiceState(None, None, "")}, census=Census((process,)), foreign=both)
+    state = make_state(
+        host,
+        services={"high": ServiceState(None, None, "")},
+        census=Census((process,)),
+        foreign=both,
+    )
     fleet = make_fleet(host)
     snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}), hosts={"web1": state})
-    kept_away, stop = changes(take_over.findings(fleet, snapshot, {"web1": {}}, kill=False), take_over.STEP)
+    kept_away, stop = changes(
+        take_over.findings(fleet, snapshot, {"web1": {}}, kill=False), take_over.STEP
+    )
     assert isinstance(kept_away.do, WriteFile)
-    assert kept_away.do.content == b"[program:old]\nautostart=false\n[program:spare]\nautostart=false\n"
+    assert (
+        kept_away.do.content
+        == b"[program:old]\nautostart=false\n[program:spare]\nautostart=false\n"
+    )
     assert stop.summary == "stop program old, which does the work of high"
 
 
@@ -343,7 +490,11 @@ def test_two_programs_of_one_conf_file_are_kept_from_starting_by_one_change() ->
         ),
         ((), {"as_group": True}, "stopasgroup lets a stop end its tasks at once"),
         ((), {"wait_s": 10.0}, "a stop kills what runs after 10 s (its stopwaitsecs;"),
-        ((("Environment", '"REGION=eu"'),), {"host": make_host()}, "sets REGION, and the environment file does not"),
+        (
+            (("Environment", '"REGION=eu"'),),
+            {"host": make_host()},
+            "sets REGION, and the environment file does not",
+        ),
     ],
 )
 def test_a_program_whose_stop_or_variables_would_cost_something_is_left_alone(

@@ -1,4 +1,6 @@
-"""The queue step: what is taken out, into which archive, and what an operator reads before agreeing."""
+"""The queue step: what is taken out, into which archive, and what an operator reads before
+agreeing.
+"""
 
 from typing import Any
 
@@ -73,19 +75,27 @@ def test_a_plan_says_what_remains_the_largest_task_first() -> None:
 @pytest.mark.parametrize("ahead_s", [7200.0, -7200.0])
 def test_nothing_is_taken_for_its_time_where_the_clocks_differ(ahead_s: float) -> None:
     def of(*queues: QueueState, fleet: Fleet = FLEET) -> tuple[Change, ...]:
-        broker = make_broker(fleet, queues={queue.name: queue for queue in queues}, clock_ahead_s=ahead_s)
+        broker = make_broker(
+            fleet, queues={queue.name: queue for queue in queues}, clock_ahead_s=ahead_s
+        )
         return queue_step(fleet).plan(make_snapshot(fleet, broker=broker))
 
-    with pytest.raises(RunbookError, match="differ by 2 h, so what is overdue or expired is not known"):
+    with pytest.raises(
+        RunbookError, match="differ by 2 h, so what is overdue or expired is not known"
+    ):
         of(make_queue("high_q", 5000, selected=(LATE,)))
     assert of(make_queue("high_q", 5, malformed=MALFORMED))
-    timeless = make_fleet(queue_rules=(QueueRule(reason="too often", queue="high_q", retries=">2"),))
+    timeless = make_fleet(
+        queue_rules=(QueueRule(reason="too often", queue="high_q", retries=">2"),)
+    )
     assert of(make_queue("high_q", 5000, selected=(LATE,)), fleet=timeless)
 
 
 def test_what_a_killed_run_has_left_aside_is_brought_home() -> None:
     (change,) = plan(make_queue("high_q", 5000, aside=4200))
-    assert change.summary == "bring 4,200 messages home into high_q that a killed run has left aside"
+    assert (
+        change.summary == "bring 4,200 messages home into high_q that a killed run has left aside"
+    )
     assert change.do == TakeMessages("high_q", "high_q.messages.jsonl", RULES)
 
 
@@ -100,7 +110,10 @@ def test_malformed_items_alone_are_reason_enough_and_count_with_the_others() -> 
 def test_what_is_moved_is_told_with_where_it_goes_and_notes_stand_below() -> None:
     moved = Selection("belongs there", 3, {"shop.tasks.ship": 3}, to="other\x06\x169")
     state = make_queue(
-        "high_q", 9, selected=(moved,), notices=(Notice("are left alone", 6, ("a", "b", "c", "d", "e", "f")),)
+        "high_q",
+        9,
+        selected=(moved,),
+        notices=(Notice("are left alone", 6, ("a", "b", "c", "d", "e", "f")),),
     )
     (change,) = plan(state)
     assert change.summary == "move 3 of 9 messages from high_q into other\\x06\\x169"
@@ -119,7 +132,9 @@ def test_every_message_is_listed_with_its_reason_as_far_as_it_was_asked_for() ->
 
 def test_malformed_items_stay_where_the_command_line_does_not_ask_for_them() -> None:
     fleet = replace(FLEET, selection=Rule("r", "high_q"))
-    snapshot = make_snapshot(fleet, broker=make_broker(fleet, queues={"high_q": make_queue(malformed=MALFORMED)}))
+    snapshot = make_snapshot(
+        fleet, broker=make_broker(fleet, queues={"high_q": make_queue(malformed=MALFORMED)})
+    )
     assert queue_step(fleet).plan(snapshot) == ()
 
 
@@ -130,14 +145,19 @@ def unacked_plan(nodes: dict[str, NodeState], **host: Any) -> tuple[tuple[Change
     states = {"high_q": make_queue(unacked=(Selection("orphan", 2, {"shop.tasks.bill": 2}),))}
     fleet = replace(UNACKED, all_nodes=("high@web1",))
     broker = make_broker(fleet, queues=states, nodes=nodes)
-    snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": make_state(fleet.hosts[0], **host)})
+    snapshot = make_snapshot(
+        fleet, broker=broker, hosts={"web1": make_state(fleet.hosts[0], **host)}
+    )
     return queue_step(fleet).plan(snapshot), notices(fleet, snapshot)
 
 
 def test_unacked_messages_are_taken_when_every_node_says_what_it_holds() -> None:
     node = NodeState("high@web1", frozenset(), frozenset(), holds=frozenset())
     (change,), notes = unacked_plan({"high@web1": node})
-    assert change.summary == "take 2 unacked messages that no node holds out of high_q into the archive"
+    assert (
+        change.summary
+        == "take 2 unacked messages that no node holds out of high_q into the archive"
+    )
     assert change.do == TakeUnacked(
         "high_q", "high_q+unacked.messages.jsonl", ("--queue high_q --unacked --reason orphan",), ()
     )
@@ -147,7 +167,9 @@ def test_unacked_messages_are_taken_when_every_node_says_what_it_holds() -> None
 
 @pytest.mark.parametrize("holds", [True, False])
 def test_unacked_messages_are_left_alone_while_a_node_that_runs_is_silent(holds: bool) -> None:
-    nodes = {} if holds else {"high@web1": NodeState("high@web1", frozenset(), frozenset(), holds=None)}
+    nodes = (
+        {} if holds else {"high@web1": NodeState("high@web1", frozenset(), frozenset(), holds=None)}
+    )
     changes, notes = unacked_plan(nodes)
     assert changes == ()
     assert notes == ["unacked messages are left alone: high@web1 may hold them and does not answer"]
@@ -161,7 +183,10 @@ def test_a_node_whose_service_is_down_holds_nothing() -> None:
 
 def test_what_an_operator_has_to_know_of_messages_is_said_once() -> None:
     told = (Notice("are left alone", 1, ("a",)),)
-    queues = (make_queue("high_q", 9, selected=(LATE,), notices=told), make_queue("low_q", 9, notices=told))
+    queues = (
+        make_queue("high_q", 9, selected=(LATE,), notices=told),
+        make_queue("low_q", 9, notices=told),
+    )
     broker = make_broker(FLEET, queues={queue.name: queue for queue in queues})
     snapshot = make_snapshot(FLEET, broker=broker)
     (change,) = queue_step(FLEET).plan(snapshot)
@@ -178,6 +203,9 @@ def test_nodes_are_asked_only_where_a_rule_speaks_of_them() -> None:
 
 def test_queues_with_odd_names_have_archives_of_their_own_in_the_runs_folder() -> None:
     odd = ["a/b", "a:b", "a_b", "../../etc/x", "ü", "a b", ".."]
-    archives = [change.do.archive for change in plan(*(make_queue(name, 1, selected=(LATE,)) for name in odd))]  # type: ignore[union-attr]
+    archives = [
+        change.do.archive  # type: ignore[union-attr]
+        for change in plan(*(make_queue(name, 1, selected=(LATE,)) for name in odd))
+    ]
     assert len(set(archives)) == len(odd)
     assert not [archive for archive in archives if "/" in archive]

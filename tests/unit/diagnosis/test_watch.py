@@ -1,4 +1,6 @@
-"""What the monitor finds with the broker's answers, and at most beat's hosts': nothing that it did not look at."""
+"""What the monitor finds with the broker's answers, and at most beat's hosts': nothing that it did
+not look at.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,13 +38,20 @@ from tests.unit.fleets import (
 from tests.unit.monitoring.conftest import make_queue_look
 
 HOST = make_host()
-FILES: Mapping[Kind, Wanted] = {"unit": {"web1": {}}, "cron": {"web1": {}}, "logrotate": {"web1": {}}}
+FILES: Mapping[Kind, Wanted] = {
+    "unit": {"web1": {}},
+    "cron": {"web1": {}},
+    "logrotate": {"web1": {}},
+}
 LIMITS = Thresholds(beat_silence=600, queues={"high_q": Limits(depth=100)})
 FLEET = make_fleet(HOST, thresholds=LIMITS)
 
 
 def codes(broker: BrokerState, beat: HostState | Unreachable | None = None) -> list[str]:
-    return [finding.code for finding in watch(FLEET, Snapshot(NOW, broker, {"web1": beat} if beat else {}))]
+    return [
+        finding.code
+        for finding in watch(FLEET, Snapshot(NOW, broker, {"web1": beat} if beat else {}))
+    ]
 
 
 def with_queue(**changes: Any) -> BrokerState:
@@ -62,7 +71,9 @@ def test_a_worker_that_the_inventory_lacks_is_told_where_it_takes_its_messages()
     def of(*queues: str, tasks: tuple[str, ...] = TASKS) -> list[tuple[str, Severity]]:
         broker = make_broker(FLEET)
         stray = NodeState("stray@there", frozenset(tasks), frozenset(queues))
-        found = watch(FLEET, Snapshot(NOW, replace(broker, nodes={**broker.nodes, "stray@there": stray}), {}))
+        found = watch(
+            FLEET, Snapshot(NOW, replace(broker, nodes={**broker.nodes, "stray@there": stray}), {})
+        )
         return [(finding.code, finding.severity) for finding in found]
 
     assert of("its_own") == []
@@ -74,14 +85,25 @@ def test_what_a_silent_worker_leads_to_is_told_after_it_with_its_cause() -> None
     broker = make_broker(FLEET, queues={"high_q": make_queue(depth=9)}, nodes={})
     found = watch(FLEET, Snapshot(NOW, broker, {}))
     assert [one.code for one in found] == ["worker.not_answering", "queue.no_consumer"]
-    assert [(one.code, one.subject) for one in found[1].caused_by] == [("worker.not_answering", "high@web1")]
+    assert [(one.code, one.subject) for one in found[1].caused_by] == [
+        ("worker.not_answering", "high@web1")
+    ]
 
 
 def test_what_earlier_looks_show_is_told_below_its_cause_too() -> None:
     broker = make_broker(FLEET, queues={"high_q": make_queue(depth=9)}, nodes={})
-    slow = Finding("queue.drain_time", "high_q", "9 messages wait and do not become fewer", severity=Severity.WARNING)
+    slow = Finding(
+        "queue.drain_time",
+        "high_q",
+        "9 messages wait and do not become fewer",
+        severity=Severity.WARNING,
+    )
     found = watch(FLEET, Snapshot(NOW, broker, {}), [slow])
-    assert [one.code for one in found] == ["worker.not_answering", "queue.no_consumer", "queue.drain_time"]
+    assert [one.code for one in found] == [
+        "worker.not_answering",
+        "queue.no_consumer",
+        "queue.drain_time",
+    ]
     assert [one.code for one in found[2].caused_by] == ["queue.no_consumer"]
 
 
@@ -95,7 +117,9 @@ def test_each_node_that_lacks_tasks_is_a_finding_of_its_own() -> None:
     hosts = make_host(), make_host("web2")
     fleet = make_fleet(*hosts)
     broker = make_broker(fleet)
-    nodes = {name: replace(node, registered=frozenset(TASKS[:1])) for name, node in broker.nodes.items()}
+    nodes = {
+        name: replace(node, registered=frozenset(TASKS[:1])) for name, node in broker.nodes.items()
+    }
     found = watch(fleet, Snapshot(NOW, replace(broker, nodes=nodes), {}))
     assert [(f.code, f.subject) for f in found] == [
         ("task.not_registered", "high@web1"),
@@ -111,7 +135,9 @@ def test_a_queues_own_limit_holds(depth: int, found: list[str]) -> None:
 def test_nothing_that_is_only_worth_knowing_counts() -> None:
     broker = make_broker(FLEET, other_lists={"shopping": (2, False)})
     assert codes(broker) == []
-    assert [f.code for f in diagnose(FLEET, make_snapshot(FLEET, broker=broker), FILES)][-1] == "queue.foreign_list"
+    assert [f.code for f in diagnose(FLEET, make_snapshot(FLEET, broker=broker), FILES)][
+        -1
+    ] == "queue.foreign_list"
 
 
 @pytest.mark.parametrize(("age_s", "found"), [(3600, []), (3601, ["queue.unacked_age"])])
@@ -119,7 +145,9 @@ def test_messages_that_stay_unacknowledged_are_told(age_s: float, found: list[st
     assert codes(make_broker(FLEET, unacked=2, oldest_unacked_at=NOW - age_s)) == found
 
 
-@pytest.mark.parametrize(("sent_at", "found"), [(NOW - 600, []), (NOW - 601, ["beat.silent"]), (None, ["beat.silent"])])
+@pytest.mark.parametrize(
+    ("sent_at", "found"), [(NOW - 600, []), (NOW - 601, ["beat.silent"]), (None, ["beat.silent"])]
+)
 def test_beat_that_is_silent_for_too_long_is_told_by_monitor_and_diagnose(
     sent_at: float | None, found: list[str]
 ) -> None:
@@ -146,24 +174,44 @@ def test_a_host_of_beats_that_does_not_answer_is_a_finding() -> None:
 
 @pytest.mark.parametrize(
     ("per_s", "found"),
-    [(None, []), (-1.0, []), (-0.1, ["queue.drain_time"]), (0.0, ["queue.drain_time"]), (2.0, ["queue.drain_time"])],
+    [
+        (None, []),
+        (-1.0, []),
+        (-0.1, ["queue.drain_time"]),
+        (0.0, ["queue.drain_time"]),
+        (2.0, ["queue.drain_time"]),
+    ],
 )
-def test_a_backlog_that_drains_too_slowly_or_not_at_all_is_told(per_s: float | None, found: list[str]) -> None:
+def test_a_backlog_that_drains_too_slowly_or_not_at_all_is_told(
+    per_s: float | None, found: list[str]
+) -> None:
     fleet = make_fleet(HOST, thresholds=Thresholds(drain_time=6 * 3600))
     broker = with_queue(depth=5000)
-    assert [f.code for f in slow_to_drain(fleet, broker, [make_queue_look(depth=5000, per_s=per_s)])] == found
-    assert list(slow_to_drain(fleet, broker, [make_queue_look(depth=1500, per_s=per_s)])) == [], "that is no backlog"
-    assert list(slow_to_drain(FLEET, broker, [make_queue_look(depth=5000, per_s=per_s)])) == [], "nobody asked"
+    assert [
+        f.code for f in slow_to_drain(fleet, broker, [make_queue_look(depth=5000, per_s=per_s)])
+    ] == found
+    assert list(slow_to_drain(fleet, broker, [make_queue_look(depth=1500, per_s=per_s)])) == [], (
+        "that is no backlog"
+    )
+    assert list(slow_to_drain(FLEET, broker, [make_queue_look(depth=5000, per_s=per_s)])) == [], (
+        "nobody asked"
+    )
 
 
 def test_a_rate_limit_is_named_where_a_backlog_drains_slowly() -> None:
     fleet = make_fleet(HOST, thresholds=Thresholds(drain_time=6 * 3600))
-    waiting = {name: TaskCount(count, 0, 0, None, None, 0) for name, count in (("poll", 4000), ("bill", 1000))}
+    waiting = {
+        name: TaskCount(count, 0, 0, None, None, 0)
+        for name, count in (("poll", 4000), ("bill", 1000))
+    }
     broker = with_queue(depth=5000, by_task=waiting)
     nodes = {
-        name: replace(node, rate_limits={"poll": "10/m", "elsewhere": "1/h"}) for name, node in broker.nodes.items()
+        name: replace(node, rate_limits={"poll": "10/m", "elsewhere": "1/h"})
+        for name, node in broker.nodes.items()
     }
-    (slow,) = slow_to_drain(fleet, replace(broker, nodes=nodes), [make_queue_look(depth=5000, per_s=-0.1)])
+    (slow,) = slow_to_drain(
+        fleet, replace(broker, nodes=nodes), [make_queue_look(depth=5000, per_s=-0.1)]
+    )
     assert slow.evidence[1:] == ("4,000 × poll, whose rate limit is 10/m on high@web1",)
 
 
@@ -183,7 +231,9 @@ def test_a_broker_that_is_away_is_told_by_its_state_and_beat_is_judged_all_the_s
     away = BrokerState.not_seen(NotAsked(Trouble.MAX_CLIENTS, "no more clients", "end some"))
     silent = make_state(HOST, beat_sent_at=NOW - 3600)
     assert codes(away, silent) == ["broker.max_clients", "beat.silent"]
-    assert not unsure(make_snapshot(FLEET, broker=away, hosts={"web1": silent}))("beat.silent", "web1")
+    assert not unsure(make_snapshot(FLEET, broker=away, hosts={"web1": silent}))(
+        "beat.silent", "web1"
+    )
 
 
 def test_what_only_nodes_can_tell_may_hold_where_none_could_be_asked() -> None:
@@ -191,7 +241,10 @@ def test_what_only_nodes_can_tell_may_hold_where_none_could_be_asked() -> None:
     broker = make_broker(FLEET, nodes={}, unasked=why)
     assert codes(broker) == ["broker.cannot_save"]
     of = unsure(Snapshot(NOW, broker, {}))
-    assert [of(code, "high_q") for code in ("worker.not_answering", "queue.no_consumer")] == [True, True]
+    assert [of(code, "high_q") for code in ("worker.not_answering", "queue.no_consumer")] == [
+        True,
+        True,
+    ]
     assert not of("queue.depth", "high_q")
 
 
@@ -210,8 +263,12 @@ def test_beat_may_be_silent_still_where_its_host_does_not_answer() -> None:
 
 
 def test_a_solo_worker_at_its_task_crosses_nothing() -> None:
-    fleet = make_fleet(make_host(workers=(Worker(name="high", queues=("high_q",), options=("-P", "solo")),)))
-    silent = make_broker(fleet, nodes={}, consumer_ages_s=(400,), queues={"high_q": make_queue(depth=7)})
+    fleet = make_fleet(
+        make_host(workers=(Worker(name="high", queues=("high_q",), options=("-P", "solo")),))
+    )
+    silent = make_broker(
+        fleet, nodes={}, consumer_ages_s=(400,), queues={"high_q": make_queue(depth=7)}
+    )
     assert watch(fleet, Snapshot(NOW, silent, {})) == ()
     dead = watch(fleet, Snapshot(NOW, replace(silent, consumer_ages_s=()), {}))
     assert [finding.code for finding in dead] == ["worker.not_answering", "queue.no_consumer"]

@@ -24,7 +24,9 @@ def test_systemd_reads_its_units_once_after_the_last_of_neighbours_that_ask_for_
     ]
     made = list(
         fragments(
-            make_host(service_manager="systemd", commands=None), {str(n): e for n, e in enumerate(effects)}, {}
+            make_host(service_manager="systemd", commands=None),
+            {str(n): e for n, e in enumerate(effects)},
+            {},
         ).values()
     )
     assert made[0] == ":"

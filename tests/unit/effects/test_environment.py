@@ -1,4 +1,6 @@
-"""Variables set in an environment file on this machine: all else in it stays, and a change meanwhile is not lost."""
+"""Variables set in an environment file on this machine: all else in it stays, and a change
+meanwhile is not lost.
+"""
 
 from pathlib import Path
 
@@ -35,9 +37,13 @@ def test_what_others_changed_elsewhere_in_the_file_meanwhile_is_kept(path: Path)
 
 
 @pytest.mark.parametrize("now", ["TIMEOUT=hunter2\n", "", "# TIMEOUT=x\n"])
-def test_a_variable_that_somebody_changed_meanwhile_makes_the_plan_stale(path: Path, now: str) -> None:
+def test_a_variable_that_somebody_changed_meanwhile_makes_the_plan_stale(
+    path: Path, now: str
+) -> None:
     path.write_text(now)
-    with pytest.raises(StalePlan, match=f"{path}: TIMEOUT has changed since it was looked at") as caught:
+    with pytest.raises(
+        StalePlan, match=f"{path}: TIMEOUT has changed since it was looked at"
+    ) as caught:
         set_in(path, {"TIMEOUT": "30"}, {"TIMEOUT": "x"})
     assert caught.value.exit_code == ExitCode.STALE
     assert "hunter2" not in caught.value.problem

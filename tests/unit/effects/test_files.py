@@ -23,7 +23,9 @@ from tests.unit.fleets import make_host
 OLD, NEW = b"old\0\xff\n" * 50, b"new $x `id` '\n" * 4000
 
 
-def write(path: Path, content: bytes | None, *, mode: int = 0o644, replaces: bytes | None = None) -> WriteFile:
+def write(
+    path: Path, content: bytes | None, *, mode: int = 0o644, replaces: bytes | None = None
+) -> WriteFile:
     return WriteFile(str(path), content, mode, sha256(replaces))
 
 
@@ -35,7 +37,9 @@ def path(tmp_path: Path) -> Path:
 # --- writing files
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"\n", b"no newline", bytes(range(256)) * 100, b"END_00\n'$(id)\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"\n", b"no newline", bytes(range(256)) * 100, b"END_00\n'$(id)\n"]
+)
 def test_a_file_is_made_of_exactly_these_bytes_and_this_mode(path: Path, content: bytes) -> None:
     assert make(write(path, content, mode=0o604)).code == 0
     assert (path.read_bytes(), mode_of(path)) == (content, 0o604)
@@ -55,7 +59,9 @@ def test_a_file_is_removed_when_it_is_what_was_seen(path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", [NEW, None])
-def test_a_file_that_somebody_changed_meanwhile_is_left_alone(path: Path, wanted: bytes | None) -> None:
+def test_a_file_that_somebody_changed_meanwhile_is_left_alone(
+    path: Path, wanted: bytes | None
+) -> None:
     path.write_bytes(b"somebody else's")
     answer = make(write(path, wanted, replaces=OLD))
     assert answer.code == STALE == ExitCode.STALE
@@ -118,7 +124,9 @@ def test_a_missing_directory_is_told_by_its_name_and_not_made(tmp_path: Path) ->
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["two words", "it's", "$(touch evil)", "`id`", "new\nline", "-rf", "*", "a\\b"])
+@pytest.mark.parametrize(
+    "name", ["two words", "it's", "$(touch evil)", "`id`", "new\nline", "-rf", "*", "a\\b"]
+)
 def test_a_file_of_any_name_is_written_and_no_name_is_run(tmp_path: Path, name: str) -> None:
     directory = tmp_path / name
     directory.mkdir()
@@ -145,11 +153,17 @@ def test_a_link_that_lies_in_wait_under_the_temporary_name_is_not_followed(path:
     assert (victim.read_bytes(), path.read_bytes()) == (b"precious", NEW)
 
 
-def test_a_secret_is_never_readable_by_others_while_it_is_written(path: Path, tmp_path: Path) -> None:
-    """What stands in the temporary file when chmod is about to run, seen by a chmod of the test's own."""
+def test_a_secret_is_never_readable_by_others_while_it_is_written(
+    path: Path, tmp_path: Path
+) -> None:
+    """What stands in the temporary file when chmod is about to run, seen by a chmod of the test's
+    own.
+    """
     tools = tmp_path / "tools"
     tools.mkdir()
-    (tools / "chmod").write_text(f'#!/bin/sh\nstat -c %a "$2" >{tools}/seen\nexec {shutil.which("chmod")} "$@"\n')
+    (tools / "chmod").write_text(
+        f'#!/bin/sh\nstat -c %a "$2" >{tools}/seen\nexec {shutil.which("chmod")} "$@"\n'
+    )
     (tools / "chmod").chmod(0o755)
     before = os.umask(0)
     try:
@@ -175,14 +189,21 @@ def test_killed_around_any_of_its_commands_a_write_leaves_the_old_file_or_the_ne
     real = shutil.which(tool)
     act = {
         "before": "kill -9 0",
-        "during": f'{real} "$@" | head -c 1000; kill -9 0' if tool == "base64" else f'{real} "$@" & kill -9 0',
+        "during": (
+            f'{real} "$@" | head -c 1000; kill -9 0'
+            if tool == "base64"
+            else f'{real} "$@" & kill -9 0'
+        ),
         "after": f'{real} "$@"; kill -9 0',
     }
     (tools / tool).write_text(f"#!/bin/sh\n{act[moment]}\n")
     (tools / tool).chmod(0o755)
     body = fragment(write(path, NEW, replaces=OLD))
     subprocess.run(
-        ["/bin/sh", "-s"], input=f"PATH={tools}:$PATH\n{body}\n".encode(), start_new_session=True, capture_output=True
+        ["/bin/sh", "-s"],
+        input=f"PATH={tools}:$PATH\n{body}\n".encode(),
+        start_new_session=True,
+        capture_output=True,
     )
     assert path.read_bytes() in (OLD, NEW)
     assert make(write(path, NEW, replaces=OLD)).code == 0
@@ -190,13 +211,17 @@ def test_killed_around_any_of_its_commands_a_write_leaves_the_old_file_or_the_ne
     assert names(tmp_path) == [path.name, "tools"]
 
 
-def test_killed_at_a_random_instant_a_write_leaves_the_old_file_or_the_new_one_whole(path: Path) -> None:
+def test_killed_at_a_random_instant_a_write_leaves_the_old_file_or_the_new_one_whole(
+    path: Path,
+) -> None:
     script = path.parent / "script"
     script.write_text(fragment(write(path, NEW, replaces=OLD)))
     instants, seen = random.Random(7), set()
     for _ in range(40):
         path.write_bytes(OLD)
-        process = subprocess.Popen(["/bin/sh", script], stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            ["/bin/sh", script], stderr=subprocess.DEVNULL, start_new_session=True
+        )
         with suppress(subprocess.TimeoutExpired):
             process.wait(instants.uniform(0, 0.03))
         with suppress(ProcessLookupError):
@@ -244,10 +269,20 @@ def shared() -> Iterator[Path]:
 
 @contextmanager
 def attacker(what: str, home: Path, folder: Path, victim: Path) -> Iterator[None]:
-    """Somebody who puts a link in the place of something, over and over, with the application's user's rights."""
+    """Somebody who puts a link in the place of something, over and over, with the application's
+    user's rights.
+    """
     for directory in (home, folder):
         os.chown(directory, 12345, 12345)
-    command = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", sys.executable, "-c", ATTACK]
+    command = [
+        "setpriv",
+        "--reuid=12345",
+        "--regid=12345",
+        "--clear-groups",
+        sys.executable,
+        "-c",
+        ATTACK,
+    ]
     process = subprocess.Popen([*command, what, folder, victim], stdout=subprocess.PIPE, cwd="/")
     assert process.stdout
     try:
@@ -279,7 +314,11 @@ def test_who_owns_the_folder_cannot_lead_root_elsewhere_by_links(shared: Path, w
                 make(write(path, NEW, mode=0o666, replaces=OLD))
                 make(write(path, OLD, mode=0o666, replaces=NEW))
         after = precious.lstat()
-        assert (after.st_ino, after.st_uid, after.st_mode) == (before.st_ino, before.st_uid, before.st_mode)
+        assert (after.st_ino, after.st_uid, after.st_mode) == (
+            before.st_ino,
+            before.st_uid,
+            before.st_mode,
+        )
         assert precious.read_bytes() == OLD
         assert names(victim) == ["app.conf"]
 
@@ -302,7 +341,10 @@ def test_a_link_of_the_folders_owner_leads_only_to_what_is_theirs(shared: Path) 
     assert (victim / "app.conf").read_bytes() == OLD
     assert (home / "real" / "app.conf").read_bytes() == NEW
     os.chown(link, 0, 0, follow_symlinks=False)
-    assert "leads through a link that others can change" in make(write(link / "app.conf", OLD, replaces=NEW)).err
+    assert (
+        "leads through a link that others can change"
+        in make(write(link / "app.conf", OLD, replaces=NEW)).err
+    )
 
 
 # --- judged by the host
@@ -325,14 +367,18 @@ def test_a_link_of_the_folders_owner_leads_only_to_what_is_theirs(shared: Path) 
         ("logrotate", b"/var/log/a {\n su User=x\n}\n", "judge_logrotate"),
     ],
 )
-def test_a_host_is_asked_whether_each_user_that_a_file_names_exists(check: Any, content: bytes, judged: str) -> None:
+def test_a_host_is_asked_whether_each_user_that_a_file_names_exists(
+    check: Any, content: bytes, judged: str
+) -> None:
     host = make_host(service_manager="systemd", commands=None)
     written = fragment(WriteFile("/etc/f", content, 0o644, "absent", check=check), host)
     assert f" 644 '' {judged}\n" in written
 
 
 def test_a_user_that_does_not_exist_is_told_and_the_file_is_not_put_in_place(path: Path) -> None:
-    answer = make(WriteFile(str(path), b"* * * * * nobody-of-this-name true\n", 0o644, "absent", check="cron"))
+    answer = make(
+        WriteFile(str(path), b"* * * * * nobody-of-this-name true\n", 0o644, "absent", check="cron")
+    )
     assert answer.code == 1
     assert "the user nobody-of-this-name does not exist here" in answer.err
     assert names(path.parent) == []

@@ -17,7 +17,9 @@ def ticks(pid: int) -> int:
 
 
 @pytest.mark.parametrize("kill", [False, True])
-def test_a_process_ends_by_itself_and_one_that_goes_on_is_killed_only_where_it_may_be(kill: bool) -> None:
+def test_a_process_ends_by_itself_and_one_that_goes_on_is_killed_only_where_it_may_be(
+    kill: bool,
+) -> None:
     host = make_host(stop_timeout=2)
     for shell, ends in (("exec sleep 60", True), ("trap '' TERM; echo; exec sleep 60", kill)):
         with subprocess.Popen(["sh", "-c", f"echo; {shell}"], stdout=subprocess.PIPE) as process:
@@ -25,10 +27,14 @@ def test_a_process_ends_by_itself_and_one_that_goes_on_is_killed_only_where_it_m
                 assert process.stdout
                 process.stdout.read(2 if "trap" in shell else 1)
                 one = (process.pid, ticks(process.pid))
-                answer = make(ControlOther("", f"process {process.pid}", "stop", (one,), kill), host)
+                answer = make(
+                    ControlOther("", f"process {process.pid}", "stop", (one,), kill), host
+                )
                 assert (answer.code == 0) == ends, answer.err
                 if ends:
-                    assert process.wait(10) == (-signal.SIGKILL if "trap" in shell else -signal.SIGTERM)
+                    assert process.wait(10) == (
+                        -signal.SIGKILL if "trap" in shell else -signal.SIGTERM
+                    )
                 else:
                     assert process.poll() is None
             finally:
@@ -50,7 +56,9 @@ def test_what_no_manager_runs_is_not_started() -> None:
         fragment(StartByHand("process 7", "as deploy, celery worker"))
 
 
-def test_the_folder_of_a_drop_in_comes_with_the_first_and_goes_with_the_last(tmp_path: Path) -> None:
+def test_the_folder_of_a_drop_in_comes_with_the_first_and_goes_with_the_last(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "celery worker@high.service.d"
     path = folder / "taken-over.conf"
     write = WriteFile(str(path), b"[Service]\n", 0o644, "absent")

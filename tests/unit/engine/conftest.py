@@ -1,4 +1,6 @@
-"""A fleet on this machine: a folder for each host, real services in it, and a broker that is a few dicts."""
+"""A fleet on this machine: a folder for each host, real services in it, and a broker that is a few
+dicts.
+"""
 
 import os
 import signal
@@ -123,11 +125,15 @@ class FakeBroker:
         holdings: bool = False,
     ) -> BrokerState:
         state = make_broker(fleet, nodes=self._nodes(fleet) if nodes else {})
-        return replace(state, queues={name: self._queue(name) for name in fleet.queues} if queues else {})
+        return replace(
+            state, queues={name: self._queue(name) for name in fleet.queues} if queues else {}
+        )
 
     def _nodes(self, fleet: Fleet) -> dict[str, NodeState]:
         return {
-            host.node(worker): NodeState(host.node(worker), frozenset(TASKS), frozenset(worker.queues))
+            host.node(worker): NodeState(
+                host.node(worker), frozenset(TASKS), frozenset(worker.queues)
+            )
             for host in fleet.hosts
             for worker in host.settings.workers
             if (self.world.root / host.name / f"{worker.name}.pid").exists()
@@ -152,7 +158,9 @@ class FakeBroker:
     def listening(self) -> frozenset[str]:
         return frozenset(self._nodes(self.world.session().fleet))
 
-    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> dict[str, list[RunningTask]]:
+    def drain(
+        self, queues: Mapping[str, Sequence[str]], patience_s: float
+    ) -> dict[str, list[RunningTask]]:
         assert self.is_locked
         return {node: self.running[node] for node in queues if node in self.running}
 
@@ -190,7 +198,9 @@ def ready(ways: Mapping[str, Transport], forks: int = 16) -> Transports:
 
 
 class Flaky(LocalTransport):
-    """This machine, until a test takes it away: before the next script that holds `at` and those after it."""
+    """This machine, until a test takes it away: before the next script that holds `at` and those
+    after it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -265,15 +275,23 @@ class Recorder:
 
     def outcomes(self, host: str) -> dict[str, Outcome]:
         """What became of each change of a host, by the beginning of its summary."""
-        return {summary.split(":")[0]: outcome for name, summary, outcome, _ in self.changes if name == host}
+        return {
+            summary.split(":")[0]: outcome
+            for name, summary, outcome, _ in self.changes
+            if name == host
+        }
 
     def detail(self, beginning: str) -> str:
-        (detail,) = [detail for _, summary, _, detail in self.changes if summary.startswith(beginning)]
+        (detail,) = [
+            detail for _, summary, _, detail in self.changes if summary.startswith(beginning)
+        ]
         return detail
 
 
 class World:
-    """Two hosts, `web1` and `web2`, each with the worker `high` and beat; nothing runs and no file is in place."""
+    """Two hosts, `web1` and `web2`, each with the worker `high` and beat; nothing runs and no file
+    is in place.
+    """
 
     def __init__(self, root: Path, hosts: Sequence[str] = ("web1", "web2")) -> None:
         self.root = root
@@ -298,13 +316,26 @@ class World:
         )  # fmt: skip
 
     def session(self, *hosts: str, **options: Any) -> Session:
-        nodes = tuple(host.node(worker) for host in self.hosts.values() for worker in host.settings.workers)
-        fleet = replace(make_fleet(*(self.hosts[name] for name in hosts or self.hosts)), all_nodes=nodes)
+        nodes = tuple(
+            host.node(worker) for host in self.hosts.values() for worker in host.settings.workers
+        )
+        fleet = replace(
+            make_fleet(*(self.hosts[name] for name in hosts or self.hosts)), all_nodes=nodes
+        )
         usual: dict[str, Any] = {"verb": "remediate", "yes": True}
-        chosen = Options(inventory=str(self.root / "inventory.yaml"), state_directory=self.state, **usual | options)
+        chosen = Options(
+            inventory=str(self.root / "inventory.yaml"),
+            state_directory=self.state,
+            **usual | options,
+        )
         broker = cast(Broker, self.broker)
         return Session(
-            fleet, ready(self.transports), lambda: broker, Templates(ROOT / "templates"), self.reporter, chosen
+            fleet,
+            ready(self.transports),
+            lambda: broker,
+            Templates(ROOT / "templates"),
+            self.reporter,
+            chosen,
         )
 
     def steps(self, session: Session) -> tuple[Step, ...]:
@@ -325,7 +356,14 @@ class World:
         """All steps, from a fresh look."""
         self.reporter = Recorder()
         session = self.session(*hosts, **options)
-        return walk(session, self.steps(session), session.observe(needs), proof, rolling=rolling, blocking=blocking)
+        return walk(
+            session,
+            self.steps(session),
+            session.observe(needs),
+            proof,
+            rolling=rolling,
+            blocking=blocking,
+        )
 
     def last_run(self) -> RunRecord:
         return find_run(self.state, "last")
@@ -341,7 +379,11 @@ class World:
     def files(self, host: str) -> dict[str, bytes]:
         """All files that the tool may write on a host."""
         here = self.root / host
-        found = [here / "env", *sorted((here / "units").iterdir()), *sorted((here / "cron").iterdir())]
+        found = [
+            here / "env",
+            *sorted((here / "units").iterdir()),
+            *sorted((here / "cron").iterdir()),
+        ]
         return {str(path.relative_to(here)): path.read_bytes() for path in found if path.is_file()}
 
     def end(self) -> None:

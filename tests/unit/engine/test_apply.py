@@ -1,4 +1,6 @@
-"""Carrying out a plan: a second look proves what was made, and a host that fails does not drag the others along."""
+"""Carrying out a plan: a second look proves what was made, and a host that fails does not drag the
+others along.
+"""
 
 import json
 import os
@@ -83,7 +85,9 @@ def test_the_question_says_how_many_changes_there_are(world: World) -> None:
 # --- hosts that fail
 
 
-def test_a_host_that_fails_a_step_takes_no_part_in_the_later_ones_and_the_other_goes_on(world: World) -> None:
+def test_a_host_that_fails_a_step_takes_no_part_in_the_later_ones_and_the_other_goes_on(
+    world: World,
+) -> None:
     world.path("web1", "cron").rmdir()
     world.path("web1", "cron").write_text("not a folder")
     assert world.remediate() == ExitCode.FAILED
@@ -112,10 +116,15 @@ def test_what_a_failing_command_said_is_told(world: World) -> None:
 def test_of_a_failing_command_that_says_much_the_last_ten_lines_are_told(world: World) -> None:
     world.path("web1", "ctl").write_text(f'[ "$1" = start ] || exit 3\nseq 100\nexit 4\n{CTL}')
     world.remediate("web1")
-    assert world.reporter.detail("start high").splitlines() == ["exit code 4: 91", *map(str, range(92, 101))]
+    assert world.reporter.detail("start high").splitlines() == [
+        "exit code 4: 91",
+        *map(str, range(92, 101)),
+    ]
 
 
-def test_after_a_failed_change_the_hosts_later_ones_of_the_step_are_not_tried_and_counted_so(world: World) -> None:
+def test_after_a_failed_change_the_hosts_later_ones_of_the_step_are_not_tried_and_counted_so(
+    world: World,
+) -> None:
     world.path("web1", "high.broken").touch()
     world.remediate("web1")
     assert world.reporter.outcomes("web1")["start beat"] is SKIPPED
@@ -131,9 +140,15 @@ def test_a_change_that_was_made_but_did_not_help_has_failed(world: World) -> Non
     assert (outcomes["start high"], outcomes["start beat"]) == (CHANGED, FAILED)
     told = world.reporter.detail("start beat")
     assert "a second look says: start beat: it is not running" in told
-    recorded = {entry.change.summary: (entry.outcome, entry.unproved) for entry in world.last_run().entries}
-    assert [recorded[name] for name in recorded if name.startswith("start beat")] == [(CHANGED, told)]
-    assert not any(unproved for name, (_, unproved) in recorded.items() if not name.startswith("start beat"))
+    recorded = {
+        entry.change.summary: (entry.outcome, entry.unproved) for entry in world.last_run().entries
+    }
+    assert [recorded[name] for name in recorded if name.startswith("start beat")] == [
+        (CHANGED, told)
+    ]
+    assert not any(
+        unproved for name, (_, unproved) in recorded.items() if not name.startswith("start beat")
+    )
 
 
 def test_the_second_look_waits_for_a_state_that_takes_its_time(world: World) -> None:
@@ -153,7 +168,9 @@ def test_the_second_look_waits_for_a_state_that_takes_its_time(world: World) -> 
     assert world.reporter.waited[-2:] == ["waiting for high@web1 to answer", ""]
 
 
-def test_a_variable_that_somebody_sets_meanwhile_is_left_alone_and_the_host_has_failed(world: World) -> None:
+def test_a_variable_that_somebody_sets_meanwhile_is_left_alone_and_the_host_has_failed(
+    world: World,
+) -> None:
     env = world.path("web1", "env")
 
     def meddle(question: str) -> bool:
@@ -201,11 +218,17 @@ def test_a_host_that_does_not_answer_is_told_and_the_others_are_put_right(world:
     assert world.reporter.tallies["web1"] == Tally(unreachable=1)
 
 
-def test_a_host_that_goes_away_while_it_is_changed_leaves_an_effect_of_unknown_outcome(world: World) -> None:
+def test_a_host_that_goes_away_while_it_is_changed_leaves_an_effect_of_unknown_outcome(
+    world: World,
+) -> None:
     world.transports["web1"].at = "sh ctl start"
     assert world.remediate() == ExitCode.FAILED_AND_UNREACHABLE
     assert world.reporter.outcomes("web1")["start high"] is FAILED
-    unknown = [e for e in world.last_run().entries if e.change.host == "web1" and e.change.step == "workers"]
+    unknown = [
+        e
+        for e in world.last_run().entries
+        if e.change.host == "web1" and e.change.step == "workers"
+    ]
     assert [entry.outcome for entry in unknown] == [None, None]
     assert set(world.reporter.outcomes("web2").values()) == {CHANGED}
 
@@ -236,9 +259,11 @@ def test_nothing_is_changed_once_the_lock_is_lost(world: World) -> None:
     assert world.last_run().outcome == "failed"
 
 
-def test_files_units_and_cron_entries_of_a_host_cost_one_look_one_exec_and_one_second_look(world: World) -> None:
-    """Workers cost one exec and one second look more; before each exec the host's uptime is asked, with the environment
-    file that is to be written.
+def test_files_units_and_cron_entries_of_a_host_cost_one_look_one_exec_and_one_second_look(
+    world: World,
+) -> None:
+    """Workers cost one exec and one second look more; before each exec the host's uptime is asked,
+    with the environment file that is to be written.
     """
     scripts: list[str] = []
     world.transports["web1"].before = scripts.append
@@ -249,7 +274,9 @@ def test_files_units_and_cron_entries_of_a_host_cost_one_look_one_exec_and_one_s
     assert "ctl start" in workers
 
 
-def test_a_host_that_fails_a_step_is_not_touched_by_the_later_ones_although_they_travel_together(world: World) -> None:
+def test_a_host_that_fails_a_step_is_not_touched_by_the_later_ones_although_they_travel_together(
+    world: World,
+) -> None:
     units = world.path("web1", "units")
     units.rmdir()
     assert world.remediate("web1") == ExitCode.FAILED
@@ -264,7 +291,11 @@ def test_a_broker_that_goes_away_ends_the_run_and_is_written_down(world: World) 
     with pytest.raises(BrokerUnreachable):
         world.remediate()
     record = world.last_run()
-    assert (record.outcome, record.entries[-1].outcome, record.entries[-1].change.host) == ("failed", FAILED, BROKER)
+    assert (record.outcome, record.entries[-1].outcome, record.entries[-1].change.host) == (
+        "failed",
+        FAILED,
+        BROKER,
+    )
     assert world.log("web1") == []
 
 
@@ -272,7 +303,9 @@ def test_messages_that_are_still_there_after_the_cleaning_are_a_failure(world: W
     world.broker.bad["high_q"] = 3
     world.broker.sticky = True
     assert world.remediate() == ExitCode.FAILED
-    assert world.reporter.outcomes(BROKER) == {"take 3 of 3 messages out of high_q into the archive": FAILED}
+    assert world.reporter.outcomes(BROKER) == {
+        "take 3 of 3 messages out of high_q into the archive": FAILED
+    }
     assert world.reporter.tallies[BROKER] == Tally(failed=1)
 
 
@@ -319,7 +352,9 @@ def test_workers_that_ran_are_restarted_once_on_the_new_environment(world: World
     assert len(world.log("web1")) == 6
 
 
-def test_a_restart_that_was_asked_for_counts_only_when_the_worker_is_a_new_one(world: World) -> None:
+def test_a_restart_that_was_asked_for_counts_only_when_the_worker_is_a_new_one(
+    world: World,
+) -> None:
     world.remediate("web1")
     pid = world.path("web1", "high.pid").read_text()
     session = world.session("web1")
@@ -389,7 +424,9 @@ def test_an_unwritable_record_is_told_before_anything_is_changed(world: World) -
     assert world.files("web1") == before
 
 
-def test_a_file_with_a_time_in_the_future_makes_one_restart_necessary_and_not_one_after_the_other(world: World) -> None:
+def test_a_file_with_a_time_in_the_future_makes_one_restart_necessary_and_not_one_after_the_other(
+    world: World,
+) -> None:
     """rsync and tar put the times of another machine's clock."""
     world.remediate()
     for host in world.hosts:

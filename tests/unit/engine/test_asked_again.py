@@ -1,16 +1,28 @@
-"""What a host is asked once more: what its nodes' answers leave open, and nothing where all is well."""
+"""What a host is asked once more: what its nodes' answers leave open, and nothing where all is
+well.
+"""
 
 from msgspec.structs import replace
 
 from runbooks.core.census import CeleryProcess, Census, Kind, Options
 from runbooks.core.model import NodeState, ServiceState, Unreachable
 from runbooks.engine.asked_again import Open, still_open, unnamed
-from tests.unit.fleets import NOW, TASKS, make_broker, make_fleet, make_host, make_snapshot, make_state
+from tests.unit.fleets import (
+    NOW,
+    TASKS,
+    make_broker,
+    make_fleet,
+    make_host,
+    make_snapshot,
+    make_state,
+)
 
 HOST = make_host()
 
 
-def process(pid: int, kind: Kind = Kind.MAIN, options: Options | None = None, parent: int = 1) -> CeleryProcess:
+def process(
+    pid: int, kind: Kind = Kind.MAIN, options: Options | None = None, parent: int = 1
+) -> CeleryProcess:
     options = options or Options("worker", "shop")
     return CeleryProcess(pid, 4000, NOW - 500, "S", kind, options, parent, inner_pid=pid, here=True)
 
@@ -22,7 +34,9 @@ HIDDEN = replace(process(121), here=None)
 
 
 def asked(name: str, *pids: int, pool: tuple[int, ...] = ()) -> dict[int, str]:
-    node = NodeState(name, frozenset(), frozenset(), pids=frozenset(pids), pool_pids=frozenset(pool))
+    node = NodeState(
+        name, frozenset(), frozenset(), pids=frozenset(pids), pool_pids=frozenset(pool)
+    )
     return unnamed(HOST, make_state(HOST, census=Census((SEEN,))), {name: node})
 
 
@@ -38,7 +52,9 @@ def found(
     return still_open(fleet, make_snapshot(fleet, broker=broker, hosts={"web1": state})).get("web1")
 
 
-def test_nothing_is_open_where_the_worker_answers_with_a_beat_and_another_applications_worker_beside_it() -> None:
+def test_nothing_is_open_where_the_worker_answers_with_a_beat_and_another_applications_worker_beside_it() -> (
+    None
+):
     assert found(SEEN, BEAT, ELSEWHERE, HIDDEN) is None
 
 
@@ -47,7 +63,9 @@ def test_the_broker_of_workers_that_do_not_answer_is_open() -> None:
     assert found(SEEN, process(130)) == Open(silent=(130,))
 
 
-def test_another_applications_worker_is_asked_for_its_broker_where_its_name_is_that_of_ours() -> None:
+def test_another_applications_worker_is_asked_for_its_broker_where_its_name_is_that_of_ours() -> (
+    None
+):
     namesake = process(140, options=Options("worker", "bank", node="high@web1"))
     assert found(SEEN, namesake) == Open(silent=(140,))
 
@@ -72,5 +90,10 @@ def test_a_host_that_was_not_seen_is_not_asked_again() -> None:
     assert unnamed(HOST, Unreachable("gone"), {"run@web1": node}) == {}
     assert unnamed(HOST, make_state(HOST), {"run@web1": node}) == {}
     fleet = make_fleet(HOST)
-    lacking = replace(make_broker(fleet), nodes={"high@web1": NodeState("high@web1", frozenset(), frozenset())})
-    assert still_open(fleet, make_snapshot(fleet, broker=lacking, hosts={"web1": Unreachable("gone")})) == {}
+    lacking = replace(
+        make_broker(fleet), nodes={"high@web1": NodeState("high@web1", frozenset(), frozenset())}
+    )
+    assert (
+        still_open(fleet, make_snapshot(fleet, broker=lacking, hosts={"web1": Unreachable("gone")}))
+        == {}
+    )

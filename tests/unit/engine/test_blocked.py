@@ -1,4 +1,6 @@
-"""What a finding blocks is left as it is and named; everything else is put right, and the exit code says so."""
+"""What a finding blocks is left as it is and named; everything else is put right, and the exit code
+says so.
+"""
 
 import os
 import signal
@@ -36,12 +38,16 @@ def test_a_blocked_host_is_left_as_it_is_and_the_others_are_put_right(world: Wor
 
 
 def test_a_blocked_service_is_not_started_and_its_neighbour_is(world: World) -> None:
-    assert world.remediate("web1", "web2", blocking=[blocks(Block("web1", "high"))]) == ExitCode.FAILED
+    assert (
+        world.remediate("web1", "web2", blocking=[blocks(Block("web1", "high"))]) == ExitCode.FAILED
+    )
     assert world.log("web1") == ["start beat"]
     assert world.log("web2") == ["start high", "start beat"]
 
 
-def test_a_run_that_has_only_blocked_things_to_change_changes_nothing_and_says_so(world: World) -> None:
+def test_a_run_that_has_only_blocked_things_to_change_changes_nothing_and_says_so(
+    world: World,
+) -> None:
     world.remediate()
     world.path("web1", "env").write_text("TIMEOUT=1\n")
     assert world.remediate(blocking=[blocks(Block("web1"))]) == ExitCode.FAILED
@@ -49,7 +55,9 @@ def test_a_run_that_has_only_blocked_things_to_change_changes_nothing_and_says_s
 
 
 @pytest.mark.parametrize("blocked", [[Block()], [Block("web1"), Block("web2")]])
-def test_where_all_is_blocked_the_run_is_refused_before_any_change(world: World, blocked: list[Block]) -> None:
+def test_where_all_is_blocked_the_run_is_refused_before_any_change(
+    world: World, blocked: list[Block]
+) -> None:
     with pytest.raises(RunbookError, match="nothing was changed: something is wrong"):
         world.remediate(blocking=[blocks(*blocked)])
     assert world.log("web1") == world.log("web2") == []
@@ -74,11 +82,16 @@ def test_a_process_that_a_stale_pid_file_names_is_never_signalled(
     session = world.session()
     found = [
         finding
-        for finding in services.faults(session.fleet, session.observe(Needs.EVERYTHING & ~Needs.IMPORTS))
+        for finding in services.faults(
+            session.fleet, session.observe(Needs.EVERYTHING & ~Needs.IMPORTS)
+        )
         if finding.code == "worker.other_process"
     ]
     assert [finding.subject for finding in found] == ["high on web1"]
-    assert f"names pid {innocent.pid} (sleep), which is not high of this application" in found[0].summary
+    assert (
+        f"names pid {innocent.pid} (sleep), which is not high of this application"
+        in found[0].summary
+    )
     assert found[0].blocks == (Block("web1", "high"),)
     before = world.log("web1")
     assert world.remediate(blocking=found) == ExitCode.FAILED
@@ -94,7 +107,9 @@ def twice(world: World) -> World:
 
 
 @pytest.mark.parametrize("verb", ["install_units", "install_cron", "remediate", "restart_workers"])
-def test_a_machine_that_the_inventory_names_twice_is_refused_before_anything_is_done(twice: World, verb: str) -> None:
+def test_a_machine_that_the_inventory_names_twice_is_refused_before_anything_is_done(
+    twice: World, verb: str
+) -> None:
     twice.remediate("web1")
     before, log = twice.files("web1"), twice.log("web1")
     twice.path("web1", "env").write_text("TIMEOUT=1\n")
@@ -112,7 +127,9 @@ def test_a_machine_that_the_inventory_names_twice_is_refused_before_anything_is_
     assert twice.log("web1") == log
 
 
-def test_a_machine_that_the_inventory_names_twice_is_an_error_that_blocks_both(twice: World) -> None:
+def test_a_machine_that_the_inventory_names_twice_is_an_error_that_blocks_both(
+    twice: World,
+) -> None:
     session = twice.session()
     (found,) = same_machine(session.fleet, session.observe(Needs.FILES))
     assert (found.severity, found.subject) == (Severity.ERROR, "web1, web2")
@@ -127,7 +144,10 @@ def test_hosts_that_share_a_machine_and_no_file_are_well_and_so_are_copies_of_on
     assert list(same_machine(apart.fleet, apart.observe(Needs.FILES))) == []
     session = twice.session()
     seen = session.observe(Needs.FILES)
-    states = {name: replace(state, machine=f"id/boot of {name}/1") for name, state in seen.reachable().items()}
+    states = {
+        name: replace(state, machine=f"id/boot of {name}/1")
+        for name, state in seen.reachable().items()
+    }
     assert list(same_machine(session.fleet, replace(seen, hosts=states))) == []
 
 
@@ -136,6 +156,8 @@ def test_units_of_another_host_block_nothing_where_that_one_was_looked_at(twice:
     seen = twice.session().observe(Needs.FILES)
     (found,) = units_of_others(twice.session("web2").fleet, seen)
     assert (found.subject, found.blocks) == ("web2", (Block("web2"),))
-    assert any(line.endswith("celery-worker@high.service is of high@web1") for line in found.evidence)
+    assert any(
+        line.endswith("celery-worker@high.service is of high@web1") for line in found.evidence
+    )
     assert list(units_of_others(twice.session().fleet, seen)) == []
     assert list(units_of_others(twice.session("web1").fleet, seen)) == []

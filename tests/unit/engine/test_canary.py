@@ -32,17 +32,25 @@ HERE = NodeState("high@web1", frozenset(TASKS), frozenset(["high_q"]))
 OUTSIDE = NodeState("low@db1", frozenset(TASKS), frozenset(["low_q"]))
 
 
-def test_a_canary_whose_queue_only_silent_hosts_outside_limit_consume_is_not_sent_and_no_failure(world: World) -> None:
+def test_a_canary_whose_queue_only_silent_hosts_outside_limit_consume_is_not_sent_and_no_failure(
+    world: World,
+) -> None:
     recap = run(world, "low_q", HERE)
     assert (recap.exit_code, recap.at(BROKER).skipped) == (0, 1)
     ((_, _, outcome, why),) = world.reporter.changes
     assert outcome is Outcome.SKIPPED
-    assert why == "not sent: no node that answers consumes low_q, and by the inventory only hosts outside --limit do"
+    assert (
+        why
+        == "not sent: no node that answers consumes low_q, and by the inventory only hosts outside"
+        " --limit do"
+    )
     assert world.last_run().entries == []
 
 
 @pytest.mark.parametrize(("queue", "nodes"), [("low_q", (HERE, OUTSIDE)), ("high_q", ())])
-def test_a_canary_that_somebody_may_run_is_sent(world: World, queue: str, nodes: tuple[NodeState, ...]) -> None:
+def test_a_canary_that_somebody_may_run_is_sent(
+    world: World, queue: str, nodes: tuple[NodeState, ...]
+) -> None:
     """With none that answers, a solo worker of this host may be at its task."""
     sent: list[str] = []
 

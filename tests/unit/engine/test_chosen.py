@@ -9,7 +9,10 @@ from runbooks.core.settings import Worker
 from runbooks.engine.chosen import chosen, of_these, part
 from tests.unit.fleets import make_fleet, make_host, make_snapshot
 
-WORKERS = (Worker(name="high", queues=("high_q", "shared_q")), Worker(name="low", queues=("low_q", "shared_q")))
+WORKERS = (
+    Worker(name="high", queues=("high_q", "shared_q")),
+    Worker(name="low", queues=("low_q", "shared_q")),
+)
 FLEET = make_fleet(make_host(workers=WORKERS), make_host("web2", workers=WORKERS, beat=False))
 
 
@@ -26,10 +29,19 @@ def test_only_what_is_about_others_alone_is_left_out() -> None:
 
 
 def test_what_keeps_a_chosen_worker_back_or_changes_it_stays_whatever_it_is_about() -> None:
-    change = Change("web1", "workers", "restart", ControlService("high", "restart"), ControlService("high", "restart"))
+    change = Change(
+        "web1",
+        "workers",
+        "restart",
+        ControlService("high", "restart"),
+        ControlService("high", "restart"),
+    )
     blocking = Finding("x.y", "low on web1", "", blocks=(Block("web1"),))
     changing = Finding("x.y", "low on web1", "", fix=(change,))
-    assert left("high@web1", blocking, changing, Finding("x.y", "low on web1", "")) == ["low on web1"] * 2
+    assert (
+        left("high@web1", blocking, changing, Finding("x.y", "low on web1", ""))
+        == ["low on web1"] * 2
+    )
 
 
 def test_a_part_of_the_fleet_has_only_the_chosen_services_and_their_hosts() -> None:
@@ -41,7 +53,9 @@ def test_a_part_of_the_fleet_has_only_the_chosen_services_and_their_hosts() -> N
 
 def test_the_workers_of_one_unit_are_chosen_together_by_any_of_their_names() -> None:
     shared = tuple(one.model_copy(update={"unit": "shop.service"}) for one in WORKERS)
-    fleet = make_fleet(make_host(workers=shared, beat=False, service_manager="systemd", commands=None))
+    fleet = make_fleet(
+        make_host(workers=shared, beat=False, service_manager="systemd", commands=None)
+    )
     assert chosen(fleet, "low") == chosen(fleet, "high@web1") == {("web1", "shop.service")}
     with pytest.raises(UsageError) as error:
         chosen(fleet, "hihg")

@@ -20,19 +20,25 @@ BEFORE, AFTER = b"PW=hunter2\n\r\0\xff", b"PW=hunter3\n"
 
 def put(path: Path, before: bytes | None = BEFORE, after: bytes | None = AFTER) -> Change:
     do = WriteFile(str(path), after, 0o644, sha256(before))
-    return Change("web1", "units", f"change {path}", do, WriteFile(str(path), before, 0o600, sha256(after)))
+    return Change(
+        "web1", "units", f"change {path}", do, WriteFile(str(path), before, 0o600, sha256(after))
+    )
 
 
 def set_variable(path: Path) -> Change:
     old: dict[str, str | None] = {"GREETING": "hunter2"}
     new: dict[str, str | None] = {"GREETING": "hunter3"}
     back = SetEnvironment(str(path), old, new, "shell", 1.5, as_written={"GREETING": "'hunter2'"})
-    return Change("web1", "environment", "set GREETING", SetEnvironment(str(path), new, old, "shell"), back)
+    return Change(
+        "web1", "environment", "set GREETING", SetEnvironment(str(path), new, old, "shell"), back
+    )
 
 
 def recorded(world: World, *changes: Change) -> Path:
     """The folder of a run that made these changes, as far as its record says."""
-    journal = Journal.create(world.state, "20250101-000000-aaaa", "remediate", Where("i", "localhost:6379/3"))
+    journal = Journal.create(
+        world.state, "20250101-000000-aaaa", "remediate", Where("i", "localhost:6379/3")
+    )
     for n, _ in journal.intend_all(changes):
         journal.finished(n, Outcome.CHANGED)
     journal.end("ok", 0)
@@ -50,10 +56,18 @@ def test_a_journal_holds_neither_contents_nor_what_they_could_be_guessed_from(wo
     folder = recorded(world, *changes)
     journal, contents = ((folder / name).read_text() for name in (JOURNAL, CONTENTS))
     for secret in (b"hunter2", b"hunter3", BEFORE, AFTER):
-        for form in (base64.b64encode(secret).decode(), sha256(secret), secret.decode(errors="replace")):
+        for form in (
+            base64.b64encode(secret).decode(),
+            sha256(secret),
+            secret.decode(errors="replace"),
+        ):
             assert form not in journal
     assert base64.b64encode(BEFORE).decode() in contents
-    names = [line["contents"] for line in map(json.loads, journal.splitlines()) if line["type"] == "effect"]
+    names = [
+        line["contents"]
+        for line in map(json.loads, journal.splitlines())
+        if line["type"] == "effect"
+    ]
     assert len(set(names)) == 3, "not even that two changes put the same there"
     assert tuple(entry.change for entry in find_run(world.state, "last").entries) == changes
 
@@ -65,7 +79,9 @@ def test_a_run_that_writes_no_file_has_no_contents(world: World) -> None:
     assert [path.name for path in journal.directory.iterdir()] == [JOURNAL]
 
 
-def test_of_an_environment_file_nothing_is_written_down_but_the_variables_of_a_change(world: World) -> None:
+def test_of_an_environment_file_nothing_is_written_down_but_the_variables_of_a_change(
+    world: World,
+) -> None:
     world.path("web1", "env").write_text("TIMEOUT=x\nOTHER=hunter4\n")
     assert world.remediate("web1") == ExitCode.OK
     folder = world.last_run().directory
@@ -130,15 +146,17 @@ def test_a_file_whose_contents_are_lost_is_left_alone_and_told_and_the_others_ar
     assert taken_back(world) == ExitCode.FAILED
     assert [path.read_bytes() for path in two] == [BEFORE if n < known else AFTER for n in range(2)]
     assert (
-        f"{folder / CONTENTS} {told}: what stood in some files before run {folder.name} is not known"
-        in world.reporter.told
+        f"{folder / CONTENTS} {told}: what stood in some files before run {folder.name} is not"
+        " known" in world.reporter.told
     )
     assert list_runs(world.state)[0].state == "ok", "it can still be listed and shown"
     if (folder / CONTENTS).is_dir():
         (folder / CONTENTS).rmdir()
     (folder / CONTENTS).write_bytes(whole)
     assert taken_back(world) == ExitCode.OK, "as advised"
-    assert [(path.read_bytes(), path.stat().st_mode & 0o777) for path in two] == [(BEFORE, 0o600)] * 2
+    assert [(path.read_bytes(), path.stat().st_mode & 0o777) for path in two] == [
+        (BEFORE, 0o600)
+    ] * 2
 
 
 def test_a_variable_whose_values_are_lost_is_left_alone(world: World) -> None:
@@ -157,7 +175,9 @@ def test_a_variable_whose_values_are_lost_is_left_alone(world: World) -> None:
 def test_a_write_that_failed_is_not_called_somebody_elses_where_its_contents_are_lost(
     world: World, two: tuple[Path, Path]
 ) -> None:
-    journal = Journal.create(world.state, "20250101-000000-aaaa", "remediate", Where("i", "localhost:6379/3"))
+    journal = Journal.create(
+        world.state, "20250101-000000-aaaa", "remediate", Where("i", "localhost:6379/3")
+    )
     journal.finished(journal.intend(put(two[0])), Outcome.FAILED)
     journal.close()
     (journal.directory / CONTENTS).unlink()
@@ -165,9 +185,13 @@ def test_a_write_that_failed_is_not_called_somebody_elses_where_its_contents_are
     assert two[0].read_bytes() == AFTER
 
 
-def test_a_run_that_lost_its_contents_still_stands_before_older_ones(world: World, two: tuple[Path, Path]) -> None:
+def test_a_run_that_lost_its_contents_still_stands_before_older_ones(
+    world: World, two: tuple[Path, Path]
+) -> None:
     recorded(world, put(two[0]))
-    later = Journal.create(world.state, "20250102-000000-aaaa", "remediate", Where("i", "localhost:6379/3"))
+    later = Journal.create(
+        world.state, "20250102-000000-aaaa", "remediate", Where("i", "localhost:6379/3")
+    )
     later.finished(later.intend(put(two[0], AFTER, b"newer")), Outcome.CHANGED)
     later.close()
     (later.directory / CONTENTS).unlink()

@@ -1,8 +1,11 @@
-"""A run or an undo that is killed at any flush of its record: repeated, taken back, and no byte of a file is lost."""
+"""A run or an undo that is killed at any flush of its record: repeated, taken back, and no byte of
+a file is lost.
+"""
 
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,10 @@ def remediate_files(world: World) -> ExitCode:
     session = world.session()
     steps = session.environment(), *session.cron_installed()
     return walk(session, steps, session.observe(Needs.EVERYTHING & ~Needs.IMPORTS))
+
+
+def take_back(world: World, run: str) -> ExitCode:
+    return undo(world.session(verb="undo"), run, malformed=False)
 
 
 def killed(run: Callable[[], object], at: int) -> bool:
@@ -46,10 +53,15 @@ def killed(run: Callable[[], object], at: int) -> bool:
 
 
 def state_of(world: World) -> dict[str, tuple[bytes, int]]:
-    return {name: (content, world.path("web1", name).stat().st_mode) for name, content in world.files("web1").items()}
+    return {
+        name: (content, world.path("web1", name).stat().st_mode)
+        for name, content in world.files("web1").items()
+    }
 
 
-def test_a_run_killed_before_any_flush_of_its_record_is_run_again_and_taken_back(tmp_path: Path) -> None:
+def test_a_run_killed_before_any_flush_of_its_record_is_run_again_and_taken_back(
+    tmp_path: Path,
+) -> None:
     """Between a change's contents and its line in the journal, after both, and everywhere else."""
     orphaned, at, was_killed = 0, 0, True
     while was_killed:
@@ -58,7 +70,9 @@ def test_a_run_killed_before_any_flush_of_its_record_is_run_again_and_taken_back
         before = state_of(world)
         was_killed = killed(lambda world=world: remediate_files(world), at)  # type: ignore[misc]
         runs = list_runs(world.state)
-        assert not any(isinstance(entry.change.do, LostContents) for run in runs for entry in run.entries)
+        assert not any(
+            isinstance(entry.change.do, LostContents) for run in runs for entry in run.entries
+        )
         kept = sum(path.read_bytes().count(b"\n") for path in world.state.rglob(CONTENTS))
         orphaned += kept > sum(len(run.entries) for run in runs)
         assert remediate_files(world) == ExitCode.OK
@@ -71,7 +85,9 @@ def test_a_run_killed_before_any_flush_of_its_record_is_run_again_and_taken_back
     assert (orphaned, at > 10) == (1, True)
 
 
-def test_an_undo_killed_before_any_flush_of_the_records_goes_on_when_it_is_run_again(tmp_path: Path) -> None:
+def test_an_undo_killed_before_any_flush_of_the_records_goes_on_when_it_is_run_again(
+    tmp_path: Path,
+) -> None:
     at, was_killed = 0, True
     while was_killed:
         at += 1
@@ -79,7 +95,7 @@ def test_an_undo_killed_before_any_flush_of_the_records_goes_on_when_it_is_run_a
         before = state_of(world)
         assert remediate_files(world) == ExitCode.OK
         run = world.last_run().id
-        was_killed = killed(lambda world=world, run=run: undo(world.session(verb="undo"), run, malformed=False), at)  # type: ignore[misc]
+        was_killed = killed(partial(take_back, world, run), at)
         assert undo(world.session(verb="undo"), run, malformed=False) == ExitCode.OK
         assert (state_of(world), find_run(world.state, run).state) == (before, "undone"), at
     assert at > 8

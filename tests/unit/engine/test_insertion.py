@@ -32,10 +32,14 @@ WHY = b"# Nothing else imports these tasks, so workers did not know them.\n"
 def looked_at(folder: Path, tasks: str, app: str = "shop") -> tuple[Fleet, FleetHost, ImportProbe]:
     host = make_host(directory=str(folder), env_file=str(folder / "env"), user=getpass.getuser())
     fleet = make_fleet(host)
-    fleet = replace(fleet, app=fleet.app.model_copy(update={"app": app, "expected_tasks": (tasks,)}))
+    fleet = replace(
+        fleet, app=fleet.app.model_copy(update={"app": app, "expected_tasks": (tasks,)})
+    )
     transport = LocalTransport()
     question = {"imports": ask_imports(host, app, [tasks], {})}
-    now = parse_imports(host, run_fragments(transport, question, timeout_s=60, private=question)["imports"])
+    now = parse_imports(
+        host, run_fragments(transport, question, timeout_s=60, private=question)["imports"]
+    )
     return fleet, host, now
 
 
@@ -60,13 +64,17 @@ def test_a_plain_import_goes_to_the_end_of_the_file_that_makes_the_application(p
     assert (place / "shop.py").read_bytes() == APP, "nothing is written"
 
 
-def test_it_goes_before_what_runs_the_module_as_a_program_and_keeps_the_ends_of_lines(place: Path) -> None:
+def test_it_goes_before_what_runs_the_module_as_a_program_and_keeps_the_ends_of_lines(
+    place: Path,
+) -> None:
     text = APP + b'\nif __name__ == "__main__":\n    app.start()\n'
     (place / "shop.py").write_bytes(text.replace(b"\n", b"\r\n"))
     found = tried(place)
     assert found
     start = APP + b"\n" + WHY + b"import parts.tasks  # noqa: E402, F401\n\n\n"
-    assert found.after == (start + b'if __name__ == "__main__":\n    app.start()\n').replace(b"\n", b"\r\n")
+    assert found.after == (start + b'if __name__ == "__main__":\n    app.start()\n').replace(
+        b"\n", b"\r\n"
+    )
 
 
 def test_a_name_that_the_import_would_take_from_the_application_is_left_to_it(place: Path) -> None:
@@ -74,7 +82,10 @@ def test_a_name_that_the_import_would_take_from_the_application_is_left_to_it(pl
     (place / "parts").rename(place / "app")
     found = tried(place, tasks="app.tasks.bill")
     assert found
-    assert found.after == APP + b"\n" + WHY + b"app.autodiscover_tasks(['app'], related_name='tasks')\n"
+    assert (
+        found.after
+        == APP + b"\n" + WHY + b"app.autodiscover_tasks(['app'], related_name='tasks')\n"
+    )
 
 
 def test_a_file_that_is_imported_under_another_name_is_not_imported_again(place: Path) -> None:
@@ -83,8 +94,10 @@ def test_a_file_that_is_imported_under_another_name_is_not_imported_again(place:
     (place / "shop.py").write_bytes(text)
     found = tried(place, tasks="tasks.bill")
     assert found
-    assert found.why_not == (
-        f"{place}/parts/tasks.py is imported already, as another module: tasks.bill and parts.tasks.bill are one task"
+    assert (
+        found.why_not
+        == f"{place}/parts/tasks.py is imported already, as another module: tasks.bill and"
+        " parts.tasks.bill are one task"
     )
     (finding,) = two_names(*looked_at(place, "tasks.bill"))
     assert finding.code == "task.two_names"
@@ -100,15 +113,23 @@ def test_a_file_that_is_imported_under_another_name_is_not_imported_again(place:
     ("name", "text", "why"),
     [
         ("shop.py", "import made\napp = made.new()\n", ""),
-        ("shop.py", "import made\nglobals().update(app=made.new())\n", "no module of its own assigns the application"),
+        (
+            "shop.py",
+            "import made\nglobals().update(app=made.new())\n",
+            "no module of its own assigns the application",
+        ),
         ("other.py", "from shop import app\n", ""),
         ("shop.py", APP.decode() + "PASSWORD = 'redis://:s3cretpass@x/1'\n", "holds a secret"),
         ("parts/tasks.py", "raise ValueError('no')\n", None),
         ("parts/tasks.py", "def bill(): ...\n", "they are not registered either"),
     ],
 )
-def test_what_keeps_it_from_being_offered_is_told(place: Path, name: str, text: str, why: str | None) -> None:
-    (place / "made.py").write_text("from celery import Celery\ndef new(): return Celery('shop', broker='redis://x')\n")
+def test_what_keeps_it_from_being_offered_is_told(
+    place: Path, name: str, text: str, why: str | None
+) -> None:
+    (place / "made.py").write_text(
+        "from celery import Celery\ndef new(): return Celery('shop', broker='redis://x')\n"
+    )
     (place / name).write_text(dedent(text))
     found = tried(place, app="other" if name == "other.py" else "shop")
     if why is None:

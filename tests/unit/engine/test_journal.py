@@ -1,4 +1,6 @@
-"""The record of a run: private, on the disk before anything it speaks of, and readable whenever the run died."""
+"""The record of a run: private, on the disk before anything it speaks of, and readable whenever the
+run died.
+"""
 
 import json
 import os
@@ -72,7 +74,11 @@ def test_a_run_is_read_back_as_it_was_written(state: Path) -> None:
         run.undone(1)
         run.end("failed", 2)
     record = read_run(run.directory)
-    assert (record.id, record.verb, record.outcome) == ("20250101-000000-aaaa", "remediate", "failed")
+    assert (record.id, record.verb, record.outcome) == (
+        "20250101-000000-aaaa",
+        "remediate",
+        "failed",
+    )
     assert record.inventory == "inventory.yaml"
     assert re.fullmatch(r".+@.+", record.operator)
     assert [entry.change for entry in record.entries] == [WRITE, CANARY, WRITE]
@@ -91,17 +97,27 @@ def test_a_run_is_read_back_as_it_was_written(state: Path) -> None:
 
 def test_what_a_run_saw_is_read_back_without_secrets(state: Path) -> None:
     keep_secret("correct horse battery")
-    finding = Finding("a.b", "web1", "correct horse battery", ("e",), "r", (WRITE,), Severity.WARNING)
-    seen = Seen.of(make_snapshot(make_fleet(), broker=None), [finding], [Check("what", None, "seen")])
+    finding = Finding(
+        "a.b", "web1", "correct horse battery", ("e",), "r", (WRITE,), Severity.WARNING
+    )
+    seen = Seen.of(
+        make_snapshot(make_fleet(), broker=None), [finding], [Check("what", None, "seen")]
+    )
     with journal(state) as run:
         run.saw(seen)
     assert b"horse" not in (run.directory / JOURNAL).read_bytes()
     (back,) = read_run(run.directory).seen
-    assert (back.at, back.depths, back.checks) == (seen.at, {"high_q": 0}, (Check("what", None, "seen"),))
+    assert (back.at, back.depths, back.checks) == (
+        seen.at,
+        {"high_q": 0},
+        (Check("what", None, "seen"),),
+    )
     assert back.findings == (replace(finding, summary="********", fix=()),)
 
 
-def test_the_runs_of_an_application_since_a_time_are_named_by_their_first_lines(state: Path) -> None:
+def test_the_runs_of_an_application_since_a_time_are_named_by_their_first_lines(
+    state: Path,
+) -> None:
     for run_id, application in ((IDS[0], "shop"), (IDS[1], "mail"), (IDS[2], "shop")):
         Journal.create(state, run_id, "undo", Where("i", "b", application)).close()
     midnight = 1_735_689_600.0  # of the first day
@@ -130,17 +146,25 @@ def test_nobody_else_can_read_or_write_a_run_whatever_the_umask(state: Path, uma
 
 @pytest.mark.parametrize("folder", [".", "runs"])
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
-def test_a_state_folder_that_others_may_write_is_refused(state: Path, folder: str, mode: int) -> None:
+def test_a_state_folder_that_others_may_write_is_refused(
+    state: Path, folder: str, mode: int
+) -> None:
     with journal(state):
         pass
     (state / folder).chmod(mode)
-    for use in (list_runs, lambda folder: find_run(folder, "last"), lambda folder: journal(folder, "b").__enter__()):
+    for use in (
+        list_runs,
+        lambda folder: find_run(folder, "last"),
+        lambda folder: journal(folder, "b").__enter__(),
+    ):
         with pytest.raises(RunbookError, match="may be written by others"):
             use(state)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
-@pytest.mark.parametrize("planted", [".", "runs", "runs/20250101-000000-aaaa", f"runs/20250101-000000-aaaa/{JOURNAL}"])
+@pytest.mark.parametrize(
+    "planted", [".", "runs", "runs/20250101-000000-aaaa", f"runs/20250101-000000-aaaa/{JOURNAL}"]
+)
 def test_a_record_of_somebody_else_is_refused(state: Path, planted: str) -> None:
     with journal(state) as run:
         run.finished(run.intend(WRITE), Outcome.CHANGED)
@@ -182,7 +206,9 @@ HEAD = {
         json.dumps(HEAD) + '\n{"type": "effect", "n": 1, "host": 5, "step": "", "do": {}, "undo": 5}',
     ],
 )  # fmt: skip
-def test_a_journal_that_cannot_be_parsed_is_damaged_whatever_is_in_it(state: Path, lines: str) -> None:
+def test_a_journal_that_cannot_be_parsed_is_damaged_whatever_is_in_it(
+    state: Path, lines: str
+) -> None:
     with journal(state) as run:
         pass
     (run.directory / JOURNAL).write_text(lines + "\n")
@@ -199,14 +225,21 @@ def test_a_change_is_on_the_disk_before_intend_returns(state: Path) -> None:
         assert read_run(run.directory).entries[n - 1].change == WRITE
 
 
-def test_a_state_directory_that_cannot_be_written_is_told_before_anything_is_changed(tmp_path: Path) -> None:
+def test_a_state_directory_that_cannot_be_written_is_told_before_anything_is_changed(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "state").write_text("a file")
-    with pytest.raises(RunbookError, match="cannot be written down") as caught, journal(tmp_path / "state"):
+    with (
+        pytest.raises(RunbookError, match="cannot be written down") as caught,
+        journal(tmp_path / "state"),
+    ):
         pass
     assert "nothing was changed" in caught.value.advice
 
 
-def test_a_run_id_that_is_taken_is_refused_and_the_first_run_is_not_written_over(state: Path) -> None:
+def test_a_run_id_that_is_taken_is_refused_and_the_first_run_is_not_written_over(
+    state: Path,
+) -> None:
     with journal(state) as run:
         run.intend(WRITE)
     with pytest.raises(RunbookError, match="cannot be written down"), journal(state):
@@ -233,9 +266,12 @@ def test_changes_written_from_many_threads_get_numbers_of_their_own(state: Path)
 
 
 @pytest.mark.parametrize(
-    "torn", [b'{"type": "outc', b"{", b'{"type": "end", "outcome": "ok", "exit_code": 0}', b"\xff\xfe"]
+    "torn",
+    [b'{"type": "outc', b"{", b'{"type": "end", "outcome": "ok", "exit_code": 0}', b"\xff\xfe"],
 )
-def test_a_torn_last_line_is_ignored_and_cut_off_before_more_is_written(state: Path, torn: bytes) -> None:
+def test_a_torn_last_line_is_ignored_and_cut_off_before_more_is_written(
+    state: Path, torn: bytes
+) -> None:
     with journal(state) as run:
         run.intend(WRITE)
         run.intend(CANARY)
@@ -247,7 +283,11 @@ def test_a_torn_last_line_is_ignored_and_cut_off_before_more_is_written(state: P
     again.finished(1, Outcome.CHANGED)
     assert again.intend(WRITE) == 3
     again.close()
-    assert [entry.outcome for entry in read_run(run.directory).entries] == [Outcome.CHANGED, None, None]
+    assert [entry.outcome for entry in read_run(run.directory).entries] == [
+        Outcome.CHANGED,
+        None,
+        None,
+    ]
     assert path.read_bytes().startswith(whole)
     assert torn not in path.read_bytes().splitlines()
 
@@ -267,7 +307,9 @@ def test_a_torn_last_line_is_ignored_and_cut_off_before_more_is_written(state: P
         b'{"type": "effect", "n": 1}',
     ],
 )
-def test_a_damaged_line_in_the_middle_is_an_error_that_names_the_file(state: Path, damage: bytes) -> None:
+def test_a_damaged_line_in_the_middle_is_an_error_that_names_the_file(
+    state: Path, damage: bytes
+) -> None:
     with journal(state) as run:
         run.intend(WRITE)
         run.end("ok", 0)
@@ -334,7 +376,11 @@ def test_two_who_write_to_one_journal_do_not_write_over_each_other(state: Path) 
         run.end("ok", 0)
         other.close()
     record = read_run(run.directory)
-    assert (record.entries[0].outcome, record.entries[0].undone, record.outcome) == (Outcome.CHANGED, True, "ok")
+    assert (record.entries[0].outcome, record.entries[0].undone, record.outcome) == (
+        Outcome.CHANGED,
+        True,
+        "ok",
+    )
 
 
 WRITER = """
@@ -352,8 +398,12 @@ while True:
 
 
 @pytest.mark.parametrize("after", [1, 2, 40])
-def test_a_run_that_was_killed_is_readable_and_lacks_nothing_it_had_told(state: Path, after: int) -> None:
-    process = subprocess.Popen([sys.executable, "-c", WRITER, state], cwd=ROOT, stdout=subprocess.PIPE)
+def test_a_run_that_was_killed_is_readable_and_lacks_nothing_it_had_told(
+    state: Path, after: int
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, state], cwd=ROOT, stdout=subprocess.PIPE
+    )
     assert process.stdout is not None
     told = 0
     for line in process.stdout:
@@ -398,9 +448,13 @@ except RunbookError as error:
 
 @pytest.mark.parametrize("name", ["journal.jsonl", "contents.jsonl"])
 def test_a_full_disk_is_told_and_leaves_the_record_whole(state: Path, name: str) -> None:
-    """A limit on the file's size stands for the disk: the write stops half-way, then there is room again."""
+    """A limit on the file's size stands for the disk: the write stops half-way, then there is room
+    again.
+    """
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, state, name], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, state, name], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.stderr == ""
     assert f"{name} cannot be written" in done.stdout
     record = find_run(state, "last")
@@ -408,15 +462,20 @@ def test_a_full_disk_is_told_and_leaves_the_record_whole(state: Path, name: str)
     assert all(path.read_bytes().endswith(b"}\n") for path in record.directory.iterdir())
 
 
-def test_a_disk_that_is_full_from_the_start_is_told_with_that_nothing_was_changed(state: Path) -> None:
+def test_a_disk_that_is_full_from_the_start_is_told_with_that_nothing_was_changed(
+    state: Path,
+) -> None:
     program = (
-        "import resource, sys; from pathlib import Path; from runbooks.engine.journal import Journal, Where\n"
-        "from runbooks.core.errors import RunbookError\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))\n"
-        "try: Journal.create(Path(sys.argv[1]), '20250101-000000-aaaa', 'remediate', Where('i', 'b'))\n"
-        "except RunbookError as error: print(error.problem, error.advice)\n"
+        "import resource, sys; from pathlib import Path; from runbooks.engine.journal import"
+        " Journal, Where\nfrom runbooks.core.errors import"
+        " RunbookError\nresource.setrlimit(resource.RLIMIT_FSIZE, (10,"
+        " resource.RLIM_INFINITY))\ntry: Journal.create(Path(sys.argv[1]), '20250101-000000-aaaa',"
+        " 'remediate', Where('i', 'b'))\nexcept RunbookError as error: print(error.problem,"
+        " error.advice)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, state], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, state], cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.stderr, "cannot be written down in" in done.stdout) == ("", True)
     assert "nothing was changed" in done.stdout
     assert list_runs(state) == []
@@ -436,9 +495,12 @@ def runs(state: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "run_id"), [("last", IDS[2]), (IDS[0], IDS[0]), ("20250101-000000-b", IDS[1]), ("20250102", IDS[2])]
+    ("name", "run_id"),
+    [("last", IDS[2]), (IDS[0], IDS[0]), ("20250101-000000-b", IDS[1]), ("20250102", IDS[2])],
 )
-def test_a_run_is_found_by_its_id_the_beginning_of_it_or_as_the_last(runs: Path, name: str, run_id: str) -> None:
+def test_a_run_is_found_by_its_id_the_beginning_of_it_or_as_the_last(
+    runs: Path, name: str, run_id: str
+) -> None:
     assert find_run(runs, name).id == run_id
 
 
@@ -458,7 +520,9 @@ def test_an_ambiguous_or_unknown_name_is_refused(runs: Path, name: str, problem:
     assert "inv runs" in caught.value.advice
 
 
-def test_the_last_run_to_undo_is_one_that_changed_something_there_is_a_way_back_from(runs: Path) -> None:
+def test_the_last_run_to_undo_is_one_that_changed_something_there_is_a_way_back_from(
+    runs: Path,
+) -> None:
     assert find_run(runs, "last", to_undo=True).id == IDS[2], "none has: then the newest"
     with journal(runs, "20250103-000000-dddd") as run:
         run.finished(run.intend(WRITE), Outcome.CHANGED)
@@ -480,15 +544,21 @@ def test_runs_are_listed_oldest_first(runs: Path) -> None:
     assert [record.id for record in list_runs(runs)] == list(IDS)
 
 
-def test_whether_the_last_run_failed_is_told_of_the_same_verb_and_inventory_alone(state: Path) -> None:
+def test_whether_the_last_run_failed_is_told_of_the_same_verb_and_inventory_alone(
+    state: Path,
+) -> None:
     made = [("remediate", "mine", "ok"), ("remediate", "mine", "failed"), ("undo", "mine", "ok"),
             ("remediate", "other", "failed"), ("remediate", "other", "ok"), ("remediate", "killed", "")]  # fmt: skip
     for day, (verb, inventory, outcome) in enumerate(made, 1):
-        run = Journal.create(state, f"2025010{day}-000000-aaaa", verb, Where(inventory, "localhost:6379/3"))
+        run = Journal.create(
+            state, f"2025010{day}-000000-aaaa", verb, Where(inventory, "localhost:6379/3")
+        )
         if outcome:
             run.end(outcome, 0)
         run.close()
-    found = {name: last_failed(state, "remediate", name) for name in ("mine", "other", "killed", "third")}
+    found = {
+        name: last_failed(state, "remediate", name) for name in ("mine", "other", "killed", "third")
+    }
     assert found == {"mine": True, "other": False, "killed": True, "third": False}
 
 
@@ -512,7 +582,9 @@ def test_runs_that_did_not_end_well_are_found_among_those_that_did(state: Path) 
 
 
 @pytest.mark.parametrize("content", [b"", b'{"type": "run", "form'])
-def test_a_run_that_died_before_its_first_line_was_written_hides_no_other_run(runs: Path, content: bytes) -> None:
+def test_a_run_that_died_before_its_first_line_was_written_hides_no_other_run(
+    runs: Path, content: bytes
+) -> None:
     """It had changed nothing yet."""
     died = runs / "runs" / "20250103-000000-dddd"
     died.mkdir()
@@ -540,7 +612,9 @@ def test_a_run_after_the_clock_was_set_back_is_the_last_all_the_same(runs: Path)
 
 
 def undoable() -> Change:
-    return Change("web1", "w", "stop", ControlService("high", "start"), ControlService("high", "stop"))
+    return Change(
+        "web1", "w", "stop", ControlService("high", "start"), ControlService("high", "stop")
+    )
 
 
 def test_a_run_is_undone_once_all_that_can_be_taken_back_was(state: Path) -> None:
@@ -567,7 +641,11 @@ def test_a_run_without_anything_to_take_back_is_never_called_undone(state: Path)
 
 def ends(state: Path) -> list[tuple[str, int]]:
     lines = (state / "runs" / IDS[0] / JOURNAL).read_text().splitlines()
-    return [(line["outcome"], line["exit_code"]) for line in map(json.loads, lines) if line["type"] == "end"]
+    return [
+        (line["outcome"], line["exit_code"])
+        for line in map(json.loads, lines)
+        if line["type"] == "end"
+    ]
 
 
 def test_an_interrupt_is_written_down_and_says_how_to_go_on(state: Path) -> None:
@@ -584,7 +662,10 @@ def test_an_interrupted_undo_does_not_offer_to_undo_itself(state: Path) -> None:
     run.intend(CANARY)
     with pytest.raises(Interrupted) as caught, closing_journal(run):
         raise KeyboardInterrupt
-    assert plain(caught.value.advice) == f"`inv show {IDS[0]}` tells what; run the same command to go on"
+    assert (
+        plain(caught.value.advice)
+        == f"`inv show {IDS[0]}` tells what; run the same command to go on"
+    )
 
 
 def test_an_error_is_written_down_with_its_exit_code(state: Path) -> None:

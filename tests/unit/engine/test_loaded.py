@@ -1,4 +1,6 @@
-"""What an application said when it was loaded holds until something that it was loaded from changes."""
+"""What an application said when it was loaded holds until something that it was loaded from
+changes.
+"""
 
 import json
 import os
@@ -45,7 +47,11 @@ class Site:
     def __init__(self, world: World) -> None:
         self.world, self.here = world, world.root / "web1"
         (self.here / "shop").mkdir()
-        for name, text in {"shop/__init__.py": APP, "shop/tasks.py": TASKS, "limit.ini": "30\n"}.items():
+        for name, text in {
+            "shop/__init__.py": APP,
+            "shop/tasks.py": TASKS,
+            "limit.ini": "30\n",
+        }.items():
             (self.here / name).write_text(dedent(text))
         world.remediate("web1")
 
@@ -86,7 +92,9 @@ def test_it_is_loaded_once_and_what_it_says_is_kept_for_this_user_alone(site: Si
     assert bill
     assert (bill.time_limit_s, bill.misfit((), {})) == (30, "missing a required argument: 'order'")
     assert [str(place) for place in said.broker] == ["redis1:None/3"]
-    assert ("TIMEOUT", f"{site.here}/shop/__init__.py:8") in {(one.name, one.place) for one in said.variables}
+    assert ("TIMEOUT", f"{site.here}/shop/__init__.py:8") in {
+        (one.name, one.place) for one in said.variables
+    }
     assert site.kept.stat().st_mode & 0o777 == 0o600
     assert "hunter2" not in site.kept.read_text()
 
@@ -120,7 +128,9 @@ def touch(path: Path) -> None:
     ],
     ids=["a module", "a new module", "a file that it reads", "its environment"],
 )
-def test_it_is_loaded_again_when_something_changed(site: Site, change: Callable[[Path], object]) -> None:
+def test_it_is_loaded_again_when_something_changed(
+    site: Site, change: Callable[[Path], object]
+) -> None:
     site.settle()
     before = site.loads
     change(site.here)
@@ -149,12 +159,16 @@ def test_a_dry_run_loads_it_and_writes_nothing(site: Site) -> None:
     "spoil",
     [
         lambda path: path.write_text("{"),
-        lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"said": {"tasks": 1}})),
+        lambda path: path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"said": {"tasks": 1}})
+        ),
         lambda path: path.chmod(0o666),
     ],
     ids=["torn", "of another shape", "writable by others"],
 )
-def test_what_was_kept_and_cannot_be_relied_on_is_passed_over(site: Site, spoil: Callable[[Path], object]) -> None:
+def test_what_was_kept_and_cannot_be_relied_on_is_passed_over(
+    site: Site, spoil: Callable[[Path], object]
+) -> None:
     site.settle()
     before = site.loads
     spoil(site.kept)
@@ -162,7 +176,9 @@ def test_what_was_kept_and_cannot_be_relied_on_is_passed_over(site: Site, spoil:
     assert site.loads == before + 1
 
 
-def test_where_it_cannot_be_loaded_the_imports_are_tried_although_its_workers_answer(site: Site) -> None:
+def test_where_it_cannot_be_loaded_the_imports_are_tried_although_its_workers_answer(
+    site: Site,
+) -> None:
     (site.here / "shop/__init__.py").write_text("import nosuch\n")
     state = site.session().observe(Needs.EVERYTHING).hosts["web1"]
     assert isinstance(state, HostState)
@@ -183,10 +199,14 @@ def test_a_load_that_hangs_leaves_the_host_looked_at_and_is_not_tried_again(
     assert isinstance(state, HostState)
     assert state.services["high"].pid is not None
     assert state.imports_now
-    assert state.imports_now.errors[""].endswith(f"it was still at {site.here}/shop/tasks.py, line 2, after 1 s")
+    assert state.imports_now.errors[""].endswith(
+        f"it was still at {site.here}/shop/tasks.py, line 2, after 1 s"
+    )
     assert site.loads == before + 1
 
 
-def test_a_host_that_goes_away_while_it_is_loaded_is_unreachable_and_the_look_goes_on(site: Site) -> None:
+def test_a_host_that_goes_away_while_it_is_loaded_is_unreachable_and_the_look_goes_on(
+    site: Site,
+) -> None:
     site.world.transports["web1"].at = "DESCRIBE"
     assert isinstance(site.session().observe(Needs.EVERYTHING).hosts["web1"], Unreachable)

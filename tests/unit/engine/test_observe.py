@@ -31,7 +31,9 @@ def host_state(world: World, name: str, needs: Needs) -> HostState:
     return state
 
 
-def test_a_look_at_files_sees_the_environment_the_units_and_the_cron_file_and_asks_no_service(world: World) -> None:
+def test_a_look_at_files_sees_the_environment_the_units_and_the_cron_file_and_asks_no_service(
+    world: World,
+) -> None:
     world.path("web1", "high.silly").touch()
     state = host_state(world, "web1", Needs.FILES)
     here = world.root / "web1"
@@ -57,7 +59,10 @@ def test_a_look_at_services_sees_workers_and_beat(world: World) -> None:
 def test_a_host_that_is_to_run_nothing_is_asked_for_its_celery_processes_too(world: World) -> None:
     session = world.session()
     idle = {"workers": (), "beat": False}
-    hosts = tuple(replace(host, settings=host.settings.model_copy(update=idle)) for host in session.fleet.hosts)
+    hosts = tuple(
+        replace(host, settings=host.settings.model_copy(update=idle))
+        for host in session.fleet.hosts
+    )
     session.fleet = replace(session.fleet, hosts=hosts)
     for state in session.observe(Needs.SERVICES).reachable().values():
         assert state.census is not None
@@ -81,7 +86,10 @@ def test_a_host_that_does_not_answer_is_part_of_what_is_seen(world: World) -> No
 def test_a_broker_that_goes_away_during_a_look_is_part_of_what_is_seen_where_that_is_asked_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers: list[OtherRun | RunbookError | None] = [None, BrokerUnreachable("gone", "is it up?")] * 2
+    answers: list[OtherRun | RunbookError | None] = [
+        None,
+        BrokerUnreachable("gone", "is it up?"),
+    ] * 2
 
     def other_run() -> OtherRun | None:
         answer = answers.pop(0)
@@ -97,24 +105,38 @@ def test_a_broker_that_goes_away_during_a_look_is_part_of_what_is_seen_where_tha
         world.session().observe(Needs.FILES)
 
 
-def test_a_broken_status_command_is_that_services_fault_and_the_others_are_judged_and_changed(world: World) -> None:
+def test_a_broken_status_command_is_that_services_fault_and_the_others_are_judged_and_changed(
+    world: World,
+) -> None:
     world.path("web2", "high.silly").touch()
     services = world.session().observe(Needs.SERVICES).reachable()["web2"].services
     assert services["high"].untold.startswith("its status command exited 1")
     assert services["beat"].untold == ""
-    assert judged(world) == {("service.untold", "high on web2"), ("beat.not_running", "beat on web2")}
-    assert world.remediate(blocking=world.session().blocking(world.session().observe(NEEDS))) == ExitCode.FAILED
+    assert judged(world) == {
+        ("service.untold", "high on web2"),
+        ("beat.not_running", "beat on web2"),
+    }
+    assert (
+        world.remediate(blocking=world.session().blocking(world.session().observe(NEEDS)))
+        == ExitCode.FAILED
+    )
     assert world.log("web2") == ["start beat"]
 
 
 @pytest.mark.parametrize("path", ["env", "units/celery.target"])
-def test_a_folder_in_the_place_of_a_file_is_told_and_its_host_left_alone(path: str, world: World) -> None:
+def test_a_folder_in_the_place_of_a_file_is_told_and_its_host_left_alone(
+    path: str, world: World
+) -> None:
     there = world.path("web2", path)
     there.unlink(missing_ok=True)
     there.mkdir()
     found = judged(world)
     code = "environment.is_folder" if path == "env" else "host.folder_in_place"
-    assert {(code, "web2"), ("worker.not_running", "high on web2"), ("beat.not_running", "beat on web2")} <= found
+    assert {
+        (code, "web2"),
+        ("worker.not_running", "high on web2"),
+        ("beat.not_running", "beat on web2"),
+    } <= found
     world.remediate(blocking=world.session().blocking(world.session().observe(NEEDS)))
     assert world.log("web2") == []
     assert world.log("web1") == ["start high", "start beat"]
@@ -122,7 +144,8 @@ def test_a_folder_in_the_place_of_a_file_is_told_and_its_host_left_alone(path: s
 
 def test_a_directory_of_the_application_that_is_not_there_is_one_finding(world: World) -> None:
     world.hosts["web2"] = replace(
-        world.hosts["web2"], settings=world.hosts["web2"].settings.model_copy(update={"directory": "/no/such/place"})
+        world.hosts["web2"],
+        settings=world.hosts["web2"].settings.model_copy(update={"directory": "/no/such/place"}),
     )
     found = {(code, subject) for code, subject in judged(world) if "web2" in subject}
     assert ("host.no_directory", "web2") in found
@@ -154,7 +177,11 @@ class Lacking(LocalTransport):
 @pytest.mark.parametrize(
     ("program", "does", "told"),
     [
-        ("getconf", "echo getconf: not found >&2; return 127", "its clock cannot be read: getconf: not found"),
+        (
+            "getconf",
+            "echo getconf: not found >&2; return 127",
+            "its clock cannot be read: getconf: not found",
+        ),
         ("stat", "echo this is busybox", "what it answered cannot be understood"),
     ],
 )
@@ -256,7 +283,10 @@ def test_what_an_import_says_lies_in_no_file_of_the_host(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "host"))
     (tmp_path / "host").mkdir()
     look = f"'somewhere' if subprocess.getoutput('grep -rl s3cret {tmp_path}/host') else 'nowhere'"
-    said = f"print(1_000_000 * (os.environ['TOKEN'] + ' '), file=sys.stderr, flush=True)\nraise RuntimeError({look})\n"
+    said = (
+        "print(1_000_000 * (os.environ['TOKEN'] + ' '), file=sys.stderr, flush=True)\nraise"
+        f" RuntimeError({look})\n"
+    )
     (site.path("web1", "shop") / "tasks.py").write_text("import os, subprocess, sys\n" + said)
     state = host_state(site, "web1", Needs.EVERYTHING)
     assert state.imports_now is not None
@@ -282,7 +312,8 @@ def test_where_the_environment_is_right_the_second_try_is_spared(site: World) ->
 
 def test_options_that_differ_are_tried_with_the_inventorys_environment_too(site: World) -> None:
     options = (
-        "import os\napp.conf.broker_transport_options = {'visibility_timeout': 120 * int(os.environ['TIMEOUT'])}\n"
+        "import os\napp.conf.broker_transport_options = {'visibility_timeout': 120 *"
+        " int(os.environ['TIMEOUT'])}\n"
     )
     package = site.path("web1", "shop")
     (package / "__init__.py").write_text(dedent(APP) + options)
@@ -309,7 +340,9 @@ def test_the_applications_own_python_is_asked(site: World) -> None:
 
 
 class Meeting(LocalTransport):
-    """A host that answers only when as many scripts run as there are hosts: the slowest holds all of them up."""
+    """A host that answers only when as many scripts run as there are hosts: the slowest holds all
+    of them up.
+    """
 
     def __init__(self, all_of_them: threading.Barrier) -> None:
         super().__init__()

@@ -66,10 +66,14 @@ def test_what_was_agreed_to_late_is_looked_at_again_once_the_lock_is_held(
     with pytest.raises(StalePlan, match="on web1 there is no need any more to start high"):
         agreed(back)
     assert world.log("web1") == ["start high", "start beat"]
-    assert len(list((world.state / "runs").iterdir())) == 1, "a run that was not begun is not recorded"
+    assert len(list((world.state / "runs").iterdir())) == 1, (
+        "a run that was not begun is not recorded"
+    )
 
 
-def test_a_run_that_a_later_one_has_changed_since_it_was_asked_for_is_not_undone(world: World) -> None:
+def test_a_run_that_a_later_one_has_changed_since_it_was_asked_for_is_not_undone(
+    world: World,
+) -> None:
     world.remediate()
     world.broker.other = OTHER
     with pytest.raises(LockHeld):
@@ -89,10 +93,17 @@ def test_the_record_of_a_run_says_what_it_is_restarting_now(world: World) -> Non
     run = new_run_id(world.state)
     journal = Journal.create(world.state, run, "remediate", Where("i", "b"))
     assert restarted_now(world.state, run) == frozenset()
-    restarts = [Change(host, "workers", "restart", ControlService("high", "restart")) for host in ("web1", "web2")]
+    restarts = [
+        Change(host, "workers", "restart", ControlService("high", "restart"))
+        for host in ("web1", "web2")
+    ]
     journal.finished(journal.intend(restarts[0]), Outcome.CHANGED)
-    assert restarted_now(world.state, run) == frozenset({("web1", "high")}), "it may still be waiting for it to come up"
-    journal.intend_all([restarts[1], Change("web2", "env", "write", WriteFile("/e", b"", 0o600, "absent"))])
+    assert restarted_now(world.state, run) == frozenset({("web1", "high")}), (
+        "it may still be waiting for it to come up"
+    )
+    journal.intend_all(
+        [restarts[1], Change("web2", "env", "write", WriteFile("/e", b"", 0o600, "absent"))]
+    )
     assert restarted_now(world.state, run) == frozenset({("web2", "high")})
     (journal.directory / "journal.jsonl").write_text("not a journal\n")
     for nobody in (run, new_run_id(world.state), "../../etc", ""):

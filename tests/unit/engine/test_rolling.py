@@ -1,4 +1,6 @@
-"""Rolling restarts: one host first, then batches, and an end before a bad change has reached everywhere."""
+"""Rolling restarts: one host first, then batches, and an end before a bad change has reached
+everywhere.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +33,9 @@ HOSTS = ("web1", "web2", "web3", "web4")
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> World:
-    """Four hosts that run, with an environment file that has changed since: each has to be restarted."""
+    """Four hosts that run, with an environment file that has changed since: each has to be
+    restarted.
+    """
     world = World(tmp_path, HOSTS)
     assert world.remediate() == ExitCode.OK
     for name in HOSTS:
@@ -42,9 +46,18 @@ def fleet(tmp_path: Path) -> World:
 
 @pytest.mark.parametrize(
     ("serial", "sizes"),
-    [("1", [1] * 10), ("4", [1, 4, 4, 1]), ("30%", [1, 3, 3, 3]), ("100%", [1, 9]), ("1%", [1] * 10), ("99", [1, 9])],
+    [
+        ("1", [1] * 10),
+        ("4", [1, 4, 4, 1]),
+        ("30%", [1, 3, 3, 3]),
+        ("100%", [1, 9]),
+        ("1%", [1] * 10),
+        ("99", [1, 9]),
+    ],
 )
-def test_one_host_is_the_canary_and_the_others_follow_in_batches(serial: str, sizes: Sequence[int]) -> None:
+def test_one_host_is_the_canary_and_the_others_follow_in_batches(
+    serial: str, sizes: Sequence[int]
+) -> None:
     hosts = [f"web{n}" for n in range(10)]
     batches = list(Rolling(serial).batches(hosts))
     assert [len(batch) for batch in batches] == sizes
@@ -72,10 +85,14 @@ def test_each_batch_is_proved_before_the_next_is_touched(fleet: World) -> None:
     assert begun == list(HOSTS)
 
 
-def test_the_workers_of_a_batch_are_drained_at_once(fleet: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_workers_of_a_batch_are_drained_at_once(
+    fleet: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drained: list[list[str]] = []
 
-    def drain(queues: Mapping[str, Sequence[str]], patience_s: float) -> dict[str, list[RunningTask]]:
+    def drain(
+        queues: Mapping[str, Sequence[str]], patience_s: float
+    ) -> dict[str, list[RunningTask]]:
         drained.append(sorted(queues))
         return {}
 
@@ -87,7 +104,9 @@ def test_the_workers_of_a_batch_are_drained_at_once(fleet: World, monkeypatch: p
 BILL = RunningTask("1f", "shop.tasks.bill", 1_750_000_000.0, acknowledged=True)
 
 
-def test_a_worker_whose_tasks_do_not_end_in_time_goes_on_and_its_neighbour_is_restarted(fleet: World) -> None:
+def test_a_worker_whose_tasks_do_not_end_in_time_goes_on_and_its_neighbour_is_restarted(
+    fleet: World,
+) -> None:
     fleet.broker.running = {"high@web2": [BILL]}
     assert fleet.remediate() == ExitCode.FAILED
     assert fleet.log("web2") == ["stop beat", "start beat"]
@@ -98,7 +117,9 @@ def test_a_worker_whose_tasks_do_not_end_in_time_goes_on_and_its_neighbour_is_re
     assert any(fate in detail for name, _, _, detail in fleet.reporter.changes if name == "web2")
 
 
-def test_a_worker_is_started_again_when_it_is_gone_though_its_stop_command_does_not_wait(fleet: World) -> None:
+def test_a_worker_is_started_again_when_it_is_gone_though_its_stop_command_does_not_wait(
+    fleet: World,
+) -> None:
     for name in HOSTS:
         fleet.path(name, "high.slow").write_text("0.5")
     assert fleet.remediate(rolling=Rolling("100%")) == ExitCode.OK
@@ -110,11 +131,16 @@ def test_a_worker_is_started_again_when_it_is_gone_though_its_stop_command_does_
 def test_no_worker_is_started_beside_one_that_does_not_end_in_time(fleet: World) -> None:
     fleet.path("web1", "high.slow").write_text("5")
     fleet.hosts["web1"] = replace(
-        fleet.hosts["web1"], settings=fleet.hosts["web1"].settings.model_copy(update={"stop_timeout": 1.0})
+        fleet.hosts["web1"],
+        settings=fleet.hosts["web1"].settings.model_copy(update={"stop_timeout": 1.0}),
     )
     log = len(fleet.log("web1"))
     assert fleet.remediate("web1") == ExitCode.FAILED
-    told = [detail for _, summary, _, detail in fleet.reporter.changes if summary.startswith("restart high")]
+    told = [
+        detail
+        for _, summary, _, detail in fleet.reporter.changes
+        if summary.startswith("restart high")
+    ]
     assert "so no other is started beside it" in told[0]
     assert "start high" not in fleet.log("web1")[log:]
     assert fleet.path("web1", "high.pid").exists()
@@ -150,7 +176,9 @@ def test_where_what_runs_may_be_killed_the_worker_is_restarted(fleet: World) -> 
     assert "stop high" in fleet.log("web2")
 
 
-def test_after_a_host_that_does_not_come_back_the_rest_is_left_alone_and_it_gets_its_files_back(fleet: World) -> None:
+def test_after_a_host_that_does_not_come_back_the_rest_is_left_alone_and_it_gets_its_files_back(
+    fleet: World,
+) -> None:
     fleet.path("web1", "high.broken").touch()
     assert fleet.remediate() == ExitCode.FAILED
     assert [fleet.reporter.outcomes(name).get("restart high") for name in HOSTS] == [
@@ -162,18 +190,27 @@ def test_after_a_host_that_does_not_come_back_the_rest_is_left_alone_and_it_gets
     assert fleet.last_run().outcome == "failed"
 
 
-def test_a_service_that_was_only_started_stays_up_when_its_neighbour_on_the_host_fails(tmp_path: Path) -> None:
+def test_a_service_that_was_only_started_stays_up_when_its_neighbour_on_the_host_fails(
+    tmp_path: Path,
+) -> None:
     world = World(tmp_path, ("web1",))
     assert world.remediate() == ExitCode.OK
     world.path("web1", "high.pid").unlink()
     world.path("web1", "beat.broken").touch()
     session = world.session()
     snapshot = session.observe(EVERYTHING)
-    steps = (session.workers({name: state.clock_at for name, state in snapshot.reachable().items()}),)
+    steps = (
+        session.workers({name: state.clock_at for name, state in snapshot.reachable().items()}),
+    )
     assert walk(session, steps, snapshot) == ExitCode.FAILED
     assert world.path("web1", "high.pid").exists()
-    outcomes = {e.change.summary.split(":")[0]: (e.outcome, e.undone) for e in world.last_run().entries}
-    assert outcomes == {"start high": (Outcome.CHANGED, False), "restart beat": (Outcome.FAILED, False)}
+    outcomes = {
+        e.change.summary.split(":")[0]: (e.outcome, e.undone) for e in world.last_run().entries
+    }
+    assert outcomes == {
+        "start high": (Outcome.CHANGED, False),
+        "restart beat": (Outcome.FAILED, False),
+    }
 
 
 def test_the_record_of_what_was_put_back_has_nothing_to_undo_and_calls_nothing_undone_that_failed(
@@ -191,7 +228,9 @@ def test_the_record_of_what_was_put_back_has_nothing_to_undo_and_calls_nothing_u
     assert not any("failed: " in line and "(undone since)" in line for line in told.splitlines())
 
 
-def test_where_nothing_is_to_be_put_back_that_is_not_announced_and_the_way_to_the_logs_is_told(fleet: World) -> None:
+def test_where_nothing_is_to_be_put_back_that_is_not_announced_and_the_way_to_the_logs_is_told(
+    fleet: World,
+) -> None:
     assert fleet.remediate() == ExitCode.OK
     fleet.path("web1", "high.pid").unlink()
     fleet.path("web1", "high.broken").touch()
@@ -199,7 +238,10 @@ def test_where_nothing_is_to_be_put_back_that_is_not_announced_and_the_way_to_th
     assert fleet.remediate() == ExitCode.FAILED
     assert fleet.reporter.outcomes("web2")["restart high"] is Outcome.SKIPPED
     assert fleet.reporter.steps == ["workers"]
-    assert plain(fleet.reporter.told[-1]) == "What the services there say: `inv tail-logs --limit web1`"
+    assert (
+        plain(fleet.reporter.told[-1])
+        == "What the services there say: `inv tail-logs --limit web1`"
+    )
 
 
 def test_as_many_hosts_as_allowed_may_fail_and_only_they_get_their_files_back(fleet: World) -> None:
@@ -218,7 +260,9 @@ def test_the_failures_are_counted_over_the_whole_run(fleet: World) -> None:
     assert fleet.reporter.outcomes("web4")["restart high"] is Outcome.SKIPPED
 
 
-def test_a_host_that_does_not_come_up_keeps_what_runs_elsewhere_from_being_interrupted(fleet: World) -> None:
+def test_a_host_that_does_not_come_up_keeps_what_runs_elsewhere_from_being_interrupted(
+    fleet: World,
+) -> None:
     for name in ("web1", "web3"):
         for service in ("high", "beat"):
             fleet.path(name, f"{service}.pid").unlink()
@@ -226,7 +270,9 @@ def test_a_host_that_does_not_come_up_keeps_what_runs_elsewhere_from_being_inter
     assert fleet.remediate(rolling=Rolling("1")) == ExitCode.FAILED
     assert fleet.reporter.outcomes("web1")["start high"] is Outcome.FAILED
     assert fleet.reporter.outcomes("web2")["restart high"] is Outcome.SKIPPED
-    assert fleet.reporter.outcomes("web3")["start high"] is Outcome.CHANGED, "it cannot become worse"
+    assert fleet.reporter.outcomes("web3")["start high"] is Outcome.CHANGED, (
+        "it cannot become worse"
+    )
     assert fleet.reporter.outcomes("web4")["restart high"] is Outcome.SKIPPED
     for name in ("web2", "web4"):
         assert fleet.path(name, "env").read_text() == "TIMEOUT=x\nTOKEN=s3cret\n"
@@ -241,7 +287,9 @@ def proof_that_keeps(looks: list[Snapshot]) -> Proof:
     return Proof(EVERYTHING, lambda run, snapshot: looks.append(snapshot))
 
 
-def test_the_look_after_the_last_batch_is_at_the_whole_fleet_and_the_proof_takes_no_other(fleet: World) -> None:
+def test_the_look_after_the_last_batch_is_at_the_whole_fleet_and_the_proof_takes_no_other(
+    fleet: World,
+) -> None:
     looks: list[Snapshot] = []
     scripts: list[str] = []
     fleet.transports["web4"].before = scripts.append
@@ -254,11 +302,15 @@ def test_the_look_after_the_last_batch_is_at_the_whole_fleet_and_the_proof_takes
     assert sorted(states) == list(HOSTS)
     last_start = states["web4"].services["high"].started_at
     assert last_start is not None
-    assert all(state.clock_at > last_start for state in states.values()), "none was looked at before the last restart"
+    assert all(state.clock_at > last_start for state in states.values()), (
+        "none was looked at before the last restart"
+    )
 
 
 def test_a_proof_takes_a_look_of_its_own_where_the_first_one_came_too_early(fleet: World) -> None:
-    """What else a proof looks at may be dear, so only the first look after the last batch is at all of it."""
+    """What else a proof looks at may be dear, so only the first look after the last batch is at all
+    of it.
+    """
     for name, host in fleet.hosts.items():
         patient = host.settings.model_copy(update={"start_timeout": 30.0})
         fleet.hosts[name] = type(host)(host.name, host.groups, patient, host.variables)
@@ -277,8 +329,12 @@ def test_a_proof_takes_a_look_of_its_own_where_the_first_one_came_too_early(flee
     assert sorted(looks[0].reachable()) == list(HOSTS)
 
 
-def test_a_file_that_is_touched_restarts_nothing_and_one_that_says_something_else_does(tmp_path: Path) -> None:
-    """What a service was started with is seen by the run that starts it, also where its environment cannot be read."""
+def test_a_file_that_is_touched_restarts_nothing_and_one_that_says_something_else_does(
+    tmp_path: Path,
+) -> None:
+    """What a service was started with is seen by the run that starts it, also where its environment
+    cannot be read.
+    """
     world = World(tmp_path, ("web1",))
     assert world.remediate() == ExitCode.OK
     env = world.path("web1", "env")
@@ -290,7 +346,9 @@ def test_a_file_that_is_touched_restarts_nothing_and_one_that_says_something_els
     assert world.log("web1").count("start high") == 2
     env.write_text("TIMEOUT=x\n")
     world.path("web1", "high.broken").touch()
-    assert world.remediate() == ExitCode.FAILED  # so the file is put back, and beat started on it again
+    assert (
+        world.remediate() == ExitCode.FAILED
+    )  # so the file is put back, and beat started on it again
     env.write_text("TIMEOUT=x\nMORE=2\n")
     state = world.session().observe(Needs.FILES | Needs.SERVICES).reachable()["web1"]
     assert changed_since_start(world.hosts["web1"], "beat", state) == [str(env)]

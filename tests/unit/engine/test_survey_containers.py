@@ -1,4 +1,6 @@
-"""Which containers are the application's where no inventory says so, and where a broker in one of them is reached."""
+"""Which containers are the application's where no inventory says so, and where a broker in one of
+them is reached.
+"""
 
 import json
 from typing import Any
@@ -35,10 +37,20 @@ def inspected(name: str, command: str, address: str, **changes: Any) -> dict[str
         "Args": arguments,
         "State": {"Running": True, "Pid": 100, "ExitCode": 0} | changes.pop("state", {}),
         "HostConfig": {"RestartPolicy": {"Name": "", "MaximumRetryCount": 0}},
-        "Config": {"Image": "shop:1", "WorkingDir": "/app", "User": "", "Labels": labels if project else None},
+        "Config": {
+            "Image": "shop:1",
+            "WorkingDir": "/app",
+            "User": "",
+            "Labels": labels if project else None,
+        },
         "NetworkSettings": {
             "Ports": changes.pop("ports", {}),
-            "Networks": {"shop_default": {"IPAddress": address, "Aliases": [name.split("_")[1], f"{name}-id"]}},
+            "Networks": {
+                "shop_default": {
+                    "IPAddress": address,
+                    "Aliases": [name.split("_")[1], f"{name}-id"],
+                }
+            },
         },
     }
 
@@ -47,8 +59,16 @@ REDIS = inspected("shop_redis_1", "redis-server", "172.18.0.2")
 WORKER = inspected("shop_worker_1", "celery -A shop worker -Q mail", "172.18.0.3")
 SITE = inspected("shop_site_1", "gunicorn shop.wsgi", "172.18.0.4")
 BY_NAME = inspected("w_one", "celery -A shop worker", "172.18.0.5", project="")
-DOWN = inspected("w_two", "celery -A shop worker", "", project="", state={"Running": False, "Pid": 0, "ExitCode": 137})
-STOPPED = inspected("w_old", "celery -A shop worker", "", project="", state={"Running": False, "Pid": 0})
+DOWN = inspected(
+    "w_two",
+    "celery -A shop worker",
+    "",
+    project="",
+    state={"Running": False, "Pid": 0, "ExitCode": 137},
+)
+STOPPED = inspected(
+    "w_old", "celery -A shop worker", "", project="", state={"Running": False, "Pid": 0}
+)
 
 
 def services(*told: dict[str, Any]) -> list[SeenService]:
@@ -58,7 +78,9 @@ def services(*told: dict[str, Any]) -> list[SeenService]:
 
 
 def seen(*told: dict[str, Any], **changes: Any) -> HostSurvey:
-    survey = HostSurvey("web1", {"ansible_connection": "local"}, "web1", Census(), services=tuple(services(*told)))
+    survey = HostSurvey(
+        "web1", {"ansible_connection": "local"}, "web1", Census(), services=tuple(services(*told))
+    )
     return replace(survey, **changes)
 
 
@@ -100,7 +122,9 @@ def test_with_one_container_those_of_its_project_are_meant_or_those_of_its_image
     assert [one.name for one in meant(seen(*all_, inside=by_name), "")] == ["w_one", "w_two"]
 
 
-def test_the_folder_of_a_compose_project_means_its_containers_unless_workers_run_there_by_hand() -> None:
+def test_the_folder_of_a_compose_project_means_its_containers_unless_workers_run_there_by_hand() -> (
+    None
+):
     assert [one.name for one in meant(seen(REDIS, WORKER), FOLDER)] == ["redis", "worker"]
     assert meant(seen(REDIS), FOLDER) == ()
     assert meant(seen(REDIS, WORKER), "/srv/other") == ()
@@ -116,7 +140,12 @@ def test_a_broker_in_a_container_is_reached_at_its_published_port_or_its_address
     assert there.url == "redis://172.18.0.2:6379/2?x=1"
     assert there.looked_up.startswith('redis://{{ lookup("pipe", "docker inspect -f ')
     assert there.looked_up.endswith(' shop_redis_1") }}:6379/2?x=1')
-    ports = {"6379/tcp": [{"HostIp": "0.0.0.0", "HostPort": "16379"}, {"HostIp": "::", "HostPort": "16380"}]}
+    ports = {
+        "6379/tcp": [
+            {"HostIp": "0.0.0.0", "HostPort": "16379"},
+            {"HostIp": "::", "HostPort": "16380"},
+        ]
+    }
     published = services(inspected("shop_redis_1", "redis-server", "172.18.0.2", ports=ports))
     there = from_here("redis://:hunter2@redis/0", published, survey)
     assert there
@@ -135,7 +164,9 @@ def test_a_broker_in_a_container_is_reached_at_its_published_port_or_its_address
     ],
 )
 def test_any_other_url_is_left_as_it_is(url: str, changes: dict[str, Any]) -> None:
-    assert from_here(url, services(REDIS), replace(seen(WORKER, manager="docker"), **changes)) is None
+    assert (
+        from_here(url, services(REDIS), replace(seen(WORKER, manager="docker"), **changes)) is None
+    )
 
 
 def test_a_broker_whose_container_is_down_is_named() -> None:
@@ -157,10 +188,18 @@ services:
 """
 
 
-def test_a_compose_file_tells_the_environment_files_of_a_service_and_the_names_of_what_it_sets() -> None:
+def test_a_compose_file_tells_the_environment_files_of_a_service_and_the_names_of_what_it_sets() -> (
+    None
+):
     names = ("SHOP_MODE", "SHOP_KEY")
     files = (f"{FOLDER}/common.env", f"{FOLDER}/shop.env")
     assert environment_of(COMPOSE.encode(), FOLDER, "worker") == (files, names)
     assert environment_of(COMPOSE.encode(), FOLDER, "beat") == (("/etc/shop.env",), names)
-    for text, service in ((COMPOSE, "site"), (COMPOSE, "nope"), ("services: [", "beat"), ("- 1", "beat"), ("", "beat")):
+    for text, service in (
+        (COMPOSE, "site"),
+        (COMPOSE, "nope"),
+        ("services: [", "beat"),
+        ("- 1", "beat"),
+        ("", "beat"),
+    ):
         assert environment_of(text.encode(), FOLDER, service) == ((), ())

@@ -1,4 +1,6 @@
-"""Undo: what can be taken back is judged by what is there now, in an order in which it works, and done once."""
+"""Undo: what can be taken back is judged by what is there now, in an order in which it works, and
+done once.
+"""
 
 from pathlib import Path
 
@@ -73,10 +75,18 @@ def record_of(world: World, *changes: Change, outcome: Outcome | None = CHANGED)
     return find_run(world.state, RUN)
 
 
-def put_file(path: Path, before: bytes | None, after: bytes | None, before_mode: int = 0o644) -> Change:
+def put_file(
+    path: Path, before: bytes | None, after: bytes | None, before_mode: int = 0o644
+) -> Change:
     """The change from `before` to `after`."""
     do = WriteFile(str(path), after, 0o644, sha256(before))
-    return Change("web1", "units", f"change {path}", do, WriteFile(str(path), before, before_mode, sha256(after)))
+    return Change(
+        "web1",
+        "units",
+        f"change {path}",
+        do,
+        WriteFile(str(path), before, before_mode, sha256(after)),
+    )
 
 
 # --- a whole run
@@ -148,14 +158,18 @@ def test_planning_an_undo_changes_nothing(world: World, done: str) -> None:
 def test_a_file_that_is_as_the_run_left_it_can_be_put_back(world: World) -> None:
     path = world.path("web1", "f")
     path.write_bytes(b"new")
-    (judgement,) = plan_undo(world.session("web1"), record_of(world, put_file(path, b"old", b"new")), malformed=False)
+    (judgement,) = plan_undo(
+        world.session("web1"), record_of(world, put_file(path, b"old", b"new")), malformed=False
+    )
     assert (judgement.outcome, judgement.change.summary) == (CHANGED, f"put back {path}")
 
 
 def test_a_file_that_is_already_as_it_was_needs_nothing(world: World) -> None:
     path = world.path("web1", "f")
     path.write_bytes(b"old")
-    (judgement,) = plan_undo(world.session("web1"), record_of(world, put_file(path, b"old", b"new")), malformed=False)
+    (judgement,) = plan_undo(
+        world.session("web1"), record_of(world, put_file(path, b"old", b"new")), malformed=False
+    )
     assert (judgement.outcome, judgement.why) == (ALREADY, "it is as it was")
 
 
@@ -176,11 +190,18 @@ def test_a_file_that_was_changed_since_cannot_be_put_back(world: World, now: byt
     path = world.path("web1", "f")
     if now is not None:
         path.write_bytes(now)
-    (judgement,) = plan_undo(world.session("web1"), record_of(world, put_file(path, b"old", b"new")), malformed=False)
-    assert (judgement.outcome, judgement.why) == (CANNOT, "it has been changed since by somebody else")
+    (judgement,) = plan_undo(
+        world.session("web1"), record_of(world, put_file(path, b"old", b"new")), malformed=False
+    )
+    assert (judgement.outcome, judgement.why) == (
+        CANNOT,
+        "it has been changed since by somebody else",
+    )
 
 
-def test_a_file_that_the_run_made_is_removed_and_one_that_is_gone_needs_nothing(world: World) -> None:
+def test_a_file_that_the_run_made_is_removed_and_one_that_is_gone_needs_nothing(
+    world: World,
+) -> None:
     path = world.path("web1", "f")
     record = record_of(world, put_file(path, None, b"new"))
     (judgement,) = plan_undo(world.session("web1"), record, malformed=False)
@@ -203,7 +224,9 @@ def test_a_variable_is_judged_by_its_own_value_and_not_by_the_rest_of_the_file(
     world: World, done: str, env: str, outcome: Outcome
 ) -> None:
     world.path("web1", "env").write_text(env)
-    (judgement,) = [u for u in judged(world, done) if u.change.host == "web1" and "TIMEOUT" in u.change.summary]
+    (judgement,) = [
+        u for u in judged(world, done) if u.change.host == "web1" and "TIMEOUT" in u.change.summary
+    ]
     assert judgement.outcome is outcome
 
 
@@ -219,7 +242,9 @@ def test_what_has_run_cannot_be_un_run(world: World) -> None:
     assert (judgement.outcome, judgement.why) == (CANNOT, "there is no way back from it")
 
 
-def test_a_host_that_does_not_answer_or_is_not_selected_cannot_be_undone_now(world: World, done: str) -> None:
+def test_a_host_that_does_not_answer_or_is_not_selected_cannot_be_undone_now(
+    world: World, done: str
+) -> None:
     world.transports["web1"].is_gone = True
     whys = {(u.outcome, u.why) for u in judged(world, done) if u.change.host == "web1"}
     assert whys == {(SKIPPED, "No route to host")}
@@ -227,10 +252,16 @@ def test_a_host_that_does_not_answer_or_is_not_selected_cannot_be_undone_now(wor
     assert whys == {(SKIPPED, "this host is not selected")}
 
 
-def test_a_host_that_is_away_is_left_for_the_next_time_and_has_not_failed(world: World, done: str) -> None:
+def test_a_host_that_is_away_is_left_for_the_next_time_and_has_not_failed(
+    world: World, done: str
+) -> None:
     world.transports["web1"].is_gone = True
     recap = take_back(world, done)
-    assert (recap.exit_code, recap.at("web1").unreachable, recap.at("web1").failed) == (ExitCode.UNREACHABLE, 1, 0)
+    assert (recap.exit_code, recap.at("web1").unreachable, recap.at("web1").failed) == (
+        ExitCode.UNREACHABLE,
+        1,
+        0,
+    )
     assert world.last_run().state == "unreachable"
     assert world.files("web2")["env"] == b"TIMEOUT=x\nTOKEN=s3cret\n"
     world.transports["web1"].is_gone = False
@@ -260,14 +291,22 @@ def test_an_effect_of_failed_or_unknown_outcome_is_judged_by_what_is_there(
     path = world.path("web1", "f")
     path.write_bytes(now)
     record = record_of(world, put_file(path, b"old", b"new"), outcome=outcome)
-    assert [u.outcome for u in plan_undo(world.session("web1"), record, malformed=False)] == [expected]
+    assert [u.outcome for u in plan_undo(world.session("web1"), record, malformed=False)] == [
+        expected
+    ]
 
 
 # --- restarts
 
 
 def restarted(host: str) -> Change:
-    return Change(host, "workers", "restart high", ControlService("high", "restart"), ControlService("high", "restart"))
+    return Change(
+        host,
+        "workers",
+        "restart high",
+        ControlService("high", "restart"),
+        ControlService("high", "restart"),
+    )
 
 
 def test_a_restart_is_not_repeated_where_no_file_comes_back(world: World) -> None:
@@ -280,7 +319,10 @@ def test_a_restart_is_not_repeated_where_no_file_comes_back(world: World) -> Non
 def test_a_worker_that_a_restart_left_stopped_is_started_again(world: World) -> None:
     record = record_of(world, restarted("web1"), outcome=None)
     (judgement,) = plan_undo(world.session("web1"), record, malformed=False)
-    assert (judgement.outcome, judgement.why) == (CHANGED, "it ran before the run, and does not now")
+    assert (judgement.outcome, judgement.why) == (
+        CHANGED,
+        "it ran before the run, and does not now",
+    )
 
 
 def test_a_restart_is_repeated_only_on_the_host_where_a_file_comes_back(world: World) -> None:
@@ -292,36 +334,58 @@ def test_a_restart_is_repeated_only_on_the_host_where_a_file_comes_back(world: W
         (u.change.host, u.change.summary.split()[0]): u.outcome
         for u in plan_undo(world.session(), record, malformed=False)
     }
-    assert found == {("web1", "put"): CHANGED, ("web1", "restart"): CHANGED, ("web2", "restart"): ALREADY}
+    assert found == {
+        ("web1", "put"): CHANGED,
+        ("web1", "restart"): CHANGED,
+        ("web2", "restart"): ALREADY,
+    }
 
 
 def test_of_messages_that_go_back_it_is_told_who_runs_them_as_far_as_that_is_known_before(
     world: World, done: str
 ) -> None:
-    """web1's worker is stopped; web2's starts again with what is put back, which alone says what it consumes then."""
+    """web1's worker is stopped; web2's starts again with what is put back, which alone says what it
+    consumes then.
+    """
     (messages,) = [undo for undo in judged(world, done) if undo.change.host == BROKER]
-    assert messages.why == "7 messages; run at once by high@web2 if high_q is consumed there on the old files"
+    assert (
+        messages.why
+        == "7 messages; run at once by high@web2 if high_q is consumed there on the old files"
+    )
 
 
-def test_a_worker_that_an_undo_leaves_alone_will_run_what_goes_back_into_its_queue(world: World) -> None:
+def test_a_worker_that_an_undo_leaves_alone_will_run_what_goes_back_into_its_queue(
+    world: World,
+) -> None:
     world.remediate()
     world.broker.bad["high_q"] = 7
     world.remediate()
     (messages,) = judged(world)
-    assert messages.why == "7 messages; run at once by high@web1, high@web2, for high_q is consumed there"
+    assert (
+        messages.why
+        == "7 messages; run at once by high@web1, high@web2, for high_q is consumed there"
+    )
 
 
 # --- what stays out, what needs nothing
 
 
-def test_malformed_messages_stay_out_unless_asked_for_and_that_is_told(world: World, done: str) -> None:
+def test_malformed_messages_stay_out_unless_asked_for_and_that_is_told(
+    world: World, done: str
+) -> None:
     world.broker.held_back = 2
     record = find_run(world.state, done)
     told = [
-        [u.why for u in plan_undo(world.session(), record, malformed=malformed) if u.change.host == BROKER]
+        [
+            u.why
+            for u in plan_undo(world.session(), record, malformed=malformed)
+            if u.change.host == BROKER
+        ]
         for malformed in (False, True)
     ]
-    assert told[1] == ["7 messages; run at once by high@web2 if high_q is consumed there on the old files"]
+    assert told[1] == [
+        "7 messages; run at once by high@web2 if high_q is consumed there on the old files"
+    ]
     assert told[0][0].startswith("7 messages; 2 malformed stay in the archive")
     assert "--malformed" in told[0][0]
 
@@ -345,7 +409,9 @@ def test_what_cannot_be_undone_is_left_and_the_rest_is_undone(world: World, done
     assert find_run(world.state, done).state != "undone"
 
 
-def test_a_service_that_does_not_stop_is_a_failure_and_stays_to_be_undone(world: World, done: str) -> None:
+def test_a_service_that_does_not_stop_is_a_failure_and_stays_to_be_undone(
+    world: World, done: str
+) -> None:
     world.path("web1", "beat.stuck").touch()
     recap = take_back(world, done)
     assert recap.exit_code == ExitCode.FAILED
@@ -356,7 +422,9 @@ def test_a_service_that_does_not_stop_is_a_failure_and_stays_to_be_undone(world:
     assert find_run(world.state, done).state == "undone"
 
 
-def test_a_broker_that_goes_away_leaves_the_messages_to_be_undone_later(world: World, done: str) -> None:
+def test_a_broker_that_goes_away_leaves_the_messages_to_be_undone_later(
+    world: World, done: str
+) -> None:
     world.broker.error = BrokerUnreachable("no answer")
     with pytest.raises(BrokerUnreachable):
         take_back(world, done)
@@ -365,7 +433,9 @@ def test_a_broker_that_goes_away_leaves_the_messages_to_be_undone_later(world: W
     assert world.broker.bad["high_q"] == 7
 
 
-def test_a_host_that_goes_away_meanwhile_is_marked_and_the_other_is_undone(world: World, done: str) -> None:
+def test_a_host_that_goes_away_meanwhile_is_marked_and_the_other_is_undone(
+    world: World, done: str
+) -> None:
     world.transports["web1"].at = "sh ctl stop"
     assert take_back(world, done).exit_code == ExitCode.FAILED_AND_UNREACHABLE
     assert world.path("web2", "env").read_text() == "TIMEOUT=x\nTOKEN=s3cret\n"
@@ -380,7 +450,13 @@ def test_the_undone_runs_journal_is_closed_whatever_happens(world: World, done: 
 
 
 def test_messages_of_another_broker_are_not_put_into_this_one(world: World) -> None:
-    took = Change(BROKER, "queues", "take 3 messages", TakeMessages("q", "q.jsonl", ()), RestoreMessages("q.jsonl"))
+    took = Change(
+        BROKER,
+        "queues",
+        "take 3 messages",
+        TakeMessages("q", "q.jsonl", ()),
+        RestoreMessages("q.jsonl"),
+    )
     record = record_of(world, took)
     world.broker.name = "elsewhere:6379/3"
     (judgement,) = plan_undo(world.session(), record, malformed=False)
@@ -469,10 +545,15 @@ class Machine(Flaky):
     machine_id = "1" * 32
 
     def run(self, script: str, *, timeout_s: float) -> Completed:
-        return super().run(script.replace("read -r id </etc/machine-id", f"id={self.machine_id}"), timeout_s=timeout_s)
+        return super().run(
+            script.replace("read -r id </etc/machine-id", f"id={self.machine_id}"),
+            timeout_s=timeout_s,
+        )
 
 
-def test_a_machine_that_took_the_place_of_another_is_left_as_it_is_and_the_others_are_undone(world: World) -> None:
+def test_a_machine_that_took_the_place_of_another_is_left_as_it_is_and_the_others_are_undone(
+    world: World,
+) -> None:
     world.transports["web1"] = machine = Machine()
     assert world.remediate() == ExitCode.OK
     run, files, log = world.last_run().id, world.files("web1"), world.log("web1")
@@ -488,7 +569,9 @@ def test_a_machine_that_took_the_place_of_another_is_left_as_it_is_and_the_other
     assert set(world.files("web1")) == {"env"}
 
 
-def test_what_a_later_run_changed_on_the_machine_under_another_name_is_undone_first(world: World) -> None:
+def test_what_a_later_run_changed_on_the_machine_under_another_name_is_undone_first(
+    world: World,
+) -> None:
     world.remediate("web1")
     first = world.last_run()
     world.hosts["web2"] = replace(world.hosts["web1"], name="web2")
@@ -497,7 +580,9 @@ def test_what_a_later_run_changed_on_the_machine_under_another_name_is_undone_fi
         undo_page(world.session(), first.id, malformed=False)
 
 
-@pytest.mark.parametrize(("application", "broker"), [("other", "localhost:6379/3"), ("", "localhost:6379/4")])
+@pytest.mark.parametrize(
+    ("application", "broker"), [("other", "localhost:6379/3"), ("", "localhost:6379/4")]
+)
 def test_what_belongs_to_another_application_or_broker_is_refused_whole(
     world: World, application: str, broker: str
 ) -> None:

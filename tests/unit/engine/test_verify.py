@@ -43,12 +43,23 @@ def test_what_cannot_be_seen_on_a_host_that_is_away_is_not_said_to_be_right(worl
 
 
 def test_of_a_solo_worker_at_its_task_nothing_is_said_to_be_wrong_or_right() -> None:
-    fleet = make_fleet(make_host(workers=(Worker(name="high", queues=("high_q",), options=("-P", "solo")),)))
-    snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}, consumer_ages_s=(400,), blocked_clients=0))
+    fleet = make_fleet(
+        make_host(workers=(Worker(name="high", queues=("high_q",), options=("-P", "solo")),))
+    )
+    snapshot = make_snapshot(
+        fleet, broker=make_broker(fleet, nodes={}, consumer_ages_s=(400,), blocked_clients=0)
+    )
     told = {check.what: check for check in expectations(fleet, snapshot, ())}
-    unseen = ["nodes answer ping", "nodes have all 2 expected tasks registered", "queues are consumed"]
+    unseen = [
+        "nodes answer ping",
+        "nodes have all 2 expected tasks registered",
+        "queues are consumed",
+    ]
     assert [what for what, check in told.items() if check.ok is None] == unseen
-    assert told["nodes answer ping"].seen == "0 of 1; a solo worker at its task does not tell: high@web1"
+    assert (
+        told["nodes answer ping"].seen
+        == "0 of 1; a solo worker at its task does not tell: high@web1"
+    )
     assert all(check.ok is not False for check in told.values())
 
 
@@ -58,12 +69,18 @@ def test_of_nodes_that_could_not_be_asked_nothing_is_said() -> None:
     told = {check.what: check for check in expectations(fleet, snapshot, ())}
     unseen = {check.seen for check in told.values() if check.ok is None}
     assert unseen == {"could not be asked (broker.loading)"}
-    assert [what for what, check in told.items() if check.ok] == ["hosts answer", "services run", "no fault is left"]
+    assert [what for what, check in told.items() if check.ok] == [
+        "hosts answer",
+        "services run",
+        "no fault is left",
+    ]
 
 
 def test_queues_of_hosts_outside_the_limit_are_not_asked_for() -> None:
     fleet = make_fleet()
-    limited = replace(fleet, all_workers=(*fleet.all_workers, Worker(name="low", queues=("low_q",))))
+    limited = replace(
+        fleet, all_workers=(*fleet.all_workers, Worker(name="low", queues=("low_q",)))
+    )
     snapshot = make_snapshot(limited, broker=make_broker(fleet))
     told = {check.what: check for check in expectations(limited, snapshot, ())}
     assert (told["queues are consumed"].ok, told["queues are consumed"].seen) == (True, "1 of 1")

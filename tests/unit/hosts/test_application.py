@@ -48,20 +48,28 @@ class Site:
 
     def of(self, **settings: Any) -> FleetHost:
         settings = {"user": getpass.getuser(), "python": sys.executable} | settings
-        return make_host(directory=str(self.directory), env_file=str(self.directory / "app.env"), **settings)
+        return make_host(
+            directory=str(self.directory), env_file=str(self.directory / "app.env"), **settings
+        )
 
     def write(self, **files: str) -> None:
         for name, text in files.items():
             (self.directory / name).write_text(dedent(text))
 
     def probe(
-        self, *expected: str, overrides: Mapping[str, str] | None = None, app: str = "shop", **settings: Any
+        self,
+        *expected: str,
+        overrides: Mapping[str, str] | None = None,
+        app: str = "shop",
+        **settings: Any,
     ) -> ImportProbe:
         host = self.of(**settings) if settings else self.host
         encodings = ("utf-8", "binary", "klingon", "\0")
         env_file = FileState((self.directory / "app.env").read_bytes())
         environment = {**host.environment_in(env_file).likely, **(overrides or {})}
-        question = application.ask_imports(host, app, expected or ("tasks.bill",), environment, encodings)
+        question = application.ask_imports(
+            host, app, expected or ("tasks.bill",), environment, encodings
+        )
         return application.parse_imports(host, ask(question, private=["q"]))
 
 
@@ -83,10 +91,15 @@ def version():
     return socket.create_connection(there.getsockname()).recv(1)
 version()
 """
-DEAF = "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\nwhile True: time.sleep(1)\n"
+DEAF = (
+    "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\nwhile True:"
+    " time.sleep(1)\n"
+)
 
 
-def test_an_import_that_hangs_ends_in_time_and_says_where(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_that_hangs_ends_in_time_and_says_where(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(application, "LOAD_S", 1)
     site.write(**{"client.py": HANGS, "tasks.py": f"import client\n{dedent(TASKS)}"})
     loaded = site.probe()
@@ -97,10 +110,14 @@ def test_an_import_that_hangs_ends_in_time_and_says_where(site: Site, monkeypatc
     by_hand = site.probe("tasks.bill", "good.bill")
     assert set(by_hand.errors) == {"good", "tasks"}
     assert f"{site.directory}/client.py, line 5, after 1 s" in by_hand.errors["tasks"]
-    assert "No module named 'good'" in by_hand.errors["good"], "the others are imported all the same"
+    assert "No module named 'good'" in by_hand.errors["good"], (
+        "the others are imported all the same"
+    )
 
 
-def test_code_that_no_signal_reaches_is_ended_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_no_signal_reaches_is_ended_too(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(application, "LOAD_S", 1)
     site.write(**{"tasks.py": DEAF})
     error = site.probe().errors[""]
@@ -116,7 +133,11 @@ def test_an_application_that_switches_remote_control_off_says_so(site: Site) -> 
 
 def test_an_application_tells_the_transport_options_that_matter_and_no_other(site: Site) -> None:
     assert site.probe().options == {}
-    options = {"visibility_timeout": 7200, "priority_steps": (0, 5), "sentinel_kwargs": {"password": "s3cret"}}
+    options = {
+        "visibility_timeout": 7200,
+        "priority_steps": (0, 5),
+        "sentinel_kwargs": {"password": "s3cret"},
+    }
     site.write(**{"shop.py": dedent(APP) + f"app.conf.broker_transport_options = {options}\n"})
     assert site.probe().options == {"visibility_timeout": 7200, "priority_steps": [0, 5]}
 
@@ -128,7 +149,9 @@ def test_an_application_that_cannot_be_loaded_tells_no_options(site: Site) -> No
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 @pytest.mark.parametrize("manager", [{}, {"service_manager": "systemd", "commands": None}])
-def test_the_applications_code_is_run_by_its_own_user_and_never_by_root(manager: dict[str, Any]) -> None:
+def test_the_applications_code_is_run_by_its_own_user_and_never_by_root(
+    manager: dict[str, Any],
+) -> None:
     with TemporaryDirectory(dir="/tmp") as directory:
         Path(directory).chmod(0o777)
         site = Site(Path(directory))
@@ -149,13 +172,21 @@ def test_an_application_tells_what_its_workers_can_read(site: Site) -> None:
     assert "application/x-br" not in probe.compressions
     assert probe.encodings == frozenset({"utf-8", "binary"})
     assert probe.decodes is not None
-    assert probe.decodes >= {"application/json", "application/x-python-serialize", "application/text"}
-    site.write(**{"shop.py": dedent(APP) + "app.conf.accept_content = ['pickle', 'application/x-yaml']\n"})
+    assert probe.decodes >= {
+        "application/json",
+        "application/x-python-serialize",
+        "application/text",
+    }
+    site.write(
+        **{"shop.py": dedent(APP) + "app.conf.accept_content = ['pickle', 'application/x-yaml']\n"}
+    )
     own = {"application/x-python-serialize", "application/x-yaml"}
     assert site.probe().accepts == frozenset(own | {"application/data", "application/text"})
 
 
-def test_a_schedule_that_is_none_does_not_pass_for_an_application_that_does_not_load(site: Site) -> None:
+def test_a_schedule_that_is_none_does_not_pass_for_an_application_that_does_not_load(
+    site: Site,
+) -> None:
     site.write(**{"shop.py": dedent(APP) + "app.conf.beat_schedule = [1]\n"})
     probe = site.probe()
     assert (probe.loaded, probe.application and probe.application.schedule) == (True, ())
@@ -183,7 +214,10 @@ def test_an_import_error_that_the_application_swallows_comes_to_light(site: Site
     site.write(**{"app.env": "TIMEOUT=thirty\n"})
     probe = site.probe()
     assert "tasks.bill" not in probe.registered
-    assert probe.errors["tasks"].splitlines()[-1] == "ValueError: invalid literal for int() with base 10: 'thirty'"
+    assert (
+        probe.errors["tasks"].splitlines()[-1]
+        == "ValueError: invalid literal for int() with base 10: 'thirty'"
+    )
     assert "tasks.py" in probe.errors["tasks"]
 
 
@@ -197,9 +231,20 @@ def test_the_environment_file_is_read_and_overrides_come_on_top(site: Site) -> N
 
 
 @pytest.mark.parametrize(
-    "line", [b"CAF\xc9=caf\xe9", b"NOTE=caf\xe9", b"=x", b"A B=c", b"\xff", b"if true; then", b"NOTE=$(id -un)"]
+    "line",
+    [
+        b"CAF\xc9=caf\xe9",
+        b"NOTE=caf\xe9",
+        b"=x",
+        b"A B=c",
+        b"\xff",
+        b"if true; then",
+        b"NOTE=$(id -un)",
+    ],
 )
-def test_a_line_that_is_no_variable_does_not_pass_for_an_import_error(site: Site, line: bytes) -> None:
+def test_a_line_that_is_no_variable_does_not_pass_for_an_import_error(
+    site: Site, line: bytes
+) -> None:
     (site.directory / "app.env").write_bytes(line + b"\nTIMEOUT=30\n")
     site.write(**{"tasks.py": "import os\nint(os.environ['TIMEOUT'])\n" + dedent(TASKS)})
     assert site.probe().errors == {}
@@ -227,14 +272,26 @@ exec {python} -c 'import sys; sys.version_info = (3, 5, 2); exec(sys.argv[1])' "
         ("{site}/tasks.py", rf"may not execute: {NAME_PYTHON}"),
         ("/bin/true", r"which did not come so far as to load it: it printed nothing"),
         ("/bin/sh", r"which did not come so far as to load it: .*-B"),
-        ("{site}/old", r"did not come so far as to load it: it is Python 3\.5; 3\.6 or newer is needed"),
-        ("{site}/bare", rf"and that Python 3\.\d+ cannot import Celery \(No module named 'celery'\): {NAME_PYTHON}"),
+        (
+            "{site}/old",
+            r"did not come so far as to load it: it is Python 3\.5; 3\.6 or newer is needed",
+        ),
+        (
+            "{site}/bare",
+            (
+                r"and that Python 3\.\d+ cannot import Celery \(No module named 'celery'\):"
+                rf" {NAME_PYTHON}"
+            ),
+        ),
     ],
 )
 def test_a_wrong_celery_python_is_named_and_says_nothing_about_the_application(
     site: Site, python: str, told: str
 ) -> None:
-    site.write(bare=f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n', old=WRAPPED.format(python=sys.executable))
+    site.write(
+        bare=f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n',
+        old=WRAPPED.format(python=sys.executable),
+    )
     for name in ("bare", "old"):
         (site.directory / name).chmod(0o755)
     python = python.format(site=site.directory)
@@ -246,15 +303,32 @@ def test_a_wrong_celery_python_is_named_and_says_nothing_about_the_application(
 @pytest.mark.parametrize(
     ("app", "told"),
     [
-        ("nope:app", "{python} finds no module nope in {site}: correct celery_app or celery_directory"),
-        ("tasks.nope", "{python} finds no module tasks.nope in {site}: correct celery_app or celery_directory"),
+        (
+            "nope:app",
+            "{python} finds no module nope in {site}: correct celery_app or celery_directory",
+        ),
+        (
+            "tasks.nope",
+            "{python} finds no module tasks.nope in {site}: correct celery_app or celery_directory",
+        ),
         ("shop:nope", "{site}/shop.py has no nope: correct celery_app (MODULE:ATTRIBUTE)"),
-        ("other", "{site}/other.py has no Celery application: correct celery_app (MODULE:ATTRIBUTE)"),
-        ("other:x", "which is of type int and no Celery application: correct celery_app (MODULE:ATTRIBUTE)"),
-        ("flask", "which is of type int and no Celery application: correct celery_app (MODULE:ATTRIBUTE)"),
+        (
+            "other",
+            "{site}/other.py has no Celery application: correct celery_app (MODULE:ATTRIBUTE)",
+        ),
+        (
+            "other:x",
+            "which is of type int and no Celery application: correct celery_app (MODULE:ATTRIBUTE)",
+        ),
+        (
+            "flask",
+            "which is of type int and no Celery application: correct celery_app (MODULE:ATTRIBUTE)",
+        ),
     ],
 )
-def test_a_wrong_celery_app_is_named_and_says_nothing_about_the_application(site: Site, app: str, told: str) -> None:
+def test_a_wrong_celery_app_is_named_and_says_nothing_about_the_application(
+    site: Site, app: str, told: str
+) -> None:
     site.write(**{"other.py": "x = 1\n", "flask.py": "app = 1\n"})
     probe = site.probe(app=app)
     told = told.format(python=sys.executable, site=site.directory)
@@ -291,7 +365,10 @@ def test_a_missing_directory_is_named(site: Site) -> None:
     probe = application.parse_imports(site.host, ask(application.ask_imports(make_host(
         directory="/no/such", env_file="/no/such/env", python=sys.executable, user=getpass.getuser(),
     ), "shop", (), {})))  # fmt: skip
-    assert probe.failed == "celery_directory is /no/such, which cannot be entered: No such file or directory"
+    assert (
+        probe.failed
+        == "celery_directory is /no/such, which cannot be entered: No such file or directory"
+    )
 
 
 def test_what_the_environment_file_adds_to_pythonpath_is_found(site: Site) -> None:
@@ -312,7 +389,10 @@ def test_what_keeps_root_from_becoming_the_applications_user_is_named(
         (site.directory / "bin" / name).symlink_to(shutil.which(name) or "")
     monkeypatch.setenv("PATH", f"{site.directory}/bin")
     failed = site.probe(user="nobody").failed
-    assert re.match(r"root cannot become nobody \(setpriv of util-linux is needed .*\): .*setpriv: not found", failed)
+    assert re.match(
+        r"root cannot become nobody \(setpriv of util-linux is needed .*\): .*setpriv: not found",
+        failed,
+    )
 
 
 def _pythons() -> list[str]:
@@ -358,8 +438,13 @@ def test_a_module_that_exits_is_told_and_no_traceback_of_ours(site: Site) -> Non
     assert "usage: shop" in probe.errors[""]
 
 
-def test_an_application_that_prints_much_before_and_after_does_not_confuse_the_answer(site: Site) -> None:
-    noise = 'print("x" * 2_000_000, end="")\nimport atexit\natexit.register(print, "bye")\nprint({"registered": []})\n'
+def test_an_application_that_prints_much_before_and_after_does_not_confuse_the_answer(
+    site: Site,
+) -> None:
+    noise = (
+        'print("x" * 2_000_000, end="")\nimport atexit\natexit.register(print,'
+        ' "bye")\nprint({"registered": []})\n'
+    )
     site.write(**{"tasks.py": noise + dedent(TASKS)})
     probe = site.probe()
     assert "tasks.bill" in probe.registered
@@ -372,8 +457,12 @@ def test_an_application_that_starts_a_thread_does_not_hold_the_answer_up(site: S
     assert "tasks.bill" in site.probe().registered
 
 
-def test_a_process_that_the_application_starts_and_leaves_does_not_hold_the_answer_up(site: Site) -> None:
-    start = "import subprocess\nopen('pid', 'w').write(str(subprocess.Popen(['sleep', '600']).pid))\n"
+def test_a_process_that_the_application_starts_and_leaves_does_not_hold_the_answer_up(
+    site: Site,
+) -> None:
+    start = (
+        "import subprocess\nopen('pid', 'w').write(str(subprocess.Popen(['sleep', '600']).pid))\n"
+    )
     site.write(**{"tasks.py": start + dedent(TASKS)})
     assert "tasks.bill" in site.probe().registered
     os.kill(int((site.directory / "pid").read_text()), signal.SIGKILL)
@@ -386,7 +475,9 @@ def test_an_application_that_reads_its_input_finds_none(site: Site) -> None:
 
 def test_awkward_names_and_values_reach_the_probe_as_they_are(site: Site) -> None:
     value = 'it\'s "$(id)" \\ 😀 %s {x}'
-    check = "import os, pathlib\npathlib.Path('seen').write_text(os.environ['X'], encoding='utf-8')\n"
+    check = (
+        "import os, pathlib\npathlib.Path('seen').write_text(os.environ['X'], encoding='utf-8')\n"
+    )
     site.write(**{"tasks.py": check + dedent(TASKS)})
     site.probe(overrides={"X": value})
     assert (site.directory / "seen").read_text(encoding="utf-8") == value
@@ -399,7 +490,9 @@ def test_garbage_instead_of_an_answer_is_the_error_of_everything(site: Site) -> 
 
 
 def test_a_probe_that_did_not_come_so_far_has_failed_and_accuses_nothing(site: Site) -> None:
-    probe = application.parse_imports(site.host, Answer(1, b"", "celery_user is x, and there is no such user\n"))
+    probe = application.parse_imports(
+        site.host, Answer(1, b"", "celery_user is x, and there is no such user\n")
+    )
     assert (probe.failed, probe.errors) == ("celery_user is x, and there is no such user", {})
 
 
@@ -435,18 +528,34 @@ def test_celerys_own_router_tells_which_queue_a_task_goes_to(site: Site) -> None
     found = said(site)
     assert (queue_of(found, "tasks.bill"), queue_of(found, "celery.chord")) == ("bills", "rest")
     assert scheduled(found) == [("nightly", "bills"), ("typo", "bils"), ("rest", "rest")]
-    site.write(**{"shop.py": dedent(APP) + ROUTED + "app.conf.task_create_missing_queues = False\n"})
-    assert [entry.route and entry.route.error for entry in said(site).schedule if entry.name == "typo"] == [
-        "QueueNotFound: \"Queue 'bils' missing from task_queues\""
-    ]
+    site.write(
+        **{"shop.py": dedent(APP) + ROUTED + "app.conf.task_create_missing_queues = False\n"}
+    )
+    assert [
+        entry.route and entry.route.error for entry in said(site).schedule if entry.name == "typo"
+    ] == ["QueueNotFound: \"Queue 'bils' missing from task_queues\""]
 
 
 @pytest.mark.parametrize(
     "looks",
-    ["args", "len(args)", "args[0]", "kwargs.get('x')", "'x' in kwargs", "kwargs['x']", "list(kwargs)", "bool(kwargs)"],
+    [
+        "args",
+        "len(args)",
+        "args[0]",
+        "kwargs.get('x')",
+        "'x' in kwargs",
+        "kwargs['x']",
+        "list(kwargs)",
+        "bool(kwargs)",
+    ],
 )
-def test_where_a_router_looks_at_arguments_nothing_is_known_without_them(site: Site, looks: str) -> None:
-    own = f"app.conf.task_routes = (lambda name, args, kwargs, *_, **__: {{'queue': 'one' if {looks} else 'none'}},)\n"
+def test_where_a_router_looks_at_arguments_nothing_is_known_without_them(
+    site: Site, looks: str
+) -> None:
+    own = (
+        "app.conf.task_routes = (lambda name, args, kwargs, *_, **__: {'queue': 'one' if"
+        f" {looks} else 'none'}},)\n"
+    )
     site.write(**{"shop.py": dedent(APP) + ROUTED + own})
     found = said(site)
     bill = found.task("tasks.bill")
@@ -461,7 +570,10 @@ def test_a_router_that_goes_by_the_name_is_known(site: Site) -> None:
 
 
 def test_an_entry_of_the_schedule_is_routed_by_its_own_arguments(site: Site) -> None:
-    own = "app.conf.task_routes = (lambda name, args, *_, **__: {'queue': 'one' if args else 'none'},)\n"
+    own = (
+        "app.conf.task_routes = (lambda name, args, *_, **__: {'queue': 'one' if args else"
+        " 'none'},)\n"
+    )
     site.write(**{"shop.py": dedent(APP) + ROUTED + own})
     assert scheduled(said(site)) == [("nightly", "none"), ("typo", "bils"), ("rest", "one")]
 
@@ -484,7 +596,9 @@ app.conf.update(
 """
 
 
-def test_it_says_where_its_broker_and_results_are_and_how_its_tasks_run_without_any_password(site: Site) -> None:
+def test_it_says_where_its_broker_and_results_are_and_how_its_tasks_run_without_any_password(
+    site: Site,
+) -> None:
     head = "from datetime import timedelta\n" + dedent(APP).replace("memory://", "")
     site.write(**{"shop.py": head + SAYS, "app.env": "APP_PASSWORD=hunter2-hunter2\n"})
     found = said(site)
@@ -493,7 +607,11 @@ def test_it_says_where_its_broker_and_results_are_and_how_its_tasks_run_without_
     assert [queue.name for queue in found.queues] == ["media", "plain"]
     bill = found.task("tasks.bill")
     assert bill
-    assert (bill.route.queue, bill.route.exchange, bill.route.routing_key) == ("media", "media", "video")
+    assert (bill.route.queue, bill.route.exchange, bill.route.routing_key) == (
+        "media",
+        "media",
+        "video",
+    )
     assert (bill.rate_limit, bill.soft_time_limit_s) == ("10/m", 5)
     (entry,) = found.schedule
     assert (entry.every_s, entry.options) == (120.0, {"priority": 5, "expires": 3600.0})
@@ -503,10 +621,14 @@ def test_it_says_where_its_broker_and_results_are_and_how_its_tasks_run_without_
     assert "s3cret" not in repr(found)
 
 
-@pytest.mark.parametrize("told", [None, [], {"tasks": 3}, {"broker": [{"scheme": 1}]}, {"schedule": [{"name": "x"}]}])
+@pytest.mark.parametrize(
+    "told", [None, [], {"tasks": 3}, {"broker": [{"scheme": 1}]}, {"schedule": [{"name": "x"}]}]
+)
 def test_an_answer_of_another_shape_says_nothing(site: Site, told: Any) -> None:
     line = application.ANSWER + json.dumps({"registered": [], "application": told})[1:]
-    answer = Answer(0, application.BEGAN + (line.replace('{"answer": ', '{"answer": {') + "}\n").encode(), "")
+    answer = Answer(
+        0, application.BEGAN + (line.replace('{"answer": ', '{"answer": {') + "}\n").encode(), ""
+    )
     assert application.parse_what_it_says(answer) is None
 
 
@@ -524,7 +646,9 @@ def test_the_digest_of_a_load_is_the_one_that_a_look_makes(site: Site) -> None:
 def test_the_folder_of_a_library_is_not_watched_where_one_of_its_files_is_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Debian's sitecustomize.py is, a link to /etc: each look would ask for all of the standard library."""
+    """As Debian's sitecustomize.py is, a link to /etc: each look would ask for all of the standard
+    library.
+    """
     library, elsewhere = tmp_path / "usr/lib/python3", tmp_path / "etc/sitecustomize.py"
     library.mkdir(parents=True)
     elsewhere.parent.mkdir()

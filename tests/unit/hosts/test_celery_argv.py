@@ -8,8 +8,18 @@ from runbooks.hosts.celery_argv import command_in, extra_of, log_of, options_of
 @pytest.mark.parametrize(
     ("text", "node", "queues", "extra"),
     [
-        ("/v/bin/celery -A p worker -n mail@%h -Q mail,low -O fair", "mail@%h", ("mail", "low"), "--optimization=fair"),
-        ("sh -c '. ./env; exec /v/bin/python -m celery -A p worker -Q q -E; echo ended'", "", ("q",), "-E"),
+        (
+            "/v/bin/celery -A p worker -n mail@%h -Q mail,low -O fair",
+            "mail@%h",
+            ("mail", "low"),
+            "--optimization=fair",
+        ),
+        (
+            "sh -c '. ./env; exec /v/bin/python -m celery -A p worker -Q q -E; echo ended'",
+            "",
+            ("q",),
+            "-E",
+        ),
         (
             'bash -lc "cd /srv && celery -A p worker -Q q --max-tasks-per-child 9"',
             "",
@@ -18,11 +28,18 @@ from runbooks.hosts.celery_argv import command_in, extra_of, log_of, options_of
         ),
     ],
 )
-def test_it_is_found_behind_a_python_and_inside_a_shell(text: str, node: str, queues: object, extra: str) -> None:
+def test_it_is_found_behind_a_python_and_inside_a_shell(
+    text: str, node: str, queues: object, extra: str
+) -> None:
     words = command_in(text)
     options = options_of(words)
     assert options
-    assert (options.app, options.node, options.queues, extra_of(words)) == ("p", node, queues, (extra,))
+    assert (options.app, options.node, options.queues, extra_of(words)) == (
+        "p",
+        node,
+        queues,
+        (extra,),
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,6 +56,9 @@ def test_what_shows_only_when_it_runs_is_not_guessed(text: str) -> None:
 
 
 def test_a_log_file_is_that_of_its_flag() -> None:
-    assert log_of(["python", "-m", "celery", "-A", "p", "worker", "--logfile=/var/log/w.log"]) == "/var/log/w.log"
+    assert (
+        log_of(["python", "-m", "celery", "-A", "p", "worker", "--logfile=/var/log/w.log"])
+        == "/var/log/w.log"
+    )
     assert log_of(["celery", "-A", "p", "worker", "-f", "w.log"]) == "w.log"
     assert log_of(["celery", "-A", "p", "worker"]) == log_of(["python", "serve.py"]) == ""

@@ -1,11 +1,22 @@
-"""The Celery processes of a host, and who else runs the application's workers beside ours, from what hosts answered."""
+"""The Celery processes of a host, and who else runs the application's workers beside ours, from
+what hosts answered.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
-from runbooks.core.census import BrokerPlace, CeleryProcess, Census, Connection, Kind, Manager, Unit, started_by
+from runbooks.core.census import (
+    BrokerPlace,
+    CeleryProcess,
+    Census,
+    Connection,
+    Kind,
+    Manager,
+    Unit,
+    started_by,
+)
 from runbooks.core.managers import SYSTEMD_UNITS
 from runbooks.core.model import OtherRunner
 from runbooks.hosts.census import others, parse_census
@@ -13,7 +24,10 @@ from runbooks.hosts.facts import Clock
 from runbooks.hosts.script import Answer
 
 PYTHON = "/srv/venv/bin/python -m celery"
-OLD1 = f"{PYTHON} -A printer_inventory worker -Q low_priority --pidfile=/run/celery/old1.pid -n old1@web1"
+OLD1 = (
+    f"{PYTHON} -A printer_inventory worker -Q low_priority --pidfile=/run/celery/old1.pid -n"
+    " old1@web1"
+)
 ID = "0123456789abcdef" * 4
 UNITS = """\
 Type=notify
@@ -49,15 +63,24 @@ CLOCK = Clock(1000.0, 100.0, 100)
 def masks(ignored: Sequence[int], caught: Sequence[int]) -> tuple[str, ...]:
     """The lines of a status that say which signals are ignored and caught."""
     bits = {"SigIgn": ignored, "SigCgt": caught}
-    return tuple(f"{name}:\t{sum(1 << one - 1 for one in signals):016x}" for name, signals in bits.items())
+    return tuple(
+        f"{name}:\t{sum(1 << one - 1 for one in signals):016x}" for name, signals in bits.items()
+    )
 
 
-MAIN, CHILD, BEAT, PLAIN = masks((), (2, 3, 10, 15)), masks((2,), (3, 10, 15)), masks((), (2, 15)), masks((13,), (2,))
+MAIN, CHILD, BEAT, PLAIN = (
+    masks((), (2, 3, 10, 15)),
+    masks((2,), (3, 10, 15)),
+    masks((), (2, 15)),
+    masks((13,), (2,)),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A process as a host tells it, with the signals of a main process, or of a beat where its command says so."""
+    """A process as a host tells it, with the signals of a main process, or of a beat where its
+    command says so.
+    """
 
     group: str
     pid: int
@@ -76,7 +99,9 @@ class Shown:
         head = f"{self.pid} ({self.name}) {self.state} {self.parent} 9 9 0 -1 {flags}"
         yield f"stat:{head} 4 0 0 0 120 30 0 0 20 0 1 0 4000"
         signals = self.signals or (BEAT if " beat" in self.command else MAIN)
-        yield from (f"status:{line}" for line in ("VmRSS:\t   2048 kB", f"NSpid:\t{self.pid}\t7", *signals))
+        yield from (
+            f"status:{line}" for line in ("VmRSS:\t   2048 kB", f"NSpid:\t{self.pid}\t7", *signals)
+        )
         yield f"cgroup:{self.group}"
 
 
@@ -84,20 +109,31 @@ def process(unit: str, pid: int, command: str, *, parent: int = 1, here: str = "
     return Shown(f"0::/system.slice/{unit}", pid, command, parent, f"{here or '-'} -")
 
 
-def census(*shown: Shown, above: str = "", network: str = "", environs: str = "", hidden: str = "") -> Census:
+def census(
+    *shown: Shown, above: str = "", network: str = "", environs: str = "", hidden: str = ""
+) -> Census:
     programs = {one.pid: f"{one.program}'" for one in shown if one.program}
     parts = [
         "".join(f"{one.pid} {one.flags}\n" for one in shown) + hidden,
         "".join(f"/proc/{one.pid}/{line}\n" for one in shown for line in one.lines()),
         above,
         "".join(f"/proc/{one.pid} 33 www-data '/proc/{one.pid}'\n" for one in shown)
-        + "".join(f"/proc/{pid}/exe 0 root '/proc/{pid}/exe' -> '{program}\n" for pid, program in programs.items()),
-        "".join("\n".join([f"={one.pid}", *map(str, one.sockets), ""]) for one in shown if one.sockets is not None),
+        + "".join(
+            f"/proc/{pid}/exe 0 root '/proc/{pid}/exe' -> '{program}\n"
+            for pid, program in programs.items()
+        ),
+        "".join(
+            "\n".join([f"={one.pid}", *map(str, one.sockets), ""])
+            for one in shown
+            if one.sockets is not None
+        ),
         network,
         environs,
         UNITS,
         UNSUITED,
-        "".join(f"/proc/{one.pid}/cmdline:" + one.command.replace(" ", "\0") + "\0\n" for one in shown),
+        "".join(
+            f"/proc/{one.pid}/cmdline:" + one.command.replace(" ", "\0") + "\0\n" for one in shown
+        ),
     ]
     return parse_census(Answer(0, "---\n".join(parts).encode(), ""), CLOCK, {})
 
@@ -117,7 +153,9 @@ def found(
 # --- who else runs it -------------------------------------------------------------------------------------------------
 
 
-def test_units_of_celery_multi_and_plain_ones_are_told_with_their_nodes_and_without_their_children() -> None:
+def test_units_of_celery_multi_and_plain_ones_are_told_with_their_nodes_and_without_their_children() -> (
+    None
+):
     assert found(
         process("printers.service", 621, f"{PYTHON} --app printer_inventory.celery:app worker -Q daemon -n a@web1"),
         process("celery.service", 625, OLD1),
@@ -153,13 +191,27 @@ SUPERVISORD = "5 (supervisord) S 1 5 5 0 -1 0 0 0 0 0 1 1 0 0 20 0 1 0 9\n"
         ("0::/", "here -", 1, "process 9", None),
         ("0::/system.slice/cron.service", "here -", 5, "supervisord", Manager.SUPERVISORD),
         (f"0::/docker/{ID}", "- inside", 1, "container 0123456789ab", Manager.DOCKER),
-        (f"0::/system.slice/docker-{ID}.scope", "- inside", 1, "container 0123456789ab", Manager.DOCKER),
+        (
+            f"0::/system.slice/docker-{ID}.scope",
+            "- inside",
+            1,
+            "container 0123456789ab",
+            Manager.DOCKER,
+        ),
         (f"0::/libpod_parent/libpod-{ID}", "- inside", 1, "container 0123456789ab", Manager.PODMAN),
-        (f"0::/kubepods/cri-containerd-{ID}.scope", "- inside", 1, "container 0123456789ab", Manager.CONTAINER),
+        (
+            f"0::/kubepods/cri-containerd-{ID}.scope",
+            "- inside",
+            1,
+            "container 0123456789ab",
+            Manager.CONTAINER,
+        ),
         (f"0::/docker/{ID}", "here -", 1, "process 9", None),  # this host is the container
     ],
 )
-def test_whoever_runs_it_is_told(group: str, flags: str, parent: int, name: str, manager: Manager | None) -> None:
+def test_whoever_runs_it_is_told(
+    group: str, flags: str, parent: int, name: str, manager: Manager | None
+) -> None:
     shown = Shown(group, 9, f"{PYTHON} -A printer_inventory worker -n a@web1", parent, flags)
     assert found(shown, above=SUPERVISORD) == (OtherRunner(name, {9: "worker a@web1"}, manager),)
 
@@ -178,12 +230,27 @@ def test_what_belongs_to_a_service_of_ours_is_nobody_elses() -> None:
 @pytest.mark.parametrize(
     ("command", "here", "told"),
     [
-        ("[celeryd: a@web1:MainProcess] -active- (-A printer_inventory worker -n a@web1)", "", "worker a@web1"),
+        (
+            "[celeryd: a@web1:MainProcess] -active- (-A printer_inventory worker -n a@web1)",
+            "",
+            "worker a@web1",
+        ),
         ("[celeryd: a@web1:ForkPoolWorker-1]", "here", ""),
         ("[celery beat]", "here", "beat"),
         ("/srv/venv/bin/celery worker --hostname=a@%h", "here", "worker a@%h"),
-        ("/srv/venv/bin/celery -A printer_inventory -b redis://:s3cret@broker/0 worker", "", "worker"),
-        ("/srv/venv/bin/python3.11 -u -W ignore /srv/venv/bin/celery -A printer_inventory worker", "", "worker"),
+        (
+            "/srv/venv/bin/celery -A printer_inventory -b redis://:s3cret@broker/0 worker",
+            "",
+            "worker",
+        ),
+        (
+            (
+                "/srv/venv/bin/python3.11 -u -W ignore /srv/venv/bin/celery -A printer_inventory"
+                " worker"
+            ),
+            "",
+            "worker",
+        ),
         ("python manage.py celery worker", "here", "worker"),
         ("/srv/venv/bin/celery worker", "", ""),
         (f"{PYTHON} -A another worker", "here", ""),
@@ -194,26 +261,39 @@ def test_what_belongs_to_a_service_of_ours_is_nobody_elses() -> None:
         ("", "here", ""),
     ],
 )
-def test_what_counts_is_a_worker_or_beat_of_this_application(command: str, here: str, told: str) -> None:
-    runs = [list(one.runs.values()) for one in found(process("celery.service", 1234, command, here=here))]
-    assert runs == ([[told]] if told else [])
-
-
-@pytest.mark.parametrize(("command", "told"), [("beat", "beat"), ("worker", "worker"), ("flower", "")])
-def test_an_application_that_is_called_worker_is_no_worker(command: str, told: str) -> None:
+def test_what_counts_is_a_worker_or_beat_of_this_application(
+    command: str, here: str, told: str
+) -> None:
     runs = [
-        list(one.runs.values()) for one in found(process("a.service", 9, f"{PYTHON} -A worker {command}"), app="worker")
+        list(one.runs.values())
+        for one in found(process("celery.service", 1234, command, here=here))
     ]
     assert runs == ([[told]] if told else [])
 
 
 @pytest.mark.parametrize(
-    ("own_groups", "inside", "told"), [((), True, True), ((), False, False), (("celery-worker@*",), False, True)]
+    ("command", "told"), [("beat", "beat"), ("worker", "worker"), ("flower", "")]
+)
+def test_an_application_that_is_called_worker_is_no_worker(command: str, told: str) -> None:
+    runs = [
+        list(one.runs.values())
+        for one in found(process("a.service", 9, f"{PYTHON} -A worker {command}"), app="worker")
+    ]
+    assert runs == ([[told]] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("own_groups", "inside", "told"),
+    [((), True, True), ((), False, False), (("celery-worker@*",), False, True)],
 )
 def test_without_systemd_another_directory_is_another_installation(
     own_groups: Sequence[str], inside: bool, told: bool
 ) -> None:
-    seen = census(process("", 9, "python /v/celery -A shop worker -n by_hand@web1", here="here" if inside else ""))
+    seen = census(
+        process(
+            "", 9, "python /v/celery -A shop worker -n by_hand@web1", here="here" if inside else ""
+        )
+    )
     runs = [what for one in others("shop", seen, own_groups, ()) for what in one.runs.values()]
     assert runs == (["worker by_hand@web1"] if told else [])
     assert [one.pid for one in seen.processes] == [9]  # the census has it all the same
@@ -224,7 +304,10 @@ def test_without_systemd_another_directory_is_another_installation(
     [
         (f"{PYTHON} -A shop worker -B -n w1@web1 -Q high", "worker w1@web1 -B"),
         ("/srv/venv/bin/celery -A shop worker --beat -n w1@web1", "worker w1@web1 -B"),
-        ("[celeryd: w1@web1:MainProcess] -active- (-A shop worker -n w1@web1 -B)", "worker w1@web1 -B"),
+        (
+            "[celeryd: w1@web1:MainProcess] -active- (-A shop worker -n w1@web1 -B)",
+            "worker w1@web1 -B",
+        ),
         ("/srv/venv/bin/celery -A shop worker -B", "worker -B"),
         ("/srv/venv/bin/celery -A shop worker -n w1@web1", "worker w1@web1"),
         ("/srv/venv/bin/celery -A shop beat", "beat"),
@@ -266,7 +349,9 @@ def test_the_pool_and_the_beat_of_a_worker_that_is_gone_are_left_of_it() -> None
     kinds = [Kind.MAIN, Kind.CHILD, Kind.EMBEDDED_BEAT, Kind.CHILD]
     assert [(one.kind, one.leftover) for one in seen.processes] == [(kind, False) for kind in kinds]
     assert [one.pid for one in seen.children_of(9)] == [10, 11]
-    assert [(one.kind, one.leftover) for one in census(*alive[1:]).processes] == [(kind, True) for kind in kinds[1:]]
+    assert [(one.kind, one.leftover) for one in census(*alive[1:]).processes] == [
+        (kind, True) for kind in kinds[1:]
+    ]
 
 
 def test_a_worker_with_beat_that_a_program_has_forked_is_known_by_its_pool() -> None:
@@ -284,10 +369,14 @@ def test_a_worker_with_beat_that_a_program_has_forked_is_known_by_its_pool() -> 
         ("[celery beat] -A shop beat", Kind.BEAT),
     ],
 )
-def test_a_title_decides_by_itself_and_has_the_whole_name_of_the_node(title: str, kind: Kind) -> None:
+def test_a_title_decides_by_itself_and_has_the_whole_name_of_the_node(
+    title: str, kind: Kind
+) -> None:
     one = only(Shown("0::/", 9, title, signals=PLAIN, name="[celeryd: a@web"))
     assert one.kind is kind
-    assert (one.options.node, one.options.titled) == (("", False) if "beat]" in title else ("a@web1", True))
+    assert (one.options.node, one.options.titled) == (
+        ("", False) if "beat]" in title else ("a@web1", True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -318,14 +407,22 @@ NETWORK = f"""\
 
 def test_a_process_is_told_with_all_that_is_known_of_it() -> None:
     command = f"{PYTHON} -A shop:app worker -n a@%h -Q high,low -P gevent -c 20 -B"
-    above = "".join(f"{pid} ({name}) S {up} 1 1 0 -1 0\n" for pid, name, up in [(7, "sh", 6), (6, "tini", 5)])
+    above = "".join(
+        f"{pid} ({name}) S {up} 1 1 0 -1 0\n" for pid, name, up in [(7, "sh", 6), (6, "tini", 5)]
+    )
     one = only(
         Shown("0::/system.slice/a.service", 9, command, 7, state="T", sockets=[71, 72, 73]),
         above=above + SUPERVISORD,
         network=NETWORK,
         environs="9 group shop\n9 process high\n9 redis 3 6380 broker.example\n",
     )
-    assert (one.stopped, one.user, one.memory_bytes, one.cpu_s, one.inner_pid) == (True, "www-data", 2 << 20, 1.5, 7)
+    assert (one.stopped, one.user, one.memory_bytes, one.cpu_s, one.inner_pid) == (
+        True,
+        "www-data",
+        2 << 20,
+        1.5,
+        7,
+    )
     assert (one.started_at, one.start_ticks, one.here, one.terminal) == (940.0, 4000, True, False)
     assert (one.unit, one.program, one.wrappers) == ("a.service", "shop:high", ("sh", "tini"))
     assert one.connections == (
@@ -344,7 +441,9 @@ def test_supervisords_program_is_known_from_what_stands_between_where_a_title_hi
     title = "[celeryd: a@web1:MainProcess] -active- (-A shop worker)"
     below = only(Shown("0::/", 9, title, 7), above=above, environs="7 group a\n7 process a_00\n")
     assert below.program == "a:a_00"
-    apart = only(Shown("0::/", 9, WORKER), environs="9 group a\n9 process a_00\n")  # that supervisord is gone
+    apart = only(
+        Shown("0::/", 9, WORKER), environs="9 group a\n9 process a_00\n"
+    )  # that supervisord is gone
     assert [started_by(one, {}).manager for one in (below, apart)] == [Manager.SUPERVISORD, None]
 
 

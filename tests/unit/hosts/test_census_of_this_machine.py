@@ -45,7 +45,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def start(folder: Path, redis_server: RedisServer) -> Iterator[Start]:
-    """Starts a command in the folder and returns its pid; whatever it has started is gone at the end."""
+    """Starts a command in the folder and returns its pid; whatever it has started is gone at the
+    end.
+    """
     with redis.Redis.from_url(redis_server.url(DB)) as client:
         client.execute_command("ACL", "SETUSER", "shop", "on", f">{PASSWORD}", "~*", "&*", "+@all")
     url = redis_server.url(DB).replace("://", f"://shop:{PASSWORD}@")
@@ -96,31 +98,64 @@ def counted(folder: Path, start: Start) -> Counted:
     beat_file = str(folder / "schedule")
     worker = f"{' '.join(CELERY)} worker --without-mingle --without-gossip"
     pids = {
-        "prefork": start(*worker.split(), "-c", "2", "-Q", "high,low", "-n", "prefork@x", "-Bs", beat_file),
-        "threads": start(PYTHON, "-m", "celery", *worker.split()[1:], "-P", "threads", "-c3", "--hostname=threads@%h"),
+        "prefork": start(
+            *worker.split(), "-c", "2", "-Q", "high,low", "-n", "prefork@x", "-Bs", beat_file
+        ),
+        "threads": start(
+            PYTHON,
+            "-m",
+            "celery",
+            *worker.split()[1:],
+            "-P",
+            "threads",
+            "-c3",
+            "--hostname=threads@%h",
+        ),
         "solo": start(*worker.split(), "-P", "solo", "-n", "solo@x"),
         "beat": start(*CELERY, "beat", "-s", f"{beat_file}2", "--pidfile="),
         "shell": start("sh", "-c", f"{worker} -P solo -n wrapped@x; true"),
-        "multi": start(*CELERY[:1], "multi", "start", "m1@x", *CELERY[1:], "-P", "solo", f"--pidfile={folder}/%n.pid"),
+        "multi": start(
+            *CELERY[:1],
+            "multi",
+            "start",
+            "m1@x",
+            *CELERY[1:],
+            "-P",
+            "solo",
+            f"--pidfile={folder}/%n.pid",
+        ),
         "grep": start("grep", "--line-buffered", " ".join(CELERY) + " worker"),
         "tail": start("tail", "-f", "celery-worker.log"),
-        "python": start(PYTHON, "-c", "import sys; sys.stdin.read()", "celery", "-A", "counted_app", "worker"),
+        "python": start(
+            PYTHON, "-c", "import sys; sys.stdin.read()", "celery", "-A", "counted_app", "worker"
+        ),
         "events": start(*CELERY, "events", "--dump"),
         "flower": start(PYTHON, "-c", "import signal; signal.pause()", *CELERY[1:], "flower"),
     }
     at_work = [Kind.BEAT, Kind.CHILD, Kind.CHILD, Kind.EMBEDDED_BEAT, *[Kind.MAIN] * 5]
-    until(lambda: sorted((one.kind for one in look(folder).values()), key=lambda kind: kind.name) == at_work)
+    until(
+        lambda: (
+            sorted((one.kind for one in look(folder).values()), key=lambda kind: kind.name)
+            == at_work
+        )
+    )
     return pids, look(folder)
 
 
-def test_what_is_a_worker_or_beat_is_seen_and_what_only_looks_like_one_is_not(counted: Counted) -> None:
+def test_what_is_a_worker_or_beat_is_seen_and_what_only_looks_like_one_is_not(
+    counted: Counted,
+) -> None:
     pids, seen = counted
     mains = {one.pid: one.kind for one in seen.values() if one.kind in (Kind.MAIN, Kind.BEAT)}
-    started = {pids[name]: Kind.MAIN for name in ("prefork", "threads", "solo")} | {pids["beat"]: Kind.BEAT}
+    started = {pids[name]: Kind.MAIN for name in ("prefork", "threads", "solo")} | {
+        pids["beat"]: Kind.BEAT
+    }
     elsewhere = set(mains) - set(started)  # below the shell, and detached by celery multi
     assert {pid: mains[pid] for pid in started} == started
     assert {seen[pid].options.node for pid in elsewhere} == {"wrapped@x", "m1@x"}
-    assert not {pids[name] for name in ("shell", "grep", "tail", "python", "events", "flower")} & set(seen)
+    assert not {
+        pids[name] for name in ("shell", "grep", "tail", "python", "events", "flower")
+    } & set(seen)
 
 
 def test_a_pool_and_the_beat_of_a_worker_are_its_own(counted: Counted) -> None:
@@ -183,14 +218,23 @@ def test_the_beat_of_a_worker_that_was_killed_is_left_of_it(folder: Path, start:
     """As with celery 5.7: the processes of its pool end with it, its beat does not."""
     schedule = str(folder / "schedule3")
     pid = start(*CELERY, "worker", "-P", "threads", "-n", "killed@x", "-B", "-s", schedule)
-    until(lambda: {one.kind for one in named(folder, "killed@x")} == {Kind.MAIN, Kind.EMBEDDED_BEAT})
+    until(
+        lambda: {one.kind for one in named(folder, "killed@x")} == {Kind.MAIN, Kind.EMBEDDED_BEAT}
+    )
     assert not any(one.leftover for one in named(folder, "killed@x"))
     os.kill(pid, signal.SIGKILL)
-    until(lambda: [(one.kind, one.leftover) for one in named(folder, "killed@x")] == [(Kind.EMBEDDED_BEAT, True)])
+    until(
+        lambda: (
+            [(one.kind, one.leftover) for one in named(folder, "killed@x")]
+            == [(Kind.EMBEDDED_BEAT, True)]
+        )
+    )
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
-def test_every_shell_says_the_same(counted: Counted, folder: Path, tmp_path: Path, shell: Sequence[str]) -> None:
+def test_every_shell_says_the_same(
+    counted: Counted, folder: Path, tmp_path: Path, shell: Sequence[str]
+) -> None:
     """busybox with its own stat, ls, grep, sed and tr."""
     path = os.environ["PATH"]
     if shell[0] == "busybox":
@@ -200,11 +244,20 @@ def test_every_shell_says_the_same(counted: Counted, folder: Path, tmp_path: Pat
     for pids in ((), sorted(look(folder))):
         script = ask_census(make_host(directory=str(folder)), (), pids)
         done = subprocess.run(
-            [*shell, "-s"], input=script.encode(), env={**os.environ, "PATH": path}, capture_output=True, check=True
+            [*shell, "-s"],
+            input=script.encode(),
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            check=True,
         )
         said, seen = look(folder, Answer(0, done.stdout, "")), look(folder, answer(folder, pids))
-        still = [(one.pid, one.kind, one.options, one.user, one.connections, one.told_broker) for one in said.values()]
-        assert still == [(o.pid, o.kind, o.options, o.user, o.connections, o.told_broker) for o in seen.values()]
+        still = [
+            (one.pid, one.kind, one.options, one.user, one.connections, one.told_broker)
+            for one in said.values()
+        ]
+        assert still == [
+            (o.pid, o.kind, o.options, o.user, o.connections, o.told_broker) for o in seen.values()
+        ]
         assert done.stderr == b""
 
 
@@ -216,15 +269,21 @@ def test_another_user_sees_them_and_says_of_what_it_may_not_read_that_it_is_unkn
     host, clock = make_host(directory=str(folder)), parse_clock(ask(ask_clock()))
 
     def mine_by(script: str) -> dict[int, CeleryProcess]:
-        done = subprocess.run(["sh", "-s"], input=script.encode(), user="nobody", capture_output=True, check=True)
+        done = subprocess.run(
+            ["sh", "-s"], input=script.encode(), user="nobody", capture_output=True, check=True
+        )
         seen = parse_census(Answer(0, done.stdout, ""), clock, {})
         return {one.pid: one for one in seen.processes if one.pid in as_root}
 
     mine = mine_by(ask_census(host, ()))
-    assert {pid: one.kind for pid, one in mine.items()} == {pid: one.kind for pid, one in as_root.items()}
+    assert {pid: one.kind for pid, one in mine.items()} == {
+        pid: one.kind for pid, one in as_root.items()
+    }
     solo = mine_by(ask_census(host, (), [pids["solo"]]))[pids["solo"]]
     assert (solo.here, solo.connections, solo.told_broker, solo.user) == (None, None, None, "root")
-    assert not {pids[name] for name in ("shell", "grep", "tail", "python", "events", "flower")} & set(mine)
+    assert not {
+        pids[name] for name in ("shell", "grep", "tail", "python", "events", "flower")
+    } & set(mine)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a pid namespace")
@@ -232,6 +291,8 @@ def test_another_user_sees_them_and_says_of_what_it_may_not_read_that_it_is_unkn
 def test_where_nothing_is_celerys_nothing_is_told(folder: Path, shell: Sequence[str]) -> None:
     script = ask_census(make_host(directory=str(folder)), ())
     alone = ["unshare", "--pid", "--fork", "--mount-proc"]
-    done = subprocess.run([*alone, *shell, "-s"], input=script.encode(), capture_output=True, check=True)
+    done = subprocess.run(
+        [*alone, *shell, "-s"], input=script.encode(), capture_output=True, check=True
+    )
     seen = parse_census(Answer(0, done.stdout, ""), parse_clock(ask(ask_clock())), {})
     assert (seen, done.stderr) == (Census(), b"")

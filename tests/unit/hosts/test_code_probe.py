@@ -30,9 +30,21 @@ def read(folder: Path, tasks: str, environment: Mapping[str, str]) -> Mapping[st
 @pytest.mark.parametrize(
     ("tasks", "found"),
     [
-        ("import os\nOTHER = os.environ['OTHER']\nT = float(\n    os.getenv(\n        'T_S', '1'))", {"T_S": "30s"}),
-        ("import os\ndef needed(name):\n    return os.environ[name]\nPORT = needed('PORT')", {"PORT": None}),
-        ("from os import environ\nT = int(environ.get('T_S')) + int(environ['OTHER'])", {"T_S": "30s", "OTHER": "x"}),
+        (
+            (
+                "import os\nOTHER = os.environ['OTHER']\nT = float(\n    os.getenv(\n        'T_S',"
+                " '1'))"
+            ),
+            {"T_S": "30s"},
+        ),
+        (
+            "import os\ndef needed(name):\n    return os.environ[name]\nPORT = needed('PORT')",
+            {"PORT": None},
+        ),
+        (
+            "from os import environ\nT = int(environ.get('T_S')) + int(environ['OTHER'])",
+            {"T_S": "30s", "OTHER": "x"},
+        ),
         ("import os\nT = int(os.environ['API_TOKEN'])", {"API_TOKEN": "********"}),
         ("raise ValueError('T_S')", {}),
     ],
@@ -45,7 +57,9 @@ def test_a_failing_line_tells_what_it_reads_and_no_secret(
 
 def test_what_keeps_the_application_itself_from_loading_is_told_too(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text("import os\nPORT = int(os.environ['PORT'])\n")
-    host = make_host(directory=str(tmp_path), env_file=str(tmp_path / "env"), user=getpass.getuser())
+    host = make_host(
+        directory=str(tmp_path), env_file=str(tmp_path / "env"), user=getpass.getuser()
+    )
     question = {"imports": ask_imports(host, "shop", ["parts.bill"], {"PORT": "many"})}
     answer = run_fragments(LocalTransport(), question, timeout_s=60, private=question)["imports"]
     assert parse_imports(host, answer).variables == {"": {"PORT": "many"}}

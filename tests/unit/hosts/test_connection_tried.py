@@ -1,4 +1,6 @@
-"""The connection that a worker would make, tried by the application on its host, against real servers."""
+"""The connection that a worker would make, tried by the application on its host, against real
+servers.
+"""
 
 import getpass
 from pathlib import Path
@@ -45,7 +47,11 @@ def test_a_worker_is_let_in_or_not_and_nothing_of_the_try_stays(
         assert "invalid username-password pair" in refused
         acl("ACL", "SETUSER", "shop", "resetchannels", "-hset", "resetkeys", "~shop:[^h]*")
         denied = tried(tmp_path, f"redis://shop:s3cret@{here}").broker_error.split("; ")
-        assert [line.partition(":")[0] for line in denied] == ["BRPOP shop", "HSET shop", "PSUBSCRIBE /5.celery.pidbox"]
+        assert [line.partition(":")[0] for line in denied] == [
+            "BRPOP shop",
+            "HSET shop",
+            "PSUBSCRIBE /5.celery.pidbox",
+        ]
     finally:
         acl("ACL", "DELUSER", "shop")
     assert client.info("persistence")["rdb_changes_since_last_save"] == before
@@ -60,7 +66,9 @@ def test_a_worker_is_let_in_or_not_and_nothing_of_the_try_stays(
         ("redis://:s3?cret@127.0.0.1:6379/0", "the URL cannot be read"),
     ],
 )
-def test_a_broker_that_is_not_reached_is_told_without_the_password(tmp_path: Path, url: str, why: str) -> None:
+def test_a_broker_that_is_not_reached_is_told_without_the_password(
+    tmp_path: Path, url: str, why: str
+) -> None:
     probe = tried(tmp_path, url)
     assert why in probe.broker_error
     assert "pw" not in repr(probe)

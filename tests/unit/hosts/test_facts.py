@@ -51,14 +51,19 @@ def test_a_file_that_is_not_there_is_told_from_an_empty_one(tmp_path: Path) -> N
     assert look(tmp_path / "empty").content == b""
 
 
-@pytest.mark.parametrize("content", [bytes(range(256)) * 3, b"\n", b"\n\nx", b"no newline", b"\0", b"0644 root\n"])
+@pytest.mark.parametrize(
+    "content", [bytes(range(256)) * 3, b"\n", b"\n\nx", b"no newline", b"\0", b"0644 root\n"]
+)
 def test_a_file_of_any_bytes_comes_back_as_it_is(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)
     assert look(tmp_path / "file").content == content
 
 
 def test_many_files_are_told_apart_whatever_is_in_them(tmp_path: Path) -> None:
-    contents = {f"f{n}": content for n, content in enumerate((b"no newline", None, b"", b"\n\n1\n", None, b"644 x"))}
+    contents = {
+        f"f{n}": content
+        for n, content in enumerate((b"no newline", None, b"", b"\n\n1\n", None, b"644 x"))
+    }
     for name, content in contents.items():
         if content is not None:
             (tmp_path / name).write_bytes(content)
@@ -74,7 +79,20 @@ def test_a_file_that_changes_while_it_is_read_is_not_mixed_up_with_the_next() ->
 
 @pytest.mark.parametrize(
     "name",
-    ["two words", "it's", 'say "hi"', "new\nline", "$(touch evil)", "`id`", "$HOME", "*", "-n", "ü", "a\\b", ";ls"],
+    [
+        "two words",
+        "it's",
+        'say "hi"',
+        "new\nline",
+        "$(touch evil)",
+        "`id`",
+        "$HOME",
+        "*",
+        "-n",
+        "ü",
+        "a\\b",
+        ";ls",
+    ],
 )
 def test_a_file_of_any_name_is_found_and_no_name_is_run(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(name)
@@ -103,7 +121,9 @@ def test_a_file_that_may_not_be_read_is_an_error_and_not_an_absent_file(tmp_path
     if os.getuid() == 0:
         for parent in (tmp_path, *tmp_path.parents[:3]):
             parent.chmod(0o755)
-        done = subprocess.run(as_nobody, capture_output=True, text=True, user=65534, group=65534, extra_groups=[])
+        done = subprocess.run(
+            as_nobody, capture_output=True, text=True, user=65534, group=65534, extra_groups=[]
+        )
     else:
         done = subprocess.run(as_nobody, capture_output=True, text=True)
     with pytest.raises(RunbookError, match=f"cannot be read: .*{path}.*denied") as caught:
@@ -140,7 +160,9 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("library", ["dumb", "gnu", "ndbm"])
-def test_when_beat_last_sent_is_known_where_its_schedule_is_written_then(library: str, tmp_path: Path) -> None:
+def test_when_beat_last_sent_is_known_where_its_schedule_is_written_then(
+    library: str, tmp_path: Path
+) -> None:
     pytest.importorskip(f"dbm.{library}", exc_type=ImportError)
     host = make_host(beat_schedule=str(tmp_path / "schedule"))
     assert facts.parse_beat(ask(facts.ask_beat(host))) == (None, "")
@@ -174,7 +196,9 @@ def test_the_logs_that_logrotate_rotates_are_known_with_file_and_line(tmp_path: 
     folder = tmp_path / "logrotate.d"
     folder.mkdir()
     (tmp_path / "logrotate.conf").write_text("weekly\n/var/log/wtmp {\n  rotate 1\n}\n")
-    (folder / "celery").write_text('# ours\n/var/log/celery/*.log "/var/log/my app.log"\n{\n  daily\n}\n')
+    (folder / "celery").write_text(
+        '# ours\n/var/log/celery/*.log "/var/log/my app.log"\n{\n  daily\n}\n'
+    )
     (folder / "celery.dpkg-old").write_text("/var/log/old.log { daily }\n")
     (folder / "broken").write_text('"/var/log/x {\n')
     found = facts.parse_rotated(ask(facts.ask_rotated(make_host(logrotate_directory=str(folder)))))

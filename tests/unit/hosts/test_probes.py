@@ -20,7 +20,9 @@ def outcome(directory: Path, command: str, **changes: Any) -> ProbeResult:
     return parse_probe(probe, run_fragments(LocalTransport(), fragments, timeout_s=30)["p"])
 
 
-def test_a_probe_runs_in_the_applications_directory_and_both_its_streams_are_read(tmp_path: Path) -> None:
+def test_a_probe_runs_in_the_applications_directory_and_both_its_streams_are_read(
+    tmp_path: Path,
+) -> None:
     assert outcome(tmp_path, "pwd; echo oops >&2") == ProbeResult("", f"{tmp_path}\noops")
 
 
@@ -30,7 +32,11 @@ def test_a_probe_runs_in_the_applications_directory_and_both_its_streams_are_rea
         ("exit 3", {}, "exited 3, not 0"),
         ("exit 3", {"exit_code": 3}, ""),
         ("exit 124", {"exit_code": 124}, ""),
-        ("echo 'errors: 2'", {"output": "^errors: 0$"}, "printed nothing that matches '^errors: 0$'"),
+        (
+            "echo 'errors: 2'",
+            {"output": "^errors: 0$"},
+            "printed nothing that matches '^errors: 0$'",
+        ),
         ("echo found; echo 'errors: 0'", {"output": "^errors: 0$"}, ""),
         ("sleep 60", {"timeout": 0.2}, "did not end within 0 s"),
         ("no-such-command", {}, "exited 127, not 0"),

@@ -1,4 +1,6 @@
-"""One round trip: whatever fragments print or do, each answer comes back whole and under its own name."""
+"""One round trip: whatever fragments print or do, each answer comes back whole and under its own
+name.
+"""
 
 import glob
 import os
@@ -35,7 +37,11 @@ def run(stop_at_failure: bool = False, **fragments: str) -> dict[str, Answer]:
 
 def test_every_fragment_answers_under_its_name_with_code_and_streams() -> None:
     answers = run(a="echo one", b="echo two >&2; exit 3", c=":")
-    assert answers == {"a": Answer(0, b"one\n", ""), "b": Answer(3, b"", "two\n"), "c": Answer(0, b"", "")}
+    assert answers == {
+        "a": Answer(0, b"one\n", ""),
+        "b": Answer(3, b"", "two\n"),
+        "c": Answer(0, b"", ""),
+    }
 
 
 def test_no_fragments_make_no_answers() -> None:
@@ -67,11 +73,16 @@ def test_fragments_after_a_failed_one_are_not_run_when_asked_so(tmp_path: Path) 
 
 
 def test_otherwise_a_failed_fragment_does_not_keep_the_others_from_running() -> None:
-    assert {name: answer.code for name, answer in run(a="exit 1", b="true").items()} == {"a": 1, "b": 0}
+    assert {name: answer.code for name, answer in run(a="exit 1", b="true").items()} == {
+        "a": 1,
+        "b": 0,
+    }
 
 
 def test_a_fragment_changes_nothing_for_the_next_one() -> None:
-    answers = run(a="cd /usr; x=1; set -eu; trap 'echo bye' EXIT", b='pwd; echo "[${x-}]"; false; echo on')
+    answers = run(
+        a="cd /usr; x=1; set -eu; trap 'echo bye' EXIT", b='pwd; echo "[${x-}]"; false; echo on'
+    )
     assert (answers["a"].out, answers["b"].out) == (b"bye\n", b"/\n[]\non\n")
 
 
@@ -99,14 +110,18 @@ def test_a_script_that_was_aborted_is_an_unreachable_host() -> None:
         run(a="kill -9 0")
 
 
-def test_nothing_is_left_behind_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_behind_in_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert run(a="echo x")["a"].code == 0
     assert glob.glob(f"{tmp_path}/*") == []
     assert tempfile.gettempdir()  # the real one is not asked for
 
 
-def test_a_missing_temporary_folder_is_told_and_another_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_temporary_folder_is_told_and_another_has_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert run(a='echo "$full"')["a"].out == b"\n"
     monkeypatch.setenv("TMPDIR", "/no/such/folder")
     assert run(a='echo "$full $dir"')["a"].out.startswith(b"/no/such/folder /dev/shm/tmp.")
@@ -115,7 +130,9 @@ def test_a_missing_temporary_folder_is_told_and_another_has_to_do(monkeypatch: p
 
 def test_where_no_temporary_folder_has_room_the_host_is_asked_nothing() -> None:
     with pytest.raises(HostUnreachable, match=r"its shell ended with 70: no space") as caught:
-        run_fragments(Beginning("mktemp() { echo no space >&2; return 1; }"), {"a": "true"}, timeout_s=20)
+        run_fragments(
+            Beginning("mktemp() { echo no space >&2; return 1; }"), {"a": "true"}, timeout_s=20
+        )
     assert caught.value.trouble is HostTrouble.NO_ROOM
     with pytest.raises(HostUnreachable, match=r"its shell ended with 71") as caught:
         run_fragments(Beginning("mktemp() { return 127; }"), {"a": "true"}, timeout_s=20)
@@ -143,27 +160,40 @@ def test_a_full_temporary_folder_shows_nothing_of_what_was_read(
     monkeypatch.setenv("TMPDIR", str(full_folder))
     secret = full_folder.parent / "secret"
     secret.write_text("hunter2!" * (size // 8))
-    fragments = {"first": f"cat {secret}", "a": f"cat {secret}", "b": f"cat {secret}", "last": "echo done"}
+    fragments = {
+        "first": f"cat {secret}",
+        "a": f"cat {secret}",
+        "b": f"cat {secret}",
+        "last": "echo done",
+    }
     try:
         answers = run_fragments(HERE, fragments, timeout_s=20, private=private)
     except HostUnreachable as error:
         told = f"{error.problem} {error.advice} {error!r}"
     else:
-        whole = all(answer.code or len(answer.out) in (5, size // 8 * 8) for answer in answers.values())
+        whole = all(
+            answer.code or len(answer.out) in (5, size // 8 * 8) for answer in answers.values()
+        )
         told = "df -h /tmp" if whole else "half an answer was taken for a whole one"
     assert "hunter" not in told
     assert "df -h /tmp" in told
 
 
-def test_what_a_private_fragment_prints_stands_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_private_fragment_prints_stands_in_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     look = f"echo hunter2; grep -rl hunter2 {tmp_path} >&2; exit 3"
-    open_one, private = (run_fragments(HERE, {"a": look}, timeout_s=20, private=p)["a"] for p in ((), ("a",)))
+    open_one, private = (
+        run_fragments(HERE, {"a": look}, timeout_s=20, private=p)["a"] for p in ((), ("a",))
+    )
     assert (private.code, private.out, private.err) == (3, b"hunter2\n", "")
     assert open_one.err != ""
 
 
-def test_what_a_fragment_starts_has_the_umask_and_the_language_of_the_login(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_fragment_starts_has_the_umask_and_the_language_of_the_login(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("LANG", "de_DE.UTF-8")
     monkeypatch.delenv("LC_ALL", raising=False)
     before = os.umask(0o027)

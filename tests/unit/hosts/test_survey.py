@@ -29,7 +29,7 @@ Id=mail.service
 ExecStart={ path=/v/bin/python ; argv[]=/v/bin/python -m celery -A shop worker -n mail@%h -Q mail -E ; ignore_errors=no ; pid=0 }
 UnitFileState=static
 ActiveState=active
-"""  # noqa: E501
+"""
 
 
 def test_a_unit_tells_its_role_its_files_and_whether_it_is_to_run() -> None:
@@ -49,14 +49,18 @@ def test_a_unit_tells_its_role_its_files_and_whether_it_is_to_run() -> None:
 
 def test_the_documented_units_tell_their_nodes_by_the_files_that_they_read() -> None:
     files = "EnvironmentFiles=/etc/default/celery (ignore_errors=no)"
-    shown = Answer(0, SHOWN.replace("Id=celery.service", f"Id=celery.service\n{files}").encode(), "")
+    shown = Answer(
+        0, SHOWN.replace("Id=celery.service", f"Id=celery.service\n{files}").encode(), ""
+    )
     assert env_files_of(shown) == ["/etc/default/celery", "/etc/shop.env"]
     beat, one, two, _ = parse_units(shown, {"/etc/default/celery": DEFAULTS, "/etc/shop.env": b""})
     assert beat.options == Options("beat", app="shop", schedule="/run/c/schedule")
     assert (one.options, one.extra) == (
         Options("worker", app="shop", node="w1@%h", queues=("mail",), concurrency=2), ("--time-limit=300",),
     )  # fmt: skip
-    assert two.options == Options("worker", app="shop", node="w2@%h", queues=("post", "low"), concurrency=2)
+    assert two.options == Options(
+        "worker", app="shop", node="w2@%h", queues=("post", "low"), concurrency=2
+    )
     assert (one.python, two.wanted) == ("/srv/venv/bin/python", False)
 
 

@@ -1,4 +1,6 @@
-"""The way to this machine: scripts end when they are to, with everything they started, and nothing hangs."""
+"""The way to this machine: scripts end when they are to, with everything they started, and nothing
+hangs.
+"""
 
 import os
 import signal
@@ -49,17 +51,34 @@ def test_a_large_script_and_a_large_answer_on_both_streams_do_not_block_each_oth
 def test_a_script_has_the_environment_of_a_login_and_nothing_of_the_operators_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("VIRTUAL_ENV", "PYTHONPATH", "DJANGO_SETTINGS_MODULE", "CELERY_BROKER_URL", "LC_ALL", "TZ", "TMPDIR"):
+    for name in (
+        "VIRTUAL_ENV",
+        "PYTHONPATH",
+        "DJANGO_SETTINGS_MODULE",
+        "CELERY_BROKER_URL",
+        "LC_ALL",
+        "TZ",
+        "TMPDIR",
+    ):
         monkeypatch.setenv(name, "/ours")
     with LocalTransport().shell() as shell:
         for way in (LocalTransport(), shell):
-            variables = dict(line.split("=", 1) for line in way.run("env", timeout_s=20).out.decode().splitlines())
+            variables = dict(
+                line.split("=", 1)
+                for line in way.run("env", timeout_s=20).out.decode().splitlines()
+            )
             assert variables["PATH"] == os.environ["PATH"]
-            assert {name for name, value in variables.items() if value == "/ours"} == {"LC_ALL", "TZ", "TMPDIR"}
+            assert {name for name, value in variables.items() if value == "/ours"} == {
+                "LC_ALL",
+                "TZ",
+                "TMPDIR",
+            }
 
 
 def run_out_of_time(script: str, *started: Path) -> None:
-    """Run a script that does not end, with a timeout that it gets far enough in to make the files `started`."""
+    """Run a script that does not end, with a timeout that it gets far enough in to make the files
+    `started`.
+    """
     for timeout_s in (0.3, 1.0, 5.0, 20.0):
         with pytest.raises(HostUnreachable, match="did not end within"):
             LocalTransport().run(script, timeout_s=timeout_s)
@@ -68,10 +87,14 @@ def run_out_of_time(script: str, *started: Path) -> None:
     pytest.fail("the script was never under way")
 
 
-def test_a_script_that_takes_too_long_is_an_unreachable_host_and_all_it_started_is_ended(tmp_path: Path) -> None:
+def test_a_script_that_takes_too_long_is_an_unreachable_host_and_all_it_started_is_ended(
+    tmp_path: Path,
+) -> None:
     child, grandchild = tmp_path / "child", tmp_path / "grandchild"
     run_out_of_time(
-        f"sleep 600 & echo $! >{child}; ( sleep 600 & echo $! >{grandchild}; wait ) & wait", child, grandchild
+        f"sleep 600 & echo $! >{child}; ( sleep 600 & echo $! >{grandchild}; wait ) & wait",
+        child,
+        grandchild,
     )
     for path in (child, grandchild):
         pid = pid_in(path)
@@ -88,7 +111,9 @@ def test_abort_ends_a_running_script_from_another_thread(tmp_path: Path) -> None
     transport = LocalTransport()
     codes: list[int] = []
     script = f"sleep 600 & echo $! >{tmp_path}/pid; wait"
-    thread = threading.Thread(target=lambda: codes.append(transport.run(script, timeout_s=600).code))
+    thread = threading.Thread(
+        target=lambda: codes.append(transport.run(script, timeout_s=600).code)
+    )
     thread.start()
     child = pid_in(tmp_path / "pid")
     transport.abort()
@@ -117,14 +142,23 @@ def test_a_shell_runs_many_scripts_one_after_the_other() -> None:
         assert shell.run("echo $$ >&2; exit 3", timeout_s=20).code == 3
         done = shell.run("printf '\\000\\377no newline'", timeout_s=20)
         assert (done.code, done.out) == (0, b"\0\xffno newline")
-        assert run_fragments(shell, {"a": "cat", "b": "echo err >&2; false"}, timeout_s=20)["b"].err == "err\n"
-        assert len(shell.run("head -c 3000000 /dev/zero #" + "x" * 1_000_000, timeout_s=30).out) == 3_000_000
+        assert (
+            run_fragments(shell, {"a": "cat", "b": "echo err >&2; false"}, timeout_s=20)["b"].err
+            == "err\n"
+        )
+        assert (
+            len(shell.run("head -c 3000000 /dev/zero #" + "x" * 1_000_000, timeout_s=30).out)
+            == 3_000_000
+        )
 
 
 def test_a_shell_that_dies_or_says_nothing_is_an_unreachable_host() -> None:
     with LocalTransport().shell() as shell, pytest.raises(HostUnreachable, match="lost"):
         shell.run("kill -9 $$", timeout_s=20)
-    with LocalTransport().shell() as shell, pytest.raises(HostUnreachable, match="did not end within"):
+    with (
+        LocalTransport().shell() as shell,
+        pytest.raises(HostUnreachable, match="did not end within"),
+    ):
         shell.run("sleep 600", timeout_s=0.1)
 
 

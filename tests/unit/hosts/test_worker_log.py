@@ -26,7 +26,9 @@ KILLED = "Process 'ForkPoolWorker-2' pid:12 exited with 'signal 9 (SIGKILL)'"
 
 def test_lines_of_an_earlier_start_or_without_a_time_do_not_count() -> None:
     failed = FAILED.format(id="t1")
-    found = log(failed, at("01:19:58", failed), failed, at("01:20:00", failed), at("01:25:00", failed))
+    found = log(
+        failed, at("01:19:58", failed), failed, at("01:20:00", failed), at("01:25:00", failed)
+    )
     (one,) = found.events
     assert (one.event, one.subject, one.count, one.first) == (Event.FAILED, "shop.bill", 2, failed)
     assert (one.first_at, one.last_at) == (START, START + 300)
@@ -56,12 +58,24 @@ def test_what_has_not_ended_is_what_came_and_neither_failed_nor_succeeded() -> N
         (KILLED, Event.KILLED, ""),
         ("Received unregistered task of type 'shop.new'.", Event.UNREGISTERED, "shop.new"),
         ("Can't decode message body: ContentDisallowed('Refusing …')", Event.UNREADABLE, ""),
-        ("Received invalid task message: Refusing to deserialize untrusted content", Event.UNREADABLE, ""),
+        (
+            "Received invalid task message: Refusing to deserialize untrusted content",
+            Event.UNREADABLE,
+            "",
+        ),
         ("Control command error: OperationalError('…')", Event.NO_ANSWER, ""),
         ("Pool callback raised exception: network:ConnectionError", Event.NO_RESULT, ""),
-        ("consumer: Cannot connect to amqp://guest:**@127.0.0.1:5672//: [Errno 111].", Event.NO_CONNECTION, ""),
+        (
+            "consumer: Cannot connect to amqp://guest:**@127.0.0.1:5672//: [Errno 111].",
+            Event.NO_CONNECTION,
+            "",
+        ),
         ("redis.exceptions.AuthenticationError: invalid username-password pair", Event.REFUSED, ""),
-        ("consumer: Cannot connect to redis://h:6379/0: Authentication required..", Event.REFUSED, ""),
+        (
+            "consumer: Cannot connect to redis://h:6379/0: Authentication required..",
+            Event.REFUSED,
+            "",
+        ),
         ("Connected to redis://:**@127.0.0.1:6379/0", Event.CONNECTED, ""),
         ("Unrecoverable error: ConnectionError()", Event.UNRECOVERABLE, ""),
         ("beat: Acquiring lock...", Event.WAITS_FOR_LOCK, ""),
@@ -73,10 +87,14 @@ def test_each_line_is_of_one_event(text: str, event: Event, subject: str) -> Non
 
 
 def test_a_process_that_was_told_to_end_was_not_killed() -> None:
-    assert not log(at("01:20:01", "Process 'ForkPoolWorker-2' pid:12 exited with 'signal 15 (SIGTERM)'")).events
+    assert not log(
+        at("01:20:01", "Process 'ForkPoolWorker-2' pid:12 exited with 'signal 15 (SIGTERM)'")
+    ).events
 
 
 def test_a_secret_in_a_quoted_line_is_hidden() -> None:
     keep_secret("hunter2-of-the-log")
-    (one,) = log(at("01:20:01", "Task shop.bill[t1] raised unexpected: E('hunter2-of-the-log')")).events
+    (one,) = log(
+        at("01:20:01", "Task shop.bill[t1] raised unexpected: E('hunter2-of-the-log')")
+    ).events
     assert "hunter2" not in one.first

@@ -20,12 +20,22 @@ DIRECTORY, PYTHON, USER = (Value(*one, "seen") for one in
 
 def process(pid: int, kind: Kind = Kind.MAIN, **options: object) -> CeleryProcess:
     role = "beat" if kind is Kind.BEAT else "worker"
-    return CeleryProcess(pid, pid, 0.0, "S", kind, Options(role, app="shop", **options), 1, user="app")  # type: ignore[arg-type]
+    typed = Options(role, app="shop", **options)  # type: ignore[arg-type]
+    return CeleryProcess(pid, pid, 0.0, "S", kind, typed, 1, user="app")
 
 
-def surveyed(*mains: CeleryProcess, manager: str = "none", services: tuple[SeenService, ...] = ()) -> HostSurvey:
-    children = tuple(replace(process(1000 + n, Kind.CHILD), parent=mains[0].pid) for n in range(3)) if mains else ()
-    details = {one.pid: SeenProcess("/srv/a b", "/srv/v/bin/python", (f"/var/log/{one.pid}",)) for one in mains}
+def surveyed(
+    *mains: CeleryProcess, manager: str = "none", services: tuple[SeenService, ...] = ()
+) -> HostSurvey:
+    children = (
+        tuple(replace(process(1000 + n, Kind.CHILD), parent=mains[0].pid) for n in range(3))
+        if mains
+        else ()
+    )
+    details = {
+        one.pid: SeenProcess("/srv/a b", "/srv/v/bin/python", (f"/var/log/{one.pid}",))
+        for one in mains
+    }
     census = Census((*mains, *children))
     return HostSurvey(
         "web1",
@@ -56,10 +66,17 @@ def read_back(draft: Draft, folder: Path) -> None:
     ]
 
 
-def test_workers_that_were_started_by_hand_have_what_their_commands_and_pools_say(tmp_path: Path) -> None:
+def test_workers_that_were_started_by_hand_have_what_their_commands_and_pools_say(
+    tmp_path: Path,
+) -> None:
     told = Told(Application(queues=(DeclaredQueue("mail"), DeclaredQueue("{{ odd }}: #1"))))
     draft = drafted(
-        surveyed(process(7), process(8, node="low@%h", queues=("low",), pool="solo"), process(9, Kind.BEAT)), told
+        surveyed(
+            process(7),
+            process(8, node="low@%h", queues=("low",), pool="solo"),
+            process(9, Kind.BEAT),
+        ),
+        told,
     )
     assert [one.value for one in draft.hosts[0].workers] == [
         {"name": "celery", "queues": ["mail", "{{ odd }}: #1"], "concurrency": 3},
@@ -72,14 +89,32 @@ def test_workers_that_were_started_by_hand_have_what_their_commands_and_pools_sa
 
 
 def test_two_nodes_of_one_unit_and_a_unit_that_does_not_run(tmp_path: Path) -> None:
-    unit = SeenService("celery.service", "/etc/systemd/system/celery.service", env_files=("/etc/default/celery",))
-    down = SeenService("mail.service", "its file", Options("worker", node="mail@%h", queues=("mail",)))
+    unit = SeenService(
+        "celery.service", "/etc/systemd/system/celery.service", env_files=("/etc/default/celery",)
+    )
+    down = SeenService(
+        "mail.service", "its file", Options("worker", node="mail@%h", queues=("mail",))
+    )
     off = replace(down, name="old.service", wanted=False)
-    two = (replace(process(pid, node=f"w{pid}@web9", queues=("q",)), unit=unit.name) for pid in (1, 2))
+    two = (
+        replace(process(pid, node=f"w{pid}@web9", queues=("q",)), unit=unit.name) for pid in (1, 2)
+    )
     draft = drafted(surveyed(*two, manager="systemd", services=(unit, down, off)))
     assert [one.value for one in draft.hosts[0].workers] == [
-        {"name": "w1", "node": "w1@web9", "unit": "celery.service", "queues": ["q"], "concurrency": 3},
-        {"name": "w2", "node": "w2@web9", "unit": "celery.service", "queues": ["q"], "concurrency": 1},
+        {
+            "name": "w1",
+            "node": "w1@web9",
+            "unit": "celery.service",
+            "queues": ["q"],
+            "concurrency": 3,
+        },
+        {
+            "name": "w2",
+            "node": "w2@web9",
+            "unit": "celery.service",
+            "queues": ["q"],
+            "concurrency": 1,
+        },
         {"name": "mail", "unit": "mail.service", "queues": ["mail"], "concurrency": 1},
     ]
     read_back(draft, tmp_path)
@@ -96,7 +131,10 @@ def test_a_program_below_a_shell_and_workers_of_one_name(tmp_path: Path) -> None
         process(50, node="celery@x", queues=("q",)),
     )
     draft = drafted(surveyed(*mains, manager="supervisor", services=programs))
-    assert [(one.value["name"], one.value["service"], one.value.get("node")) for one in draft.hosts[0].workers] == [
+    assert [
+        (one.value["name"], one.value["service"], one.value.get("node"))
+        for one in draft.hosts[0].workers
+    ] == [
         ("celery", "a", None),
         ("celery-2", "shop:b", "celery@x"),
     ]
@@ -105,5 +143,7 @@ def test_a_program_below_a_shell_and_workers_of_one_name(tmp_path: Path) -> None
 
 
 def test_what_cannot_stand_in_an_inventory_is_told_by_its_variable() -> None:
-    with pytest.raises(RunbookError, match=r"what was found makes no inventory: celery_workers\.0\.node: "):
+    with pytest.raises(
+        RunbookError, match=r"what was found makes no inventory: celery_workers\.0\.node: "
+    ):
         fleet_of(drafted(surveyed(process(1, node="a b@c d", queues=("q",)))), URL, "", None)

@@ -1,4 +1,6 @@
-"""Whose a `celery_` variable is: other roles have such variables, too, on hosts of the fleet and on others."""
+"""Whose a `celery_` variable is: other roles have such variables, too, on hosts of the fleet and on
+others.
+"""
 
 from pathlib import Path
 
@@ -41,10 +43,17 @@ def problems(tmp_path: Path, **texts: str) -> list[str]:
     return [problem.removeprefix(f"{tmp_path}/") for problem in caught.value.problems]
 
 
-def test_variables_of_other_roles_are_no_error_and_make_no_host_one_of_the_fleet(tmp_path: Path) -> None:
+def test_variables_of_other_roles_are_no_error_and_make_no_host_one_of_the_fleet(
+    tmp_path: Path,
+) -> None:
     everywhere = "celery_hours_before_hard_kill: 4\ncelery_log_level: info\n"
-    theirs = "celery_config: {{ only_ansible_knows_this }}\ncelery_worker_count: 4\ncelery_service_name: x\n"
-    fleet = fleet_of(tmp_path, everywhere=everywhere, shop=theirs.replace("{{", '"{{').replace("}}", '}}"'))
+    theirs = (
+        "celery_config: {{ only_ansible_knows_this }}\ncelery_worker_count:"
+        " 4\ncelery_service_name: x\n"
+    )
+    fleet = fleet_of(
+        tmp_path, everywhere=everywhere, shop=theirs.replace("{{", '"{{').replace("}}", '}}"')
+    )
     assert [host.name for host in fleet.hosts] == ["web1", "web2"]
 
 
@@ -65,16 +74,29 @@ def test_what_only_looks_like_a_slip_is_ignored_where_the_inventory_says_so(tmp_
     assert len(fleet.hosts) == 2
 
 
-def test_a_variable_of_this_tool_on_hosts_without_an_application_is_told_once_with_the_way_out(tmp_path: Path) -> None:
+def test_a_variable_of_this_tool_on_hosts_without_an_application_is_told_once_with_the_way_out(
+    tmp_path: Path,
+) -> None:
     (problem,) = problems(tmp_path, everywhere="celery_user: celery\n")
     told = "give them one, or, where celery_user is a role's, name it in runbooks_ignore"
-    assert problem == f"group_vars/all.yml:1: db1, db2, db3 and 2 more have celery_user and no celery_app: {told}"
+    assert (
+        problem
+        == "group_vars/all.yml:1: db1, db2, db3 and 2 more have celery_user and no celery_app:"
+        f" {told}"
+    )
 
 
-def test_a_collision_is_solved_by_a_list_that_hosts_of_the_fleet_may_have_otherwise(tmp_path: Path) -> None:
+def test_a_collision_is_solved_by_a_list_that_hosts_of_the_fleet_may_have_otherwise(
+    tmp_path: Path,
+) -> None:
     everywhere = "celery_user: {name: celery}\nrunbooks_ignore: [celery_user]\n"
-    fleet = fleet_of(tmp_path, everywhere=everywhere, shop="celery_user: www-data\nrunbooks_ignore: []\n")
-    assert [(host.name, host.settings.user) for host in fleet.hosts] == [("web1", "www-data"), ("web2", "www-data")]
+    fleet = fleet_of(
+        tmp_path, everywhere=everywhere, shop="celery_user: www-data\nrunbooks_ignore: []\n"
+    )
+    assert [(host.name, host.settings.user) for host in fleet.hosts] == [
+        ("web1", "www-data"),
+        ("web2", "www-data"),
+    ]
 
 
 def test_this_tools_variables_may_stand_in_an_inventory_of_their_own(tmp_path: Path) -> None:
@@ -101,12 +123,18 @@ def test_what_is_wrong_with_the_list_is_told(value: str, told: str, tmp_path: Pa
     assert problem == f"group_vars/all.yml:1: runbooks_ignore: {told}"
 
 
-def test_of_two_applications_in_one_inventory_the_one_that_is_named_is_meant(tmp_path: Path) -> None:
-    both = f"{HOSTS}[mail]\npost\n[mail:vars]\n" + HOSTS.partition("[shop:vars]\n")[2].replace("shop", "mail")
+def test_of_two_applications_in_one_inventory_the_one_that_is_named_is_meant(
+    tmp_path: Path,
+) -> None:
+    both = f"{HOSTS}[mail]\npost\n[mail:vars]\n" + HOSTS.partition("[shop:vars]\n")[2].replace(
+        "shop", "mail"
+    )
     (tmp_path / "hosts").write_text(both)
     inventory = load_inventory(tmp_path / "hosts")
     assert applications(inventory) == ("shop", "mail")
     mail = limited_fleet(inventory, None, "mail")
     assert (mail.app.app, [host.name for host in mail.hosts]) == ("mail", ["post"])
-    with pytest.raises(InventoryError, match="web1 has shop, and post has mail: choose one with -A shop"):
+    with pytest.raises(
+        InventoryError, match="web1 has shop, and post has mail: choose one with -A shop"
+    ):
         limited_fleet(inventory, None)

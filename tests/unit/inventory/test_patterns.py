@@ -1,4 +1,6 @@
-"""`--limit`: which hosts are touched, and that a mistake never means all of them, or none in silence."""
+"""`--limit`: which hosts are touched, and that a mistake never means all of them, or none in
+silence.
+"""
 
 from pathlib import Path
 
@@ -58,7 +60,9 @@ def inventory(tmp_path: Path) -> Inventory:
         ("ungrouped", "lone"),
     ],
 )
-def test_a_pattern_selects_hosts_in_the_inventorys_order(inventory: Inventory, pattern: str | None, names: str) -> None:
+def test_a_pattern_selects_hosts_in_the_inventorys_order(
+    inventory: Inventory, pattern: str | None, names: str
+) -> None:
     assert select_hosts(inventory, pattern) == tuple(names.split())
 
 
@@ -69,8 +73,12 @@ def test_an_empty_pattern_is_an_error_and_not_all_hosts(inventory: Inventory, pa
     assert caught.value.exit_code == ExitCode.USAGE
 
 
-@pytest.mark.parametrize("pattern", ["web9", "web1,web9", "web:!web9", "web:&dbs", "~^eb", "web9*", "&", "!", "WEB"])
-def test_a_term_that_matches_nothing_is_an_error_and_not_ignored(inventory: Inventory, pattern: str) -> None:
+@pytest.mark.parametrize(
+    "pattern", ["web9", "web1,web9", "web:!web9", "web:&dbs", "~^eb", "web9*", "&", "!", "WEB"]
+)
+def test_a_term_that_matches_nothing_is_an_error_and_not_ignored(
+    inventory: Inventory, pattern: str
+) -> None:
     with pytest.raises(UsageError, match="matches no host or group") as caught:
         select_hosts(inventory, pattern)
     assert "inv hosts" in caught.value.advice
@@ -89,7 +97,8 @@ def test_a_file_names_a_term_in_each_line(inventory: Inventory, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("\n \n", "the file is empty"), ("web9\n", "did you mean"), (None, "No such")]
+    ("text", "told"),
+    [("\n \n", "the file is empty"), ("web9\n", "did you mean"), (None, "No such")],
 )
 def test_a_file_that_names_no_hosts_is_an_error(
     inventory: Inventory, tmp_path: Path, text: str | None, told: str

@@ -1,4 +1,6 @@
-"""Inventories as operators write them, right and wrong; what Ansible makes of the same file is the measure."""
+"""Inventories as operators write them, right and wrong; what Ansible makes of the same file is the
+measure.
+"""
 
 from datetime import date
 from pathlib import Path
@@ -127,7 +129,9 @@ def test_a_name_that_is_both_a_host_and_a_group_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("section", ["hosts", "children", "vars"])
-def test_a_list_where_a_map_belongs_is_told_with_the_sections_line(tmp_path: Path, section: str) -> None:
+def test_a_list_where_a_map_belongs_is_told_with_the_sections_line(
+    tmp_path: Path, section: str
+) -> None:
     (problem,) = problems(tmp_path, f"all:\n  hosts: {{web1: }}\nweb:\n  {section}:\n    - web1\n")
     assert problem.startswith(f"4: `{section}` of group 'web' must be a map")
 
@@ -165,7 +169,10 @@ def test_variables_of_a_host_must_be_a_map(tmp_path: Path) -> None:
     "text",
     [
         "all:\n  hosts: {h: }\na:\n  children: {b: }\nb:\n  children: {a: }\n",
-        "all:\n  hosts: {h: }\n  children:\n    a:\n      children:\n        b:\n          children:\n            a:\n",
+        (
+            "all:\n  hosts: {h: }\n  children:\n    a:\n      children:\n        b:\n         "
+            " children:\n            a:\n"
+        ),
         "a:\n  hosts: {h: }\n  children: {a: }\n",
         "all:\n  hosts: {h: }\n  children: {a: {children: {all: }}}\n",
     ],
@@ -279,7 +286,17 @@ def test_a_range_names_its_hosts(tmp_path: Path, pattern: str, names: list[str])
 
 @pytest.mark.parametrize(
     "pattern",
-    ["web[3:1]", "web[c:a]", "web[A:c]", "web[1:c]", "web[1:]", "web[01:100]", "web[1:9:0]", "web[1]", "w[a:bb]"],
+    [
+        "web[3:1]",
+        "web[c:a]",
+        "web[A:c]",
+        "web[1:c]",
+        "web[1:]",
+        "web[01:100]",
+        "web[1:9:0]",
+        "web[1]",
+        "w[a:bb]",
+    ],
 )
 def test_a_range_that_names_no_hosts_is_refused_with_its_line(tmp_path: Path, pattern: str) -> None:
     (problem,) = problems(tmp_path, f'all:\n  hosts:\n    web0:\n    "{pattern}":\n')
@@ -327,7 +344,12 @@ def test_the_deeper_group_wins_and_the_host_over_all(tmp_path: Path) -> None:
                   vars: {c: web, d: web}
                   hosts: {web1: {d: host}}
         """
-    assert values(load(tmp_path, text), "web1") == {"a": "all", "b": "site", "c": "web", "d": "host"}
+    assert values(load(tmp_path, text), "web1") == {
+        "a": "all",
+        "b": "site",
+        "c": "web",
+        "d": "host",
+    }
 
 
 def test_a_group_reached_on_two_ways_is_as_deep_as_the_longer_one(tmp_path: Path) -> None:
@@ -341,7 +363,9 @@ def test_a_group_reached_on_two_ways_is_as_deep_as_the_longer_one(tmp_path: Path
     assert values(load(tmp_path, text), "h") == {"x": "low"}
 
 
-def test_of_groups_equally_deep_the_later_name_wins_whatever_the_files_order(tmp_path: Path) -> None:
+def test_of_groups_equally_deep_the_later_name_wins_whatever_the_files_order(
+    tmp_path: Path,
+) -> None:
     text = "web:\n  hosts: {h: }\n  vars: {x: web}\ndb:\n  hosts: {h: }\n  vars: {x: db}\n"
     assert values(load(tmp_path, text), "h") == {"x": "web"}
 
@@ -358,7 +382,9 @@ def test_a_higher_group_priority_wins_over_the_name_but_not_over_depth(tmp_path:
 
 
 def test_a_group_priority_that_is_no_number_is_told_with_its_line(tmp_path: Path) -> None:
-    (problem,) = problems(tmp_path, "web:\n  hosts: {h: }\n  vars:\n    ansible_group_priority: high\n")
+    (problem,) = problems(
+        tmp_path, "web:\n  hosts: {h: }\n  vars:\n    ansible_group_priority: high\n"
+    )
     assert problem.startswith("4: ")
     assert "ansible_group_priority" in problem
 
@@ -413,7 +439,15 @@ def test_scalars_mean_what_they_mean_to_ansible(tmp_path: Path) -> None:
         "h": "0o14",
         "i": 1000,
     }
-    expected |= {"j": "yes", "k": "{{ raw }}", "l": "y", "m": "N", "n": "1e3", "o": date(2020, 1, 1), "y": 1}
+    expected |= {
+        "j": "yes",
+        "k": "{{ raw }}",
+        "l": "y",
+        "m": "N",
+        "n": "1e3",
+        "o": date(2020, 1, 1),
+        "y": 1,
+    }
     assert values(load(tmp_path, text), "h") == expected
 
 
@@ -430,19 +464,25 @@ def test_each_variable_knows_the_line_it_stands_in(tmp_path: Path) -> None:
             h:
               z: 3
         """
-    lines = {name: variable.line for name, variable in load(tmp_path, text).hosts["h"].variables.items()}
+    lines = {
+        name: variable.line for name, variable in load(tmp_path, text).hosts["h"].variables.items()
+    }
     assert lines == {"x": 4, "y": 6, "z": 10}
 
 
 def test_a_variables_value_is_not_shown_by_its_repr(tmp_path: Path) -> None:
-    inventory = load(tmp_path, "all:\n  vars: {celery_broker_url: 'redis://:hunter2@h/0'}\n  hosts: {h: }\n")
+    inventory = load(
+        tmp_path, "all:\n  vars: {celery_broker_url: 'redis://:hunter2@h/0'}\n  hosts: {h: }\n"
+    )
     assert "hunter2" not in repr(inventory)
 
 
 # --- files of variables beside the inventory
 
 
-HERE = "web:\n  hosts:\n    web1: {host: inline}\n  vars: {all: inline, group: inline, host: inline}\n"
+HERE = (
+    "web:\n  hosts:\n    web1: {host: inline}\n  vars: {all: inline, group: inline, host: inline}\n"
+)
 
 
 def beside(tmp_path: Path, **files: str) -> dict[str, Any]:
@@ -454,13 +494,19 @@ def beside(tmp_path: Path, **files: str) -> dict[str, Any]:
     return values(load(tmp_path, HERE), "web1")
 
 
-def test_a_groups_file_wins_over_its_inline_variables_and_the_hosts_own_over_both(tmp_path: Path) -> None:
-    found = beside(tmp_path, group_vars__all="{all: file, host: file}", group_vars__web_yml="group: file")
+def test_a_groups_file_wins_over_its_inline_variables_and_the_hosts_own_over_both(
+    tmp_path: Path,
+) -> None:
+    found = beside(
+        tmp_path, group_vars__all="{all: file, host: file}", group_vars__web_yml="group: file"
+    )
     assert found == {"all": "file", "group": "file", "host": "inline"}
     assert beside(tmp_path, host_vars__web1_json='{"host": 1e3}')["host"] == 1000.0
 
 
-def test_the_files_of_a_folder_are_read_in_their_order_without_hidden_ones_and_backups(tmp_path: Path) -> None:
+def test_the_files_of_a_folder_are_read_in_their_order_without_hidden_ones_and_backups(
+    tmp_path: Path,
+) -> None:
     found = beside(tmp_path, group_vars__web__a_yml="{group: a, x: a}", group_vars__web__b="x: b")
     (tmp_path / "group_vars/web/.c.yml").write_text("x: hidden")
     (tmp_path / "group_vars/web/d.yml~").write_text("x: backup")

@@ -1,4 +1,6 @@
-"""What Ansible's `-i` takes, as far as it is read here: INI, folders, several sources; and what is wrong with them."""
+"""What Ansible's `-i` takes, as far as it is read here: INI, folders, several sources; and what is
+wrong with them.
+"""
 
 from pathlib import Path
 from textwrap import dedent
@@ -94,7 +96,9 @@ def test_several_sources_are_one_inventory_and_of_two_places_the_later_wins(tmp_
 
 
 @pytest.mark.usefixtures("without_ansible")
-def test_the_files_of_variables_beside_a_playbook_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_of_variables_beside_a_playbook_count_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = write(tmp_path / "inventories/prod/hosts", "[web]\nweb1\n")
     for name, text in (
         ("inventories/prod/group_vars/all.yml", "a: prod\nb: prod\n"),
@@ -104,7 +108,12 @@ def test_the_files_of_variables_beside_a_playbook_count_too(tmp_path: Path, monk
     ):
         write(tmp_path / name, text)
     monkeypatch.chdir(tmp_path)
-    assert values(load_inventory(source), "web1") == {"a": "prod", "b": "here", "c": "web", "d": "web1"}
+    assert values(load_inventory(source), "web1") == {
+        "a": "prod",
+        "b": "here",
+        "c": "web",
+        "d": "web1",
+    }
     tmp_path.chmod(0o777)
     assert values(load_inventory(source), "web1") == {"a": "prod", "b": "prod", "c": "web"}
 
@@ -116,7 +125,8 @@ def test_without_ansible_it_is_told_in_a_line_what_to_install_or_to_run(tmp_path
     with pytest.raises(InventoryError) as caught:
         load_inventory(tmp_path / "prod")
     assert caught.value.problems == [
-        f"{script}: a script, which only Ansible can read, and there is no ansible-inventory on PATH"
+        f"{script}: a script, which only Ansible can read, and there is no ansible-inventory on"
+        " PATH"
     ]
     command = f"ansible-inventory -i {tmp_path}/prod --list --export --yaml > inventory.yaml"
     assert f"install ansible-core, or run `{command}` where Ansible is" in caught.value.advice
@@ -144,7 +154,11 @@ def test_the_environment_goes_before_the_file_and_a_file_that_anybody_may_write_
     ("name", "text", "told"),
     [
         ("hosts", "[web\nweb1\n", ":1: no host with its variables: a [ that begins no range"),
-        ("hosts", "[web]\nweb1 user=admin pass word\n", ":2: each word behind host 'web1' is NAME=VALUE"),
+        (
+            "hosts",
+            "[web]\nweb1 user=admin pass word\n",
+            ":2: each word behind host 'web1' is NAME=VALUE",
+        ),
         (
             "hosts",
             "web1\n[web:var]\nx=1\n",
@@ -156,11 +170,23 @@ def test_the_environment_goes_before_the_file_and_a_file_that_anybody_may_write_
             ":2: there is no group 'wbe': no section [wbe] or [wbe:children]; did",
         ),
         ("hosts", "[web]\nweb1\n[a:children]\nwbe\n", ":4: there is no group 'wbe'"),
-        ("hosts", "[web]\nweb1\n[web:vars]\nansible_password: hunter2\n", ":4: each line of [web:vars] is NAME=VALUE"),
+        (
+            "hosts",
+            "[web]\nweb1\n[web:vars]\nansible_password: hunter2\n",
+            ":4: each line of [web:vars] is NAME=VALUE",
+        ),
         ("hosts", "[web]\nweb1 x='it\n", ":2: no host with its variables: No closing quotation"),
         ("hosts", "all:\n  hosts:\n    web1\n  x: [\n", ": not valid YAML"),
-        ("fleet.inv", "all:\n  hosts: {web1: }\n", ": read as INI, and it is none; YAML stands in files named .yml"),
-        ("script", "#!/usr/bin/env python3\nimport json\n", ":1: it begins with #! and is not executable"),
+        (
+            "fleet.inv",
+            "all:\n  hosts: {web1: }\n",
+            ": read as INI, and it is none; YAML stands in files named .yml",
+        ),
+        (
+            "script",
+            "#!/usr/bin/env python3\nimport json\n",
+            ":1: it begins with #! and is not executable",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line_and_shows_no_secret(
@@ -169,11 +195,15 @@ def test_what_is_wrong_is_told_with_its_line_and_shows_no_secret(
     write(tmp_path / name, text)
     with pytest.raises(InventoryError) as caught:
         load_inventory(tmp_path / name)
-    assert any(told in problem.removeprefix(str(tmp_path / name)) for problem in caught.value.problems)
+    assert any(
+        told in problem.removeprefix(str(tmp_path / name)) for problem in caught.value.problems
+    )
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_file_of_a_folder_that_is_no_inventory_is_told_with_how_to_leave_it_out(tmp_path: Path) -> None:
+def test_a_file_of_a_folder_that_is_no_inventory_is_told_with_how_to_leave_it_out(
+    tmp_path: Path,
+) -> None:
     write(tmp_path / "prod/hosts", INI)
     write(tmp_path / "prod/notes", "remember the milk\n")
     with pytest.raises(InventoryError, match="prod/notes:1: ") as caught:
@@ -192,9 +222,15 @@ def test_a_file_of_a_folder_that_is_no_inventory_is_told_with_how_to_leave_it_ou
 )  # fmt: skip
 def test_a_list_in_ini_is_one_of_pythons(value: str, told: str | None, tmp_path: Path) -> None:
     ini = (
-        BASE.replace("    web1:\n  vars:\n", "").replace("all:\n  hosts:\n", "web1\n[all:vars]\n").replace(": ", "=", 6)
+        BASE.replace("    web1:\n  vars:\n", "")
+        .replace("all:\n  hosts:\n", "web1\n[all:vars]\n")
+        .replace(": ", "=", 6)
     )
-    lines = [line.strip() for line in ini.splitlines() if "service_manager" not in line and "commands" not in line]
+    lines = [
+        line.strip()
+        for line in ini.splitlines()
+        if "service_manager" not in line and "commands" not in line
+    ]
     write(tmp_path / "hosts", "\n".join([*lines, f"celery_workers={value}", ""]))
     inventory = load_inventory(tmp_path / "hosts")
     if told is None:
@@ -202,4 +238,6 @@ def test_a_list_in_ini_is_one_of_pythons(value: str, told: str | None, tmp_path:
         return
     with pytest.raises(InventoryError) as caught:
         build_fleet(inventory, ("web1",))
-    assert [problem.partition(": celery_workers: ")[2] for problem in caught.value.problems] == [told]
+    assert [problem.partition(": celery_workers: ")[2] for problem in caught.value.problems] == [
+        told
+    ]

@@ -1,4 +1,6 @@
-"""Rendering: nothing undefined slips through, nothing escapes the sandbox, and files mean what their values say."""
+"""Rendering: nothing undefined slips through, nothing escapes the sandbox, and files mean what
+their values say.
+"""
 
 import os
 import re
@@ -16,7 +18,13 @@ from runbooks.core.fleet import mark_of
 from runbooks.core.operator import user_name
 from runbooks.core.settings import CronEntry, Worker
 from runbooks.diagnosis.wanted_files import cron_files, logrotate_files, unit_files
-from runbooks.inventory.templates import Templates, cron_command, logrotate_path, systemd_path, systemd_word
+from runbooks.inventory.templates import (
+    Templates,
+    cron_command,
+    logrotate_path,
+    systemd_path,
+    systemd_word,
+)
 from tests.unit.fleets import make_fleet, make_host
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +36,9 @@ SHIPPED = Templates(ROOT / "templates")
 
 @pytest.mark.parametrize("escape", [systemd_word, systemd_path, cron_command])
 @pytest.mark.parametrize("text", ["a\nb", "a\rb", "a\0b", "\n", "a\x1b[0m", "a\x7f"])
-def test_a_value_with_a_line_break_is_refused_for_it_would_be_a_new_directive(escape: Any, text: str) -> None:
+def test_a_value_with_a_line_break_is_refused_for_it_would_be_a_new_directive(
+    escape: Any, text: str
+) -> None:
     with pytest.raises(RenderError, match="line break or a control character"):
         escape(text)
 
@@ -58,7 +68,9 @@ def test_a_percent_sign_in_a_cron_command_is_escaped() -> None:
     assert cron_command("date +%F > /tmp/x") == r"date +\%F > /tmp/x"
 
 
-@pytest.mark.parametrize("path", ["/var/log/*.log", "/var/log/a[1].log", '/var/log/"a".log', "/var/log/{a,b}", "/a\nb"])
+@pytest.mark.parametrize(
+    "path", ["/var/log/*.log", "/var/log/a[1].log", '/var/log/"a".log', "/var/log/{a,b}", "/a\nb"]
+)
 def test_a_log_whose_name_means_more_to_logrotate_is_refused(path: str) -> None:
     with pytest.raises(RenderError):
         logrotate_path(path)
@@ -78,7 +90,9 @@ def write_template(directory: Path, text: str) -> Templates:
     return Templates(directory)
 
 
-def test_a_template_that_uses_what_it_is_not_given_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_template_that_uses_what_it_is_not_given_is_an_error_that_names_it(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(RenderError, match=rf"template {tmp_path}/x\.j2:3: 'user' is undefined"):
         write_template(tmp_path, "{{ mark }}\n\nUser={{ user }}\n").render("x.j2", mark=MARK)
 
@@ -88,7 +102,9 @@ def test_a_value_that_a_filter_refuses_names_the_template(tmp_path: Path) -> Non
         write_template(tmp_path, "{{ user | systemd_path }}").render("x.j2", mark=MARK, user="a\nb")
 
 
-@pytest.mark.parametrize("text", ["{{ x.__class__ }}", "{% if %}", "{{ 1 / 0 }}", "{{ x | nofilter }}"])
+@pytest.mark.parametrize(
+    "text", ["{{ x.__class__ }}", "{% if %}", "{{ 1 / 0 }}", "{{ x | nofilter }}"]
+)
 def test_a_broken_template_is_a_message_and_no_traceback(tmp_path: Path, text: str) -> None:
     with pytest.raises(RenderError, match=rf"template {tmp_path}/x\.j2:2: "):
         write_template(tmp_path, f"{{{{ mark }}}}\n{text}").render("x.j2", mark=MARK, x="")
@@ -99,7 +115,9 @@ def test_a_missing_template_is_told_by_its_name(tmp_path: Path) -> None:
         Templates(tmp_path).render("systemd/none.j2", mark=MARK)
 
 
-def test_a_template_of_ones_own_counts_before_the_shipped_one_and_may_include_it(tmp_path: Path) -> None:
+def test_a_template_of_ones_own_counts_before_the_shipped_one_and_may_include_it(
+    tmp_path: Path,
+) -> None:
     own, shipped = tmp_path / "own", tmp_path / "shipped"
     own.mkdir()
     shipped.mkdir()
@@ -111,8 +129,12 @@ def test_a_template_of_ones_own_counts_before_the_shipped_one_and_may_include_it
     assert templates.render("y.j2", mark=MARK) == b"# Ours; y\n"
 
 
-def test_a_template_without_the_mark_is_refused_for_its_file_would_never_be_removed(tmp_path: Path) -> None:
-    with pytest.raises(RenderError, match=rf"template {tmp_path}/x\.j2:1: it has to begin with {{{{ mark }}}}"):
+def test_a_template_without_the_mark_is_refused_for_its_file_would_never_be_removed(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(
+        RenderError, match=rf"template {tmp_path}/x\.j2:1: it has to begin with {{{{ mark }}}}"
+    ):
         write_template(tmp_path, "# mine\n{{ mark }}\n").render("x.j2", mark=MARK)
 
 
@@ -128,12 +150,16 @@ AWKWARD = make_host(
     user="root",
     workers=(
         Worker(
-            name="high", queues=("high_q", "two words"), options=("--max-tasks-per-child=9", "-O", "fair", "50%", "$X")
+            name="high",
+            queues=("high_q", "two words"),
+            options=("--max-tasks-per-child=9", "-O", "fair", "50%", "$X"),
         ),
         Worker(name="low", queues=("low",), concurrency=4),
     ),
     cron=(
-        CronEntry(schedule="0 */6 * * *", user="deploy", command="date +%F >> '/var/log/50% x.log'"),
+        CronEntry(
+            schedule="0 */6 * * *", user="deploy", command="date +%F >> '/var/log/50% x.log'"
+        ),
         CronEntry(schedule="5 4 * * 1", user="root", command="true"),
     ),
 )
@@ -155,7 +181,10 @@ def test_the_worker_unit_says_what_the_inventory_says() -> None:
     assert '    --queues="high_q,two words" \\' in lines
     assert '    --concurrency=1 --loglevel=INFO --max-tasks-per-child=9 -O fair 50%% "$$X"' in lines
     assert "TimeoutStopSec=60" in lines
-    assert b"--concurrency=4 --loglevel=INFO\n" in units["/etc/systemd/system/celery-worker@low.service"]
+    assert (
+        b"--concurrency=4 --loglevel=INFO\n"
+        in units["/etc/systemd/system/celery-worker@low.service"]
+    )
 
 
 def test_a_unit_ends_with_a_newline_and_keeps_no_trace_of_the_templates_own_lines() -> None:
@@ -171,14 +200,26 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         pytest.skip("no systemd-analyze here")
     directory = tmp_path / "units"
     directory.mkdir()
-    host = make_host("web1", **{**AWKWARD.settings.model_dump(), "directory": "/tmp", "unit_directory": str(directory)})
+    host = make_host(
+        "web1",
+        **{**AWKWARD.settings.model_dump(), "directory": "/tmp", "unit_directory": str(directory)},
+    )
     for path, content in unit_files(make_fleet(host), SHIPPED)["web1"].items():
         Path(path).write_bytes(content)
-        done = subprocess.run([analyze, "verify", "--man=no", path], capture_output=True, text=True, env=os.environ)
-        # Said about other units of this machine, or because no systemd runs here, is not about ours.
-        said = [line for line in done.stderr.splitlines() if Path(path).name in line or str(directory) in line]
+        done = subprocess.run(
+            [analyze, "verify", "--man=no", path], capture_output=True, text=True, env=os.environ
+        )
+        # Said about other units of this machine, or because no systemd runs here, is not about
+        # ours.
+        said = [
+            line
+            for line in done.stderr.splitlines()
+            if Path(path).name in line or str(directory) in line
+        ]
         assert not [
-            line for line in said if "Unknown" in line or "rror" in line or "gnoring" in line or "nvalid" in line
+            line
+            for line in said
+            if "Unknown" in line or "rror" in line or "gnoring" in line or "nvalid" in line
         ], said
 
 
@@ -193,25 +234,48 @@ def test_systemd_would_complain_about_a_wrong_unit(tmp_path: Path) -> None:
 
 def test_supervisords_conf_file_starts_what_the_inventory_says(tmp_path: Path) -> None:
     """Read by supervisor's own code, and run."""
-    shop, python, env_file = (tmp_path / name for name in ("it's my shop 50%", "say it", "shop's 9.env"))
+    shop, python, env_file = (
+        tmp_path / name for name in ("it's my shop 50%", "say it", "shop's 9.env")
+    )
     shop.mkdir()
     env_file.write_text("TIMEOUT='30 s'\n")
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$TIMEOUT" "$HOME" "$@"\n')
     python.chmod(0o755)
-    places = {"directory": str(shop), "python": str(python), "env_file": str(env_file), "user": user_name()}
-    given = AWKWARD.settings.model_dump() | places | {"service_manager": "supervisor", "unit_directory": "/conf.d"}
+    places = {
+        "directory": str(shop),
+        "python": str(python),
+        "env_file": str(env_file),
+        "user": user_name(),
+    }
+    given = (
+        AWKWARD.settings.model_dump()
+        | places
+        | {"service_manager": "supervisor", "unit_directory": "/conf.d"}
+    )
     host = make_host("web 1", **given | {"supervisor": {"log_directory": str(tmp_path)}})
     files = unit_files(make_fleet(host), SHIPPED)["web 1"]
-    assert list(files) == [f"/conf.d/celery-{name}.conf" for name in ("worker-high", "worker-low", "beat")]
+    assert list(files) == [
+        f"/conf.d/celery-{name}.conf" for name in ("worker-high", "worker-low", "beat")
+    ]
     conf = tmp_path / "supervisord.conf"
     conf.write_bytes(b"[supervisord]\n" + b"\n".join(files.values()))
     options = ServerOptions()
     options.here = str(tmp_path)
-    programs = {one.name: one.process_configs[0] for one in options.read_config(str(conf)).process_group_configs}
+    programs = {
+        one.name: one.process_configs[0]
+        for one in options.read_config(str(conf)).process_group_configs
+    }
     high = programs["celery-worker-high"]
-    assert (high.directory, high.stopwaitsecs, high.stopasgroup, high.killasgroup) == (str(shop), 60, False, True)
+    assert (high.directory, high.stopwaitsecs, high.stopasgroup, high.killasgroup) == (
+        str(shop),
+        60,
+        False,
+        True,
+    )
     assert high.stdout_logfile == f"{tmp_path}/celery-worker-high.log"
-    done = subprocess.run(shlex.split(high.command), cwd=high.directory, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        shlex.split(high.command), cwd=high.directory, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines() == [
         "30 s", os.path.expanduser("~" + user_name()), "-m", "celery", "-A", "shop", "worker", "--hostname=high@web 1",
         "--queues=high_q,two words", "--concurrency=1", "--loglevel=INFO", "--max-tasks-per-child=9", "-O", "fair",
@@ -227,7 +291,9 @@ def test_what_supervisord_would_take_for_a_comment_is_refused() -> None:
 
 
 def test_the_cron_file_has_percent_signs_escaped_a_user_column_and_a_final_newline() -> None:
-    ((path, content),) = cron_files(make_fleet(AWKWARD, app="shop.celery"), SHIPPED)["web 1"].items()
+    ((path, content),) = cron_files(make_fleet(AWKWARD, app="shop.celery"), SHIPPED)[
+        "web 1"
+    ].items()
     assert path == "/etc/cron.d/celery-shop-celery"
     lines = content.decode().split("\n")
     assert lines[-1] == ""
@@ -240,7 +306,9 @@ def test_the_cron_file_has_percent_signs_escaped_a_user_column_and_a_final_newli
 
 
 def test_the_logs_of_a_host_are_rotated_as_their_owner() -> None:
-    host = make_host(user="deploy", logs=("/var/log/my shop/a.log", "/var/log/b.log"), group="www-data")
+    host = make_host(
+        user="deploy", logs=("/var/log/my shop/a.log", "/var/log/b.log"), group="www-data"
+    )
     ((path, content),) = logrotate_files(make_fleet(host), SHIPPED)["web1"].items()
     assert path == "/etc/logrotate.d/celery-shop"
     lines = content.decode().splitlines()
@@ -258,7 +326,9 @@ def test_a_host_without_cron_entries_or_logs_gets_no_file_for_them() -> None:
 def test_a_worker_of_root_keeps_roots_rights() -> None:
     def unit(user: str) -> bytes:
         host = make_host(user=user, service_manager="systemd", commands=None)
-        return unit_files(make_fleet(host), SHIPPED)["web1"]["/etc/systemd/system/celery-beat.service"]
+        return unit_files(make_fleet(host), SHIPPED)["web1"][
+            "/etc/systemd/system/celery-beat.service"
+        ]
 
     assert b"\nCapabilityBoundingSet=\n" in unit("deploy")
     assert b"CapabilityBoundingSet" not in unit("root")
@@ -267,8 +337,14 @@ def test_a_worker_of_root_keeps_roots_rights() -> None:
 def test_beat_is_started_with_the_options_of_the_inventory() -> None:
     def starts(**settings: Any) -> list[str]:
         host = make_host(service_manager="systemd", commands=None, **settings)
-        unit = unit_files(make_fleet(host), SHIPPED)["web1"]["/etc/systemd/system/celery-beat.service"].decode()
-        return [line for line in unit.splitlines() if "--pidfile=" in line or line.startswith("KillSignal")]
+        unit = unit_files(make_fleet(host), SHIPPED)["web1"][
+            "/etc/systemd/system/celery-beat.service"
+        ].decode()
+        return [
+            line
+            for line in unit.splitlines()
+            if "--pidfile=" in line or line.startswith("KillSignal")
+        ]
 
     first = "    --schedule=/var/lib/celery-beat/schedule --pidfile= --loglevel=INFO"
     assert starts() == [first, "KillSignal=SIGTERM"]
@@ -283,10 +359,15 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
     assert unit_files(fleet, SHIPPED) == unit_files(fleet, SHIPPED)
 
 
-def test_a_host_whose_workers_other_commands_start_gets_units_only_where_it_names_their_directory() -> None:
+def test_a_host_whose_workers_other_commands_start_gets_units_only_where_it_names_their_directory() -> (
+    None
+):
     def units(**settings: Any) -> list[str]:
         return list(unit_files(make_fleet(make_host(beat=False, **settings)), SHIPPED)["web1"])
 
     assert units() == []
-    assert units(unit_directory="/opt/units") == ["/opt/units/celery-worker@high.service", "/opt/units/celery.target"]
+    assert units(unit_directory="/opt/units") == [
+        "/opt/units/celery-worker@high.service",
+        "/opt/units/celery.target",
+    ]
     assert len(units(service_manager="systemd", commands=None)) == 2

@@ -1,4 +1,6 @@
-"""The values of an inventory: as Ansible has them, nothing escapes the sandbox, and what is secret stays so."""
+"""The values of an inventory: as Ansible has them, nothing escapes the sandbox, and what is secret
+stays so.
+"""
 
 import os
 from collections.abc import Mapping
@@ -23,7 +25,9 @@ def values_of(folder: Path, text: str) -> Values:
 def render(tmp_path: Path) -> Any:
     def render(value: Any, context: Mapping[str, Any] | None = None) -> Any:
         body = yaml.safe_dump({"value": value, **(context or {})}, indent=2)
-        return values_of(tmp_path, "".join(f"      {line}\n" for line in body.splitlines()))["value"]
+        return values_of(tmp_path, "".join(f"      {line}\n" for line in body.splitlines()))[
+            "value"
+        ]
 
     return render
 
@@ -62,13 +66,20 @@ def test_a_final_newline_of_a_value_stays(render: Any) -> None:
     assert render("{{ x }}\n", {"x": "y"}) == "y\n"
 
 
-def test_strings_are_rendered_in_maps_and_lists_and_other_scalars_stay_as_they_are(render: Any) -> None:
+def test_strings_are_rendered_in_maps_and_lists_and_other_scalars_stay_as_they_are(
+    render: Any,
+) -> None:
     value = {"a": ["{{ x }}", 1, True, None], "b": {"c": "-{{ x }}-"}, "d": 1.5}
     assert render(value, {"x": "y"}) == {"a": ["y", 1, True, None], "b": {"c": "-y-"}, "d": 1.5}
 
 
 def test_a_variable_that_holds_jinja_is_rendered_where_it_is_used(render: Any) -> None:
-    context = {"a": "{{ b }}/a", "b": "{{ c.d }}/b", "c": {"d": "c", "unused": "{{ nope }}"}, "other": "{{ nope }}"}
+    context = {
+        "a": "{{ b }}/a",
+        "b": "{{ c.d }}/b",
+        "c": {"d": "c", "unused": "{{ nope }}"},
+        "other": "{{ nope }}",
+    }
     assert render("{{ a }}", context) == "c/b/a"
 
 
@@ -87,11 +98,16 @@ def test_what_is_undefined_is_an_error_and_not_an_empty_string(render: Any, erro
 
 
 def test_a_default_does_not_hide_what_failed_for_another_reason(error_of: Any) -> None:
-    assert "No such file" in error_of("{{ a | default('x') }}", {"a": "{{ lookup('file', '/no/such') }}"})
+    assert "No such file" in error_of(
+        "{{ a | default('x') }}", {"a": "{{ lookup('file', '/no/such') }}"}
+    )
 
 
 def test_undef_says_what_to_do(error_of: Any) -> None:
-    value = "{{ lookup('file', '/no/such', errors='ignore') or undef(hint='put up the sandbox first') }}"
+    value = (
+        "{{ lookup('file', '/no/such', errors='ignore') or undef(hint='put up the sandbox"
+        " first') }}"
+    )
     assert error_of(value) == "put up the sandbox first"
     assert error_of("{{ nope | mandatory('set nope') }}") == "set nope"
 
@@ -124,7 +140,9 @@ def test_an_unsafe_value_is_not_rendered(tmp_path: Path) -> None:
 def test_the_filters_do_what_they_do_for_ansible(render: Any) -> None:
     assert render("{{ 'ä' | b64encode }}") == "w6Q="
     assert render("{{ 'w6Q=' | ansible.builtin.b64decode }}") == "ä"
-    assert render("{{ {'a': {'b': 1}} | combine({'a': {'c': 2}}, recursive=True) }}") == {"a": {"b": 1, "c": 2}}
+    assert render("{{ {'a': {'b': 1}} | combine({'a': {'c': 2}}, recursive=True) }}") == {
+        "a": {"b": 1, "c": 2}
+    }
     assert render("{{ 'yes' | bool }}") is True
     assert render("{{ 'a b' | quote }}") == "'a b'"
 
@@ -132,7 +150,9 @@ def test_the_filters_do_what_they_do_for_ansible(render: Any) -> None:
 def test_a_problem_is_told_with_the_file_and_line_it_stands_in(tmp_path: Path) -> None:
     (tmp_path / "group_vars").mkdir()
     (tmp_path / "group_vars/all.yml").write_text("# the base\nbase: '{{ nope }}/x'\n")
-    values = values_of(tmp_path, "      v:\n        - good\n        - '{{ base }}'\n        - '{{ 1 / 0 }}'\n")
+    values = values_of(
+        tmp_path, "      v:\n        - good\n        - '{{ base }}'\n        - '{{ 1 / 0 }}'\n"
+    )
     with pytest.raises(InventoryError) as caught:
         values["v"]
     assert caught.value.problems == [
@@ -144,46 +164,71 @@ def test_a_problem_is_told_with_the_file_and_line_it_stands_in(tmp_path: Path) -
 # --- lookups
 
 
-def test_a_secret_is_looked_up_in_a_file_without_its_last_newline(render: Any, tmp_path: Path) -> None:
+def test_a_secret_is_looked_up_in_a_file_without_its_last_newline(
+    render: Any, tmp_path: Path
+) -> None:
     (tmp_path / "url").write_text("redis://:pä ss@h/0\n")
     assert render("{{ lookup('file', inventory_dir ~ '/url') }}") == "redis://:pä ss@h/0"
-    assert render("{{ lookup('ansible.builtin.file', inventory_dir ~ '/url') }}") == "redis://:pä ss@h/0"
+    assert (
+        render("{{ lookup('ansible.builtin.file', inventory_dir ~ '/url') }}")
+        == "redis://:pä ss@h/0"
+    )
 
 
-def test_a_secret_is_looked_up_in_the_environment(render: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_is_looked_up_in_the_environment(
+    render: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BROKER_PASSWORD", "s3cret")
     monkeypatch.delenv("NOT_SET", raising=False)
-    assert render("{{ lookup('env', 'BROKER_PASSWORD') }}{{ lookup('env', 'NOT_SET') }}") == "s3cret"
+    assert (
+        render("{{ lookup('env', 'BROKER_PASSWORD') }}{{ lookup('env', 'NOT_SET') }}") == "s3cret"
+    )
     assert render("{{ lookup('env', 'NOT_SET', default='x') }}") == "x"
 
 
 def test_a_secret_comes_from_a_command_which_runs_once(render: Any, tmp_path: Path) -> None:
     count = f"echo run >> {tmp_path}/log; echo s3cret"
-    assert render(f"{{{{ lookup('pipe', '{count}') }}}}{{{{ lookup('pipe', '{count}') }}}}") == "s3crets3cret"
+    assert (
+        render(f"{{{{ lookup('pipe', '{count}') }}}}{{{{ lookup('pipe', '{count}') }}}}")
+        == "s3crets3cret"
+    )
     assert (tmp_path / "log").read_text() == "run\n"
 
 
 def test_a_command_that_fails_is_told_without_its_arguments(error_of: Any) -> None:
-    assert error_of("{{ lookup('pipe', 'false --token hunter2') }}") == "lookup('pipe'): 'false' ended with exit code 1"
+    assert (
+        error_of("{{ lookup('pipe', 'false --token hunter2') }}")
+        == "lookup('pipe'): 'false' ended with exit code 1"
+    )
 
 
-def test_a_file_that_cannot_be_looked_up_is_told_with_its_path(error_of: Any, tmp_path: Path) -> None:
-    assert error_of("{{ lookup('file', '/no/such') }}") == "lookup('file'): No such file or directory: /no/such"
+def test_a_file_that_cannot_be_looked_up_is_told_with_its_path(
+    error_of: Any, tmp_path: Path
+) -> None:
+    assert (
+        error_of("{{ lookup('file', '/no/such') }}")
+        == "lookup('file'): No such file or directory: /no/such"
+    )
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     assert "decode" in error_of(f"{{{{ lookup('file', '{tmp_path}/binary') }}}}")
 
 
 @pytest.mark.parametrize("kind", ["password", "url", "community.hashi_vault.vault_read", "lines"])
 def test_another_lookup_is_not_supported(error_of: Any, kind: str) -> None:
-    assert error_of(f"{{{{ lookup('{kind}', 'id') }}}}") == (
-        f"lookup('{kind}') is not supported; 'file', 'env' and 'pipe' are"
+    assert (
+        error_of(f"{{{{ lookup('{kind}', 'id') }}}}")
+        == f"lookup('{kind}') is not supported; 'file', 'env' and 'pipe' are"
     )
 
 
-def test_what_was_looked_up_is_not_in_the_message_of_an_error(error_of: Any, tmp_path: Path) -> None:
+def test_what_was_looked_up_is_not_in_the_message_of_an_error(
+    error_of: Any, tmp_path: Path
+) -> None:
     (tmp_path / "url").write_text("hunter2")
     assert "hunter2" not in error_of("{{ {}[lookup('file', inventory_dir ~ '/url')] }}")
-    assert "hunter2" not in error_of("{{ lookup('file', inventory_dir ~ '/url') | mandatory | from_json }}")
+    assert "hunter2" not in error_of(
+        "{{ lookup('file', inventory_dir ~ '/url') | mandatory | from_json }}"
+    )
 
 
 # --- the sandbox
@@ -230,7 +275,9 @@ def test_an_expression_cannot_leave_the_sandbox(error_of: Any, expression: str) 
         "{{ lookup }}",
     ],
 )
-def test_whatever_goes_wrong_in_an_expression_is_a_message_and_no_traceback(error_of: Any, expression: str) -> None:
+def test_whatever_goes_wrong_in_an_expression_is_a_message_and_no_traceback(
+    error_of: Any, expression: str
+) -> None:
     assert error_of(expression)
 
 

@@ -1,4 +1,6 @@
-"""Reading a file in steps: every line once and in order, with its time, whatever the file goes through."""
+"""Reading a file in steps: every line once and in order, with its time, whatever the file goes
+through.
+"""
 
 import os
 from collections.abc import Callable, Sequence
@@ -24,7 +26,10 @@ def ask(question: str) -> Answer:
 
 def stamp(at: float, zone: tzinfo = UTC) -> str:
     """Celery's own."""
-    return datetime.fromtimestamp(at, zone).strftime("[%Y-%m-%d %H:%M:%S,%f")[:-3] + ": INFO/MainProcess]"
+    return (
+        datetime.fromtimestamp(at, zone).strftime("[%Y-%m-%d %H:%M:%S,%f")[:-3]
+        + ": INFO/MainProcess]"
+    )
 
 
 def write(path: Path, *lines: str, changed_at: float | None = None) -> None:
@@ -82,15 +87,26 @@ def test_a_line_says_its_time_as_celery_or_as_iso(tmp_path: Path, line: str, at:
 
 
 def test_a_time_without_a_zone_is_in_that_of_the_line_that_was_written_last(tmp_path: Path) -> None:
-    """Django sets its own TIME_ZONE, whatever the host's is; and so the time differs, by which others are merged."""
+    """Django sets its own TIME_ZONE, whatever the host's is; and so the time differs, by which
+    others are merged.
+    """
     for hours in (-5, 0, 5.75):
         zone = timezone(timedelta(hours=hours))
-        write(tmp_path / "log", f"{stamp(NOON, zone)} a", f"{stamp(NOON + 9, zone)} b", changed_at=NOON + 9.01)
+        write(
+            tmp_path / "log",
+            f"{stamp(NOON, zone)} a",
+            f"{stamp(NOON + 9, zone)} b",
+            changed_at=NOON + 9.01,
+        )
         assert [line.at for line in all_older(opened(tmp_path / "log"))] == [NOON, NOON + 9]
 
 
 def test_where_that_cannot_be_told_it_is_in_the_zone_of_the_host(tmp_path: Path) -> None:
-    write(tmp_path / "log", "[2026-11-21 12:00:00,000: INFO/MainProcess] a", changed_at=NOON + 86400 * 3 + 400)
+    write(
+        tmp_path / "log",
+        "[2026-11-21 12:00:00,000: INFO/MainProcess] a",
+        changed_at=NOON + 86400 * 3 + 400,
+    )
     hosts = datetime(2026, 11, 21, 12).timestamp()
     assert [line.at for line in all_older(opened(tmp_path / "log"))] == [hosts]
 
@@ -110,7 +126,9 @@ def test_where_the_host_says_its_zone_lines_before_and_after_a_change_of_the_clo
     assert [line.at for line in all_older(opened(tmp_path / "log"))] == times
 
 
-def test_a_zone_that_is_not_known_here_counts_as_its_offset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zone_that_is_not_known_here_counts_as_its_offset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TZ", "<XYZ>-3")
     write(tmp_path / "log", stamp(NOON, timezone(timedelta(hours=3))), changed_at=NOON + 500)
     assert [line.at for line in all_older(opened(tmp_path / "log"))] == [NOON]
@@ -131,7 +149,15 @@ def test_lines_of_the_hour_that_the_clock_showed_twice_are_told_apart_by_those_b
 
 
 def test_a_line_without_a_time_goes_with_the_one_before_it(tmp_path: Path) -> None:
-    write(tmp_path / "log", "torn", f"{stamp(NOON)} a", "Traceback", "", f"{stamp(NOON + 1)} b", changed_at=NOON + 1)
+    write(
+        tmp_path / "log",
+        "torn",
+        f"{stamp(NOON)} a",
+        "Traceback",
+        "",
+        f"{stamp(NOON + 1)} b",
+        changed_at=NOON + 1,
+    )
     found = all_older(opened(tmp_path / "log"), lambda text: True)
     assert [(line.text[-9:], line.at) for line in found] == [
         ("torn", NOON), ("process] a"[-9:], NOON), ("Traceback", NOON), ("", NOON), ("process] b"[-9:], NOON + 1),
@@ -145,11 +171,16 @@ def test_a_file_without_any_time_has_that_of_its_last_change(tmp_path: Path) -> 
     assert texts(found) == [f"line {n}" for n in range(files.HELD_LINES + 5)]
 
 
-def test_lines_without_times_are_never_left_out_of_a_file_that_changed_since(tmp_path: Path) -> None:
+def test_lines_without_times_are_never_left_out_of_a_file_that_changed_since(
+    tmp_path: Path,
+) -> None:
     write(tmp_path / "log", "a", "b", changed_at=NOON)
     log = opened(tmp_path / "log", since=NOON - 60)
     assert not log.dated
-    assert [(line.text, line.at) for line in newer_lines(log, NOON - 60)] == [("a", NOON), ("b", NOON)]
+    assert [(line.text, line.at) for line in newer_lines(log, NOON - 60)] == [
+        ("a", NOON),
+        ("b", NOON),
+    ]
     assert all_newer(opened(tmp_path / "log", since=NOON + 60), NOON + 60) == []
 
 
@@ -157,10 +188,19 @@ def test_how_a_file_writes_times_is_seen_as_soon_as_it_has_lines(tmp_path: Path)
     """Also the zone: the application's own, nine hours from the host's."""
     write(tmp_path / "log")
     log = opened(tmp_path / "log")
-    shown = datetime.fromtimestamp(NOON, timezone(timedelta(hours=9))).strftime("%Y-%m-%d %H:%M:%S,000")
+    shown = datetime.fromtimestamp(NOON, timezone(timedelta(hours=9))).strftime(
+        "%Y-%m-%d %H:%M:%S,000"
+    )
     write(tmp_path / "log", "beginning", f"ERROR {shown} a", changed_at=NOON)
     assert [line.at for line in newer_lines(log)] == [NOON, NOON]
-    write(tmp_path / "log", "beginning", f"ERROR {shown} a", f"ERROR {shown} b", "end", changed_at=NOON)
+    write(
+        tmp_path / "log",
+        "beginning",
+        f"ERROR {shown} a",
+        f"ERROR {shown} b",
+        "end",
+        changed_at=NOON,
+    )
     assert [line.at for line in newer_lines(log)] == [NOON, NOON]
 
 
@@ -186,7 +226,8 @@ def test_a_file_is_read_on_from_where_a_time_begins(tmp_path: Path) -> None:
 
 def test_of_a_long_file_little_is_read_to_find_where_a_time_begins(tmp_path: Path) -> None:
     lines = [
-        f"ERROR {datetime.fromtimestamp(NOON + n, UTC):%Y-%m-%d %H:%M:%S},000 {n}\n" + 40 * "  trace\n"
+        f"ERROR {datetime.fromtimestamp(NOON + n, UTC):%Y-%m-%d %H:%M:%S},000 {n}\n"
+        + 40 * "  trace\n"
         for n in range(30_000)
     ]
     (tmp_path / "log").write_text("".join(lines))
@@ -199,11 +240,15 @@ def test_of_a_long_file_little_is_read_to_find_where_a_time_begins(tmp_path: Pat
             if log.since(answer, since):
                 break
         assert brought < (tmp_path / "log").stat().st_size / 20
-        first = next(line for line in log.newer(ask(log.ask_newer()), bool) or () if when(line) >= since)
+        first = next(
+            line for line in log.newer(ask(log.ask_newer()), bool) or () if when(line) >= since
+        )
         assert first.at == max(since, NOON)
 
 
-def test_a_growing_file_is_read_on_where_it_was_left_and_a_line_comes_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_growing_file_is_read_on_where_it_was_left_and_a_line_comes_when_it_is_whole(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "log"
     write(path, "old")
     log = opened(path)
@@ -233,7 +278,9 @@ def test_a_rotated_file_is_read_with_the_one_before_it(tmp_path: Path, name: str
         assert all_newer(opened(tmp_path / "log")) == [], "nothing was added"
 
 
-def test_a_file_that_is_rotated_while_it_is_read_back_is_read_to_its_beginning(tmp_path: Path) -> None:
+def test_a_file_that_is_rotated_while_it_is_read_back_is_read_to_its_beginning(
+    tmp_path: Path,
+) -> None:
     lines = [f"{stamp(NOON + n)} {'x' * 300}" for n in range(3000)]
     write(tmp_path / "log.1", *lines[:1500], changed_at=NOON + 1499)
     write(tmp_path / "log", *lines[1500:], changed_at=NOON + 2999)
@@ -268,7 +315,9 @@ def test_a_file_that_is_cut_off_is_read_from_its_new_start(tmp_path: Path) -> No
     assert all_newer(log) == ["new"]
 
 
-def test_a_file_that_is_not_there_is_told_and_read_from_its_start_when_it_comes(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_told_and_read_from_its_start_when_it_comes(
+    tmp_path: Path,
+) -> None:
     log = LogFile("web1", str(tmp_path / "my log"))
     (said,) = log.start(ask(log.ask_start()))
     assert "my log" in said.text
@@ -302,7 +351,13 @@ def test_a_line_in_latin_1_is_shown_and_found_as_what_it_says(tmp_path: Path) ->
 
 
 def test_what_is_looked_for_is_what_is_shown_and_a_password_is_neither(tmp_path: Path) -> None:
-    write(tmp_path / "log", "Connected to redis://:hunter2@h:1/0", "\udcff".encode(errors="replace").decode())
+    write(
+        tmp_path / "log",
+        "Connected to redis://:hunter2@h:1/0",
+        "\udcff".encode(errors="replace").decode(),
+    )
     log = opened(tmp_path / "log")
-    assert texts(all_older(log, lambda text: "redis" in text)) == ["Connected to redis://********@h:1/0"]
+    assert texts(all_older(log, lambda text: "redis" in text)) == [
+        "Connected to redis://********@h:1/0"
+    ]
     assert all_older(opened(tmp_path / "log"), lambda text: "hunter2" in text) == []

@@ -1,4 +1,6 @@
-"""Many hosts' logs as one: by time, within bounds, and on from where they were when a host comes back."""
+"""Many hosts' logs as one: by time, within bounds, and on from where they were when a host comes
+back.
+"""
 
 import re
 import threading
@@ -91,7 +93,12 @@ def test_the_last_lines_of_a_log_are_found_without_reading_all_of_it(fleet: Flee
 
 
 def test_a_search_goes_back_to_where_the_time_asked_for_begins_and_no_further(fleet: Fleet) -> None:
-    fleet.write("web1", line(0, "rare"), *(line(n / 10, f"n={n}") for n in range(1, 50_000)), line(5001, "rare"))
+    fleet.write(
+        "web1",
+        line(0, "rare"),
+        *(line(n / 10, f"n={n}") for n in range(1, 50_000)),
+        line(5001, "rare"),
+    )
     (one, _) = fleet.logs(Asked(re.compile("rare").search, 5, NOON + 4900))
     one.start()
     assert words(one.newest()) == ["rare"]
@@ -169,13 +176,18 @@ def test_what_is_added_on_several_hosts_is_told_in_the_order_of_time(fleet: Flee
         end()
 
 
-def test_a_host_that_goes_away_is_told_the_others_go_on_and_nothing_is_lost_or_told_twice(fleet: Fleet) -> None:
+def test_a_host_that_goes_away_is_told_the_others_go_on_and_nothing_is_lost_or_told_twice(
+    fleet: Fleet,
+) -> None:
     told, end = following(fleet, Asked(bool, 20))
     try:
         fleet.write("web2", line(1, "before"))
         wait_until(lambda: "before" in words(told), "web2")
         fleet.ways["web2"].cut = True
-        wait_until(lambda: any("unreachable: no route to host" in found.text for found in told), "that web2 is away")
+        wait_until(
+            lambda: any("unreachable: no route to host" in found.text for found in told),
+            "that web2 is away",
+        )
         fleet.write("web2", line(2, "meanwhile"))
         fleet.write("web1", line(3, "goes on"))
         wait_until(lambda: "goes on" in words(told), "web1")
@@ -183,7 +195,9 @@ def test_a_host_that_goes_away_is_told_the_others_go_on_and_nothing_is_lost_or_t
         fleet.write("web2", line(4, "in the new file"))
         fleet.ways["web2"].cut = False
         wait_until(lambda: "in the new file" in words(told), "web2 again")
-        assert [found.text for found in told if found.host == "web2" and not found.log][1:] == ["answers again"]
+        assert [found.text for found in told if found.host == "web2" and not found.log][1:] == [
+            "answers again"
+        ]
         assert [word for word in words(told) if word in ("before", "meanwhile", "in the new file")] == [
             "before", "meanwhile", "in the new file",
         ]  # fmt: skip
@@ -211,4 +225,6 @@ def test_a_host_that_floods_is_asked_for_no_more_than_is_taken(fleet: Fleet) -> 
 def test_a_host_has_a_journal_only_where_systemd_runs_services() -> None:
     host = make_host(logs=("/var/log/a.log",))
     assert [log.name for log in logs_of(host)] == ["a.log"]
-    assert logs_of(make_host(service_manager="systemd", commands=None, workers=(), beat=False)) == ()
+    assert (
+        logs_of(make_host(service_manager="systemd", commands=None, workers=(), beat=False)) == ()
+    )

@@ -1,4 +1,6 @@
-"""Where in the lines of a file their time stands, how it is written, and that nothing else is taken for it."""
+"""Where in the lines of a file their time stands, how it is written, and that nothing else is taken
+for it.
+"""
 
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
@@ -22,7 +24,10 @@ def read(*lines: str, changed_at: float = NOON + 60) -> list[float | None]:
         # Django's documented `verbose`, and what others put before the time
         ("ERROR 2026-11-21 12:00:00,123 tasks 31 140 no route to printer", 0.123),
         ("[ERROR] django.request [2026-11-21 12:00:00,500] no route", 0.5),
-        ('{"levelname": "ERROR", "asctime": "2026-11-21 12:00:00,250", "message": "no route"}', 0.25),
+        (
+            '{"levelname": "ERROR", "asctime": "2026-11-21 12:00:00,250", "message": "no route"}',
+            0.25,
+        ),
         ('time="2026-11-21T13:00:00+01:00" level=error', 0),
         ("[2026-11-21 14:00:00 +0200] [31] [INFO] Booting worker (gunicorn)", 0),
         ("2026-11-21 12:00:00.125 UTC [31] LOG:  checkpoint (PostgreSQL)", 0.125),
@@ -76,11 +81,16 @@ def test_a_time_in_a_message_is_none_of_its_line() -> None:
     value = "ValueError: time data '2020-01-01 00:00:00' does not match"
     lines = [f"[2026-11-21 12:00:0{n},000: ERROR/MainProcess] failed" for n in range(9)]
     mixed = [text for line in lines for text in (line, value, value)]
-    assert [at for line, at in zip(mixed, read(*mixed), strict=True) if line == value] == [None] * 18
+    assert [at for line, at in zip(mixed, read(*mixed), strict=True) if line == value] == [
+        None
+    ] * 18
     verbose = [f"ERROR 2026-11-21 12:00:0{n},000 tasks 31 140 failed" for n in range(9)]
     mixed = [text for line in verbose for text in (line, value)]
     assert read(*mixed) == [at for n in range(9) for at in (NOON + n, None)]
-    assert read("orders since 2020-01-01 00:00:00", "orders since 2020-01-01 00:00:00") == [None, None]
+    assert read("orders since 2020-01-01 00:00:00", "orders since 2020-01-01 00:00:00") == [
+        None,
+        None,
+    ]
     assert read("printed", "the order of 2026-11-21 12:00:00", "is late") == [None, None, None]
 
 
@@ -99,12 +109,18 @@ def test_two_loggers_that_write_one_file_are_both_read() -> None:
 
 def test_a_time_without_a_year_is_within_the_year_before_the_last_change() -> None:
     turn = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
-    lines = [f"{datetime.fromtimestamp(turn + s, UTC):%b %e %H:%M:%S} web1 a" for s in range(-300 * 86400, 7200, 3600)]
+    lines = [
+        f"{datetime.fromtimestamp(turn + s, UTC):%b %e %H:%M:%S} web1 a"
+        for s in range(-300 * 86400, 7200, 3600)
+    ]
     times = read(*lines, changed_at=turn + 3600)
     assert times[0] == turn - 300 * 86400
     assert {later - at for at, later in pairwise(time or 0 for time in times)} == {3600}
     assert (
-        read(*["Feb 29 12:00:00 web1 a"] * 2, changed_at=datetime(2028, 3, 1, 9, 7, tzinfo=UTC).timestamp())
+        read(
+            *["Feb 29 12:00:00 web1 a"] * 2,
+            changed_at=datetime(2028, 3, 1, 9, 7, tzinfo=UTC).timestamp(),
+        )
         == [datetime(2028, 2, 29, 12, tzinfo=UTC).timestamp()] * 2
     )
 

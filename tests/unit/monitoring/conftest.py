@@ -30,8 +30,16 @@ def make_look(*queues: QueueLook, **changes: object) -> Look:
     return Look(NOW, "shop", **(figures | changes))  # type: ignore[arg-type]
 
 
-def make_crossing(code: str = "queue.depth", subject: str = "high_q", since_at: float = NOW - 3600) -> Crossing:
-    return Crossing(code, subject, since_at, "16,000 messages wait, more than 15,000", ("16,000 × shop.tasks.bill",))
+def make_crossing(
+    code: str = "queue.depth", subject: str = "high_q", since_at: float = NOW - 3600
+) -> Crossing:
+    return Crossing(
+        code,
+        subject,
+        since_at,
+        "16,000 messages wait, more than 15,000",
+        ("16,000 × shop.tasks.bill",),
+    )
 
 
 Promtool = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -39,7 +47,9 @@ Promtool = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def promtool() -> Promtool:
-    """The real one, from PATH or out of Debian's package; without it the test is skipped here and fails in CI."""
+    """The real one, from PATH or out of Debian's package; without it the test is skipped here and
+    fails in CI.
+    """
     cached = user_cache_path("celery-runbooks", ensure_exists=True) / "promtool"
     program = shutil.which("promtool") or str(cached)
     if not Path(program).exists():
@@ -50,9 +60,13 @@ def promtool() -> Promtool:
                 raise
             pytest.skip(f"no promtool here, and Debian's package cannot be had: {error}")
 
-    def run(*arguments: object, stdin: str = "", cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    def run(
+        *arguments: object, stdin: str = "", cwd: Path | None = None
+    ) -> "subprocess.CompletedProcess[str]":
         words = [program, *map(str, arguments)]
-        return subprocess.run(words, input=stdin, capture_output=True, text=True, check=False, cwd=cwd)
+        return subprocess.run(
+            words, input=stdin, capture_output=True, text=True, check=False, cwd=cwd
+        )
 
     return run
 
@@ -63,7 +77,14 @@ def _extract(program: Path) -> None:
         folder = Path(name)
         if os.geteuid() == 0:
             subprocess.run(["apt-get", "update", "--quiet"], check=True, capture_output=True)
-        subprocess.run(["apt-get", "download", "--quiet", "prometheus"], cwd=folder, check=True, capture_output=True)
+        subprocess.run(
+            ["apt-get", "download", "--quiet", "prometheus"],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
         (package,) = folder.glob("*.deb")
-        subprocess.run(["dpkg-deb", "--extract", package, folder / "all"], check=True, capture_output=True)
+        subprocess.run(
+            ["dpkg-deb", "--extract", package, folder / "all"], check=True, capture_output=True
+        )
         (folder / "all/usr/bin/promtool").rename(program)

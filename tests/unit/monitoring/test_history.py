@@ -11,7 +11,13 @@ from runbooks.core.model import Cause, Crossing, Finding
 from runbooks.monitoring.history import History, read_history, set_aside
 from tests.unit.monitoring.conftest import NOW
 
-DEEP = Finding("queue.depth", "high_q", "16,000 messages wait", ("16,000 × shop.tasks.bill",), remedy="read them")
+DEEP = Finding(
+    "queue.depth",
+    "high_q",
+    "16,000 messages wait",
+    ("16,000 × shop.tasks.bill",),
+    remedy="read them",
+)
 SILENT = Finding("beat.silent", "web1", "beat has sent nothing for 2 h")
 
 
@@ -27,10 +33,20 @@ def history(path: Path) -> Iterator[History]:
 
 
 def remember(
-    history: History, at: float, *findings: Finding, unsure: tuple[str, ...] = (), targets: int = 1, depth: int = 0
+    history: History,
+    at: float,
+    *findings: Finding,
+    unsure: tuple[str, ...] = (),
+    targets: int = 1,
+    depth: int = 0,
 ) -> tuple[tuple[Crossing, ...], tuple[Crossing, ...]]:
     return history.remember(
-        at, {"high_q": depth}, findings, unsure=lambda code, _: code in unsure, targets=targets, keep_s=86400
+        at,
+        {"high_q": depth},
+        findings,
+        unsure=lambda code, _: code in unsure,
+        targets=targets,
+        keep_s=86400,
     )
 
 
@@ -56,7 +72,9 @@ def test_what_could_not_be_looked_at_has_not_recovered(history: History) -> None
     assert [one.code for one in recovered] == ["beat.silent"]
 
 
-def test_findings_of_one_code_and_subject_are_one_crossing_with_all_the_evidence(history: History) -> None:
+def test_findings_of_one_code_and_subject_are_one_crossing_with_all_the_evidence(
+    history: History,
+) -> None:
     other = Finding("queue.depth", "high_q", "and more", ("of others",))
     (one,), _ = remember(history, NOW, DEEP, other)
     assert one.evidence == ("16,000 × shop.tasks.bill", "and more", "of others")
@@ -67,7 +85,9 @@ def test_each_target_is_told_once_of_a_crossing_and_once_of_its_end(history: His
     history.told(history.news(0))
     remember(history, NOW + 60, DEEP, targets=2)
     assert history.news(0) == []
-    assert [one.crossed for one in history.news(1)] == [True], "a target that took nothing yet is told still"
+    assert [one.crossed for one in history.news(1)] == [True], (
+        "a target that took nothing yet is told still"
+    )
     assert "| 16,000 × shop.tasks.bill\n→ read them" in history.news(1)[0].text
     remember(history, NOW + 120, targets=2)
     assert [one.crossed for one in history.news(0)] == [False]
@@ -77,7 +97,9 @@ def test_each_target_is_told_once_of_a_crossing_and_once_of_its_end(history: His
     )
 
 
-def test_a_rate_is_that_of_the_last_quarter_of_an_hour_or_since_the_last_look_before(history: History) -> None:
+def test_a_rate_is_that_of_the_last_quarter_of_an_hour_or_since_the_last_look_before(
+    history: History,
+) -> None:
     assert history.depth_before("high_q", NOW, 9) is None
     remember(history, NOW - 90000, depth=1)
     assert history.depth_before("high_q", NOW, 9) is None, "that was yesterday"
@@ -95,7 +117,10 @@ def test_a_queue_that_has_grown_and_falls_again_falls_since_its_peak(history: Hi
         remember(history, NOW - ago_s, depth=depth)
     assert history.depth_before("high_q", NOW, 3000) == (NOW - 500, 5000)
     assert history.depth_before("high_q", NOW, 6000) == (NOW - 800, 0), "it grows"
-    assert history.depth_before("high_q", NOW, 5000) == (NOW - 800, 0), "what came in the last minute is no trend"
+    assert history.depth_before("high_q", NOW, 5000) == (
+        NOW - 800,
+        0,
+    ), "what came in the last minute is no trend"
 
 
 def test_two_looks_within_a_minute_make_no_rate(history: History) -> None:
@@ -103,7 +128,9 @@ def test_two_looks_within_a_minute_make_no_rate(history: History) -> None:
     assert history.depth_before("high_q", NOW, 9) is None
 
 
-def test_what_is_too_old_is_forgotten_but_for_what_still_holds(history: History, path: Path) -> None:
+def test_what_is_too_old_is_forgotten_but_for_what_still_holds(
+    history: History, path: Path
+) -> None:
     remember(history, NOW - 90000, DEEP, SILENT)
     remember(history, NOW - 89000, DEEP)
     remember(history, NOW, DEEP)
@@ -122,7 +149,9 @@ def test_it_is_there_when_it_is_opened_again(path: Path) -> None:
         assert len(history.news(0)) == 1
     depths, crossings = read_history(path, NOW)
     assert depths == {"high_q": [(NOW, 7), (NOW + 60, 0)]}
-    assert [(one.code, one.since_at, until) for one, until in crossings] == [("queue.depth", NOW, None)]
+    assert [(one.code, one.since_at, until) for one, until in crossings] == [
+        ("queue.depth", NOW, None)
+    ]
 
 
 def test_a_look_that_cannot_be_written_down_whole_is_not_at_all(path: Path) -> None:
@@ -173,7 +202,10 @@ def test_without_a_file_it_lasts_as_long_as_the_monitor() -> None:
 def test_a_name_that_no_encoding_has_is_remembered_and_recovers(history: History) -> None:
     gone = Finding("queue.unknown", "half\udcff", "1 message waits in half\udcff\nok     FORGED")
     (crossed,), _ = remember(history, NOW, gone)
-    assert (crossed.subject, crossed.summary) == (r"half\udcff", r"1 message waits in half\udcff\nok     FORGED")
+    assert (crossed.subject, crossed.summary) == (
+        r"half\udcff",
+        r"1 message waits in half\udcff\nok     FORGED",
+    )
     (again,), _ = remember(history, NOW + 60, gone)
     assert again.since_at == NOW
     assert [one.subject for one in remember(history, NOW + 120)[1]] == [r"half\udcff"]
@@ -181,8 +213,12 @@ def test_a_name_that_no_encoding_has_is_remembered_and_recovers(history: History
 
 def test_what_follows_from_another_finding_is_told_with_it(history: History) -> None:
     cause = Finding("worker.not_answering", "high@web1", "it does not answer")
-    effect = Finding("queue.no_consumer", "high_q", "nobody consumes it", caused_by=(Cause.of(cause),))
-    crossed, _ = history.remember(NOW, {}, [cause, effect], unsure=lambda *_: False, targets=1, keep_s=1e6)
+    effect = Finding(
+        "queue.no_consumer", "high_q", "nobody consumes it", caused_by=(Cause.of(cause),)
+    )
+    crossed, _ = history.remember(
+        NOW, {}, [cause, effect], unsure=lambda *_: False, targets=1, keep_s=1e6
+    )
     assert [one.caused_by for one in crossed] == [(), (Cause.of(cause),)]
     first, second = history.news(0)
     assert "it follows from" not in first.text

@@ -38,7 +38,11 @@ def exposition() -> Exposition:
 def written(exposition: Exposition, folder: Path) -> dict[str, float]:
     write_textfile(folder / "celery.prom", exposition)
     lines = (folder / "celery.prom").read_text().splitlines()
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+    return {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in lines
+        if not line.startswith("#")
+    }
 
 
 def test_the_textfile_has_what_was_seen_and_the_limits_of_the_inventory(
@@ -62,14 +66,20 @@ def test_the_textfile_has_what_was_seen_and_the_limits_of_the_inventory(
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
-def test_without_the_broker_nothing_is_said_of_what_it_knows(exposition: Exposition, tmp_path: Path) -> None:
-    exposition.look = make_look(reached=False, queues=(), missing_tasks={}, beat_silence_s={}, crossings=())
+def test_without_the_broker_nothing_is_said_of_what_it_knows(
+    exposition: Exposition, tmp_path: Path
+) -> None:
+    exposition.look = make_look(
+        reached=False, queues=(), missing_tasks={}, beat_silence_s={}, crossings=()
+    )
     names = {re.sub(r"\{.*", "", name) for name in written(exposition, tmp_path)}
     assert "celery_broker_up" in names
     assert not names & {"celery_queue_depth", "celery_unacked", "celery_node_up"}
 
 
-def test_node_exporter_may_read_the_textfile_whatever_the_umask_of_cron(exposition: Exposition, tmp_path: Path) -> None:
+def test_node_exporter_may_read_the_textfile_whatever_the_umask_of_cron(
+    exposition: Exposition, tmp_path: Path
+) -> None:
     before = os.umask(0o077)
     try:
         written(exposition, tmp_path)
@@ -77,7 +87,9 @@ def test_node_exporter_may_read_the_textfile_whatever_the_umask_of_cron(expositi
     finally:
         os.umask(before)
     assert (tmp_path / "celery.prom").stat().st_mode & 0o777 == 0o644
-    assert [path.name for path in tmp_path.iterdir()] == ["celery.prom"], "nothing half-written is left beside it"
+    assert [path.name for path in tmp_path.iterdir()] == ["celery.prom"], (
+        "nothing half-written is left beside it"
+    )
 
 
 def metrics_in(expression: str) -> set[str]:
@@ -88,9 +100,13 @@ def test_every_expression_of_the_dashboard_and_of_the_alerts_uses_a_metric_that_
     document = json.loads(json.dumps(dashboard()))
     shown = [target["expr"] for panel in document["panels"] for target in panel["targets"]]
     shown += [one["expr"] for one in document["annotations"]["list"]]
-    assert metrics_in(" ".join(shown)) == {gauge.name for gauge in METRICS}, "and every metric is shown"
+    assert metrics_in(" ".join(shown)) == {gauge.name for gauge in METRICS}, (
+        "and every metric is shown"
+    )
     assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])
-    assert [panel["title"] for panel in document["panels"] if panel["type"] == "state-timeline"] == ["Findings"]
+    assert [
+        panel["title"] for panel in document["panels"] if panel["type"] == "state-timeline"
+    ] == ["Findings"]
     (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
     watched = set().union(*(metrics_in(rule["expr"]) for rule in group["rules"]))
     assert watched <= {gauge.name for gauge in METRICS}
@@ -111,7 +127,9 @@ def test_every_rule_leads_to_a_page_that_is_there() -> None:
     for url in urls.values():
         page, _, anchor = url.partition("#")
         headings = re.findall(r"^#+ (.*)$", (CHECKOUT / page).read_text(), re.M)
-        assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, url
+        assert anchor in {
+            re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
+        }, url
     assert {re.sub("[.]", "", code) for code in catalogue()} == {
         re.sub(r"[^\w -]", "", code) for code in catalogue()
     }, "so the finding's own rule leads to its heading"
@@ -119,7 +137,9 @@ def test_every_rule_leads_to_a_page_that_is_there() -> None:
 
 def test_a_rule_leads_to_where_the_docs_can_be_read(promtool: Promtool, tmp_path: Path) -> None:
     rules = "\n".join(alert_rules(ALERTS.parents[1], "https://wiki.example.com/docs/"))
-    assert rules.count('runbook_url: "https://wiki.example.com/docs/') == rules.count("runbook_url: ")
+    assert rules.count('runbook_url: "https://wiki.example.com/docs/') == rules.count(
+        "runbook_url: "
+    )
     (tmp_path / "rules.yml").write_text(rules)
     checked = promtool("check", "rules", tmp_path / "rules.yml")
     assert (checked.returncode, checked.stderr) == (0, "")
@@ -138,7 +158,9 @@ def test_the_alerts_fire_above_the_limits_and_not_at_them(promtool: Promtool) ->
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_a_link_that_lies_in_wait_beside_the_textfile_is_not_followed(exposition: Exposition, tmp_path: Path) -> None:
+def test_a_link_that_lies_in_wait_beside_the_textfile_is_not_followed(
+    exposition: Exposition, tmp_path: Path
+) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     path = tmp_path / "celery.prom"

@@ -19,7 +19,11 @@ from runbooks.monitoring.notify import deliver
 # Apprise imports it for its mails where it is still there (Python 3.11 and 3.12).
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
-CROSSED = News(1, True, "CROSSED queue.depth high_q at 2025-06-15T15:06:40Z\n16,000 messages wait\n| 16,000 × *bill*")
+CROSSED = News(
+    1,
+    True,
+    "CROSSED queue.depth high_q at 2025-06-15T15:06:40Z\n16,000 messages wait\n| 16,000 × *bill*",
+)
 RECOVERED = News(2, False, "RECOVERED beat.silent web1")
 
 
@@ -72,7 +76,10 @@ def test_a_mail_server_gets_a_mail_with_the_evidence() -> None:
         assert deliver(SecretStr(url), "shop", [CROSSED]) == ""
     finally:
         server.stop()
-    assert [mail["Subject"] for mail in Mailbox.mails] == ["Celery shop: 1 recovered", "Celery shop: 1 crossed"]
+    assert [mail["Subject"] for mail in Mailbox.mails] == [
+        "Celery shop: 1 recovered",
+        "Celery shop: 1 crossed",
+    ]
     body = Mailbox.mails[1].get_body(("plain",)).get_content()
     assert "| 16,000 × *bill*" in body, "as it is written"
 
@@ -82,7 +89,11 @@ def test_a_target_that_takes_nothing_is_a_reason_without_its_secrets(
     fault: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with http_receiver(500) as (port, _):
-        place = {"refused": f"127.0.0.1:{free_port()}", "error": f"127.0.0.1:{port}", "unknown": "x"}[fault]
+        place = {
+            "refused": f"127.0.0.1:{free_port()}",
+            "error": f"127.0.0.1:{port}",
+            "unknown": "x",
+        }[fault]
         scheme = "nosuch" if fault == "unknown" else "json"
         why = deliver(SecretStr(f"{scheme}://someone:hunter2@{place}/hunter2"), "shop", [CROSSED])
     assert why

@@ -24,7 +24,10 @@ def port() -> int:
 def half_open(port: int) -> Iterator[list[socket.socket]]:
     """Clients that have connected and say nothing, many more than are kept."""
     with ExitStack() as held:
-        yield [held.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(8 * CLIENTS)]
+        yield [
+            held.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+            for _ in range(8 * CLIENTS)
+        ]
 
 
 def scrape(port: int, path: str = "/metrics") -> str:

@@ -13,14 +13,25 @@ from runbooks.pages.fleet_facts import FleetFacts, fleet_facts
 from tests.unit.fleets import make_broker, make_fleet, make_host
 from tests.unit.monitoring.conftest import NOW, make_look, make_queue_look
 
-FLEET = make_fleet(make_host("web1"), make_host("web2"), thresholds=Thresholds(queues={"high_q": Limits(depth=500)}))
-ABOUT = About("shop", "/etc/shop/inventory.yaml", "127.0.0.1:6379/0", None, Seen(1, 2), Seen(1, 2), Seen(2, 2))
+FLEET = make_fleet(
+    make_host("web1"),
+    make_host("web2"),
+    thresholds=Thresholds(queues={"high_q": Limits(depth=500)}),
+)
+ABOUT = About(
+    "shop", "/etc/shop/inventory.yaml", "127.0.0.1:6379/0", None, Seen(1, 2), Seen(1, 2), Seen(2, 2)
+)
 
 
 def facts(texts: Sequence[str] = ()) -> FleetFacts:
     """A look at a fleet that is not well; `texts` stand in for what is outside's."""
     text = texts[0] if texts else "shop.tasks.bill"
-    node = NodeState("high@web1", frozenset(), frozenset({"high_q"}), running=(RunningTask("1", text, None, True),))
+    node = NodeState(
+        "high@web1",
+        frozenset(),
+        frozenset({"high_q"}),
+        running=(RunningTask("1", text, None, True),),
+    )
     broker = replace(make_broker(FLEET), nodes={node.name: node, text: replace(node, name=text)})
     look = make_look(
         make_queue_look(depth=700, per_s=0.5, max_retries=3),
@@ -41,5 +52,8 @@ def facts(texts: Sequence[str] = ()) -> FleetFacts:
         Path(replace(entry, name="weekly"), "web1", enabled=False),
     ]
     snapshot = Snapshot(NOW, broker, {"web2": Unreachable(f"No route to host {text}")})
-    depths = {"high_q": [(NOW - 7200, 0), (NOW - 3600, 650), (NOW, 700)], "low_q": [(NOW - 3600, 5000)]}
+    depths = {
+        "high_q": [(NOW - 7200, 0), (NOW - 3600, 650), (NOW, 700)],
+        "low_q": [(NOW - 3600, 5000)],
+    }
     return fleet_facts(FLEET, snapshot, look, depths, ways)

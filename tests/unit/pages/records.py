@@ -6,7 +6,14 @@ from pathlib import Path
 
 from runbooks.broker.archive.search import archive_name
 from runbooks.broker.archive.writer import Archive, Victim
-from runbooks.core.effects import BROKER, Change, ControlService, SetEnvironment, TakeMessages, WriteFile
+from runbooks.core.effects import (
+    BROKER,
+    Change,
+    ControlService,
+    SetEnvironment,
+    TakeMessages,
+    WriteFile,
+)
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import Cause, Finding, Severity
 from runbooks.core.reporter import Check, Outcome
@@ -15,19 +22,36 @@ from runbooks.engine.seen import Seen
 
 RUN = "20250615-150640-0000"
 DIFF = "--- /etc/shop.env\n+++ /etc/shop.env\n@@ -1 +1 @@\n-TIMEOUT=30s\n+TIMEOUT=30\n"
-NOT_RUNNING = Finding("worker.not_running", "low on web1", "low is not running", ("it said: stopped",), "start it")
+NOT_RUNNING = Finding(
+    "worker.not_running", "low on web1", "low is not running", ("it said: stopped",), "start it"
+)
 NO_CONSUMER = Finding(
     "queue.no_consumer", "low_q", "5,000 messages wait in low_q and no node consumes it", ("LLEN 'low_q' = 5,000",),
     "start its workers", caused_by=(Cause.of(NOT_RUNNING),),
 )  # fmt: skip
 NOTED = Finding("queue.selected", "low_q", "300 are to be taken out", severity=Severity.WARNING)
-CHECKS = (Check("hosts answer", True, "1 of 1"), Check("no fault is left", None, "not all was seen"))
+CHECKS = (
+    Check("hosts answer", True, "1 of 1"),
+    Check("no fault is left", None, "not all was seen"),
+)
 
 
 def message(task: str, args: str = "[]", id_: str = "0") -> bytes:
     """A message of Celery's, as far as it is read."""
-    headers = {"task": task, "id": id_, "retries": 3, "eta": None, "argsrepr": args, "kwargsrepr": "{}", "lang": "py"}
-    properties = {"delivery_tag": id_, "delivery_info": {"exchange": "", "routing_key": "q"}, "body_encoding": "base64"}
+    headers = {
+        "task": task,
+        "id": id_,
+        "retries": 3,
+        "eta": None,
+        "argsrepr": args,
+        "kwargsrepr": "{}",
+        "lang": "py",
+    }
+    properties = {
+        "delivery_tag": id_,
+        "delivery_info": {"exchange": "", "routing_key": "q"},
+        "body_encoding": "base64",
+    }
     return json.dumps({
         "body": "W1tdLCB7fSwge31d", "content-encoding": "utf-8", "content-type": "application/json",
         "headers": headers, "properties": properties,
@@ -41,7 +65,9 @@ def changes_of(host: str, texts: Sequence[str] = ()) -> list[Change]:
     unit = WriteFile(f"/etc/systemd/system/{text}", b"x", 0o644, "absent")
     return [
         Change(host, "environment", "set TIMEOUT in /etc/shop.env", environment, detail=DIFF),
-        Change(host, "units", f"create {text}", unit, WriteFile(unit.path, None, 0, "x"), f"+{text}\n"),
+        Change(
+            host, "units", f"create {text}", unit, WriteFile(unit.path, None, 0, "x"), f"+{text}\n"
+        ),
         Change(host, "workers", f"restart {text}", ControlService("low", "restart")),
     ]
 
@@ -55,16 +81,33 @@ def record(
     told: bool = True,
 ) -> RunRecord:
     """A remediation of these hosts that took these messages out; with `told` it kept what it saw."""
-    journal = Journal.create(state, RUN, "remediate", Where("/etc/shop/inventory.yaml", "127.0.0.1:6379/3", "shop"))
-    findings = [NOT_RUNNING, NO_CONSUMER, NOTED, *(Finding("host.slow", text, text, (text,), text) for text in texts)]
+    journal = Journal.create(
+        state, RUN, "remediate", Where("/etc/shop/inventory.yaml", "127.0.0.1:6379/3", "shop")
+    )
+    findings = [
+        NOT_RUNNING,
+        NO_CONSUMER,
+        NOTED,
+        *(Finding("host.slow", text, text, (text,), text) for text in texts),
+    ]
     at = 1_750_000_000.0
     if told:
-        journal.saw(Seen(at, {queue: len(messages) + 10 for queue, messages in queues.items()}, tuple(findings)))
+        journal.saw(
+            Seen(
+                at,
+                {queue: len(messages) + 10 for queue, messages in queues.items()},
+                tuple(findings),
+            )
+        )
     for host in hosts:
         intended = journal.intend_all(changes_of(host, texts))
         for n, _ in intended:
             failed = host == "web2" and n % 3 != 0
-            journal.finished(n, Outcome.FAILED if failed else Outcome.CHANGED, "exit code 1: no such unit" * failed)
+            journal.finished(
+                n,
+                Outcome.FAILED if failed else Outcome.CHANGED,
+                "exit code 1: no such unit" * failed,
+            )
         if host == "web2":
             journal.unproved([(intended[-1][1], "made, but a second look says: start it")])
     for queue, messages in queues.items():

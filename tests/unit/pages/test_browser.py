@@ -1,4 +1,5 @@
-"""The pages in a real browser: readable at every width, in light and dark, on paper and by keyboard.
+"""The pages in a real browser: readable at every width, in light and dark, on paper and by
+keyboard.
 
 One Chromium, of Debian's package, opens each page once; what is asked of it is asked in one script.
 """
@@ -44,14 +45,22 @@ HOSTILE = [shape.format(n) for shape in SHAPES for n in range(10)]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Chrome]:
-    """Debian's Chromium without a window; without it the test is skipped here, and in CI, as root, it is installed."""
+    """Debian's Chromium without a window; without it the test is skipped here, and in CI, as root,
+    it is installed.
+    """
     if lacking := packages.lacking(PROGRAMS):
         if not (os.environ.get("CI") and os.geteuid() == 0):
             pytest.skip(f"needs Debian's {' and '.join(lacking)}")
         packages.install(lacking)
     options = ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+    ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     chrome = Chrome(options=options, service=Service("/usr/bin/chromedriver"))
@@ -70,7 +79,12 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         [LogLine(NOW + n, text, text, text) for n, text in enumerate(HOSTILE)],
         (HOSTILE[0],),
     )
-    made = record(folder, ["web1", "web2", *HOSTILE[:20]], {"low_q": messages, HOSTILE[10]: messages[:3]}, HOSTILE)
+    made = record(
+        folder,
+        ["web1", "web2", *HOSTILE[:20]],
+        {"low_q": messages, HOSTILE[10]: messages[:3]},
+        HOSTILE,
+    )
     pages, look = Pages(), looks.facts(HOSTILE)
     site = Site(pages, every_s=600.0, patience_s=120.0)
     site.show(look, looks.ABOUT)
@@ -78,13 +92,21 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     written = {
         "run": pages.html("run", run=made, facts=run_facts(made, around)),
         "diagnosis": pages.html(
-            "diagnosis", facts=look, about=looks.ABOUT, found=found, summary="3 findings", faults=True, fixable=True
+            "diagnosis",
+            facts=look,
+            about=looks.ABOUT,
+            found=found,
+            summary="3 findings",
+            faults=True,
+            fixable=True,
         ),
     }
     for name, page in written.items():
         (folder / f"{name}.html").write_bytes(page)
     port = serve(CollectorRegistry(), "127.0.0.1", 0, site)
-    return {name: (folder / f"{name}.html").as_uri() for name in written} | {"live": f"http://127.0.0.1:{port}/"}
+    return {name: (folder / f"{name}.html").as_uri() for name in written} | {
+        "live": f"http://127.0.0.1:{port}/"
+    }
 
 
 NAMES = ("run", "diagnosis", "live")
@@ -160,8 +182,14 @@ def test_a_hundred_hostile_texts_are_text_and_the_console_stays_silent(
     for hostile in HOSTILE:
         assert on_one_line(hostile) in text, hostile
     assert "forged" not in browser.title
-    foreign = "script, img, iframe, object, embed, form, input, meta[http-equiv=refresh], h1 ~ h1, [onload], [onerror]"
-    assert browser.execute_script("return document.querySelectorAll(arguments[0]).length", foreign) == 0
+    foreign = (
+        "script, img, iframe, object, embed, form, input, meta[http-equiv=refresh], h1 ~ h1,"
+        " [onload], [onerror]"
+    )
+    assert (
+        browser.execute_script("return document.querySelectorAll(arguments[0]).length", foreign)
+        == 0
+    )
     assert browser.current_url == urls[name]
     assert said(browser) == []
 
@@ -173,32 +201,36 @@ def test_a_keyboard_reaches_all_that_can_be_used_and_shows_where_it_is(
     show(browser, WIDTHS[-1])
     browser.get(urls[name])
     wanted: int = browser.execute_script(
-        "return document.querySelectorAll('a[href], summary, [tabindex=\"0\"]').length - "
-        "document.querySelectorAll('details:not([open]) > :not(summary) :is(a, summary, [tabindex]),"
-        "details:not([open]) > :not(summary)[tabindex]').length"
+        "return document.querySelectorAll('a[href], summary, [tabindex=\"0\"]').length -"
+        " document.querySelectorAll('details:not([open]) > :not(summary) :is(a, summary,"
+        " [tabindex]),details:not([open]) > :not(summary)[tabindex]').length"
     )
     reached: int = browser.execute_script("window.reached = new Set(); window.bare = []; return 0")
     for _ in range(min(wanted, 60)):
         browser.switch_to.active_element.send_keys(Keys.TAB)
         reached = browser.execute_script(
-            "const at = document.activeElement, style = getComputedStyle(at); reached.add(at);"
-            "if (style.outlineStyle === 'none' || parseFloat(style.outlineWidth) < 2) bare.push(at.outerHTML);"
-            "return reached.size"
+            "const at = document.activeElement, style = getComputedStyle(at); reached.add(at);if"
+            " (style.outlineStyle === 'none' || parseFloat(style.outlineWidth) < 2)"
+            " bare.push(at.outerHTML);return reached.size"
         )
     assert reached == min(wanted, 60)
     assert browser.execute_script("return bare") == []
     assert browser.execute_script(
-        "return [...document.querySelectorAll('.scroll')].every(one => one.tabIndex === 0 && one.ariaLabel)"
+        "return [...document.querySelectorAll('.scroll')].every(one => one.tabIndex === 0 &&"
+        " one.ariaLabel)"
     )
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_on_paper_nothing_is_folded_or_cut_off(browser: Chrome, urls: dict[str, str], name: str) -> None:
+def test_on_paper_nothing_is_folded_or_cut_off(
+    browser: Chrome, urls: dict[str, str], name: str
+) -> None:
     browser.get(urls[name])
     show(browser, 720, media="print")
     cut = browser.execute_script(
-        "return [...document.querySelectorAll('.scroll, pre')].filter(one => one.getClientRects().length "
-        "&& one.scrollWidth > one.clientWidth + 1).map(one => one.ariaLabel || one.textContent.slice(0, 60))"
+        "return [...document.querySelectorAll('.scroll, pre')].filter(one =>"
+        " one.getClientRects().length && one.scrollWidth > one.clientWidth + 1).map(one =>"
+        " one.ariaLabel || one.textContent.slice(0, 60))"
     )
     assert cut == []
     folded = browser.execute_script(
@@ -207,8 +239,9 @@ def test_on_paper_nothing_is_folded_or_cut_off(browser: Chrome, urls: dict[str, 
     )
     assert folded == 0
     kept_whole = browser.execute_script(
-        "return [...document.querySelectorAll('main *')].filter(one => getComputedStyle(one).breakInside === 'avoid' "
-        "&& one.getBoundingClientRect().height > 380).map(one => one.outerHTML.slice(0, 80))"
+        "return [...document.querySelectorAll('main *')].filter(one =>"
+        " getComputedStyle(one).breakInside === 'avoid' && one.getBoundingClientRect().height >"
+        " 380).map(one => one.outerHTML.slice(0, 80))"
     )
     assert kept_whole == [], "more than a third of a sheet may stay empty before it"
     show(browser, 720)
@@ -220,12 +253,15 @@ def test_a_page_of_very_much_opens_at_once(browser: Chrome, tmp_path: Path) -> N
     hosts = [f"web{n}.example.com" for n in range(100)]
     many = [message(f"shop.tasks.t{n % 400}", f"({'x' * 200},)", str(n)) for n in range(10_000)]
     made = record(tmp_path, hosts, {"low_q": many})
-    (tmp_path / "run.html").write_bytes(Pages().html("run", run=made, facts=run_facts(made, Around())))
+    (tmp_path / "run.html").write_bytes(
+        Pages().html("run", run=made, facts=run_facts(made, Around()))
+    )
     assert (tmp_path / "run.html").stat().st_size < 2_000_000
     show(browser, WIDTHS[0])
     browser.get((tmp_path / "run.html").as_uri())
     assert re.search(r"5,000 messages of other tasks", browser.page_source)
     opened_ms = browser.execute_script(
-        "const one = performance.getEntriesByType('navigation')[0]; return one.loadEventEnd - one.startTime"
+        "const one = performance.getEntriesByType('navigation')[0]; return one.loadEventEnd -"
+        " one.startTime"
     )
     assert opened_ms < 5_000

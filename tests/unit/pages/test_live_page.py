@@ -1,4 +1,6 @@
-"""The live page: what the last look showed, served as it is, to whoever may read it and to nobody else."""
+"""The live page: what the last look showed, served as it is, to whoever may read it and to nobody
+else.
+"""
 
 import http.client
 import re
@@ -66,13 +68,17 @@ def test_the_page_has_what_the_look_has(shown: Site, port: int) -> None:
     assert "<script" not in page
 
 
-def test_the_policy_allows_the_style_sheet_of_the_page_and_nothing_else(shown: Site, port: int) -> None:
+def test_the_policy_allows_the_style_sheet_of_the_page_and_nothing_else(
+    shown: Site, port: int
+) -> None:
     _, headers, page = get(port, "/")
     policy = headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "frame-ancestors 'none'" in policy
     assert "unsafe" not in policy
-    assert re.search("<meta http-equiv=.Content-Security-Policy. content=.default-src &#39;none&#39;", page)
+    assert re.search(
+        "<meta http-equiv=.Content-Security-Policy. content=.default-src &#39;none&#39;", page
+    )
     assert "style=" not in page
 
 
@@ -85,7 +91,12 @@ def test_a_look_can_be_stayed_with(shown: Site, port: int) -> None:
 def test_a_name_of_somebody_elses_that_leads_here_reads_nothing(shown: Site, port: int) -> None:
     for host in ("localhost", f"127.0.0.1:{port}", f"localhost:{port}", "127.0.0.2"):
         assert get(port, "/", host)[0] == 200, host
-    for host in ("evil.example.com", f"evil.example.com:{port}", "127.0.0.1.evil.example.com", "10.0.0.1"):
+    for host in (
+        "evil.example.com",
+        f"evil.example.com:{port}",
+        "127.0.0.1.evil.example.com",
+        "10.0.0.1",
+    ):
         status, _, page = get(port, "/", host)
         assert (status, "high_q" in page) == (HTTPStatus.MISDIRECTED_REQUEST, False), host
 
@@ -114,7 +125,9 @@ def test_of_a_broker_that_was_not_reached_nothing_is_said_that_it_would_have_to_
     fleet = make_fleet()
     look = make_look(reached=False, queues=(), missing_tasks={}, beat_silence_s={})
     known = fleet_facts(fleet, make_snapshot(fleet), look, {}, ())
-    page = Pages().html("live", facts=known, about=About("shop"), every_s=60.0, stays=False).decode()
+    page = (
+        Pages().html("live", facts=known, about=About("shop"), every_s=60.0, stays=False).decode()
+    )
     assert "broker not reached" in page
     assert page.count("<b>not known</b>") == 3
     assert "Not known: the broker was not reached" in page

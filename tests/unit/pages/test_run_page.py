@@ -1,4 +1,6 @@
-"""The page of a run: all that its record tells, small however much that is, and never more than text or a secret."""
+"""The page of a run: all that its record tells, small however much that is, and never more than
+text or a secret.
+"""
 
 import re
 from pathlib import Path
@@ -25,7 +27,9 @@ AROUND = Around(
 
 @pytest.fixture
 def known(tmp_path: Path) -> Facts:
-    low = [message("shop.tasks.bill", "(1,)", str(n)) for n in range(9)] + [message("shop.tasks.ship")]
+    low = [message("shop.tasks.bill", "(1,)", str(n)) for n in range(9)] + [
+        message("shop.tasks.ship")
+    ]
     return facts(record(tmp_path, ["web1", "web2"], {"low_q": low, "high_q": []}), AROUND)
 
 
@@ -36,7 +40,9 @@ def pages(known: Facts) -> tuple[str, str]:
     )
 
 
-def test_a_run_is_told_with_what_was_wrong_what_was_done_and_how_to_take_it_back(known: Facts) -> None:
+def test_a_run_is_told_with_what_was_wrong_what_was_done_and_how_to_take_it_back(
+    known: Facts,
+) -> None:
     assert [(one.code, one.depth, one.left) for one in known.found or ()] == [
         ("worker.not_running", 0, False),
         ("queue.no_consumer", 1, False),
@@ -54,7 +60,10 @@ def test_a_run_is_told_with_what_was_wrong_what_was_done_and_how_to_take_it_back
         ("shop.tasks.bill", 9, 3),
         ("shop.tasks.ship", 1, 1),
     ]
-    assert (known.diffs[0].summary, known.diffs[0].hosts) == ("set TIMEOUT in /etc/shop.env", ("web1", "web2"))
+    assert (known.diffs[0].summary, known.diffs[0].hosts) == (
+        "set TIMEOUT in /etc/shop.env",
+        ("web1", "web2"),
+    )
     kinds = [event.kind for event in known.events]
     assert (kinds.count("monitor"), kinds.count("log")) == (2, 1)
     assert sorted(event.at for event in known.events) == [event.at for event in known.events]
@@ -77,7 +86,9 @@ def test_the_page_needs_nothing_else_and_its_policy_allows_nothing_else(known: F
     assert {target[1:] for target in re.findall(r'href="([^"]*)"', page)} <= set(ids)
 
 
-def test_a_run_of_a_hundred_hosts_that_took_ten_thousand_messages_makes_a_small_page(tmp_path: Path) -> None:
+def test_a_run_of_a_hundred_hosts_that_took_ten_thousand_messages_makes_a_small_page(
+    tmp_path: Path,
+) -> None:
     hosts = [f"web{n}.example.com" for n in range(100)]
     many = [message(f"shop.tasks.t{n % 400}", f"({'x' * 200},)", str(n)) for n in range(10_000)]
     known = facts(record(tmp_path, hosts, {"low_q": many}), AROUND)
@@ -141,7 +152,9 @@ def harmless(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_text_from_outside_is_only_text_in_html_and_in_markdown(text: str, harmless: set[str], tmp_path: Path) -> None:
+def test_text_from_outside_is_only_text_in_html_and_in_markdown(
+    text: str, harmless: set[str], tmp_path: Path
+) -> None:
     known = facts(
         record(tmp_path, ["web1"], {"low_q": [message(text, text, text)]}, [text]),
         Around({text: [(NOW - 9, 1), (NOW, 2)]}, [], [LogLine(NOW, text, text, text)], (text,)),

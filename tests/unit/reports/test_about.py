@@ -23,7 +23,10 @@ LINE = LogLine(1.5, "web1", "high", "ready")
     [
         (FLEET, "shop at redis1:6379/0, /srv/fleets/inventory.yaml"),
         (About("shop", "/srv/inventory.yaml"), "shop, /srv/inventory.yaml"),
-        (About("shop", f"{Path.cwd()}/web.yaml --inventory /etc/more"), "shop, web.yaml, /etc/more"),
+        (
+            About("shop", f"{Path.cwd()}/web.yaml --inventory /etc/more"),
+            "shop, web.yaml, /etc/more",
+        ),
         (
             About("shop", "/i", "r:1/0", hosts=Seen(1, 2), workers=Seen(0, 4), queues=Seen(1, 1)),
             "shop at r:1/0, /i: looked at 1 of 2 hosts, 0 of 4 workers, 1 queue",
@@ -35,8 +38,17 @@ LINE = LogLine(1.5, "web1", "high", "ready")
         ),
         (About(records="/var/lib/runs"), "records in /var/lib/runs"),
         (
-            About("shop", "/i", other_run=OtherRun("ann on ops1 (pid 7)", "20250615-1", "remediate", 1_750_000_000.0)),
-            "shop, /i; run 20250615-1 is going on: remediate by ann on ops1 (pid 7), since 2025-06-15T15:06:40Z",
+            About(
+                "shop",
+                "/i",
+                other_run=OtherRun(
+                    "ann on ops1 (pid 7)", "20250615-1", "remediate", 1_750_000_000.0
+                ),
+            ),
+            (
+                "shop, /i; run 20250615-1 is going on: remediate by ann on ops1 (pid 7), since"
+                " 2025-06-15T15:06:40Z"
+            ),
         ),
         (
             About("shop", "/i", other_run=OtherRun("an unknown program")),
@@ -76,7 +88,9 @@ def test_whatever_is_told_first_stands_below_it(
     assert not any(line.startswith("shop") for line in lines[1:])
 
 
-def test_an_error_before_anything_was_looked_at_is_about_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_before_anything_was_looked_at_is_about_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     reporter = ConsoleReporter()
     reporter.about(About("shop", "/i"))
     reporter.error(UsageError("it is wrong"))
@@ -84,7 +98,9 @@ def test_an_error_before_anything_was_looked_at_is_about_the_command(capsys: pyt
     assert capsys.readouterr() == ("", "it is wrong\n")
 
 
-def test_a_look_of_the_monitor_says_each_time_what_it_was_at(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_look_of_the_monitor_says_each_time_what_it_was_at(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     reporter = ConsoleReporter()
     for about in (FLEET, About("shop", "/i")):
         reporter.about(about)
@@ -94,7 +110,9 @@ def test_a_look_of_the_monitor_says_each_time_what_it_was_at(capsys: pytest.Capt
     assert shown[4] == "LOOK inventory=/i"
 
 
-def test_json_has_it_as_a_field_and_followed_lines_as_the_first_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_it_as_a_field_and_followed_lines_as_the_first_of_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     document, lines = JsonReporter(), JsonLinesReporter()
     for reporter in (document, lines):
         reporter.about(FLEET)

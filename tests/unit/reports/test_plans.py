@@ -11,7 +11,13 @@ def text(*lines: str, path: str = "a") -> str:
 
 def test_a_file_that_is_like_an_earlier_one_has_only_what_differs() -> None:
     other = [*UNIT[:3], "+Queues=low", *UNIT[4:11]]
-    details = ["", text(*UNIT), text(*other, path="b"), text(*UNIT, path="c"), text(*[f"+else {n}" for n in range(12)])]
+    details = [
+        "",
+        text(*UNIT),
+        text(*other, path="b"),
+        text(*UNIT, path="c"),
+        text(*[f"+else {n}" for n in range(12)]),
+    ]
     nothing, whole, like, same, another = brief(details)
     assert nothing == []
     assert whole == text(*UNIT).split("\n")

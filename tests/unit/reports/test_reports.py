@@ -32,18 +32,29 @@ CHANGE = Change("web1", "workers", "start [high]", ControlService("high", "start
 
 def tell_everything(reporter: Reporter) -> None:
     reporter.findings(
-        [Finding("a.b", "web1", f"is {s.value}", ("[evidence]",), "mend it", severity=s) for s in Severity]
+        [
+            Finding("a.b", "web1", f"is {s.value}", ("[evidence]",), "mend it", severity=s)
+            for s in Severity
+        ]
     )
     reporter.plan([CHANGE], dry_run=True)
     reporter.undo_plan([(CHANGE, outcome, "why") for outcome in Outcome], dry_run=False)
     for outcome in Outcome:
         reporter.change(CHANGE, outcome, f"was {outcome.value}")
     for percent in (None, 10.0, 11.0, 50.0):
-        reporter.progress(Progress("t", "PROGRESS", 3.0, percent, "5 of 9, not [found] 1", 2.0, "on high@web1"))
-    reporter.task(TaskReport("id-1", "FAILURE", "t", "q", "", 3.0, {"found": "[4]"}, "Trace\n[back]", ended=True))
+        reporter.progress(
+            Progress("t", "PROGRESS", 3.0, percent, "5 of 9, not [found] 1", 2.0, "on high@web1")
+        )
+    reporter.task(
+        TaskReport(
+            "id-1", "FAILURE", "t", "q", "", 3.0, {"found": "[4]"}, "Trace\n[back]", ended=True
+        )
+    )
     reporter.checks([Check("nodes answer", False, "0 of 1")])
     reporter.file("web1", "/etc/cron.d/celery", b"[a file]\n")
-    reporter.log([LogLine(None, "web1", "high", "[a line]"), LogLine(1.5, "web1", "high", "\x1b[2Jnext")])
+    reporter.log(
+        [LogLine(None, "web1", "high", "[a line]"), LogLine(1.5, "web1", "high", "\x1b[2Jnext")]
+    )
     reporter.recap({"web1": Tally(changed=1)}, undo="X")
     reporter.table("runs", [{"run": "20250101", "state": "ok"}])
     reporter.error(UsageError("it is wrong", "mend it"))
@@ -54,11 +65,22 @@ def test_findings_that_differ_in_their_host_alone_stand_together_and_json_keeps_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     findings = [
-        Finding("worker.not_running", f"low on {host}", "low is not running", (f"systemd says: {said}",), "start it")
+        Finding(
+            "worker.not_running",
+            f"low on {host}",
+            "low is not running",
+            (f"systemd says: {said}",),
+            "start it",
+        )
         for host, said in (("web1", "dead"), ("web2", "dead"), ("web3", "masked"))
     ]
-    findings.insert(1, Finding("unit.missing", "web1", "2 files: not installed", ("/a", "/b"), "install it"))
-    findings += [Finding("unit.missing", host, "2 files: not installed", ("/a", "/c"), "install it") for host in "xy"]
+    findings.insert(
+        1, Finding("unit.missing", "web1", "2 files: not installed", ("/a", "/b"), "install it")
+    )
+    findings += [
+        Finding("unit.missing", host, "2 files: not installed", ("/a", "/c"), "install it")
+        for host in "xy"
+    ]
     console = ConsoleReporter()
     console.findings(findings)
     assert capsys.readouterr().out.splitlines() == [
@@ -92,16 +114,23 @@ def test_the_number_of_findings_is_that_of_the_entries_below(
     capsys: pytest.CaptureFixture[str], severities: str, head: str
 ) -> None:
     kinds = {"E": Severity.ERROR, "W": Severity.WARNING, "I": Severity.INFO}
-    findings = [Finding(f"a.{n}", "web1", f"is {n}", (), severity=kinds[one]) for n, one in enumerate(severities)]
+    findings = [
+        Finding(f"a.{n}", "web1", f"is {n}", (), severity=kinds[one])
+        for n, one in enumerate(severities)
+    ]
     ConsoleReporter().findings(findings, conclusive=False)
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == head
     assert len([line for line in rest if line[:8].strip()]) == len(severities)
 
 
-def test_what_follows_from_a_finding_is_set_in_below_it_and_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_follows_from_a_finding_is_set_in_below_it_and_counted_apart(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     down = Finding("worker.not_running", "high on web1", "is not running", severity=Severity.ERROR)
-    waits = replace(Finding("queue.no_consumer", "high_q", "waits", ("LLEN",)), caused_by=(Cause.of(down),))
+    waits = replace(
+        Finding("queue.no_consumer", "high_q", "waits", ("LLEN",)), caused_by=(Cause.of(down),)
+    )
     note = Finding("host.slow_shell", "web1", "is slow", severity=Severity.INFO)
     findings = [down, waits, replace(waits, subject="low_q"), note]
     ConsoleReporter().findings(findings, conclusive=False)
@@ -115,7 +144,10 @@ def test_what_follows_from_a_finding_is_set_in_below_it_and_counted_apart(capsys
     document.findings(findings)
     document.close(1)
     told = json.loads(capsys.readouterr().out)["findings"]
-    assert [one["caused_by"] for one in told[:2]] == [[], [{"code": "worker.not_running", "subject": "high on web1"}]]
+    assert [one["caused_by"] for one in told[:2]] == [
+        [],
+        [{"code": "worker.not_running", "subject": "high on web1"}],
+    ]
 
 
 def test_findings_that_scroll_away_are_listed_where_the_terminal_stops(
@@ -132,14 +164,22 @@ def test_findings_that_scroll_away_are_listed_where_the_terminal_stops(
     assert told.index("worker.not_running  high on web1") < told.index("queue.no_consumer  high_q")
 
 
-def test_nothing_is_called_right_before_all_of_it_was_tested(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_called_right_before_all_of_it_was_tested(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     ConsoleReporter().findings([], conclusive=False)
     assert capsys.readouterr().out == "No findings.\n"
     ConsoleReporter().findings([])
     assert capsys.readouterr().out == "Nothing is wrong.\n"
 
 
-ROWS = [{"id": "17683adb-660e", "task": "integrations.tasks.check_[all]", "reason": "its ETA passed \x1b[2J" * 3}] * 2
+ROWS = [
+    {
+        "id": "17683adb-660e",
+        "task": "integrations.tasks.check_[all]",
+        "reason": "its ETA passed \x1b[2J" * 3,
+    }
+] * 2
 
 
 def test_a_table_whose_words_do_not_fit_into_the_terminal_is_told_as_a_block_for_each_row(
@@ -155,20 +195,32 @@ def test_a_table_whose_words_do_not_fit_into_the_terminal_is_told_as_a_block_for
         assert "\x1b[2J" not in out
 
 
-def test_a_table_that_another_program_reads_has_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_that_another_program_reads_has_a_line_for_each_row(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     ConsoleReporter().table("archived", ROWS)
     out, _ = capsys.readouterr()
     assert len(out.splitlines()) == 3
     assert max(map(len, out.splitlines())) > 80
 
 
-def test_the_console_tells_everything_and_takes_no_text_for_markup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_console_tells_everything_and_takes_no_text_for_markup(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     tell_everything(ConsoleReporter())
     out, err = capsys.readouterr()
     assert out.count("not [found] 1") == 3, "a line for each tenth"
     for text in ("FAILURE after 3 s: t id-1", "found: [4]", "[back]"):
         assert text in out
-    for text in ("start [high]", "[evidence]", "[a line]", "[a file]", "was unknown", "inv undo X", "0 of 1"):
+    for text in (
+        "start [high]",
+        "[evidence]",
+        "[a line]",
+        "[a file]",
+        "was unknown",
+        "inv undo X",
+        "0 of 1",
+    ):
         assert text in out
     assert err == "it is wrong\n→ mend it\n"
 
@@ -178,13 +230,17 @@ def test_json_is_one_document_on_standard_output(capsys: pytest.CaptureFixture[s
     out, err = capsys.readouterr()
     document = json.loads(out)
     assert document["exit_code"] == 2
-    assert [change["outcome"] for change in document["changes"]] == [outcome.value for outcome in Outcome]
+    assert [change["outcome"] for change in document["changes"]] == [
+        outcome.value for outcome in Outcome
+    ]
     assert document["recap"]["web1"]["changed"] == 1
     assert document["task"]["result"] == {"found": "[4]"}
     assert [(line["time"], line["host"], line["line"]) for line in document["logs"]] == [
         (None, "web1", "[a line]"), ("1970-01-01T00:00:01.500000+00:00", "web1", "\x1b[2Jnext"),
     ]  # fmt: skip
-    assert document["files"] == [{"host": "web1", "path": "/etc/cron.d/celery", "content": "[a file]\n"}]
+    assert document["files"] == [
+        {"host": "web1", "path": "/etc/cron.d/celery", "content": "[a file]\n"}
+    ]
     assert "it is wrong" in err
 
 
@@ -212,7 +268,11 @@ def test_what_a_host_holds_cannot_command_the_terminal_and_is_shown_as_it_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     change = Change(
-        "web1", "units", "change :key: a", ControlService("high", "start"), detail="-\x1b[2J[red]\n+:key: b"
+        "web1",
+        "units",
+        "change :key: a",
+        ControlService("high", "start"),
+        detail="-\x1b[2J[red]\n+:key: b",
     )
     ConsoleReporter().plan([change], dry_run=False)
     assert capsys.readouterr().out.splitlines()[1:] == [
@@ -242,15 +302,24 @@ def test_followed_logs_are_a_json_line_each(capsys: pytest.CaptureFixture[str]) 
     reporter.log([LogLine(1.5, "web1", "high", "a")])
     reporter.close(99)
     one, end = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert one == {"time": "1970-01-01T00:00:01.500000+00:00", "host": "web1", "log": "high", "line": "a"}
+    assert one == {
+        "time": "1970-01-01T00:00:01.500000+00:00",
+        "host": "web1",
+        "log": "high",
+        "line": "a",
+    }
     assert end["exit_code"] == 99
 
 
 def test_every_document_says_when_and_by_what_it_was_made_and_is_as_the_schema_has_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The sandbox's documents are compared with the schema, too: here are the parts that these rarely have."""
-    finding = Finding("queue.depth", "q", "s", ("e",), "r", (CHANGE,), Severity.ERROR, (Block("web1"),))
+    """The sandbox's documents are compared with the schema, too: here are the parts that these
+    rarely have.
+    """
+    finding = Finding(
+        "queue.depth", "q", "s", ("e",), "r", (CHANGE,), Severity.ERROR, (Block("web1"),)
+    )
     reporter = JsonReporter()
     reporter.about(About("shop", "/srv/inventory.yaml"))
     reporter.findings([finding])
@@ -299,25 +368,35 @@ def test_commands_that_are_suggested_are_those_that_the_operator_has_to_type(
 ) -> None:
     reporter = kind("./inv", " --state-dir here")
     advice = (
-        f"{Command('undo', 'X')} or {Command('show', 'X')}; it is down: {Command('sandbox')}; see {Command('--list')}; "
-        "inv, inventory and /bin/inv stay"
+        f"{Command('undo', 'X')} or {Command('show', 'X')}; it is down: {Command('sandbox')}; see"
+        f" {Command('--list')}; inv, inventory and /bin/inv stay"
     )
-    reporter.recorded(CHANGE, Outcome.CHANGED, f"sent; again: {Command('run-task', '--status', '1')}", undone=False)
+    reporter.recorded(
+        CHANGE,
+        Outcome.CHANGED,
+        f"sent; again: {Command('run-task', '--status', '1')}",
+        undone=False,
+    )
     reporter.message(f"look: {Command('hosts')}")
     reporter.error(UsageError("it is wrong", advice))
     reporter.recap({}, undo="X")
     reporter.close(5)
     out, err = capsys.readouterr()
-    assert err.splitlines()[1] == (
-        "→ `./inv undo X --state-dir here` or `./inv show X --state-dir here`; it is down: `./inv sandbox`; "
-        "see `./inv --list`; inv, inventory and /bin/inv stay"
+    assert (
+        err.splitlines()[1]
+        == "→ `./inv undo X --state-dir here` or `./inv show X --state-dir here`; it is down:"
+        " `./inv sandbox`; see `./inv --list`; inv, inventory and /bin/inv stay"
     )
     for command in ("undo X", "run-task --status 1", "hosts"):
         assert f"./inv {command} --state-dir here" in out
 
 
-def test_what_can_be_fixed_ends_with_the_command_to_type(capsys: pytest.CaptureFixture[str]) -> None:
-    ConsoleReporter("./inv", " --inventory my.yaml").next_step("What would mend it", Command("remediate", "--dry-run"))
+def test_what_can_be_fixed_ends_with_the_command_to_type(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ConsoleReporter("./inv", " --inventory my.yaml").next_step(
+        "What would mend it", Command("remediate", "--dry-run")
+    )
     command = "./inv remediate --dry-run --inventory my.yaml"
     assert capsys.readouterr().out == f"What would mend it: {command}\n"
     document = JsonReporter("./inv", " --inventory my.yaml")
@@ -327,16 +406,26 @@ def test_what_can_be_fixed_ends_with_the_command_to_type(capsys: pytest.CaptureF
 
 
 HOSTILE = (
-    "\x1b[2J\x1b]0;x\x07\rok     FORGED: \nok     FORGED: everything is fine\x9b31m\x85ok     FORGED\u2028"
-    "ok     FORGED \u202eevil\u2066\u200b\ufeff [bold red]x[/] :key: `inv undo last` \udcff"
+    "\x1b[2J\x1b]0;x\x07\rok     FORGED: \nok     FORGED: everything is fine\x9b31m\x85ok    "
+    " FORGED\u2028ok     FORGED \u202eevil\u2066\u200b\ufeff [bold red]x[/] :key: `inv undo last`"
+    " \udcff"
 )
 
 
 def tell_hostile(reporter: Reporter, text: str) -> None:
     """Every event, with a text from outside wherever one can stand."""
-    change = Change(text, text, text, ControlService(text, "start"), detail=text, messages=({"id": text, text: text},))
+    change = Change(
+        text,
+        text,
+        text,
+        ControlService(text, "start"),
+        detail=text,
+        messages=({"id": text, text: text},),
+    )
     finding = Finding("a.b", text, text, (text, text), text)
-    reporter.findings([finding, replace(finding, evidence=(text,)), replace(finding, subject="x", summary="y")])
+    reporter.findings(
+        [finding, replace(finding, evidence=(text,)), replace(finding, subject="x", summary="y")]
+    )
     reporter.plan([change], dry_run=True)
     reporter.undo_plan([(change, Outcome.CHANGED, text)], dry_run=True)
     reporter.step(text)
@@ -350,7 +439,11 @@ def tell_hostile(reporter: Reporter, text: str) -> None:
     reporter.log([LogLine(None, text, text, text)])
     reporter.recap({text: Tally()}, undo=text)
     reporter.table("runs", [{"run": text, "state": text}])
-    reporter.look(make_look(make_queue_look(text), crossings=(replace(make_crossing(subject=text), summary=text),)))
+    reporter.look(
+        make_look(
+            make_queue_look(text), crossings=(replace(make_crossing(subject=text), summary=text),)
+        )
+    )
     reporter.message(text, text)
     reporter.warning(text, text)
     reporter.error(UsageError(text, text))
@@ -369,9 +462,13 @@ def test_a_hostile_text_forges_no_line_and_commands_no_terminal_in_any_event(
     tell_hostile(ConsoleReporter(), HOSTILE)
     out, err = capsys.readouterr()
     for said in (out, err):
-        shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", said) if terminal else said  # what rich itself colors and draws
+        shown = (
+            re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", said) if terminal else said
+        )  # what rich itself colors and draws
         lines = shown.split("\n")
-        assert not [line for line in lines if line.lstrip().startswith("ok     FORGED") and line[:1] == "o"], shown
+        assert not [
+            line for line in lines if line.lstrip().startswith("ok     FORGED") and line[:1] == "o"
+        ], shown
         assert not [line for line in lines if on_one_line(line) != line], shown
         assert r"\x1b[2J" in shown
         assert "[bold red]x[/] :key: `inv undo last`" in shown
@@ -387,10 +484,14 @@ def test_a_hostile_text_stays_valid_json_in_any_event(
     for document in out.splitlines() if kind is JsonLinesReporter else [out]:
         msgspec.json.decode(document)  # stricter than Python's: no half characters
     assert "FORGED: everything is fine" in out
-    assert not [line for line in err.split("\n") if on_one_line(line) != line or line.startswith("ok ")]
+    assert not [
+        line for line in err.split("\n") if on_one_line(line) != line or line.startswith("ok ")
+    ]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.text(st.characters(codec=None), max_size=30))
 def test_no_text_at_all_breaks_a_report(capsys: pytest.CaptureFixture[str], text: str) -> None:
     tell_hostile(ConsoleReporter(), text)
@@ -401,6 +502,11 @@ def test_no_text_at_all_breaks_a_report(capsys: pytest.CaptureFixture[str], text
 
 def test_a_number_that_json_has_not_is_told_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = JsonReporter()
-    reporter.task(TaskReport("id", "SUCCESS", result={"mean": float("nan"), "most": [float("inf"), 1.5]}))
+    reporter.task(
+        TaskReport("id", "SUCCESS", result={"mean": float("nan"), "most": [float("inf"), 1.5]})
+    )
     reporter.close(0)
-    assert msgspec.json.decode(capsys.readouterr().out)["task"]["result"] == {"mean": "nan", "most": ["inf", 1.5]}
+    assert msgspec.json.decode(capsys.readouterr().out)["task"]["result"] == {
+        "mean": "nan",
+        "most": ["inf", 1.5],
+    }

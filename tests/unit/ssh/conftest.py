@@ -27,7 +27,9 @@ class Server:
         """The `TYPE BLOB` of one of its host keys."""
         return " ".join((self.directory / f"host_{kind}.pub").read_text().split()[:2])
 
-    def arguments(self, known_hosts: Path, *options: str, host: str = "127.0.0.1") -> tuple[str, ...]:
+    def arguments(
+        self, known_hosts: Path, *options: str, host: str = "127.0.0.1"
+    ) -> tuple[str, ...]:
         """The ssh arguments that lead to it, with nothing of this user's own configuration."""
         own = (f"UserKnownHostsFile={known_hosts}", "GlobalKnownHostsFile=none", "HashKnownHosts=no",
                f"IdentityFile={self.user_key}", "IdentitiesOnly=yes", f"Port={self.port}")  # fmt: skip
@@ -37,7 +39,9 @@ class Server:
     def transport(self, known_hosts: Path, *options: str, become: Become | None = None, accept_new: bool = False,
                   host: str = "127.0.0.1") -> SshTransport:  # fmt: skip
         jumps = Jumps(accept_new=accept_new)
-        return SshTransport(resolve(self.arguments(known_hosts, *options, host=host)), become, jumps, Secrets())
+        return SshTransport(
+            resolve(self.arguments(known_hosts, *options, host=host)), become, jumps, Secrets()
+        )
 
 
 @pytest.fixture(scope="session")

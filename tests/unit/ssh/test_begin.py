@@ -1,4 +1,6 @@
-"""What answers on a host is sent no script before it has said that it is our shell, and what refuses is told."""
+"""What answers on a host is sent no script before it has said that it is our shell, and what
+refuses is told.
+"""
 
 import os
 import pwd
@@ -32,7 +34,9 @@ def serving(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
         def serve(*lines: str, options: tuple[str, ...] = ()) -> SshTransport:
             keys = [server.directory / "host_ed25519"]
-            port = running.enter_context(running_sshd(tmp_path / "sshd", keys, server.user_key, *lines))
+            port = running.enter_context(
+                running_sshd(tmp_path / "sshd", keys, server.user_key, *lines)
+            )
             known_hosts = tmp_path / "known_hosts"
             known_hosts.write_text(f"[127.0.0.1]:{port} {server.public()}\n")
             transport = replace(server, port=port).transport(known_hosts, *options)
@@ -42,9 +46,13 @@ def serving(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         yield serve
 
 
-def test_a_shell_that_stands_in_place_of_sh_is_named_and_gets_no_script(serving: Serving, tmp_path: Path) -> None:
+def test_a_shell_that_stands_in_place_of_sh_is_named_and_gets_no_script(
+    serving: Serving, tmp_path: Path
+) -> None:
     transport = serving("ForceCommand exec dash")
-    with pytest.raises(HostUnreachable, match=r"something else than /bin/sh answers there.*dash") as told:
+    with pytest.raises(
+        HostUnreachable, match=r"something else than /bin/sh answers there.*dash"
+    ) as told:
         transport.run(f"touch {tmp_path}/ran", timeout_s=30)
     assert f"start file of {USER} start a shell" in told.value.advice
     assert told.value.trouble is HostTrouble.OTHER_SHELL
@@ -53,13 +61,17 @@ def test_a_shell_that_stands_in_place_of_sh_is_named_and_gets_no_script(serving:
 
 def test_a_start_file_that_reads_its_input_gets_no_script(serving: Serving, tmp_path: Path) -> None:
     transport = serving(f"ForceCommand exec cat >{tmp_path}/read")
-    with pytest.raises(HostUnreachable, match=r"its shell did not begin within 2 s.*nothing was said") as told:
+    with pytest.raises(
+        HostUnreachable, match=r"its shell did not begin within 2 s.*nothing was said"
+    ) as told:
         transport.run("echo secret", timeout_s=30)
     assert f"start file of {USER} read its input" in told.value.advice
     assert (tmp_path / "read").read_text() == "echo $0 >&2\n"
 
 
-def test_start_files_that_say_something_and_take_their_time_change_nothing(serving: Serving) -> None:
+def test_start_files_that_say_something_and_take_their_time_change_nothing(
+    serving: Serving,
+) -> None:
     noisy = "echo welcome; printf 'no newline' >&2; sleep 0.3; eval \"$SSH_ORIGINAL_COMMAND\""
     assert serving(f"ForceCommand {noisy}").run("echo here", timeout_s=30).out.endswith(b"here\n")
 
@@ -73,7 +85,10 @@ def test_a_server_that_allows_one_session_is_asked_and_followed_in_it(serving: S
 
 @pytest.mark.parametrize(
     ("lines", "why", "advice"),
-    [(("AllowTcpForwarding no",), "prohibited", "AllowTcpForwarding"), ((), "refused|Connect", "anybody listen")],
+    [
+        (("AllowTcpForwarding no",), "prohibited", "AllowTcpForwarding"),
+        ((), "refused|Connect", "anybody listen"),
+    ],
 )
 def test_a_tunnel_that_leads_nowhere_names_the_host_and_the_cause(
     serving: Serving, lines: tuple[str, ...], why: str, advice: str
@@ -86,16 +101,24 @@ def test_a_tunnel_that_leads_nowhere_names_the_host_and_the_cause(
     assert advice in told.value.advice
 
 
-def test_the_refusal_of_a_server_on_the_way_names_that_server(server: Server, serving: Serving, tmp_path: Path) -> None:
+def test_the_refusal_of_a_server_on_the_way_names_that_server(
+    server: Server, serving: Serving, tmp_path: Path
+) -> None:
     jump = serving("AllowTcpForwarding no")
     port = jump._target.port
     config = tmp_path / "config"
     config.write_text(
-        f"Host 127.0.0.1\nUserKnownHostsFile {tmp_path}/known_hosts\nIdentityFile {server.user_key}\n"
-        f"Host localhost\nPort {server.port}\nProxyJump {USER}@127.0.0.1:{port}\n"
+        f"Host 127.0.0.1\nUserKnownHostsFile {tmp_path}/known_hosts\nIdentityFile"
+        f" {server.user_key}\nHost localhost\nPort {server.port}\nProxyJump"
+        f" {USER}@127.0.0.1:{port}\n"
     )
-    behind = SshTransport(resolve(("-F", str(config), "--", "localhost")), None, Jumps(accept_new=False), Secrets())
-    told = rf"{USER}@127.0.0.1:{port}, which leads to it, opens no way to .*:{server.port}: .*prohibited"
+    behind = SshTransport(
+        resolve(("-F", str(config), "--", "localhost")), None, Jumps(accept_new=False), Secrets()
+    )
+    told = (
+        rf"{USER}@127.0.0.1:{port}, which leads to it, opens no way to .*:{server.port}:"
+        r" .*prohibited"
+    )
     with pytest.raises(HostUnreachable, match=told) as refused:
         behind.run("true", timeout_s=30)
     assert "AllowTcpForwarding" in refused.value.advice

@@ -35,35 +35,51 @@ def connections(server: Server) -> int:
     return (server.directory / "run" / "log").read_text().count("Accepted publickey")
 
 
-def test_scripts_run_over_one_connection_and_bring_back_all_they_say(server: Server, known_hosts: Path) -> None:
+def test_scripts_run_over_one_connection_and_bring_back_all_they_say(
+    server: Server, known_hosts: Path
+) -> None:
     transport, before = server.transport(known_hosts), connections(server)
     done = transport.run('cat; echo "a\'b"; echo wrong >&2; exit 3', timeout_s=30)
     assert (done.code, done.out) == (3, b"a'b\nwrong\n")
-    assert run_fragments(transport, {"a": "printf '\\0\\377'", "b": "false"}, timeout_s=30)["a"].out == b"\0\xff"
+    assert (
+        run_fragments(transport, {"a": "printf '\\0\\377'", "b": "false"}, timeout_s=30)["a"].out
+        == b"\0\xff"
+    )
     assert connections(server) == before + 1
     transport.abort()
 
 
 def test_large_output_on_both_streams_does_not_stall(server: Server, known_hosts: Path) -> None:
     filling = "head -c 8000000 /dev/zero; head -c 8000000 /dev/zero >&2\n"
-    done = server.transport(known_hosts).run(filling + "# " + "x" * 4_000_000 + "\n" + filling, timeout_s=60)
+    done = server.transport(known_hosts).run(
+        filling + "# " + "x" * 4_000_000 + "\n" + filling, timeout_s=60
+    )
     assert len(done.out) == 32_000_000
 
 
-def test_scripts_share_a_session_and_leave_nothing_of_themselves_to_the_next(server: Server, known_hosts: Path) -> None:
+def test_scripts_share_a_session_and_leave_nothing_of_themselves_to_the_next(
+    server: Server, known_hosts: Path
+) -> None:
     transport = server.transport(known_hosts)
     first = transport.run("echo $$; cd /usr; x=1; exec 2>/dev/null", timeout_s=30).out
-    assert transport.run('echo $$; pwd >&2; echo "[${x-}]"', timeout_s=30).out == first + f"{HOME}\n[]\n".encode()
+    assert (
+        transport.run('echo $$; pwd >&2; echo "[${x-}]"', timeout_s=30).out
+        == first + f"{HOME}\n[]\n".encode()
+    )
 
 
-def test_a_script_that_takes_too_long_makes_the_host_unreachable(server: Server, known_hosts: Path) -> None:
+def test_a_script_that_takes_too_long_makes_the_host_unreachable(
+    server: Server, known_hosts: Path
+) -> None:
     transport = server.transport(known_hosts)
     with pytest.raises(HostUnreachable, match="did not end within 1 s"):
         transport.run("sleep 1.2; echo too late", timeout_s=1)
     assert transport.run("sleep 0.5; echo in time", timeout_s=30).out == b"in time\n"
 
 
-def test_a_connection_that_breaks_makes_the_host_unreachable(server: Server, known_hosts: Path) -> None:
+def test_a_connection_that_breaks_makes_the_host_unreachable(
+    server: Server, known_hosts: Path
+) -> None:
     transport = server.transport(known_hosts)
     with pytest.raises(HostUnreachable, match="lost"):
         transport.run('kill -9 "$(ps -o ppid= -p $$)"', timeout_s=30)
@@ -115,12 +131,20 @@ def test_a_server_that_says_nothing_is_given_up_in_time(tmp_path: Path, server: 
 
 
 @pytest.mark.parametrize("way", ["IdentitiesOnly=yes", "ProxyJump={dark}"])
-def test_connecting_to_a_host_that_drops_all_packets_can_be_given_up(tmp_path: Path, server: Server, way: str) -> None:
+def test_connecting_to_a_host_that_drops_all_packets_can_be_given_up(
+    tmp_path: Path, server: Server, way: str
+) -> None:
     with dark_port() as port:
         config = tmp_path / "config"
-        config.write_text(f"ConnectTimeout 600\nHost 127.0.0.1\nPort {port}\n{way.format(dark=f'localhost:{port}')}\n")
+        config.write_text(
+            "ConnectTimeout 600\nHost 127.0.0.1\nPort"
+            f" {port}\n{way.format(dark=f'localhost:{port}')}\n"
+        )
         transport = SshTransport(
-            resolve(("-F", str(config), "--", "127.0.0.1")), None, Jumps(accept_new=False), Secrets()
+            resolve(("-F", str(config), "--", "127.0.0.1")),
+            None,
+            Jumps(accept_new=False),
+            Secrets(),
         )
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(transport.run, "true", timeout_s=600)
@@ -130,12 +154,16 @@ def test_connecting_to_a_host_that_drops_all_packets_can_be_given_up(tmp_path: P
             asked.result()
 
 
-def test_a_port_where_nobody_listens_is_told_with_its_address(tmp_path: Path, server: Server) -> None:
+def test_a_port_where_nobody_listens_is_told_with_its_address(
+    tmp_path: Path, server: Server
+) -> None:
     with pytest.raises(HostUnreachable, match=r"@127.0.0.1:1: .*(refused|connect)"):
         server.transport(tmp_path / "none", "Port=1").run("true", timeout_s=30)
 
 
-def test_a_key_that_is_not_let_in_is_told_with_a_command_to_try(server: Server, known_hosts: Path) -> None:
+def test_a_key_that_is_not_let_in_is_told_with_a_command_to_try(
+    server: Server, known_hosts: Path
+) -> None:
     with pytest.raises(HostUnreachable, match=r"lets us not in.*try `ssh"):
         server.transport(known_hosts, "User=nobody").run("true", timeout_s=30)
 
@@ -167,13 +195,18 @@ def test_connection_variables_become_what_openssh_makes_of_them(tmp_path: Path) 
     target = resolve(arguments_for("web1", variables))
     assert (target.host, target.port, target.user) == ("10.0.0.7", 2222, "from_the_file")
     assert target.identities == (tmp_path / "key",)
-    assert target.jumps == ((*config, "-l", "me", "-p", "2200", "--", "first"), (*config, "--", "second"))
+    assert target.jumps == (
+        (*config, "-l", "me", "-p", "2200", "--", "first"),
+        (*config, "--", "second"),
+    )
     assert target.connect_timeout_s == 7
 
 
 @pytest.mark.parametrize("words", ['"/a b/known" ~/two', '"/a b/known"', "/one /two", "none"])
 def test_known_hosts_files_with_spaces_in_their_names_are_found(words: str) -> None:
-    files = resolve(("-o", f"UserKnownHostsFile={words}", "-o", "GlobalKnownHostsFile=none", "--", "h")).known_hosts
+    files = resolve(
+        ("-o", f"UserKnownHostsFile={words}", "-o", "GlobalKnownHostsFile=none", "--", "h")
+    ).known_hosts
     expected = [Path(word.replace("~", HOME)) for word in shlex.split(words)]
     assert list(files) == [path for path in expected if path != Path("none")]
 
@@ -183,8 +216,20 @@ def test_a_server_on_the_way_that_says_nothing_is_tried_once_for_all_hosts_behin
 ) -> None:
     config = tmp_path / "config"
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        config.write_text(f"ConnectTimeout 1\nHost localhost\nProxyJump 127.0.0.1:{silent.getsockname()[1]}\n")
-        jumps, arguments = Jumps(accept_new=False), ("-F", str(config), "-p", str(server.port), "--", "localhost")
+        config.write_text(
+            f"ConnectTimeout 1\nHost localhost\nProxyJump 127.0.0.1:{silent.getsockname()[1]}\n"
+        )
+        jumps, arguments = (
+            Jumps(accept_new=False),
+            (
+                "-F",
+                str(config),
+                "-p",
+                str(server.port),
+                "--",
+                "localhost",
+            ),
+        )
         hosts = [SshTransport(resolve(arguments), None, jumps, Secrets()) for _ in range(3)]
         with ThreadPoolExecutor(2) as pool:
             told = [pool.submit(host.run, "true", timeout_s=30) for host in hosts]
@@ -195,7 +240,9 @@ def test_a_server_on_the_way_that_says_nothing_is_tried_once_for_all_hosts_behin
             silent.accept()
 
 
-def test_a_server_on_the_way_may_itself_be_behind_another(server: Server, known_hosts: Path, tmp_path: Path) -> None:
+def test_a_server_on_the_way_may_itself_be_behind_another(
+    server: Server, known_hosts: Path, tmp_path: Path
+) -> None:
     config = tmp_path / "config"
     common = f"""
         HostName 127.0.0.1
@@ -205,10 +252,15 @@ def test_a_server_on_the_way_may_itself_be_behind_another(server: Server, known_
         IdentityFile {server.user_key}
         IdentitiesOnly yes
     """
-    config.write_text(f"Host inner\nProxyJump middle\nHost middle\nProxyJump outer\nHost *\n{common}")
+    config.write_text(
+        f"Host inner\nProxyJump middle\nHost middle\nProxyJump outer\nHost *\n{common}"
+    )
     arguments = ("-F", str(config), "--", "inner")
     subprocess.run(["ssh", "-o", "BatchMode=yes", *arguments, "true"], check=True)
-    transport, before = SshTransport(resolve(arguments), None, Jumps(accept_new=False), Secrets()), connections(server)
+    transport, before = (
+        SshTransport(resolve(arguments), None, Jumps(accept_new=False), Secrets()),
+        connections(server),
+    )
     assert transport.run("true", timeout_s=30).code == 0
     transport.abort()
     assert connections(server) - before == 3
@@ -216,8 +268,12 @@ def test_a_server_on_the_way_may_itself_be_behind_another(server: Server, known_
 
 def test_servers_that_are_each_behind_the_other_are_told(tmp_path: Path) -> None:
     config = tmp_path / "config"
-    config.write_text("Host inner\nProxyJump one\nHost one\nProxyJump two\nHost two\nProxyJump one\n")
-    transport = SshTransport(resolve(("-F", str(config), "--", "inner")), None, Jumps(accept_new=False), Secrets())
+    config.write_text(
+        "Host inner\nProxyJump one\nHost one\nProxyJump two\nHost two\nProxyJump one\n"
+    )
+    transport = SshTransport(
+        resolve(("-F", str(config), "--", "inner")), None, Jumps(accept_new=False), Secrets()
+    )
     with pytest.raises(HostUnreachable, match="ProxyJump goes in a circle: one, two, one"):
         transport.run("true", timeout_s=30)
 
@@ -225,11 +281,15 @@ def test_servers_that_are_each_behind_the_other_are_told(tmp_path: Path) -> None
 def test_a_command_of_the_inventory_with_a_quote_too_few_is_told_and_not_waited_for(
     server: Server, known_hosts: Path, tmp_path: Path
 ) -> None:
-    host = make_host(directory=str(tmp_path), commands=Commands(start="true", stop="true", status="echo it's up"))
+    host = make_host(
+        directory=str(tmp_path), commands=Commands(start="true", stop="true", status="echo it's up")
+    )
     transport = server.transport(known_hosts)
     try:
         answers = run_fragments(
-            transport, {**ByCommands().ask(host, "shop", ["high"]), "after": "echo here"}, timeout_s=10
+            transport,
+            {**ByCommands().ask(host, "shop", ["high"]), "after": "echo here"},
+            timeout_s=10,
         )
     finally:
         transport.abort()

@@ -21,7 +21,10 @@ def test_a_local_connection_is_this_machine_and_any_other_is_ssh() -> None:
 @pytest.mark.parametrize(
     ("variables", "what"),
     [
-        ({"ansible_connection": "docker"}, "ansible_connection 'docker': a container is no host here"),
+        (
+            {"ansible_connection": "docker"},
+            "ansible_connection 'docker': a container is no host here",
+        ),
         (
             {"ansible_connection": "community.docker.docker"},
             "ansible_connection 'community.docker.docker': a container is no host here",
@@ -31,10 +34,15 @@ def test_a_local_connection_is_this_machine_and_any_other_is_ssh() -> None:
             "ansible_connection 'containers.podman.podman': a container is no host here",
         ),
         ({"ansible_connection": "winrm"}, "ansible_connection 'winrm' is not supported"),
-        ({"ansible_become": True, "ansible_become_method": "su"}, "ansible_become_method 'su' is not supported"),
+        (
+            {"ansible_become": True, "ansible_become_method": "su"},
+            "ansible_become_method 'su' is not supported",
+        ),
     ],
 )
-def test_a_way_that_is_not_supported_is_told_with_its_host(variables: dict[str, object], what: str) -> None:
+def test_a_way_that_is_not_supported_is_told_with_its_host(
+    variables: dict[str, object], what: str
+) -> None:
     with pytest.raises(UsageError, match=f"host 'web1': {what}") as caught:
         transports_to([replace(make_host(), variables=variables)])
     assert caught.value.exit_code == ExitCode.USAGE
@@ -46,5 +54,7 @@ def test_this_machine_is_not_worked_on_as_another_user_than_was_asked_for() -> N
         return transports_to(hosts)["web1"]
 
     assert isinstance(way(ansible_become=True, ansible_become_user=user_name()), LocalTransport)
-    with pytest.raises(UsageError, match="host 'web1': ansible_become to somebody is not supported for a local"):
+    with pytest.raises(
+        UsageError, match="host 'web1': ansible_become to somebody is not supported for a local"
+    ):
         way(ansible_become=True, ansible_become_user="somebody")

@@ -18,7 +18,9 @@ Lines = Callable[[Server, Path], str]
 
 
 def other_key(folder: Path, kind: str = "ed25519") -> str:
-    return " ".join(make_key(folder / f"other_{kind}", kind).with_suffix(".pub").read_text().split()[:2])
+    return " ".join(
+        make_key(folder / f"other_{kind}", kind).with_suffix(".pub").read_text().split()[:2]
+    )
 
 
 def hashed(line: str, folder: Path) -> str:
@@ -60,7 +62,9 @@ CASES: dict[str, tuple[Lines, tuple[str, ...]]] = {
 
 
 def openssh_connects(arguments: tuple[str, ...]) -> bool:
-    done = subprocess.run(["ssh", "-o", "BatchMode=yes", *arguments, "true"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["ssh", "-o", "BatchMode=yes", *arguments, "true"], capture_output=True, text=True
+    )
     assert done.returncode == 0 or "ost key verification failed" in done.stderr, done.stderr
     return done.returncode == 0
 
@@ -87,7 +91,9 @@ def test_a_key_is_judged_as_openssh_judges_it(case: str, server: Server, tmp_pat
         tmp_path.joinpath("other_ecdsa").unlink(missing_ok=True)
     ours.write_text(theirs.read_text())  # the very same lines
 
-    assert we_connect(server, ours, *options) == openssh_connects(server.arguments(theirs, *options))
+    assert we_connect(server, ours, *options) == openssh_connects(
+        server.arguments(theirs, *options)
+    )
     assert ours.read_text() == theirs.read_text()  # what is remembered, too
 
 
@@ -109,24 +115,32 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=CERTIFICATES)
-def certified(request: pytest.FixtureRequest, tmp_path: Path, authority: Path, server: Server) -> Iterator[Server]:
+def certified(
+    request: pytest.FixtureRequest, tmp_path: Path, authority: Path, server: Server
+) -> Iterator[Server]:
     """A server whose key the authority has signed."""
     key = make_key(tmp_path / "host_ed25519")
     names = CERTIFICATES[request.param]
-    subprocess.run(["ssh-keygen", "-q", "-s", authority, "-I", "printers", "-h", *names, f"{key}.pub"], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-s", authority, "-I", "printers", "-h", *names, f"{key}.pub"],
+        check=True,
+    )
     certificate = f"HostCertificate {key}-cert.pub"
     with running_sshd(tmp_path / "run", [key], server.user_key, certificate) as port:
         yield Server(port, tmp_path, server.user_key)
 
 
-@pytest.mark.parametrize("also", ["", "@revoked * {ca}\n", "[127.0.0.1]:{port} {key}\n", "@revoked * {key}\n"])
+@pytest.mark.parametrize(
+    "also", ["", "@revoked * {ca}\n", "[127.0.0.1]:{port} {key}\n", "@revoked * {key}\n"]
+)
 def test_a_certificate_is_judged_as_openssh_judges_it(
     certified: Server, authority: Path, tmp_path: Path, also: str
 ) -> None:
     ca = " ".join(authority.with_suffix(".pub").read_text().split()[:2])
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(
-        f"@cert-authority [127.0.0.1]:* {ca}\n" + also.format(ca=ca, key=certified.public(), port=certified.port)
+        f"@cert-authority [127.0.0.1]:* {ca}\n"
+        + also.format(ca=ca, key=certified.public(), port=certified.port)
     )
     assert we_connect(certified, known_hosts) == openssh_connects(certified.arguments(known_hosts))
 
@@ -137,20 +151,26 @@ def test_a_certificate_is_judged_as_openssh_judges_it(
 def test_a_changed_key_is_told_with_its_line_and_what_to_do(server: Server, tmp_path: Path) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"# first line\n[127.0.0.1]:{server.port} {other_key(tmp_path)}\n")
-    with pytest.raises(HostUnreachable, match=rf"has CHANGED: .*SHA256:.*{known_hosts}:2 .*ssh-keygen -R") as caught:
+    with pytest.raises(
+        HostUnreachable, match=rf"has CHANGED: .*SHA256:.*{known_hosts}:2 .*ssh-keygen -R"
+    ) as caught:
         server.transport(known_hosts).run("true", timeout_s=30)
     assert caught.value.trouble is HostTrouble.KEY_CHANGED
 
 
 def test_an_unknown_key_is_told_with_its_fingerprint(server: Server, tmp_path: Path) -> None:
-    shown = subprocess.run(["ssh-keygen", "-l", "-f", server.directory / "host_ed25519.pub"], capture_output=True)
+    shown = subprocess.run(
+        ["ssh-keygen", "-l", "-f", server.directory / "host_ed25519.pub"], capture_output=True
+    )
     with pytest.raises(HostUnreachable, match=r"not known.*--accept-new") as caught:
         server.transport(tmp_path / "none").run("true", timeout_s=30)
     assert shown.stdout.split()[1].decode() in caught.value.problem
     assert caught.value.trouble is HostTrouble.KEY_UNKNOWN
 
 
-def test_accept_new_remembers_a_key_so_that_it_cannot_change(server: Server, tmp_path: Path) -> None:
+def test_accept_new_remembers_a_key_so_that_it_cannot_change(
+    server: Server, tmp_path: Path
+) -> None:
     known_hosts = tmp_path / "ssh" / "known_hosts"
     assert server.transport(known_hosts, accept_new=True).run("true", timeout_s=30).code == 0
     assert server.transport(known_hosts).run("true", timeout_s=30).code == 0
@@ -166,8 +186,12 @@ def test_the_key_of_a_server_on_the_way_is_checked_by_its_own_configuration(
 ) -> None:
     config = tmp_path / "config"
     jump_known_hosts = tmp_path / "of_the_jump"
-    jump_known_hosts.write_text(f"[localhost]:{server.port} {server.public()}\n" if jump_is_known else "")
-    config.write_text(f"Host localhost\nUserKnownHostsFile {jump_known_hosts}\nIdentityFile {server.user_key}\n")
+    jump_known_hosts.write_text(
+        f"[localhost]:{server.port} {server.public()}\n" if jump_is_known else ""
+    )
+    config.write_text(
+        f"Host localhost\nUserKnownHostsFile {jump_known_hosts}\nIdentityFile {server.user_key}\n"
+    )
     arguments = server.arguments(known_hosts, f"ProxyJump=localhost:{server.port}")
     arguments = ("-F", str(config), *arguments[2:])
 
@@ -180,7 +204,9 @@ def test_the_key_of_a_server_on_the_way_is_checked_by_its_own_configuration(
     assert openssh_connects(arguments) == jump_is_known
 
 
-def test_an_unknown_key_is_let_in_by_nobody_who_has_no_file_to_remember_it_in(server: Server, tmp_path: Path) -> None:
+def test_an_unknown_key_is_let_in_by_nobody_who_has_no_file_to_remember_it_in(
+    server: Server, tmp_path: Path
+) -> None:
     machines = tmp_path / "ssh_known_hosts"
     machines.write_text("")
     options = (f"GlobalKnownHostsFile={machines}", "StrictHostKeyChecking=accept-new")

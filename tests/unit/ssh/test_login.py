@@ -44,7 +44,9 @@ def agent_at(socket: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def ca_server(directory: Path, known_hosts: Path) -> Iterator[tuple[int, Path]]:
-    """The port of a server that lets in whoever a certificate authority vouches for, and that authority's key."""
+    """The port of a server that lets in whoever a certificate authority vouches for, and that
+    authority's key.
+    """
     host_key, ca = make_key(directory / "host"), make_key(directory / "ca")
     nobody = make_key(directory / "nobody")
     trust = f"TrustedUserCAKeys {ca.with_suffix('.pub')}"
@@ -59,13 +61,21 @@ def certified(ca: Path, path: Path, kind: str) -> Path:
 
 def certify(ca: Path, key: Path) -> Path:
     public = key.with_suffix(".pub")
-    subprocess.run(["ssh-keygen", "-q", "-s", ca, "-I", "us", "-n", getpass.getuser(), public], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-s", ca, "-I", "us", "-n", getpass.getuser(), public], check=True
+    )
     return key
 
 
 def to(port: int, known_hosts: Path, *options: str) -> tuple[str, ...]:
     own = (f"UserKnownHostsFile={known_hosts}", "GlobalKnownHostsFile=none", f"Port={port}")
-    return ("-F", "none", *(word for option in (*options, *own) for word in ("-o", option)), "--", "127.0.0.1")
+    return (
+        "-F",
+        "none",
+        *(word for option in (*options, *own) for word in ("-o", option)),
+        "--",
+        "127.0.0.1",
+    )
 
 
 @pytest.fixture
@@ -93,7 +103,9 @@ def arguments(server: Server, known_hosts: Path, *options: str) -> tuple[str, ..
 
 def why_not(arguments: tuple[str, ...], passphrase: str | None = None) -> str:
     """Why we are not let in; "" where we are."""
-    transport = SshTransport(resolve(arguments), None, Jumps(accept_new=False), Secrets(passphrase=passphrase))
+    transport = SshTransport(
+        resolve(arguments), None, Jumps(accept_new=False), Secrets(passphrase=passphrase)
+    )
     try:
         return transport.run("echo in", timeout_s=30).out.decode().replace("in\n", "")
     except HostUnreachable as error:
@@ -103,7 +115,9 @@ def why_not(arguments: tuple[str, ...], passphrase: str | None = None) -> str:
 
 
 def assert_as_ssh(arguments: tuple[str, ...], *, let_in: bool) -> str:
-    done = subprocess.run(["ssh", "-o", "BatchMode=yes", *arguments, "true"], capture_output=True, check=False)
+    done = subprocess.run(
+        ["ssh", "-o", "BatchMode=yes", *arguments, "true"], capture_output=True, check=False
+    )
     assert (done.returncode == 0) is let_in, done.stderr
     reason = why_not(arguments)
     assert (reason == "") is let_in, reason
@@ -127,7 +141,9 @@ def test_an_agents_key_that_is_not_named_is_offered_unless_only_the_named_are(
     other = make_key(tmp_path / "other")
     add_to_agent(server.user_key)
     assert_as_ssh(arguments(server, known_hosts, f"IdentityFile={other}"), let_in=True)
-    reason = assert_as_ssh(arguments(server, known_hosts, f"IdentityFile={other}", "IdentitiesOnly=yes"), let_in=False)
+    reason = assert_as_ssh(
+        arguments(server, known_hosts, f"IdentityFile={other}", "IdentitiesOnly=yes"), let_in=False
+    )
     assert f"it takes none of: {other}" in reason
 
 
@@ -136,9 +152,15 @@ def test_a_key_that_the_agent_alone_can_use_is_found_by_its_public_half(
     server: Server, known_hosts: Path, tmp_path: Path, encrypted: Path
 ) -> None:
     add_to_agent(server.user_key)
-    assert_as_ssh(arguments(server, known_hosts, f"IdentityFile={encrypted}", "IdentitiesOnly=yes"), let_in=True)
+    assert_as_ssh(
+        arguments(server, known_hosts, f"IdentityFile={encrypted}", "IdentitiesOnly=yes"),
+        let_in=True,
+    )
     encrypted.unlink()
-    assert_as_ssh(arguments(server, known_hosts, f"IdentityFile={encrypted}", "IdentitiesOnly=yes"), let_in=True)
+    assert_as_ssh(
+        arguments(server, known_hosts, f"IdentityFile={encrypted}", "IdentitiesOnly=yes"),
+        let_in=True,
+    )
 
 
 def test_an_encrypted_key_is_opened_with_the_inventorys_passphrase(
@@ -147,16 +169,24 @@ def test_an_encrypted_key_is_opened_with_the_inventorys_passphrase(
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     named = arguments(server, known_hosts, f"IdentityFile={encrypted}")
     assert why_not(named, "secret") == ""
-    assert "is encrypted (ssh-add it, or set ansible_private_key_passphrase)" in assert_as_ssh(named, let_in=False)
-    assert "cannot be read (ansible_private_key_passphrase is not its passphrase)" in why_not(named, "wrong")
+    assert "is encrypted (ssh-add it, or set ansible_private_key_passphrase)" in assert_as_ssh(
+        named, let_in=False
+    )
+    assert "cannot be read (ansible_private_key_passphrase is not its passphrase)" in why_not(
+        named, "wrong"
+    )
     assert "wrong" not in repr(Secrets(passphrase="wrong"))
 
 
-def test_a_key_that_is_not_encrypted_is_used_though_a_passphrase_is_set(server: Server, known_hosts: Path) -> None:
+def test_a_key_that_is_not_encrypted_is_used_though_a_passphrase_is_set(
+    server: Server, known_hosts: Path
+) -> None:
     assert why_not(server.arguments(known_hosts), "for another key") == ""
 
 
-def test_a_server_that_finds_no_key_to_be_offered_is_told_so(server: Server, known_hosts: Path) -> None:
+def test_a_server_that_finds_no_key_to_be_offered_is_told_so(
+    server: Server, known_hosts: Path
+) -> None:
     reason = why_not(arguments(server, known_hosts, "IdentityFile=/nowhere", "IdentityAgent=none"))
     assert "lets us not in: no key was found" in reason
 
@@ -184,7 +214,10 @@ def test_a_certificate_beside_a_key_file_lets_us_in(
         assert_as_ssh(to(port, known_hosts, f"IdentityFile={key}"), let_in=True)
         elsewhere = tmp_path / "elsewhere-cert.pub"
         (tmp_path / "certified-cert.pub").rename(elsewhere)
-        assert_as_ssh(to(port, known_hosts, f"IdentityFile={key}", f"CertificateFile={elsewhere}"), let_in=True)
+        assert_as_ssh(
+            to(port, known_hosts, f"IdentityFile={key}", f"CertificateFile={elsewhere}"),
+            let_in=True,
+        )
 
 
 def test_a_certificate_of_a_key_that_the_agent_holds_lets_us_in(
@@ -196,7 +229,9 @@ def test_a_certificate_of_a_key_that_the_agent_holds_lets_us_in(
         certify(ca, key)
         key.unlink()
         for only in ("yes", "no"):
-            assert_as_ssh(to(port, known_hosts, f"IdentityFile={key}", f"IdentitiesOnly={only}"), let_in=True)
+            assert_as_ssh(
+                to(port, known_hosts, f"IdentityFile={key}", f"IdentitiesOnly={only}"), let_in=True
+            )
 
 
 @pytest.mark.parametrize("named", ["{path}", "$OTHER_AGENT", "${{OTHER_AGENT}}"])
@@ -211,7 +246,10 @@ def test_the_agent_that_ssh_config_names_is_asked_and_no_other(
             assert_as_ssh(arguments(server, known_hosts, option), let_in=True)
             assert_as_ssh(arguments(server, known_hosts, "IdentityFile=/nowhere"), let_in=False)
             assert_as_ssh(arguments(server, known_hosts, option, "IdentityAgent=none"), let_in=True)
-            assert_as_ssh(arguments(server, known_hosts, f"IdentityAgent={tmp_path / 'nowhere'}"), let_in=False)
+            assert_as_ssh(
+                arguments(server, known_hosts, f"IdentityAgent={tmp_path / 'nowhere'}"),
+                let_in=False,
+            )
 
 
 def test_the_name_of_a_key_file_may_hold_what_ssh_fills_in(
@@ -235,7 +273,10 @@ def test_home_is_where_the_password_database_says_and_not_the_environment(
     def named(path: Path) -> str:
         return f"{home}{up}{path}"
 
-    assert_as_ssh(arguments(server, Path(named(known_hosts)), f"IdentityFile={named(server.user_key)}"), let_in=True)
+    assert_as_ssh(
+        arguments(server, Path(named(known_hosts)), f"IdentityFile={named(server.user_key)}"),
+        let_in=True,
+    )
     with agent_at(tmp_path / "theirs", monkeypatch):
         add_to_agent(server.user_key)
         monkeypatch.delenv("SSH_AUTH_SOCK")

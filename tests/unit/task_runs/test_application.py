@@ -46,7 +46,9 @@ def host(tmp_path: Path, url: str) -> FleetHost:
     (tmp_path / "shop.py").write_text(dedent(APP))
     (tmp_path / "routes.py").write_text(dedent(ROUTES))
     (tmp_path / "app.env").write_text(f"BROKER={url}\n")
-    return make_host(directory=str(tmp_path), env_file=str(tmp_path / "app.env"), user=getpass.getuser())
+    return make_host(
+        directory=str(tmp_path), env_file=str(tmp_path / "app.env"), user=getpass.getuser()
+    )
 
 
 def ask(question: str) -> Answer:
@@ -63,9 +65,16 @@ def route(host: FleetHost, task: str = "shop.bill", **call: Any) -> AppTask:
     return parse_route(host, answer)
 
 
-def test_the_applications_own_router_decides_and_sees_the_arguments(host: FleetHost, url: str) -> None:
+def test_the_applications_own_router_decides_and_sees_the_arguments(
+    host: FleetHost, url: str
+) -> None:
     found = route(host, args=(1,))
-    assert (found.queue, found.priority, found.max_retries, found.keeps_result) == ("bills", 3, 4, True)
+    assert (found.queue, found.priority, found.max_retries, found.keeps_result) == (
+        "bills",
+        3,
+        4,
+        True,
+    )
     assert (found.signature, found.misfit) == ("(order_id: int, late: bool = False)", "")
     assert found.broker.endswith(url.removeprefix("redis://"))
     assert "shop.ship" in found.registered
@@ -86,7 +95,9 @@ def test_a_queue_and_a_priority_that_are_asked_for_go_first(host: FleetHost) -> 
         ({"kwargs": {"order_id": 1, "lat": 1}}, "got an unexpected keyword argument 'lat'"),
     ],
 )
-def test_arguments_are_held_against_the_tasks_signature(host: FleetHost, call: dict[str, Any], misfit: str) -> None:
+def test_arguments_are_held_against_the_tasks_signature(
+    host: FleetHost, call: dict[str, Any], misfit: str
+) -> None:
     assert route(host, **call).misfit == misfit
 
 
@@ -101,7 +112,9 @@ def test_a_router_that_fails_is_told_without_secrets(host: FleetHost) -> None:
         route(host, task="broken")
 
 
-def test_a_task_is_sent_once_under_its_id_and_never_run_here(host: FleetHost, client: "redis.Redis") -> None:
+def test_a_task_is_sent_once_under_its_id_and_never_run_here(
+    host: FleetHost, client: "redis.Redis"
+) -> None:
     call = TaskCall(task="shop.bill", args=(1,), kwargs={"late": True}, priority=9)
     parse_send(host, ask(ask_send(host, "shop", environment(host), call, "id-1")))
     (raw,) = client.lrange("late_q\x06\x169", 0, -1)
@@ -110,12 +123,18 @@ def test_a_task_is_sent_once_under_its_id_and_never_run_here(host: FleetHost, cl
     assert client.keys("late_q*") == [b"late_q\x06\x169"]
 
 
-def test_a_task_that_only_the_workers_know_is_sent_by_its_name(host: FleetHost, client: "redis.Redis") -> None:
-    parse_send(host, ask(ask_send(host, "shop", environment(host), TaskCall(task="elsewhere.job"), "id-2")))
+def test_a_task_that_only_the_workers_know_is_sent_by_its_name(
+    host: FleetHost, client: "redis.Redis"
+) -> None:
+    parse_send(
+        host, ask(ask_send(host, "shop", environment(host), TaskCall(task="elsewhere.job"), "id-2"))
+    )
     assert client.llen("bills") == 1
 
 
 def test_a_broker_that_is_away_is_told(host: FleetHost) -> None:
     Path(host.settings.env_file).write_text("BROKER=redis://127.0.0.1:1/0\n")
     with pytest.raises(RunbookError, match=r"failed to send it(.|\n)*Connection refused"):
-        parse_send(host, ask(ask_send(host, "shop", environment(host), TaskCall(task="shop.ship"), "id-3")))
+        parse_send(
+            host, ask(ask_send(host, "shop", environment(host), TaskCall(task="shop.ship"), "id-3"))
+        )

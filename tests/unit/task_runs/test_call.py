@@ -6,7 +6,11 @@ from runbooks.core.errors import UsageError
 from runbooks.core.settings import TaskCall
 from runbooks.task_runs.call import requested
 
-SHORTCUTS = {"bill": TaskCall(task="shop.bill", args=(1,), queue="slow", priority=5, mode="async", timeout=60.0)}
+SHORTCUTS = {
+    "bill": TaskCall(
+        task="shop.bill", args=(1,), queue="slow", priority=5, mode="async", timeout=60.0
+    )
+}
 
 
 def test_a_name_that_is_no_shortcut_is_the_task_itself() -> None:
@@ -14,9 +18,17 @@ def test_a_name_that_is_no_shortcut_is_the_task_itself() -> None:
 
 
 def test_flags_go_before_what_a_shortcut_says_and_the_rest_of_it_stays() -> None:
-    flags = {"args": "[2]", "kwargs": '{"late": true}', "mode": "sync", "timeout": "2m", "priority": "0"}
+    flags = {
+        "args": "[2]",
+        "kwargs": '{"late": true}',
+        "mode": "sync",
+        "timeout": "2m",
+        "priority": "0",
+    }
     call = requested("bill", SHORTCUTS, flags)
-    wanted = TaskCall(task="shop.bill", args=(2,), kwargs={"late": True}, queue="slow", timeout=120.0, priority=0)
+    wanted = TaskCall(
+        task="shop.bill", args=(2,), kwargs={"late": True}, queue="slow", timeout=120.0, priority=0
+    )
     assert call == wanted
 
 

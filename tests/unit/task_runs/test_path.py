@@ -13,12 +13,23 @@ from runbooks.task_runs.path import broken_links, nearest
 BILL, SHIP = "shop.tasks.bill", "shop.tasks.ship"
 URL = "redis://:hunter2@127.0.0.1:6379/3"
 FOUND = AppTask(
-    "web1", frozenset({BILL, SHIP}), "(order_id: int)", "", "", "high_q", None, 3, True, "redis://:**@broker:6379/3"
+    "web1",
+    frozenset({BILL, SHIP}),
+    "(order_id: int)",
+    "",
+    "",
+    "high_q",
+    None,
+    3,
+    True,
+    "redis://:**@broker:6379/3",
 )
 NODES = (NodeState("high@web1", frozenset({BILL, SHIP}), frozenset({"high_q"})),)
 
 
-def links(*nodes: NodeState, task: str = BILL, asked_queue: str | None = None, **changes: Any) -> list[RunbookError]:
+def links(
+    *nodes: NodeState, task: str = BILL, asked_queue: str | None = None, **changes: Any
+) -> list[RunbookError]:
     call, found = TaskCall(task=task, queue=asked_queue), replace(FOUND, **changes)
     return list(broken_links(call, found, {node.name: node for node in nodes}, URL, ["bill-all"]))
 
@@ -36,20 +47,40 @@ def test_a_whole_way_has_no_broken_link() -> None:
 
 
 def test_an_unknown_task_is_told_with_the_nearest_names_of_tasks_and_shortcuts() -> None:
-    unknown: dict[str, Any] = {"signature": None, "import_error": "ModuleNotFoundError: No module named 'shop.task'"}
-    only(links(*NODES, task="shop.task.bil", **unknown), UsageError, "no node registers shop.task.bil", BILL)
+    unknown: dict[str, Any] = {
+        "signature": None,
+        "import_error": "ModuleNotFoundError: No module named 'shop.task'",
+    }
     only(
-        links(task="shop.task.bil", **unknown), UsageError, "no node answers to say whether it registers shop.task.bil"
+        links(*NODES, task="shop.task.bil", **unknown),
+        UsageError,
+        "no node registers shop.task.bil",
+        BILL,
+    )
+    only(
+        links(task="shop.task.bil", **unknown),
+        UsageError,
+        "no node answers to say whether it registers shop.task.bil",
     )
     only(links(*NODES, task="xyz", **unknown), UsageError, f"there are: bill-all, {BILL}, {SHIP}")
     only(
-        links(*NODES, task="bill", signature=None, import_error="ValueError: Empty module name"), UsageError, "bill-all"
+        links(*NODES, task="bill", signature=None, import_error="ValueError: Empty module name"),
+        UsageError,
+        "bill-all",
     )
 
 
 def test_a_task_whose_module_fails_to_import_is_told_with_the_error() -> None:
-    broken: dict[str, Any] = {"signature": None, "import_error": "ModuleNotFoundError: No module named 'requests'"}
-    only(links(replace(NODES[0], registered=frozenset()), **broken), RunbookError, "fails to import", "'requests'")
+    broken: dict[str, Any] = {
+        "signature": None,
+        "import_error": "ModuleNotFoundError: No module named 'requests'",
+    }
+    only(
+        links(replace(NODES[0], registered=frozenset()), **broken),
+        RunbookError,
+        "fails to import",
+        "'requests'",
+    )
 
 
 def test_arguments_that_do_not_fit_are_told_with_the_signature() -> None:
@@ -79,12 +110,22 @@ def test_no_node_that_answers_is_told() -> None:
 
 
 def test_nodes_that_run_older_code_are_told() -> None:
-    only(links(replace(NODES[0], registered=frozenset({SHIP}))), RunbookError, "high@web1", "older code")
+    only(
+        links(replace(NODES[0], registered=frozenset({SHIP}))),
+        RunbookError,
+        "high@web1",
+        "older code",
+    )
 
 
 def test_a_queue_that_nobody_consumes_is_told_with_those_that_are() -> None:
     only(links(*NODES, asked_queue="hihg_q", queue="hihg_q"), UsageError, "--queue names hihg_q")
-    only(links(*NODES, queue="low_q"), RunbookError, "the application's routes lead to low_q", "consumed are: high_q")
+    only(
+        links(*NODES, queue="low_q"),
+        RunbookError,
+        "the application's routes lead to low_q",
+        "consumed are: high_q",
+    )
 
 
 def test_a_consumer_that_would_discard_the_message_is_told() -> None:
@@ -101,7 +142,11 @@ def test_all_broken_links_are_told_at_once() -> None:
 
 
 def test_the_nearest_names_hold_what_was_typed_and_leave_out_celerys_own() -> None:
-    known = ["celery.chord", "integrations.tasks.check_all_devices_in_glpi", "inventory.tasks.poll_printer"]
+    known = [
+        "celery.chord",
+        "integrations.tasks.check_all_devices_in_glpi",
+        "inventory.tasks.poll_printer",
+    ]
     assert nearest("check_all", known) == ["integrations.tasks.check_all_devices_in_glpi"]
     assert nearest("tasks.pol_printer", known) == ["inventory.tasks.poll_printer"]
     assert nearest("cord", known) == []

@@ -25,7 +25,9 @@ def read(meta: Any, state: str = "PROGRESS", now: float = 0.0) -> Progress:
         (None, None, ""),
     ],
 )
-def test_percent_and_counts_are_read_from_whatever_a_task_tells(meta: Any, percent: float | None, counts: str) -> None:
+def test_percent_and_counts_are_read_from_whatever_a_task_tells(
+    meta: Any, percent: float | None, counts: str
+) -> None:
     progress = read(meta)
     assert (progress.percent, progress.counts) == (percent, counts)
 

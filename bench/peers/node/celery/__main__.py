@@ -1,7 +1,9 @@
-"""`python -m celery -A APP worker --hostname=NODE --queues=QUEUES …`: consumes nothing, answers remote control.
+"""`python -m celery -A APP worker --hostname=NODE --queues=QUEUES …`: consumes nothing, answers
+remote control.
 
-On the wire it does what Celery 5.7's node does: bound to `celery.pidbox` while it lives, one connection in BRPOP.
-Only the standard library, and little of it: thirty of these start at once on the machine that is measured.
+On the wire it does what Celery 5.7's node does: bound to `celery.pidbox` while it lives, one
+connection in BRPOP. Only the standard library, and little of it: thirty of these start at once on
+the machine that is measured.
 """
 
 import base64
@@ -15,13 +17,17 @@ from celery.app.utils import TASKS
 
 options = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:] if "=" in word)
 node, queues = options["hostname"], options["queues"].split(",")
-address, password, db = (os.environ[name] for name in ("BROKER_ADDRESS", "BROKER_PASSWORD", "BROKER_DB"))
+address, password, db = (
+    os.environ[name] for name in ("BROKER_ADDRESS", "BROKER_PASSWORD", "BROKER_DB")
+)
 BINDING = ("_kombu.binding.celery.pidbox", f"\x06\x16\x06\x16{node}.celery.pidbox")
 
 
 def send(connection, *words):
     items = [word if isinstance(word, bytes) else word.encode() for word in words]
-    connection.sendall(b"*%d\r\n" % len(items) + b"".join(b"$%d\r\n%s\r\n" % (len(i), i) for i in items))
+    connection.sendall(
+        b"*%d\r\n" % len(items) + b"".join(b"$%d\r\n%s\r\n" % (len(i), i) for i in items)
+    )
 
 
 def connect():
@@ -45,12 +51,19 @@ def answer(method, arguments):
         queues[:] = [queue for queue in queues if queue != arguments["queue"]]
     if method == "active_queues":
         return [{"name": queue} for queue in queues]
-    return {"ping": {"ok": "pong"}, "registered": TASKS, "stats": {"pid": os.getpid()}, "conf": {}}.get(method, [])
+    return {
+        "ping": {"ok": "pong"},
+        "registered": TASKS,
+        "stats": {"pid": os.getpid()},
+        "conf": {},
+    }.get(method, [])
 
 
 def reply(question):
     to = question["reply_to"]
-    body = base64.b64encode(json.dumps({node: answer(question["method"], question["arguments"] or {})}).encode())
+    body = base64.b64encode(
+        json.dumps({node: answer(question["method"], question["arguments"] or {})}).encode()
+    )
     message = {
         "body": body.decode(), "content-encoding": "utf-8", "content-type": "application/json",
         "headers": {"ticket": question["ticket"], "clock": 1},

@@ -1,6 +1,8 @@
-"""A client of GLPI's REST API: opens a session, looks printers up by serial number, always closes the session.
+"""A client of GLPI's REST API: opens a session, looks printers up by serial number, always closes
+the session.
 
-**Source:** GLPI's `apirest.md`; field numbers from `listSearchOptions/Printer` (2: id, 5: serial number).
+**Source:** GLPI's `apirest.md`; field numbers from `listSearchOptions/Printer` (2: id, 5: serial
+number).
 """
 
 import json
@@ -32,9 +34,13 @@ class GLPIUnauthorizedError(GLPIError):
 
 
 class GLPIClient:
-    """One session with GLPI, open inside a `with` block; `url` is the site's, without `/apirest.php`."""
+    """One session with GLPI, open inside a `with` block; `url` is the site's, without
+    `/apirest.php`.
+    """
 
-    def __init__(self, url: str, app_token: str, user_token: str, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, app_token: str, user_token: str, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self._url = urlsplit(url.rstrip("/"))
         self._headers = {"App-Token": app_token, "Content-Type": "application/json"}
         self._user_token = user_token
@@ -45,7 +51,9 @@ class GLPIClient:
         self._headers["Session-Token"] = self._get("initSession", headers=login)["session_token"]
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
         try:
             self._get("killSession")
         except GLPIError as error:
@@ -61,14 +69,25 @@ class GLPIClient:
             if not rows or len(card_ids) >= page["totalcount"]:
                 return card_ids
 
-    def _get(self, resource: str, query: dict[str, str] | None = None, headers: dict[str, str] | None = None) -> Any:
-        """The decoded answer of a resource; a lost connection and a 5xx are tried again, a silent server is not."""
-        path = f"{self._url.path}/apirest.php/{resource}" + (f"?{urlencode(query)}" if query else "")
+    def _get(
+        self,
+        resource: str,
+        query: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        """The decoded answer of a resource; a lost connection and a 5xx are tried again, a silent
+        server is not.
+        """
+        path = f"{self._url.path}/apirest.php/{resource}" + (
+            f"?{urlencode(query)}" if query else ""
+        )
         for delay_s in (*BACKOFF_S, None):
             try:
                 status, body = self._exchange(path, self._headers | (headers or {}))
             except TimeoutError:
-                raise GLPIUnavailableError(f"{resource}: no answer within {self._timeout_s:g} s") from None
+                raise GLPIUnavailableError(
+                    f"{resource}: no answer within {self._timeout_s:g} s"
+                ) from None
             except (OSError, HTTPException) as exc:
                 failure: GLPIError = GLPIUnavailableError(f"{resource}: {exc}")
             else:
@@ -113,7 +132,9 @@ def _accepted(resource: str, status: int, body: bytes) -> Any:
 
 
 def _refusal(resource: str, status: int, body: bytes) -> GLPIError:
-    """The error for an answer of 400 or more; GLPI's reasons are arrays of a code and a message, a proxy's are HTML."""
+    """The error for an answer of 400 or more; GLPI's reasons are arrays of a code and a message, a
+    proxy's are HTML.
+    """
     try:
         reason = ": ".join(json.loads(body))
     except (ValueError, TypeError):

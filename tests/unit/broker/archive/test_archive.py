@@ -42,7 +42,9 @@ def test_an_archive_is_never_overwritten(written: Path) -> None:
         Archive.create(written, "run-2", 6.0)
 
 
-def test_whatever_byte_a_crash_ends_the_file_at_it_is_read_and_gone_on_with(written: Path, tmp_path: Path) -> None:
+def test_whatever_byte_a_crash_ends_the_file_at_it_is_read_and_gone_on_with(
+    written: Path, tmp_path: Path
+) -> None:
     whole = written.read_bytes()
     header = whole.index(b"\n") + 1
     for end in range(header, len(whole), 3):
@@ -78,7 +80,9 @@ def test_changed_bytes_of_a_message_are_noticed(written: Path, number: int) -> N
     assert "another checksum" in problems[0]
 
 
-@pytest.mark.parametrize(("field", "value"), [("n", 10**15), ("n", 0), ("position", -1), ("position", 2**40)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("n", 10**15), ("n", 0), ("position", -1), ("position", 2**40)]
+)
 def test_a_number_that_cannot_be_is_noticed(written: Path, field: str, value: int) -> None:
     lines = written.read_bytes().splitlines(keepends=True)
     lines[5] = json.dumps({**json.loads(lines[5]), field: value}).encode() + b"\n"

@@ -1,4 +1,6 @@
-"""What the installed kombu and Celery do with a list item: the consumer of a real worker, up to its pool."""
+"""What the installed kombu and Celery do with a list item: the consumer of a real worker, up to its
+pool.
+"""
 
 from typing import Any
 from unittest.mock import MagicMock
@@ -33,10 +35,21 @@ class Oracle:
         worker = self.worker = Consumer.__new__(Consumer)
         worker.app, worker.hostname, worker.connection_errors = self.app, "oracle@here", ()
         worker.event_dispatcher, worker.disable_rate_limits, worker.restart_count = None, True, 0
-        worker._maximum_prefetch_restored, worker.on_task_message, worker.task_buckets = True, (), {}
-        worker.timer, worker.controller, worker.pool, worker.qos = MagicMock(), MagicMock(), MagicMock(), MagicMock()
+        worker._maximum_prefetch_restored, worker.on_task_message, worker.task_buckets = (
+            True,
+            (),
+            {},
+        )
+        worker.timer, worker.controller, worker.pool, worker.qos = (
+            MagicMock(),
+            MagicMock(),
+            MagicMock(),
+            MagicMock(),
+        )
         worker.controller.state.revoked = revoked
-        worker.timer.call_at.side_effect = lambda _eta, do, args, **_options: do(*args)  # the ETA comes at once
+        worker.timer.call_at.side_effect = lambda _eta, do, args, **_options: do(
+            *args
+        )  # the ETA comes at once
         worker.call_soon = worker.call_soon_ack = MagicMock()
         worker.on_task_request = lambda request: request.execute_using_pool(worker.pool)
         strategy = default(self.app.tasks["celery.accumulate"], self.app, worker)
@@ -49,7 +62,9 @@ class Oracle:
         with self.app.connection_for_read() as connection:
             channel = connection.channel()
             queue = Queue(QUEUE)  # type: ignore[no-untyped-call]
-            consumer = self.app.amqp.TaskConsumer(channel, queues=[queue], on_decode_error=self.worker.on_decode_error)
+            consumer = self.app.amqp.TaskConsumer(
+                channel, queues=[queue], on_decode_error=self.worker.on_decode_error
+            )
             consumer.on_message = self.worker.create_task_handler()
             consumer.consume()
             try:

@@ -21,11 +21,15 @@ def without_own(raw: bytes) -> dict[str, Any]:
     return {**envelope, "body": body_value(raw)}
 
 
-def test_a_message_goes_under_another_id_with_all_else_as_it_was(send: Send, client: "redis.Redis") -> None:
+def test_a_message_goes_under_another_id_with_all_else_as_it_was(
+    send: Send, client: "redis.Redis"
+) -> None:
     send("shop.add", "work", 1, retries=2, priority=6, expires=600)
     [theirs] = client.lrange("work\x06\x166", 0, -1)
     given_back = json.loads(theirs)
-    given_back["headers"]["redelivered"] = given_back["properties"]["delivery_info"]["redelivered"] = True
+    given_back["headers"]["redelivered"] = given_back["properties"]["delivery_info"][
+        "redelivered"
+    ] = True
     made = under_another_id(json.dumps(given_back).encode(), "another", "other")
     assert made is not None
     before, after = json.loads(theirs), json.loads(made)

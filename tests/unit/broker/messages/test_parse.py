@@ -1,4 +1,6 @@
-"""Reading list items: what a worker would die of is told from what it survives, as the installed Celery does it."""
+"""Reading list items: what a worker would die of is told from what it survives, as the installed
+Celery does it.
+"""
 
 import base64
 import json
@@ -109,7 +111,9 @@ def test_what_is_no_envelope_kills_the_worker_that_pops_it(raw: bytes, worker: O
     assert_agree(raw, worker)
 
 
-def test_every_message_that_celery_makes_is_read_and_survived(envelopes: list[bytes], worker: Oracle) -> None:
+def test_every_message_that_celery_makes_is_read_and_survived(
+    envelopes: list[bytes], worker: Oracle
+) -> None:
     for raw in envelopes:
         assert isinstance(parse(raw), Message)
         assert worker.raises(raw) is None
@@ -123,7 +127,9 @@ def test_any_one_damaged_member_is_judged_as_the_worker_judges_it(
         assert_agree(changed(envelopes[-1], path, value), worker)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_of_envelopes_damaged_in_several_places_none_that_kills_is_overlooked_and_none_that_runs_is_condemned(
     data: st.DataObject, envelopes: list[bytes], worker: Oracle
@@ -140,7 +146,9 @@ def test_of_envelopes_damaged_in_several_places_none_that_kills_is_overlooked_an
         assert_agree(raw, worker)
 
 
-def test_a_message_tells_its_task_times_retries_and_arguments(send: Send, client: "redis.Redis") -> None:
+def test_a_message_tells_its_task_times_retries_and_arguments(
+    send: Send, client: "redis.Redis"
+) -> None:
     eta = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
     task_id = send("mail.send", "work", 7, kwargs={"to": "a"}, eta=eta, expires=eta, retries=3)
     message = parse(listed(client, "work")[0])
@@ -212,7 +220,11 @@ def test_long_arguments_are_cut(send: Send, client: "redis.Redis") -> None:
 )  # fmt: skip
 def test_how_a_message_is_written_is_told(changes: dict[str, Any], form: Form) -> None:
     body = base64.b64encode(b"{}" if changes.get("headers") == {} else b"[[], {}, {}]").decode()
-    properties = {"delivery_tag": "t", "delivery_info": {"exchange": "", "routing_key": "q"}, "body_encoding": "base64"}
+    properties = {
+        "delivery_tag": "t",
+        "delivery_info": {"exchange": "", "routing_key": "q"},
+        "body_encoding": "base64",
+    }
     envelope = {
         "body": body, "content-type": "application/json", "content-encoding": "utf-8",
         "headers": {"task": "a.b", "id": "1"}, "properties": properties,

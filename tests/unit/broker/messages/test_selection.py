@@ -1,4 +1,6 @@
-"""Which messages a rule means: messages of Celery's own making, in a real Redis, over all priorities and protocols."""
+"""Which messages a rule means: messages of Celery's own making, in a real Redis, over all
+priorities and protocols.
+"""
 
 import base64
 import json
@@ -34,8 +36,12 @@ Scan = Callable[..., QueueState]
 def scan(client: "redis.Redis") -> Scan:
     """Reads the queue `work` with these rules."""
 
-    def read(*rules: Rule, registered: frozenset[str] | None = None, keys: KeySpace = KEYS) -> QueueState:
-        return scan_queue(Store(client, keys), "work", rules, Facts(time.time(), registered), samples=None)
+    def read(
+        *rules: Rule, registered: frozenset[str] | None = None, keys: KeySpace = KEYS
+    ) -> QueueState:
+        return scan_queue(
+            Store(client, keys), "work", rules, Facts(time.time(), registered), samples=None
+        )
 
     return read
 
@@ -51,11 +57,15 @@ def test_the_list_of_one_priority_is_meant_also_one_that_no_worker_polls(
     at_9, unpolled = send("mail.send", priority=9), send("mail.send", priority=0)
     client.rename("work", "work\x06\x164")
     send("mail.send")
-    assert ids(scan(Rule("r", "work", priority=3))) == in_step_3, "its own priority may be 4, the list is that of 3"
+    assert ids(scan(Rule("r", "work", priority=3))) == in_step_3, (
+        "its own priority may be 4, the list is that of 3"
+    )
     assert ids(scan(Rule("r", "work", priority=9))) == {at_9}
     state = scan(Rule("r", "work", priority=4, requeue_to="work"))
     assert ids(state) == {unpolled}
-    assert [selection.to for selection in state.selected] == ["work\x06\x163"], "one that workers poll"
+    assert [selection.to for selection in state.selected] == ["work\x06\x163"], (
+        "one that workers poll"
+    )
     assert "work\x06\x164" not in scan(Rule("r", "work")).depths
     assert ids(scan(Rule("r", "other", priority=4))) == set()
 
@@ -68,14 +78,19 @@ def test_queues_and_tasks_are_named_by_patterns(send: Send, scan: Scan) -> None:
 
 
 def test_single_messages_are_named_by_their_ids_and_their_arguments(send: Send, scan: Scan) -> None:
-    seven, serial = send("check", "work", 7, "a"), send("check", kwargs={"serial": "AB-1", "deep": {"b": [1], "a": 2}})
+    seven, serial = (
+        send("check", "work", 7, "a"),
+        send("check", kwargs={"serial": "AB-1", "deep": {"b": [1], "a": 2}}),
+    )
     other = send("check", "work", "7", 7.0, True)
     assert ids(scan(Rule("r", ids=(seven, other, "none")))) == {seven, other}
     assert ids(scan(Rule("r", args=("7",)))) == {seven}, 'neither "7" nor 7.0'
     assert ids(scan(Rule("r", args=("7", '"a"')))) == {seven}
     assert ids(scan(Rule("r", args=("7", '"b"')))) == set()
     assert ids(scan(Rule("r", args=('serial="AB-1"', 'deep={"a":2,"b":[1]}')))) == {serial}
-    assert ids(scan(Rule("r", args=('"AB-1"',)))) == set(), "a keyword's value is no positional argument"
+    assert ids(scan(Rule("r", args=('"AB-1"',)))) == set(), (
+        "a keyword's value is no positional argument"
+    )
 
 
 def test_unregistered_are_the_tasks_that_no_node_knows_and_without_a_node_nothing_is_known(
@@ -89,7 +104,9 @@ def test_unregistered_are_the_tasks_that_no_node_knows_and_without_a_node_nothin
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("oldest", 0), ("newest", 3)])
-def test_of_duplicates_one_stays_and_others_are_no_duplicates(keep: Any, kept: int, send: Send, scan: Scan) -> None:
+def test_of_duplicates_one_stays_and_others_are_no_duplicates(
+    keep: Any, kept: int, send: Send, scan: Scan
+) -> None:
     alike = [send("poll", "work", 7, priority=priority) for priority in (0, 0, 3, 9)]
     send("poll", "work", 8)
     send("poll", "work", "7")
@@ -98,7 +115,9 @@ def test_of_duplicates_one_stays_and_others_are_no_duplicates(keep: Any, kept: i
     assert ids(scan(Rule("r", task="poll", duplicate=keep))) == set(alike) - {alike[kept]}
 
 
-def test_duplicates_are_counted_among_those_that_the_rule_means_alone(send: Send, scan: Scan) -> None:
+def test_duplicates_are_counted_among_those_that_the_rule_means_alone(
+    send: Send, scan: Scan
+) -> None:
     send("poll", "work", 7)
     fitting = [send("poll", "work", 7, retries=5) for _ in range(2)]
     assert ids(scan(Rule("r", duplicate="oldest", retries_over=3))) == {fitting[1]}
@@ -138,7 +157,9 @@ def test_what_arrives_after_the_look_ahead_stays(send: Send, client: "redis.Redi
     assert not list(judge.pick(listed(client, "work"))), "all that was seen has been consumed"
 
 
-def test_what_a_chord_a_chain_or_a_callback_waits_for_is_left_alone_and_named(url: str, send: Send, scan: Scan) -> None:
+def test_what_a_chord_a_chain_or_a_callback_waits_for_is_left_alone_and_named(
+    url: str, send: Send, scan: Scan
+) -> None:
     app = Celery("chords", broker=url, backend="cache+memory://", set_as_current=False)
 
     def sig(name: str) -> Any:
@@ -160,10 +181,15 @@ def test_what_a_chord_a_chain_or_a_callback_waits_for_is_left_alone_and_named(ur
     assert (warning.count, set(warning.ids)) == (4, set(notice.ids))
     assert "taken although" in warning.what
     moved = scan(Rule("r", requeue_to="high"))
-    assert (ids(moved), moved.notices) == (plain | set(notice.ids), ()), "they still run, so nothing waits for ever"
+    assert (ids(moved), moved.notices) == (
+        plain | set(notice.ids),
+        (),
+    ), "they still run, so nothing waits for ever"
 
 
-def test_members_of_a_group_are_taken_and_their_groups_named(url: str, client: "redis.Redis", scan: Scan) -> None:
+def test_members_of_a_group_are_taken_and_their_groups_named(
+    url: str, client: "redis.Redis", scan: Scan
+) -> None:
     app = Celery("groups", broker=url, backend="cache+memory://", set_as_current=False)
     groups = [
         group(app.signature("member", queue="work", **options) for _ in range(2)).apply_async()
@@ -179,7 +205,9 @@ def test_members_of_a_group_are_taken_and_their_groups_named(url: str, client: "
     assert scan(Rule("r", requeue_to="high")).notices == (), "moved, they still run"
 
 
-def test_a_later_rule_may_take_what_an_earlier_one_leaves_alone(app: Celery, scan: Scan, send: Send) -> None:
+def test_a_later_rule_may_take_what_an_earlier_one_leaves_alone(
+    app: Celery, scan: Scan, send: Send
+) -> None:
     app.signature("linked").apply_async(link=app.signature("after"), queue="work")
     state = scan(Rule("first"), Rule("second", with_workflows=True))
     assert [(s.reason, s.count) for s in state.selected] == [("second", 1)]
@@ -197,14 +225,24 @@ def test_every_content_that_is_safe_to_read_is_read(
     import msgspec
     from kombu.compression import compress
 
-    body = [[7, "é"], {"name": [1, None]}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
-    encoded = {"json": json.dumps(body).encode(), "msgpack": msgspec.msgpack.encode(body)}.get(serializer)
+    body = [
+        [7, "é"],
+        {"name": [1, None]},
+        {"callbacks": None, "errbacks": None, "chain": None, "chord": None},
+    ]
+    encoded = {"json": json.dumps(body).encode(), "msgpack": msgspec.msgpack.encode(body)}.get(
+        serializer
+    )
     encoded = encoded or json.dumps(body, ensure_ascii=False).encode()  # JSON is YAML
     headers: dict[str, Any] = {"task": "t", "id": "i-1"}
     if compression:
         encoded, headers["compression"] = compress(encoded, compression)  # type: ignore[no-untyped-call]
     assert compression != "gzip" or zlib.decompress(encoded)
-    kind = {"json": "application/json", "msgpack": "application/x-msgpack", "yaml": "application/x-yaml"}[serializer]
+    kind = {
+        "json": "application/json",
+        "msgpack": "application/x-msgpack",
+        "yaml": "application/x-yaml",
+    }[serializer]
     put(client, headers, encoded, kind)
     assert ids(scan(Rule("r", args=("7", '"é"', "name=[1,null]")))) == {"i-1"}
     assert ids(scan(Rule("r", args=("8",)))) == set()
@@ -240,18 +278,28 @@ def test_a_pickled_body_is_never_read_what_its_headers_say_selects_and_the_rest_
     assert (ids(asked), asked.notices[0].count) == (set(), 1)
 
 
-@pytest.mark.parametrize(("compression", "kind"), [("zstd", "application/zstd"), ("brotli", "application/x-brotli")])
+@pytest.mark.parametrize(
+    ("compression", "kind"), [("zstd", "application/zstd"), ("brotli", "application/x-brotli")]
+)
 def test_a_body_that_celery_compressed_as_is_not_undone_here_stays_and_the_plan_says_why(
     compression: str, kind: str, app: Celery, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The packages that kombu needs for these are not there: another encoder stands in under their name."""
+    """The packages that kombu needs for these are not there: another encoder stands in under their
+    name.
+    """
     monkeypatch.setitem(kombu.compression._aliases, compression, kind)
     monkeypatch.setitem(kombu.compression._encoders, kind, lambda body: body[::-1])
     sent = app.send_task("t", (7,), queue="work", compression=compression).id
     for rule in (Rule("r", task="t"), Rule("r", args=("7",), with_workflows=True)):
         state = scan(rule)
-        assert (ids(state), [(told.count, told.ids) for told in state.notices]) == (set(), [(1, (sent,))])
-        assert f"compressed as {kind}, and only gzip, bzip2 and lzma are undone" in state.notices[0].what
+        assert (ids(state), [(told.count, told.ids) for told in state.notices]) == (
+            set(),
+            [(1, (sent,))],
+        )
+        assert (
+            f"compressed as {kind}, and only gzip, bzip2 and lzma are undone"
+            in state.notices[0].what
+        )
     assert "--with-workflows takes these too" in scan(Rule("r", task="t")).notices[0].what
     assert ids(scan(Rule("r", ids=(sent,), with_workflows=True))) == {sent}
 
@@ -276,7 +324,9 @@ def test_protocol_1_is_read_as_well_and_where_its_task_cannot_be_that_is_said(
     assert ids(scan(Rule("r", task="old.*", args=("7", "a=1")))) == {plain}
 
 
-def test_a_yaml_body_that_could_grow_without_bounds_is_not_read(client: "redis.Redis", scan: Scan) -> None:
+def test_a_yaml_body_that_could_grow_without_bounds_is_not_read(
+    client: "redis.Redis", scan: Scan
+) -> None:
     put(client, {"task": "t", "id": "i-1"}, b"- &a [1]\n- {x: *a}\n- {}", "application/x-yaml")
     assert scan(Rule("r")).notices[0].count == 1
 
@@ -290,9 +340,14 @@ def test_other_names_of_keys_are_followed(app: Celery, client: "redis.Redis", sc
     assert state.depths == {"shop:work": 2, "shop:work:5": 2}
 
 
-def test_malformed_items_are_meant_only_by_the_rule_that_says_so(client: "redis.Redis", send: Send) -> None:
+def test_malformed_items_are_meant_only_by_the_rule_that_says_so(
+    client: "redis.Redis", send: Send
+) -> None:
     send("t")
-    for rules, expected in (([Rule("r")], []), ([Rule("r"), MALFORMED], ["malformed: not a JSON object"])):
+    for rules, expected in (
+        ([Rule("r")], []),
+        ([Rule("r"), MALFORMED], ["malformed: not a JSON object"]),
+    ):
         judge = Judge(rules, KEYS, "work", Facts(time.time()))
         judge.begin("work")
         assert [verdict.reason for _, verdict in judge.choose([b"[]"], read([b"[]"]))] == expected
@@ -311,7 +366,9 @@ _VALUES: list[Any] = [
 _MEMBERS = ("task", "id", "retries", "eta", "expires", "compression", "lang")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_what_is_read_only_where_a_rule_may_mean_it_is_chosen_alike(
     data: st.DataObject, envelopes: list[bytes]
@@ -323,9 +380,14 @@ def test_what_is_read_only_where_a_rule_may_mean_it_is_chosen_alike(
         changes = st.dictionaries(st.sampled_from(_MEMBERS), st.sampled_from(_VALUES), max_size=2)
         envelope["headers"] |= data.draw(changes)
         if data.draw(st.booleans()):
-            envelope["content-type"] = data.draw(st.sampled_from(["application/json", "application/x-yaml", 1]))
+            envelope["content-type"] = data.draw(
+                st.sampled_from(["application/json", "application/x-yaml", 1])
+            )
         items.append(json.dumps(envelope).encode())
-    whole, lazy = (Judge(rules, KEYS, "work", Facts(time.time(), frozenset({"reports.build"}))) for _ in range(2))
+    whole, lazy = (
+        Judge(rules, KEYS, "work", Facts(time.time(), frozenset({"reports.build"})))
+        for _ in range(2)
+    )
     for judge in (whole, lazy):
         judge.begin("work")
     assert list(lazy.pick(items)) == list(whole.choose(items, read(items)))
@@ -336,7 +398,9 @@ def test_what_stands_where_it_is_to_be_moved_stays(send: Send, scan: Scan) -> No
     send("t", priority=3)
     wanted = {send("t"), send("t", priority=9)}
     assert ids(scan(Rule("r", requeue_to="work:3"))) == wanted
-    assert ids(scan(Rule("r", requeue_to="work"))) == set(), "each is in its own list of that queue already"
+    assert ids(scan(Rule("r", requeue_to="work"))) == set(), (
+        "each is in its own list of that queue already"
+    )
 
 
 @pytest.mark.parametrize("priority", [None, 5])

@@ -66,7 +66,9 @@ def worker(
     command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-Q", "work,mail", "-n", name, "-l", "INFO",
                "--without-gossip", "--without-mingle", "--without-heartbeat", *options]  # fmt: skip
     with (directory / "worker.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
     deadline = time.monotonic() + 30
     while f"{name} ready".encode() not in (directory / "worker.log").read_bytes():
         assert process.poll() is None, (directory / "worker.log").read_text()
@@ -78,7 +80,9 @@ def worker(
 
 
 @pytest.fixture(scope="module")
-def worker_url(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def worker_url(
+    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """A db with one solo worker, which has written all it writes by itself."""
     url = redis_server.url(7)
     with worker(url, tmp_path_factory.mktemp("app"), "-P", "solo"):
@@ -114,8 +118,14 @@ def test_replies_waiting_for_other_callers_are_left_to_them(worker_url: str) -> 
         client.delete(theirs, "tiny:_kombu.binding_deadlines")
 
 
-def test_asking_nodes_never_puts_back_messages_that_workers_hold_for_long(client: "redis.Redis", url: str) -> None:
-    client.hset("unacked", "tag", json.dumps([{"headers": {}, "properties": {"delivery_info": {}}}, "", "work"]))
+def test_asking_nodes_never_puts_back_messages_that_workers_hold_for_long(
+    client: "redis.Redis", url: str
+) -> None:
+    client.hset(
+        "unacked",
+        "tag",
+        json.dumps([{"headers": {}, "properties": {"delivery_info": {}}}, "", "work"]),
+    )
     client.zadd("unacked_index", {"tag": time.time() - 7200})
     for _ in range(2):
         observe_nodes(url, timeout_s=0.2)
@@ -123,7 +133,9 @@ def test_asking_nodes_never_puts_back_messages_that_workers_hold_for_long(client
     assert client.hlen("unacked") == 1
 
 
-def test_where_nobody_answers_there_are_no_nodes_and_no_traces(client: "redis.Redis", url: str) -> None:
+def test_where_nobody_answers_there_are_no_nodes_and_no_traces(
+    client: "redis.Redis", url: str
+) -> None:
     assert observe_nodes(url, timeout_s=0.2) == {}
     assert client.keys() == []
 
@@ -135,7 +147,11 @@ def test_a_broker_that_is_down_is_said_to_be_at_once() -> None:
 
 def test_a_broker_that_dies_while_nodes_are_asked_ends_the_asking(tmp_path: Path) -> None:
     server = RedisServer.start(tmp_path)
-    with connect(server.url()) as client, client.pubsub() as silent, ThreadPoolExecutor(1) as beside:
+    with (
+        connect(server.url()) as client,
+        client.pubsub() as silent,
+        ThreadPoolExecutor(1) as beside,
+    ):
         client.sadd("_kombu.binding.celery.pidbox", "\x06\x16\x06\x16silent@here.celery.pidbox")
         silent.psubscribe("/0.celery.pidbox")
         asked = beside.submit(observe_nodes, server.url(), timeout_s=60)
@@ -179,17 +195,23 @@ def test_a_node_says_which_tasks_it_holds_and_of_which_it_may_hold_more(worker_u
         later = app.send_task("tiny.fail", queue="work", countdown=600, expires=5).id
     assert observe_nodes(worker_url, OPTIONS)["w1@here"].holds is None, "not asked"
     deadline = time.monotonic() + 20
-    while (node := observe_nodes(worker_url, OPTIONS, holdings=True)["w1@here"]).holds != frozenset({later}):
+    while (node := observe_nodes(worker_url, OPTIONS, holdings=True)["w1@here"]).holds != frozenset(
+        {later}
+    ):
         assert time.monotonic() < deadline, node
     assert node.rate_limits == {"tiny.limited": "10/m"}
-    assert node.options == {"visibility_timeout": 7200}, "a prefix is hidden, for its name holds the word key"
+    assert node.options == {"visibility_timeout": 7200}, (
+        "a prefix is hidden, for its name holds the word key"
+    )
     with celery.Celery("producer", broker=worker_url, set_as_current=False) as app:
         app.conf.broker_transport_options = OPTIONS
         app.control.revoke(later)
 
 
 def test_several_may_ask_at_once_and_nothing_of_it_stays(worker_url: str) -> None:
-    """Whoever cleans up while another begins must neither fail nor take the other's reply queue away."""
+    """Whoever cleans up while another begins must neither fail nor take the other's reply queue
+    away.
+    """
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: observe_nodes(worker_url, OPTIONS), range(64)))
     assert [list(answer) for answer in answers] == [["w1@here"]] * 64
@@ -217,20 +239,30 @@ def test_a_busy_worker_that_is_drained_gives_no_task_back_that_has_run(
     app.close()
 
 
-def test_a_busy_node_says_which_of_its_messages_it_has_not_begun(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_a_busy_node_says_which_of_its_messages_it_has_not_begun(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
     url = redis_server.url(9)
     with worker(url, tmp_path, "-c", "1"), Celery("tiny", broker=url, set_as_current=False) as app:
         app.conf.broker_transport_options = OPTIONS
         first = app.send_task("tiny.count", args=(600,), queue="work").id
-        until(lambda: observe_nodes(url, OPTIONS, holdings=True)["w1@here"].holds == frozenset({first}))
-        waiting = frozenset(app.send_task("tiny.count", args=(1,), queue="work").id for _ in range(4))
+        until(
+            lambda: (
+                observe_nodes(url, OPTIONS, holdings=True)["w1@here"].holds == frozenset({first})
+            )
+        )
+        waiting = frozenset(
+            app.send_task("tiny.count", args=(1,), queue="work").id for _ in range(4)
+        )
         until(lambda: observe_nodes(url, OPTIONS, holdings=True)["w1@here"].reserved == waiting)
         assert observe_nodes(url, OPTIONS)["w1@here"].reserved == frozenset(), "not asked"
         (running,) = observe_nodes(url, OPTIONS)["w1@here"].running
         assert (running.id, running.name, running.acknowledged) == (first, "tiny.count", True)
         assert abs(time.time() - (running.started_at or 0)) < 60
         told: list[str] = []
-        assert drain(url, OPTIONS, {"w1@here": ["work"]}, 1.0, told.append) == {"w1@here": [running]}
+        assert drain(url, OPTIONS, {"w1@here": ["work"]}, 1.0, told.append) == {
+            "w1@here": [running]
+        }
         assert told[0].endswith(" s more for tiny.count on w1@here")
         consume_again(url, OPTIONS, {"w1@here": ["work"]})
         with connect(url) as client:
@@ -259,25 +291,39 @@ def test_who_may_not_ask_whether_anyone_listens_asks_the_nodes(tmp_path: Path) -
     try:
         with connect(server.url()) as client:
             client.execute_command("ACL SETUSER shy on >x ~* &* +@all -pubsub")
-            assert observe_nodes(server.url().replace("redis://", "redis://shy:x@"), timeout_s=0.1) == {}
+            assert (
+                observe_nodes(server.url().replace("redis://", "redis://shy:x@"), timeout_s=0.1)
+                == {}
+            )
             assert "cmdstat_publish" in client.info("commandstats")
     finally:
         server.stop()
 
 
-def test_two_nodes_of_one_name_are_told_and_hide_no_other(url: str, client: "redis.Redis", tmp_path: Path) -> None:
+def test_two_nodes_of_one_name_are_told_and_hide_no_other(
+    url: str, client: "redis.Redis", tmp_path: Path
+) -> None:
     older = APP.replace("@app.task\ndef note", "def note")
     with ExitStack() as workers:
-        for folder, name, app in (("new", "w1@here", APP), ("old", "w1@here", older), ("other", "w2@here", APP)):
+        for folder, name, app in (
+            ("new", "w1@here", APP),
+            ("old", "w1@here", older),
+            ("other", "w2@here", APP),
+        ):
             (tmp_path / folder).mkdir()
             workers.enter_context(worker(url, tmp_path / folder, "-P", "solo", name=name, app=app))
         for _ in range(5):
             nodes = observe_nodes(url, OPTIONS, timeout_s=5)
-            assert {name: node.twins for name, node in nodes.items()} == {"w1@here": 2, "w2@here": 1}
+            assert {name: node.twins for name, node in nodes.items()} == {
+                "w1@here": 2,
+                "w2@here": 1,
+            }
             assert "tiny.note" in nodes["w2@here"].registered
             assert nodes["w2@here"].queues == {"work", "mail"}
             assert "tiny.count" in nodes["w1@here"].registered
-            assert "tiny.note" not in nodes["w1@here"].registered, "what one of them lacks is not to be relied on"
+            assert "tiny.note" not in nodes["w1@here"].registered, (
+                "what one of them lacks is not to be relied on"
+            )
         both = {"w1@here": ("work", "mail"), "w2@here": ("work",)}
         drain(url, OPTIONS, both, 5.0, lambda _: None)
         after = observe_nodes(url, OPTIONS, timeout_s=5)
@@ -293,8 +339,12 @@ for name, told in ODD.items():
 """
 
 
-def test_a_node_that_answers_something_odd_is_seen_with_what_it_says_well(url: str, tmp_path: Path) -> None:
-    with worker(url, tmp_path, "-P", "solo", app=APP + ODD_ANSWERS.replace("{", "{{").replace("}", "}}")):
+def test_a_node_that_answers_something_odd_is_seen_with_what_it_says_well(
+    url: str, tmp_path: Path
+) -> None:
+    with worker(
+        url, tmp_path, "-P", "solo", app=APP + ODD_ANSWERS.replace("{", "{{").replace("}", "}}")
+    ):
         node = observe_nodes(url, OPTIONS, timeout_s=5, holdings=True)["w1@here"]
     assert node.queues == {"work", "mail"}
     assert (node.holds, node.running, node.pids, node.options) == (None, (), frozenset(), None)
@@ -306,7 +356,9 @@ def test_where_redis_is_full_that_is_said_and_no_node_is_called_silent(
     with worker(url, tmp_path, "-P", "solo"):
         client.config_set("maxmemory", 1)
         try:
-            with pytest.raises(BrokerReadOnly, match=r"^[\d.:]+ refuses: command not allowed when used memory"):
+            with pytest.raises(
+                BrokerReadOnly, match=r"^[\d.:]+ refuses: command not allowed when used memory"
+            ):
                 observe_nodes(url, OPTIONS, timeout_s=5)
         finally:
             client.config_set("maxmemory", 0)

@@ -1,4 +1,6 @@
-"""A task watched through a real worker's results and by its events: every state, and nothing left behind."""
+"""A task watched through a real worker's results and by its events: every state, and nothing left
+behind.
+"""
 
 import subprocess
 import sys
@@ -54,14 +56,18 @@ Sending = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
-def worker_url(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def worker_url(
+    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """A db with one worker, which sends no task events of its own accord."""
     url, directory = redis_server.url(8), tmp_path_factory.mktemp("app")
     (directory / "tiny.py").write_text(APP.format(url=url, options=OPTIONS))
     command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-P", "prefork", "-c", "1", "-Q", "work",
                "-n", NODE, "-l", "INFO", "--without-gossip", "--without-mingle"]  # fmt: skip
     with (directory / "worker.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 30
         while f"{NODE} ready".encode() not in (directory / "worker.log").read_bytes():
             assert process.poll() is None, (directory / "worker.log").read_text()
@@ -78,7 +84,9 @@ def send(worker_url: str) -> Iterator[Sending]:
 
     app = celery.Celery("sender", broker=worker_url, set_as_current=False)
     app.conf.broker_transport_options = OPTIONS
-    yield lambda task_id: str(app.send_task(f"tiny.{task_id.partition('-')[0]}", queue="work", task_id=task_id))
+    yield lambda task_id: str(
+        app.send_task(f"tiny.{task_id.partition('-')[0]}", queue="work", task_id=task_id)
+    )
     app.close()
 
 
@@ -87,7 +95,11 @@ def new_id(task: str) -> str:
 
 
 def run(
-    url: str, task_id: str, name: str, on_progress: Callable[[TaskState], None] = lambda _: None, **said: Any
+    url: str,
+    task_id: str,
+    name: str,
+    on_progress: Callable[[TaskState], None] = lambda _: None,
+    **said: Any,
 ) -> TaskState:
     canary = Canary(task=f"tiny.{name}", **{"queue": "work", "timeout": 20.0, **said})
     with watch_results(url, task_id) as watch:
@@ -128,7 +140,11 @@ def test_a_task_is_run_to_its_end_and_its_progress_told(worker_url: str) -> None
 
 def test_a_failing_task_tells_its_error_and_traceback(worker_url: str) -> None:
     outcome = run(worker_url, "task-2", "fail")
-    assert (outcome.state, outcome.result, outcome.ended) == ("FAILURE", "ValueError: no printer", True)
+    assert (outcome.state, outcome.result, outcome.ended) == (
+        "FAILURE",
+        "ValueError: no printer",
+        True,
+    )
     assert 'raise ValueError("no printer")' in outcome.traceback
 
 
@@ -139,7 +155,9 @@ def test_a_task_that_nobody_runs_is_pending_when_the_time_is_over(worker_url: st
         assert client.llen("tiny:nobody\x06\x169") == 1
 
 
-def test_a_task_that_wants_to_be_tried_again_is_not_waited_for_and_not_tried_again(worker_url: str) -> None:
+def test_a_task_that_wants_to_be_tried_again_is_not_waited_for_and_not_tried_again(
+    worker_url: str,
+) -> None:
     outcome = run(worker_url, "task-4", "twice")
     assert (outcome.state, outcome.result) == ("RETRY", "OSError: no GLPI")
     with watch_results(worker_url, "task-4") as watch:
@@ -155,9 +173,16 @@ def test_a_retry_and_the_end_are_heard_from_the_events_and_the_workers_setting_i
         with watch_events(worker_url, OPTIONS, [NODE], task_id) as watch:
             send(task_id)
             seen = states(watch)
-        left = {key for key in set(client.scan_iter()) - before if not key.startswith(b"celery-task-meta-")}
+        left = {
+            key
+            for key in set(client.scan_iter()) - before
+            if not key.startswith(b"celery-task-meta-")
+        }
     told = [state.state for state in seen]
-    assert [state for state in told if state not in ("PENDING", "RECEIVED", "STARTED")] == ["RETRY", "SUCCESS"]
+    assert [state for state in told if state not in ("PENDING", "RECEIVED", "STARTED")] == [
+        "RETRY",
+        "SUCCESS",
+    ]
     assert "OSError('no GLPI')" in next(state.result for state in seen if state.state == "RETRY")
     assert seen[-1].result == "{'found': 2}"
     assert left <= {b"tiny:_kombu.binding.celeryev", b"tiny:unacked", b"tiny:unacked_index"}
@@ -181,7 +206,9 @@ def test_a_failure_is_heard_with_its_traceback(worker_url: str, send: Sending) -
     assert 'raise ValueError("no printer")' in last.traceback
 
 
-def test_the_node_that_runs_a_task_says_so_and_nobody_says_it_of_another(worker_url: str, send: Sending) -> None:
+def test_the_node_that_runs_a_task_says_so_and_nobody_says_it_of_another(
+    worker_url: str, send: Sending
+) -> None:
     task_id = new_id("wait")
     with watch_results(worker_url, task_id) as watch:
         send(task_id)
@@ -196,10 +223,16 @@ def test_the_node_that_runs_a_task_says_so_and_nobody_says_it_of_another(worker_
 
 
 @pytest.mark.parametrize("by", ["results", "events"])
-def test_a_server_that_goes_away_is_told_at_each_look_and_watched_on_when_it_is_back(tmp_path: Path, by: str) -> None:
+def test_a_server_that_goes_away_is_told_at_each_look_and_watched_on_when_it_is_back(
+    tmp_path: Path, by: str
+) -> None:
     server = RedisServer.start(tmp_path)
     url = server.url()
-    with watch_results(url, "id") if by == "results" else watch_events(url, {}, ["nobody@here"], "id") as watch:
+    with (
+        watch_results(url, "id")
+        if by == "results"
+        else watch_events(url, {}, ["nobody@here"], "id")
+    ) as watch:
         assert watch.look() == TaskState("PENDING")
         server.stop()
         for _ in range(2):

@@ -13,7 +13,9 @@ from tests.unit.broker.conftest import Send, listed
 KEYS = KeySpace()
 
 
-def test_a_waiting_message_is_found_with_how_many_run_before_it(client: "redis.Redis", send: Send) -> None:
+def test_a_waiting_message_is_found_with_how_many_run_before_it(
+    client: "redis.Redis", send: Send
+) -> None:
     for _ in range(1500):
         send("shop.bill")
     wanted = send("shop.ship", "work", 7)
@@ -21,17 +23,26 @@ def test_a_waiting_message_is_found_with_how_many_run_before_it(client: "redis.R
     later = send("shop.bill", priority=9)
     place = find_message(Store(client, KEYS), ["other", "work"], wanted)
     assert place
-    assert (place.queue, place.ahead, place.message.task, place.message.args) == ("work", 1500, "shop.ship", "(7,)")
+    assert (place.queue, place.ahead, place.message.task, place.message.args) == (
+        "work",
+        1500,
+        "shop.ship",
+        "(7,)",
+    )
     last = find_message(Store(client, KEYS), ["other", "work"], later)
     assert last
     assert last.ahead == 1502
 
 
-def test_of_an_attempt_and_its_retry_the_retry_is_told_with_its_time(client: "redis.Redis", send: Send) -> None:
+def test_of_an_attempt_and_its_retry_the_retry_is_told_with_its_time(
+    client: "redis.Redis", send: Send
+) -> None:
     send("shop.bill", task_id="id-1")
     send("shop.bill", task_id="id-1", retries=2, countdown=300)
     for n in range(2):
-        entry = json.dumps([json.loads(listed(client, "work")[-1]), "", "work"])  # as a worker that has taken it
+        entry = json.dumps(
+            [json.loads(listed(client, "work")[-1]), "", "work"]
+        )  # as a worker that has taken it
         client.hset("unacked", f"tag-{n}", entry)
         client.rpop("work")
     client.hset("unacked", "foreign", "id-1 is no message")
@@ -44,6 +55,8 @@ def test_of_an_attempt_and_its_retry_the_retry_is_told_with_its_time(client: "re
     assert {key: client.dump(key) for key in client.scan_iter()} == before
 
 
-def test_an_id_that_only_stands_in_another_message_is_not_found(client: "redis.Redis", send: Send) -> None:
+def test_an_id_that_only_stands_in_another_message_is_not_found(
+    client: "redis.Redis", send: Send
+) -> None:
     send("shop.bill", "work", "id-1")
     assert find_message(Store(client, KEYS), ["work", "none"], "id-1") is None

@@ -1,4 +1,5 @@
-"""A seeded random run of clean, requeue, restore and undo, killed or stopped anywhere, among producers and consumers.
+"""A seeded random run of clean, requeue, restore and undo, killed or stopped anywhere, among
+producers and consumers.
 
 RUNBOOKS_RANDOM_ROUNDS and RUNBOOKS_RANDOM_SEED make it longer, or the same again.
 """
@@ -36,7 +37,9 @@ REQUEUE = Rule("requeue", "work", task="stale.*", requeue_to="other")
 
 def act(verb: str, store: Store, archive: Archive) -> None:
     if verb in ("clean", "requeue"):
-        take_restore.take(store, "work", [CLEAN if verb == "clean" else REQUEUE], archive, Facts(NOW))
+        take_restore.take(
+            store, "work", [CLEAN if verb == "clean" else REQUEUE], archive, Facts(NOW)
+        )
         move(store, archive)
     elif verb == "restore":
         take_restore.restore(store, archive)
@@ -57,7 +60,9 @@ def child(work: Callable[[], None]) -> int:
     return pid
 
 
-def test_a_random_run_loses_and_doubles_nothing(client: "redis.Redis", url: str, send: Send, tmp_path: Path) -> None:
+def test_a_random_run_loses_and_doubles_nothing(
+    client: "redis.Redis", url: str, send: Send, tmp_path: Path
+) -> None:
     seed = int(os.environ.get("RUNBOOKS_RANDOM_SEED", random.randrange(10**9)))
     rounds = int(os.environ.get("RUNBOOKS_RANDOM_ROUNDS", 40))
     print(f"seed {seed}, {rounds} rounds")
@@ -110,8 +115,16 @@ def test_a_random_run_loses_and_doubles_nothing(client: "redis.Redis", url: str,
         with Archive.open(path) as archive:
             take_restore.settle(Store(client, KEYS), archive)
         kept = [one_id(raw) for key in ("work", "other") for raw in listed(client, key)]
-        archived = [one_id(message.raw) for one in paths for message in messages_in(one, Fate.TAKEN)]
+        archived = [
+            one_id(message.raw) for one in paths for message in messages_in(one, Fate.TAKEN)
+        ]
         counted = Counter([*kept, *archived, *consumed])
         lost, doubled = Counter(put) - counted, counted - Counter(put)
-        assert (not lost, not doubled) == (True, True), f"seed {seed} round {n} {verb}: {lost=} {doubled=}"
-    print(f"in {len(put)}, consumed {len(consumed)}, kept {len(kept)}, archived {len(archived)}, lost 0, doubled 0")
+        assert (not lost, not doubled) == (
+            True,
+            True,
+        ), f"seed {seed} round {n} {verb}: {lost=} {doubled=}"
+    print(
+        f"in {len(put)}, consumed {len(consumed)}, kept {len(kept)}, archived {len(archived)}, lost"
+        " 0, doubled 0"
+    )

@@ -1,4 +1,6 @@
-"""Redis went back to an older state than the archive knows: nothing is doubled, and nothing is lost for good."""
+"""Redis went back to an older state than the archive knows: nothing is doubled, and nothing is lost
+for good.
+"""
 
 import os
 import signal
@@ -38,11 +40,15 @@ def send(server: RedisServer, task: str, count: int = COUNT, queue: str = "work"
 
 def take(server: RedisServer, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    assert f"{COUNT} taken out" in broker_at(server).take(TakeMessages("work", path.name, ("--task stale",)), path)
+    assert f"{COUNT} taken out" in broker_at(server).take(
+        TakeMessages("work", path.name, ("--task stale",)), path
+    )
 
 
 def restore(server: RedisServer, path: Path, *, even_restored: bool = False) -> str:
-    return broker_at(server).restore_selected(RestoreSelected(str(path), "", "original", False, "t", even_restored))
+    return broker_at(server).restore_selected(
+        RestoreSelected(str(path), "", "original", False, "t", even_restored)
+    )
 
 
 def queue(server: RedisServer) -> list[bytes]:
@@ -133,7 +139,9 @@ def old(redis_that_goes_back: Rdb | Failover) -> Rdb | Failover:
     return redis_that_goes_back
 
 
-def test_what_stands_in_the_queue_again_is_not_put_back_beside_itself(old: Rdb | Failover, path: Path) -> None:
+def test_what_stands_in_the_queue_again_is_not_put_back_beside_itself(
+    old: Rdb | Failover, path: Path
+) -> None:
     before = queue(old.server)
     old.remember()
     take(old.server, path)
@@ -171,7 +179,9 @@ def test_what_stands_nowhere_may_have_run_again_and_stays_in_the_archive_until_i
         assert seen.count == 0
         assert f"left in the archive: {COUNT // 2}" in seen.note
         for _ in range(2):
-            assert broker_at(server).restore(path, malformed=False).startswith("0 messages put back")
+            assert (
+                broker_at(server).restore(path, malformed=False).startswith("0 messages put back")
+            )
             assert restore(server, path).startswith("0 messages put back")
         assert queue(server) == before[: COUNT // 2]
         assert restore(server, path, even_restored=True).startswith(f"{COUNT // 2} messages")
@@ -180,7 +190,9 @@ def test_what_stands_nowhere_may_have_run_again_and_stays_in_the_archive_until_i
         server.stop(signal.SIGKILL)
 
 
-def test_what_was_put_back_and_lost_is_said_and_put_back_again_when_asked_for(old: Rdb | Failover, path: Path) -> None:
+def test_what_was_put_back_and_lost_is_said_and_put_back_again_when_asked_for(
+    old: Rdb | Failover, path: Path
+) -> None:
     before = queue(old.server)
     take(old.server, path)
     old.remember()
@@ -190,12 +202,16 @@ def test_what_was_put_back_and_lost_is_said_and_put_back_again_when_asked_for(ol
         assert queue(server) == []
         found, note = broker_at(server).difference(path)
         assert len(found.missing) == COUNT
-        assert f"put back or moved by the archive, and nowhere, so consumed or lost: {COUNT}" in note
+        assert (
+            f"put back or moved by the archive, and nowhere, so consumed or lost: {COUNT}" in note
+        )
         assert "--even-restored" in note
         assert restore(server, path).startswith("0 messages")
         assert restore(server, path, even_restored=True).startswith(f"{COUNT} messages")
         assert queue(server) == before
-        assert restore(server, path, even_restored=True).startswith("0 messages"), "they stand there now"
+        assert restore(server, path, even_restored=True).startswith("0 messages"), (
+            "they stand there now"
+        )
         assert queue(server) == before
     finally:
         server.stop(signal.SIGKILL)
@@ -221,11 +237,16 @@ def test_what_a_worker_holds_again_is_not_put_back(start: Start, path: Path) -> 
     take(old.server, path)
     server = old.go_back()
     try:
-        with Celery("tests", broker=server.url(), set_as_current=False) as app, app.connection() as connection:
+        with (
+            Celery("tests", broker=server.url(), set_as_current=False) as app,
+            app.connection() as connection,
+        ):
             held = connection.SimpleQueue("work").get(timeout=5)
             found, _ = broker_at(server).difference(path)
             assert (len(found.here), found.missing) == (COUNT, ())
-            assert broker_at(server).restore(path, malformed=False).startswith("0 messages put back")
+            assert (
+                broker_at(server).restore(path, malformed=False).startswith("0 messages put back")
+            )
             held.requeue()
         assert len(queue(server)) == COUNT
     finally:

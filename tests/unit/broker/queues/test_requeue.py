@@ -1,4 +1,6 @@
-"""Moving messages into another queue, putting them back by choice, and taking both back: each exactly once."""
+"""Moving messages into another queue, putting them back by choice, and taking both back: each
+exactly once.
+"""
 
 import json
 import uuid
@@ -62,13 +64,17 @@ def test_messages_are_moved_behind_what_waits_there_in_their_order(
     assert take_and_move(client, archive) == 3
     assert ids(listed(client, "work")) == [live]
     assert ids(listed(client, MOVED_KEY)) == [*reversed(stale), waiting]
-    assert {m["properties"]["priority"] for m in map(json.loads, listed(client, MOVED_KEY)[:3])} == {5}
+    assert {
+        m["properties"]["priority"] for m in map(json.loads, listed(client, MOVED_KEY)[:3])
+    } == {5}
     assert len(messages_in(archive.path, Fate.MOVED)) == 3
     assert requeue.move(Store(client, KEYS), archive) == 0
     assert list(client.hgetall(KEYS.batches("run-1"))) == [b"through"]
 
 
-def test_without_a_priority_each_message_keeps_its_own(client: "redis.Redis", send: Send, archive: Archive) -> None:
+def test_without_a_priority_each_message_keeps_its_own(
+    client: "redis.Redis", send: Send, archive: Archive
+) -> None:
     sent = {priority: send("stale.one", priority=priority) for priority in (0, 9)}
     take_and_move(client, archive, Rule("r", "work", requeue_to="high"))
     assert ids(listed(client, "high")) == [sent[0]]
@@ -122,7 +128,9 @@ def test_what_was_consumed_where_it_was_moved_to_is_not_run_again(
     assert not client.exists(MOVED_KEY)
 
 
-def test_where_the_target_is_no_list_nothing_is_lost(client: "redis.Redis", send: Send, archive: Archive) -> None:
+def test_where_the_target_is_no_list_nothing_is_lost(
+    client: "redis.Redis", send: Send, archive: Archive
+) -> None:
     client.set(MOVED_KEY, "someone else's")
     send("stale.one")
     before = lists(client)
@@ -141,7 +149,12 @@ def test_messages_are_put_back_to_run_next_or_last_in_their_order(
     live[0], *stale = [send(task) for task in ("live", "stale.one", "stale.one")]
     live[3] = send("live")
     take_restore.take(Store(client, KEYS), "work", [Rule("r", task="stale.*")], archive, Facts(NOW))
-    assert requeue.put_at_end(Store(client, KEYS), archive, messages_in(archive.path, Fate.TAKEN), place) == 2
+    assert (
+        requeue.put_at_end(
+            Store(client, KEYS), archive, messages_in(archive.path, Fate.TAKEN), place
+        )
+        == 2
+    )
     still = [live[0], live[3]]
     runs = [*stale, *still] if place == "next" else [*still, *stale]
     assert ids(listed(client, "work")) == runs[::-1]
@@ -159,10 +172,14 @@ def test_a_choice_goes_back_into_its_places_and_the_rest_later(
     assert lists(client) == before
 
 
-def test_only_what_one_change_has_put_back_is_recalled(client: "redis.Redis", send: Send, archive_path: Path) -> None:
+def test_only_what_one_change_has_put_back_is_recalled(
+    client: "redis.Redis", send: Send, archive_path: Path
+) -> None:
     fill(send, 12)
     with Archive.create(archive_path, "run-1", NOW) as archive:
-        take_restore.take(Store(client, KEYS), "work", [Rule("r", task="stale.*")], archive, Facts(NOW))
+        take_restore.take(
+            Store(client, KEYS), "work", [Rule("r", task="stale.*")], archive, Facts(NOW)
+        )
     without = lists(client)
     for token, wanted in (("a", frozenset({1, 2})), ("b", frozenset({3, 4}))):
         with Archive.open(archive_path, token) as archive:
@@ -178,7 +195,9 @@ def test_only_what_one_change_has_put_back_is_recalled(client: "redis.Redis", se
     assert lists(client) == without
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_whatever_is_moved_and_consumed_every_message_is_in_one_place_and_undo_brings_back_the_rest(
     data: st.DataObject, client: "redis.Redis", templates: list[bytes], tmp_path: Path
@@ -190,12 +209,16 @@ def test_whatever_is_moved_and_consumed_every_message_is_in_one_place_and_undo_b
         client.lpush(data.draw(st.sampled_from(KEYS.queue("work")[:2])), raw)
     before = lists(client)
     rule = data.draw(
-        st.sampled_from([TO_HIGH, Rule("r", "work", requeue_to="high"), Rule("r", "work", requeue_to="work:9")])
+        st.sampled_from(
+            [TO_HIGH, Rule("r", "work", requeue_to="high"), Rule("r", "work", requeue_to="work:9")]
+        )
     )
     path = tmp_path / f"{uuid.uuid4()}.jsonl"
     with Archive.create(path, "run-2", NOW) as archive:
         moved = take_and_move(client, archive, rule)
-        assert Counter(i for items in lists(client).values() for i in ids(items)) == Counter(ids(sent))
+        assert Counter(i for items in lists(client).values() for i in ids(items)) == Counter(
+            ids(sent)
+        )
         consumed: list[Any] = []
         for key in (*KEYS.queue("high"), *KEYS.queue("work")):
             for _ in range(data.draw(st.integers(0, 5)) if data.draw(st.booleans()) else 0):
@@ -204,9 +227,13 @@ def test_whatever_is_moved_and_consumed_every_message_is_in_one_place_and_undo_b
         requeue.recall(Store(client, KEYS), archive)
         take_restore.restore(Store(client, KEYS), archive)
     left = lists(client)
-    assert Counter([*ids(consumed), *(i for items in left.values() for i in ids(items))]) == Counter(ids(sent))
+    assert Counter(
+        [*ids(consumed), *(i for items in left.values() for i in ids(items))]
+    ) == Counter(ids(sent))
     assert not any(key.startswith(b"high") for key in left)
-    assert all(raw in sent for items in left.values() for raw in items), "byte for byte as they were sent"
+    assert all(raw in sent for items in left.values() for raw in items), (
+        "byte for byte as they were sent"
+    )
     if not consumed:
         assert left == before
         assert moved == len(messages_in(path, Fate.RESTORED))

@@ -1,4 +1,6 @@
-"""A requeue, its undo, and work on `unacked`, stopped for longer than the lock lives while a second run works."""
+"""A requeue, its undo, and work on `unacked`, stopped for longer than the lock lives while a second
+run works.
+"""
 
 import json
 import os
@@ -140,13 +142,17 @@ def test_a_run_stopped_at_any_boundary_leaves_a_second_one_alone_and_loses_nothi
             for prepare in before:
                 prepare(Store(client, KEYS), archive)
         client.set(KEYS.lock, "first")
-        pid, stopped = stopped_child(url, paths[0], at, lambda client, archive: run(Store(client, FIRST), archive), arm)
+        pid, stopped = stopped_child(
+            url, paths[0], at, lambda client, archive: run(Store(client, FIRST), archive), arm
+        )
         if not stopped:
             break
         client.set(KEYS.lock, "second")
         seen: list[int] = []
 
-        def resume_in_the_middle(stream: Stream, commands: list[bytes], pid: int = pid, seen: list[int] = seen) -> None:
+        def resume_in_the_middle(
+            stream: Stream, commands: list[bytes], pid: int = pid, seen: list[int] = seen
+        ) -> None:
             send_quietly(stream, commands)
             if not seen:
                 seen.append(resume(pid))
@@ -167,11 +173,18 @@ def test_a_run_stopped_at_any_boundary_leaves_a_second_one_alone_and_loses_nothi
         moved = [message.item for message in messages_in(paths[0], Fate.MOVED)]
         taken = [message.raw for path in paths for message in messages_in(path, Fate.TAKEN)]
         assert client.llen("other") == len(moved)
-        left = [*listed(client, "work"), *cast("dict[bytes, bytes]", client.hgetall("unacked")).values()]
+        left = [
+            *listed(client, "work"),
+            *cast("dict[bytes, bytes]", client.hgetall("unacked")).values(),
+        ]
         assert Counter([*taken, *moved, *left]) == Counter([*items, *entries.values()]), at
         assert client.zcard("unacked_index") == client.hlen("unacked")
-        assert sorted(message.raw for message in messages_in(paths[1], Fate.TAKEN)) == sorted(items[1::3])
-        assert sorted(message.raw for message in messages_in(paths[2], Fate.TAKEN)) == sorted([*entries.values()][1::3])
+        assert sorted(message.raw for message in messages_in(paths[1], Fate.TAKEN)) == sorted(
+            items[1::3]
+        )
+        assert sorted(message.raw for message in messages_in(paths[2], Fate.TAKEN)) == sorted(
+            [*entries.values()][1::3]
+        )
         assert not client.exists(KEYS.work("work"), KEYS.journal("work"), KEYS.detached)
     print(at, codes)
     assert at > 5

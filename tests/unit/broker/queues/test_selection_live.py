@@ -1,4 +1,6 @@
-"""Random selections from random queues while producers and consumers go on: each message ends in exactly one place."""
+"""Random selections from random queues while producers and consumers go on: each message ends in
+exactly one place.
+"""
 
 import itertools
 import json
@@ -42,9 +44,18 @@ RULES = st.builds(
 def fits(rule: Rule, raw: bytes) -> bool:
     """The rule, said once more and simply, without what it says of which messages stay."""
     headers = json.loads(raw)["headers"]
-    named = {"*": TASKS, "mail.*": TASKS[:2], "report,mail.send": ("report", "mail.send"), "none": ()}[rule.task]
+    named = {
+        "*": TASKS,
+        "mail.*": TASKS[:2],
+        "report,mail.send": ("report", "mail.send"),
+        "none": (),
+    }[rule.task]
     enough = rule.retries_over is None or headers["retries"] > rule.retries_over
-    return headers["task"] in named and enough and (not rule.args or headers["argsrepr"] == f"({rule.args[0]},)")
+    return (
+        headers["task"] in named
+        and enough
+        and (not rule.args or headers["argsrepr"] == f"({rule.args[0]},)")
+    )
 
 
 def call_of(raw: bytes) -> tuple[str, str]:
@@ -63,7 +74,9 @@ def templates(send: Send, client: "redis.Redis") -> list[bytes]:
     return listed(client, "templates")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data(), rule=RULES, keys=st.sampled_from(SPACES), busy=st.booleans())
 def test_every_message_ends_in_one_place_and_only_what_is_meant_leaves(
     data: st.DataObject, rule: Rule, keys: KeySpace, busy: bool, client: "redis.Redis", url: str,
@@ -71,11 +84,18 @@ def test_every_message_ends_in_one_place_and_only_what_is_meant_leaves(
 ) -> None:  # fmt: skip
     client.flushdb()
     work = keys.queue("work")
-    kinds = data.draw(st.lists(st.tuples(st.sampled_from(templates), st.sampled_from(work)), max_size=150))
-    first = [(raw.replace(b'"id": "', b'"id": "%04d-' % n), key) for n, (raw, key) in enumerate(kinds)]
+    kinds = data.draw(
+        st.lists(st.tuples(st.sampled_from(templates), st.sampled_from(work)), max_size=150)
+    )
+    first = [
+        (raw.replace(b'"id": "', b'"id": "%04d-' % n), key) for n, (raw, key) in enumerate(kinds)
+    ]
     for raw, key in first:
         client.lpush(key, raw)
-    later = [templates[n % len(templates)].replace(b'"id": "', b'"id": "later-%03d-' % n) for n in range(80)]
+    later = [
+        templates[n % len(templates)].replace(b'"id": "', b'"id": "later-%03d-' % n)
+        for n in range(80)
+    ]
     consumed: list[bytes] = []
     threads = workers(url, work, later, consumed) if busy else []
     path = tmp_path / f"{uuid.uuid4()}.jsonl"
@@ -85,10 +105,17 @@ def test_every_message_ends_in_one_place_and_only_what_is_meant_leaves(
         for thread in threads:
             thread.join()
         everything = {key.decode(): listed(client, key) for key in client.scan_iter(_type="list")}
-        out = [m for n, m in read(path).messages.items() if read(path).fates[n] in (Fate.TAKEN, Fate.MOVED)]
+        out = [
+            m
+            for n, m in read(path).messages.items()
+            if read(path).fates[n] in (Fate.TAKEN, Fate.MOVED)
+        ]
         archived = [] if rule.requeue_to else [m.raw for m in out]
         sent = [id_of(raw) for raw, _ in first] + ([id_of(raw) for raw in later] if busy else [])
-        places = [*map(id_of, [*archived, *consumed]), *(id_of(raw) for items in everything.values() for raw in items)]
+        places = [
+            *map(id_of, [*archived, *consumed]),
+            *(id_of(raw) for items in everything.values() for raw in items),
+        ]
         assert Counter(places) == Counter(sent)
         assert all(fits(rule, m.raw) for m in out)
         if not busy:
@@ -100,7 +127,9 @@ def test_every_message_ends_in_one_place_and_only_what_is_meant_leaves(
     assert verify(path) == ()
 
 
-def workers(url: str, work: tuple[str, ...], later: list[bytes], consumed: list[bytes]) -> list[threading.Thread]:
+def workers(
+    url: str, work: tuple[str, ...], later: list[bytes], consumed: list[bytes]
+) -> list[threading.Thread]:
     """A producer and a consumer that have begun."""
 
     def produce() -> None:

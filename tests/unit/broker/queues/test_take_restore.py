@@ -65,12 +65,20 @@ def test_what_the_rules_choose_is_taken_and_the_rest_stays_in_its_order(
 ) -> None:
     kept = []
     for i in range(1200):
-        task_id = send(["stale.one", "live"][i % 2], priority=[0, 3][i % 4 // 2], retries=5 if i % 100 == 1 else 0)
+        task_id = send(
+            ["stale.one", "live"][i % 2],
+            priority=[0, 3][i % 4 // 2],
+            retries=5 if i % 100 == 1 else 0,
+        )
         if i % 2 and i % 100 != 1:
             kept.append(task_id.encode())
     before = contents(client)
-    report = take_restore.take(Store(client, KEYS), "work", [STALE, RETRIED, MALFORMED], archive, Facts(NOW))
-    assert report == take_restore.TakeReport({"stale": 600, "retried too often": 12}, gone=0, malformed=0)
+    report = take_restore.take(
+        Store(client, KEYS), "work", [STALE, RETRIED, MALFORMED], archive, Facts(NOW)
+    )
+    assert report == take_restore.TakeReport(
+        {"stale": 600, "retried too often": 12}, gone=0, malformed=0
+    )
     after = contents(client)
     for key, items in before.items():
         assert after[key] == [item for item in items if any(task_id in item for task_id in kept)]
@@ -102,15 +110,17 @@ def test_malformed_items_are_taken_and_put_back_only_when_asked_for(
     report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     assert (report.malformed, sum(report.taken.values())) == (5, 6)
     assert report.taken["malformed: not a JSON object"] == 3
-    assert take_restore.restore(Store(client, KEYS), archive) == take_restore.RestoreReport(restored=1, withheld=5)
+    assert take_restore.restore(Store(client, KEYS), archive) == take_restore.RestoreReport(
+        restored=1, withheld=5
+    )
     assert listed(client, "work") == [before[b"work"][1], before[b"work"][-1]]
-    assert take_restore.restore(Store(client, KEYS), archive, malformed=True) == take_restore.RestoreReport(
-        restored=5, withheld=0
-    )
+    assert take_restore.restore(
+        Store(client, KEYS), archive, malformed=True
+    ) == take_restore.RestoreReport(restored=5, withheld=0)
     assert contents(client) == before
-    assert take_restore.restore(Store(client, KEYS), archive, malformed=True) == take_restore.RestoreReport(
-        restored=0, withheld=0
-    )
+    assert take_restore.restore(
+        Store(client, KEYS), archive, malformed=True
+    ) == take_restore.RestoreReport(restored=0, withheld=0)
     assert contents(client) == before
 
 
@@ -125,7 +135,9 @@ def pool(send: Send, client: "redis.Redis") -> list[bytes]:
     return [*listed(client, "pool"), b"[]", b"", b"{}"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_a_queue_untouched_since_is_byte_for_byte_what_it_was(
     data: st.DataObject, client: "redis.Redis", pool: list[bytes], tmp_path: Path
@@ -136,11 +148,17 @@ def test_a_queue_untouched_since_is_byte_for_byte_what_it_was(
     before = contents(client)
     path = tmp_path / f"{uuid.uuid4()}.jsonl"
     with Archive.create(path, "run-2", NOW) as archive:
-        report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
+        report = take_restore.take(
+            Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW)
+        )
         everything = [item for items in lists.values() for item in items]
         bad = [item for item in everything if item in (b"[]", b"", b"{}")]
         stale = [item for item in everything if b"stale.one" in item]
-        assert (report.malformed, report.taken.get("stale", 0), report.gone) == (len(bad), len(stale), 0)
+        assert (report.malformed, report.taken.get("stale", 0), report.gone) == (
+            len(bad),
+            len(stale),
+            0,
+        )
         taken = [message.raw for message in messages_in(path, Fate.TAKEN)]
         assert Counter(taken) == Counter([*bad, *stale])
         in_steps = data.draw(st.booleans())
@@ -157,7 +175,8 @@ def test_a_large_queue_comes_back_in_place_over_many_windows_and_scripts(
 ) -> None:
     draw = random.Random(5)
     unique = [
-        item.replace(b'"id": "', b'"id": "%d-' % i) for i, item in enumerate(draw.choices(pool[:POOL_SIZE], k=4000))
+        item.replace(b'"id": "', b'"id": "%d-' % i)
+        for i, item in enumerate(draw.choices(pool[:POOL_SIZE], k=4000))
     ]
     fill(client, {"work": [*unique, *draw.choices(pool, k=300)]})
     before = contents(client)
@@ -199,7 +218,9 @@ def numbered(pool: list[bytes], tasks: list[str]) -> list[bytes]:
     template = next(item for item in pool if b"live" in item)
     own = (b'"delivery_tag": "%06d-' % i for i in range(len(tasks)))
     return [
-        template.replace(b'"delivery_tag": "', tag).replace(b'"task": "live"', b'"task": "%b"' % task.encode())
+        template.replace(b'"delivery_tag": "', tag).replace(
+            b'"task": "live"', b'"task": "%b"' % task.encode()
+        )
         for tag, task in zip(own, tasks, strict=True)
     ]
 
@@ -208,12 +229,16 @@ def look_for_neighbours(*_: Any) -> None:
     raise Parted
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_places_are_the_same_counted_or_looked_for(
     data: st.DataObject, client: "redis.Redis", pool: list[bytes], tmp_path: Path
 ) -> None:
-    items = numbered(pool, data.draw(st.lists(st.sampled_from(["stale.one", "live"]), max_size=150)))
+    items = numbered(
+        pool, data.draw(st.lists(st.sampled_from(["stale.one", "live"]), max_size=150))
+    )
     fill(client, {"work": items})
     path, copy = tmp_path / f"{uuid.uuid4()}.jsonl", tmp_path / f"{uuid.uuid4()}.jsonl"
     with Archive.create(path, "run-2", NOW) as archive:
@@ -237,13 +262,19 @@ def test_places_are_the_same_counted_or_looked_for(
 
 @pytest.mark.parametrize("order", list(itertools.permutations("abc")))
 def test_what_three_runs_took_comes_back_into_place_in_any_order(
-    order: tuple[str, ...], client: "redis.Redis", pool: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    order: tuple[str, ...],
+    client: "redis.Redis",
+    pool: list[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(list_pass, "CHUNK_ITEMS", 50)
-    # As many of a as of c are older than the newest of b, and none than the oldest: seen from both ends of the list
-    # nothing has changed for b when these are in and those are out.
+    # As many of a as of c are older than the newest of b, and none than the oldest: seen from both
+    # ends of the list nothing has changed for b when these are in and those are out.
     taken_by = ["bcba"[i % 4] if i < 84 else "b" for i in range(150)]
-    items = numbered(pool, [f"stale.{taken_by[i // 7]}" if i % 7 == 3 else "live" for i in range(1000)])
+    items = numbered(
+        pool, [f"stale.{taken_by[i // 7]}" if i % 7 == 3 else "live" for i in range(1000)]
+    )
     fill(client, {"work": items})
     for run in "abc":
         with Archive.create(tmp_path / run, f"run-{run}", NOW) as archive:
@@ -255,7 +286,9 @@ def test_what_three_runs_took_comes_back_into_place_in_any_order(
     assert listed(client, "work") == items
 
 
-def test_memory_does_not_grow_with_what_is_put_back(client: "redis.Redis", pool: list[bytes], archive: Archive) -> None:
+def test_memory_does_not_grow_with_what_is_put_back(
+    client: "redis.Redis", pool: list[bytes], archive: Archive
+) -> None:
     items = numbered(pool, ["stale.one"] * 30_000)
     fill(client, {"work": items})
     take(Store(client, KEYS), archive)
@@ -301,7 +334,9 @@ def test_nothing_is_removed_when_the_disk_is_full(
     assert verify(archive.path) == ()
 
 
-def test_nothing_is_removed_when_redis_is_full(client: "redis.Redis", send: Send, archive: Archive) -> None:
+def test_nothing_is_removed_when_redis_is_full(
+    client: "redis.Redis", send: Send, archive: Archive
+) -> None:
     send("stale.one")
     used = client.info("memory")["used_memory"]
     client.config_set("maxmemory", used // 2)
@@ -318,7 +353,9 @@ def test_nothing_is_removed_when_redis_is_full(client: "redis.Redis", send: Send
 
 
 def before_each(monkeypatch: pytest.MonkeyPatch, mode: str, act: Callable[[Any], None]) -> None:
-    """Act before each step of a mode is sent: with its command, or with the packed commands of its transaction."""
+    """Act before each step of a mode is sent: with its command, or with the packed commands of its
+    transaction.
+    """
     send_it, send_quietly = Stream.send, Stream.send_quietly
 
     def send(stream: Stream, *command: Any) -> None:
@@ -364,7 +401,11 @@ def test_a_script_that_arrives_after_its_batch_was_settled_does_nothing(
 
 @pytest.mark.parametrize("with_victims", [True, False])
 def test_no_script_of_a_run_that_was_taken_over_does_anything(
-    with_victims: bool, client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    with_victims: bool,
+    client: "redis.Redis",
+    send: Send,
+    archive: Archive,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for i in range(300):
         send(["stale.one", "live"][i % 2] if with_victims else "live")
@@ -384,7 +425,12 @@ def test_no_script_of_a_run_that_was_taken_over_does_anything(
 
 @pytest.mark.parametrize("verb", ["take", "restore"])
 def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
-    verb: str, client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    verb: str,
+    client: "redis.Redis",
+    send: Send,
+    archive: Archive,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     for i in range(2000):
         send(["stale.one", "live"][i % 2])
@@ -420,7 +466,11 @@ def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
     assert came > 3
     take_restore.settle(Store(client, KEYS), archive)
     assert listed(client, "work") == [item for item in items if b"stale.one" not in item]
-    archived = [message.raw for path in (archive.path, following.path) for message in messages_in(path, Fate.TAKEN)]
+    archived = [
+        message.raw
+        for path in (archive.path, following.path)
+        for message in messages_in(path, Fate.TAKEN)
+    ]
     assert Counter([*archived, *listed(client, "work")]) == Counter(items)
 
 
@@ -437,7 +487,9 @@ def test_a_message_consumed_before_its_removal_is_reported_and_not_restored(
     before_each(monkeypatch, "begin", consume)
     report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     assert (report.taken, report.gone) == ({"stale": 2}, 1)
-    assert sha256(oldest[0]) not in {message.sha256 for message in messages_in(archive.path, Fate.TAKEN)}
+    assert sha256(oldest[0]) not in {
+        message.sha256 for message in messages_in(archive.path, Fate.TAKEN)
+    }
 
 
 def test_a_queue_whose_end_keeps_moving_is_taken_all_the_same(
@@ -457,7 +509,9 @@ def test_a_queue_whose_end_keeps_moving_is_taken_all_the_same(
     assert (report.taken, report.gone) == ({"stale": 300}, 0)
     assert verify(archive.path) == ()
     take_restore.restore(Store(client, KEYS), archive)
-    assert Counter(item for item in listed(client, "work") if b"stale.one" in item) == Counter(stale)
+    assert Counter(item for item in listed(client, "work") if b"stale.one" in item) == Counter(
+        stale
+    )
 
 
 def test_what_arrives_meanwhile_stays_newest_and_in_its_order(
@@ -494,7 +548,9 @@ def test_what_a_worker_gives_back_meanwhile_runs_next(
         send("live", "work", i)
     monkeypatch.setattr(list_pass, "CHUNK_ITEMS", 50)
     before = listed(client, "work")
-    given = [raw.replace(b'"headers": {', b'"headers": {"redelivered": true, ') for raw in before[-2:]]
+    given = [
+        raw.replace(b'"headers": {', b'"headers": {"redelivered": true, ') for raw in before[-2:]
+    ]
 
     def give_back(_command: Any) -> None:
         if given:
@@ -508,7 +564,11 @@ def test_what_a_worker_gives_back_meanwhile_runs_next(
 
 @pytest.mark.parametrize("consumed", [0, 30, 1000])
 def test_a_run_killed_long_ago_comes_home_in_bounded_steps_and_in_order(
-    consumed: int, client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    consumed: int,
+    client: "redis.Redis",
+    send: Send,
+    archive: Archive,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for i in range(600):
         send("live", "work", i)
@@ -536,7 +596,9 @@ def test_a_run_killed_long_ago_comes_home_in_bounded_steps_and_in_order(
     assert client.keys("celery-runbooks:[wjdl]*") == []
 
 
-def test_a_queue_keeps_the_time_it_has_to_live(client: "redis.Redis", send: Send, archive: Archive) -> None:
+def test_a_queue_keeps_the_time_it_has_to_live(
+    client: "redis.Redis", send: Send, archive: Archive
+) -> None:
     for i in range(300):
         send(["stale.one", "live"][i % 2])
     client.expire("work", 1000)
@@ -544,7 +606,9 @@ def test_a_queue_keeps_the_time_it_has_to_live(client: "redis.Redis", send: Send
     assert 900 < client.ttl("work") <= 1000
 
 
-def test_a_run_goes_on_where_it_was_stopped(client: "redis.Redis", send: Send, archive_path: Path) -> None:
+def test_a_run_goes_on_where_it_was_stopped(
+    client: "redis.Redis", send: Send, archive_path: Path
+) -> None:
     for i in range(900):
         send(["stale.one", "live"][i % 2])
     before = contents(client)
@@ -554,7 +618,9 @@ def test_a_run_goes_on_where_it_was_stopped(client: "redis.Redis", send: Send, a
             raise KeyboardInterrupt
 
     with Archive.create(archive_path, "run-1", NOW) as archive, pytest.raises(KeyboardInterrupt):
-        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW), stop)
+        take_restore.take(
+            Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW), stop
+        )
     assert 450 < client.llen("work") < 900
     assert not client.exists(KEYS.work("work"))
     with Archive.open(archive_path) as again:
@@ -571,7 +637,9 @@ def test_an_overdue_message_is_taken_and_one_due_later_stays(
     send("report", countdown=3600)
     send("report", countdown=10)
     rule = Rule("overdue", "work", eta_overdue_s=60)
-    assert take_restore.take(Store(client, KEYS), "work", [rule], archive, Facts(now + 75)).taken == {"overdue": 1}
+    assert take_restore.take(
+        Store(client, KEYS), "work", [rule], archive, Facts(now + 75)
+    ).taken == {"overdue": 1}
     assert client.llen("work") == 1
 
 

@@ -1,4 +1,6 @@
-"""A run that is stopped for longer than its lock lives, at any boundary, while a second run goes through."""
+"""A run that is stopped for longer than its lock lives, at any boundary, while a second run goes
+through.
+"""
 
 import os
 import signal
@@ -133,7 +135,9 @@ def test_a_run_stopped_at_any_boundary_changes_nothing_after_a_second_run_has_be
         client.set(KEYS.lock, "second")
         seen: list[int] = []
 
-        def resume_in_the_middle(stream: Stream, commands: list[bytes], pid: int = pid, seen: list[int] = seen) -> None:
+        def resume_in_the_middle(
+            stream: Stream, commands: list[bytes], pid: int = pid, seen: list[int] = seen
+        ) -> None:
             send_quietly(stream, commands)
             if not seen:
                 seen.append(resumed(pid))
@@ -148,7 +152,9 @@ def test_a_run_stopped_at_any_boundary_changes_nothing_after_a_second_run_has_be
             take_restore.settle(Store(client, KEYS), archive)
         taken = [message.raw for path in (mine, other) for message in messages_in(path, Fate.TAKEN)]
         assert Counter([*taken, *listed(client, "work")]) == Counter(items), at
-        assert sorted(message.raw for message in messages_in(other, Fate.TAKEN)) == sorted(items[1::3])
+        assert sorted(message.raw for message in messages_in(other, Fate.TAKEN)) == sorted(
+            items[1::3]
+        )
         assert not client.exists(KEYS.work("work"), KEYS.journal("work"), KEYS.detached)
     assert at > 12
     assert codes[1] == 0

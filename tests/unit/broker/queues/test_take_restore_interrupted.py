@@ -1,4 +1,6 @@
-"""Taking and restoring while the connection is cut, or the Redis server is killed and comes back from its AOF."""
+"""Taking and restoring while the connection is cut, or the Redis server is killed and comes back
+from its AOF.
+"""
 
 import contextlib
 import itertools
@@ -51,7 +53,9 @@ def many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def accounted_for(client: "redis.Redis", path: Path, items: list[bytes]) -> None:
-    """After settling, each message is in the queue or taken; a restore then makes the queue what it was."""
+    """After settling, each message is in the queue or taken; a restore then makes the queue what it
+    was.
+    """
     with Archive.open(path) as archive:
         take_restore.settle(Store(client, KEYS), archive)
         taken = [message.raw for message in messages_in(path, Fate.TAKEN)]
@@ -63,7 +67,8 @@ def accounted_for(client: "redis.Redis", path: Path, items: list[bytes]) -> None
 
 
 class Proxy:
-    """Passes a server's traffic on until so many bytes have gone either way, then drops every connection.
+    """Passes a server's traffic on until so many bytes have gone either way, then drops every
+    connection.
 
     None: no limit. `passed` counts them.
     """
@@ -94,7 +99,11 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 with self._lock:
-                    left = len(data) if self._most_bytes is None else max(0, self._most_bytes - self.passed)
+                    left = (
+                        len(data)
+                        if self._most_bytes is None
+                        else max(0, self._most_bytes - self.passed)
+                    )
                     self.passed += len(data)
                 target.sendall(data[:left])
                 if left < len(data):
@@ -143,7 +152,9 @@ def test_a_connection_cut_after_any_byte_loses_and_doubles_nothing(
         path = tmp_path / f"{n}.jsonl"
         with Archive.create(path, f"cut-{n}", NOW) as archive:
             if verb == "restore":
-                take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
+                take_restore.take(
+                    Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW)
+                )
             with Proxy(redis_server.port, whole and draw.randrange(whole)) as proxy:
                 assert through(proxy, verb, archive) is (whole is None)
         whole = whole or proxy.passed
@@ -157,7 +168,9 @@ def durable(tmp_path: Path, redis_server: RedisServer) -> Iterator[Callable[[], 
 
     def start() -> RedisServer:
         port = servers[0].port if servers else None
-        servers.append(RedisServer.start(tmp_path / "durable", port=port, args=AOF, binary=redis_server.binary))
+        servers.append(
+            RedisServer.start(tmp_path / "durable", port=port, args=AOF, binary=redis_server.binary)
+        )
         return servers[-1]
 
     yield start
@@ -178,7 +191,12 @@ def test_a_redis_killed_or_shut_down_in_the_middle_comes_back_with_every_message
         steps = itertools.count(1)
 
         def end_it(
-            stream: Stream, commands: list[bytes], *, at: int = at, steps: Any = steps, pid: int = server.pid
+            stream: Stream,
+            commands: list[bytes],
+            *,
+            at: int = at,
+            steps: Any = steps,
+            pid: int = server.pid,
         ) -> None:
             send_quietly(stream, commands)
             if next(steps) == at:
@@ -188,7 +206,10 @@ def test_a_redis_killed_or_shut_down_in_the_middle_comes_back_with_every_message
         client.flushdb()
         client.rpush("work", *items)
         path = tmp_path / f"{at}.jsonl"
-        with Archive.create(path, f"restarted-{at}", NOW) as archive, monkeypatch.context() as patch:
+        with (
+            Archive.create(path, f"restarted-{at}", NOW) as archive,
+            monkeypatch.context() as patch,
+        ):
             patch.setattr(Stream, "send_quietly", end_it)
             with pytest.raises(BrokerUnreachable):
                 take_and_restore(client, archive)

@@ -33,7 +33,9 @@ RANDOM_KILLS = 500
 
 
 class Failpoint:
-    """Kills its own process at the n-th boundary: around each fsync, each command sent, each reply read."""
+    """Kills its own process at the n-th boundary: around each fsync, each command sent, each reply
+    read.
+    """
 
     def __init__(self, at: int) -> None:
         self._left = at

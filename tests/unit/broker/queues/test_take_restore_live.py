@@ -1,4 +1,6 @@
-"""Taking and restoring while real producers and workers are at full speed: each message is in exactly one place."""
+"""Taking and restoring while real producers and workers are at full speed: each message is in
+exactly one place.
+"""
 
 import json
 import multiprocessing
@@ -48,7 +50,9 @@ app.task(name="stale.one", bind=True)(live.run.__func__)
 
 
 class Workers:
-    """Three real workers of one queue; each writes the ids of what it runs into a file, in its order."""
+    """Three real workers of one queue; each writes the ids of what it runs into a file, in its
+    order.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -59,7 +63,9 @@ class Workers:
 
 
 @pytest.fixture(scope="module")
-def workers(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+def workers(
+    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Workers]:
     directory = tmp_path_factory.mktemp("live")
     (directory / "live.py").write_text(APP.format(url=redis_server.url(5)))
     processes = []
@@ -68,7 +74,9 @@ def workers(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory)
                    "-n", f"{n}@here", "--without-gossip", "--without-mingle", "--without-heartbeat"]  # fmt: skip
         environment = {**os.environ, "LIVE_WORKER": str(n)}
         with (directory / f"worker-{n}.log").open("wb") as log:
-            processes.append(subprocess.Popen(command, cwd=directory, stdout=log, stderr=log, env=environment))
+            processes.append(
+                subprocess.Popen(command, cwd=directory, stdout=log, stderr=log, env=environment)
+            )
     yield Workers(directory)
     for process in processes:
         process.kill()
@@ -88,7 +96,10 @@ def idle(client: "redis.Redis") -> bool:
 
 
 def variants(templates: list[bytes], ids: Sequence[str]) -> list[bytes]:
-    return [templates[n % 3].replace(TEMPLATE_ID, TEMPLATE_ID + name.encode()) for n, name in enumerate(ids)]
+    return [
+        templates[n % 3].replace(TEMPLATE_ID, TEMPLATE_ID + name.encode())
+        for n, name in enumerate(ids)
+    ]
 
 
 def produce(url: str, ids: Sequence[str]) -> None:
@@ -97,7 +108,9 @@ def produce(url: str, ids: Sequence[str]) -> None:
     with app.connection_for_write() as connection:
         producer = app.amqp.Producer(connection, auto_declare=False)
         for n, name in enumerate(ids):
-            app.send_task("live" if n % 3 else "stale.one", queue="work", task_id=name, producer=producer)
+            app.send_task(
+                "live" if n % 3 else "stale.one", queue="work", task_id=name, producer=producer
+            )
 
 
 def id_of(raw: bytes) -> str:
@@ -110,7 +123,12 @@ def newest(client: "redis.Redis") -> str:
 
 @pytest.mark.parametrize("restores", [False, True], ids=["taken", "taken and put back"])
 def test_every_message_is_run_or_kept_or_archived_exactly_once_and_in_order(
-    restores: bool, client: "redis.Redis", send: Send, url: str, archive_path: Path, workers: Workers
+    restores: bool,
+    client: "redis.Redis",
+    send: Send,
+    url: str,
+    archive_path: Path,
+    workers: Workers,
 ) -> None:
     until(lambda: idle(client))
     for task in ("stale.one", "live", "live"):
@@ -130,7 +148,9 @@ def test_every_message_is_run_or_kept_or_archived_exactly_once_and_in_order(
             process.start()
         until(lambda: _ran(workers) - sum(before) > 300 and newest(client)[1] in "89")
         started, sending = _ran(workers), [process.is_alive() for process in producers]
-        report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(time.time()))
+        report = take_restore.take(
+            Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(time.time())
+        )
         if restores:
             take_restore.restore(Store(client, KEYS), archive)
         assert _ran(workers) > started, "the workers ran while messages were taken"
@@ -141,7 +161,9 @@ def test_every_message_is_run_or_kept_or_archived_exactly_once_and_in_order(
     client.rename("work", "kept")  # at once: what is left now is kept
     until(lambda: idle(client) and not client.hlen(KEYS.unacked))
 
-    ran = [[name[:8] for name in ids[skip:]] for ids, skip in zip(workers.done(), before, strict=True)]
+    ran = [
+        [name[:8] for name in ids[skip:]] for ids, skip in zip(workers.done(), before, strict=True)
+    ]
     archived = [id_of(message.raw) for message in messages_in(archive_path, Fate.TAKEN)]
     kept = [id_of(raw) for raw in reversed(listed(client, "kept"))]
     assert Counter([*archived, *kept, *(name for ids in ran for name in ids)]) == Counter(

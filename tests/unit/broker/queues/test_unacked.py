@@ -1,4 +1,6 @@
-"""Messages that were fetched and never acknowledged: found, judged, taken out and put back, in a real Redis."""
+"""Messages that were fetched and never acknowledged: found, judged, taken out and put back, in a
+real Redis.
+"""
 
 import itertools
 import json
@@ -41,7 +43,9 @@ def archive(archive_path: Path) -> Iterator[Archive]:
 
 
 def node(*holds: str, rate_limited: str = "") -> dict[str, NodeState]:
-    return {"a@b": NodeState("a@b", frozenset(), frozenset(), frozenset(holds), {rate_limited: "10/m"})}
+    return {
+        "a@b": NodeState("a@b", frozenset(), frozenset(), frozenset(holds), {rate_limited: "10/m"})
+    }
 
 
 def fetch(app: Celery, queue: Any, count: int) -> None:
@@ -71,15 +75,21 @@ def state(client: "redis.Redis") -> Any:
     return unacked_now, {key: listed(client, key) for key in client.scan_iter(_type="list")}
 
 
-def choose(client: "redis.Redis", nodes: dict[str, NodeState], rule: Rule = ORPHANS, queue: str = "work") -> Any:
-    return unacked.choose(unacked.entries(Store(client, KEYS)), nodes, [rule], KEYS, queue, Facts(time.time()))
+def choose(
+    client: "redis.Redis", nodes: dict[str, NodeState], rule: Rule = ORPHANS, queue: str = "work"
+) -> Any:
+    return unacked.choose(
+        unacked.entries(Store(client, KEYS)), nodes, [rule], KEYS, queue, Facts(time.time())
+    )
 
 
 def chosen_ids(choices: Any) -> list[str]:
     return [entry.message.id for entry, _ in choices]
 
 
-def test_what_no_node_holds_is_chosen_and_what_one_holds_is_not(client: "redis.Redis", fetched: list[str]) -> None:
+def test_what_no_node_holds_is_chosen_and_what_one_holds_is_not(
+    client: "redis.Redis", fetched: list[str]
+) -> None:
     assert set(chosen_ids(choose(client, node())[0])) == set(fetched)
     assert set(chosen_ids(choose(client, node(fetched[1]))[0])) == {fetched[0], fetched[2]}
     assert choose(client, node(), queue="other")[0] == []
@@ -95,7 +105,9 @@ def test_what_a_rate_limit_may_hold_back_is_left_alone_and_that_is_said(
     assert [(notice.count, set(notice.ids)) for notice in notices] == [(3, set(fetched))]
 
 
-def test_entries_of_exchanges_are_followed_to_their_queue(client: "redis.Redis", app: Celery) -> None:
+def test_entries_of_exchanges_are_followed_to_their_queue(
+    client: "redis.Redis", app: Celery
+) -> None:
     queue = Queue("work", Exchange("shop"), routing_key="jobs")  # type: ignore[no-untyped-call]
     app.send_task("job", queue=queue)
     fetch(app, queue, 1)
@@ -104,7 +116,9 @@ def test_entries_of_exchanges_are_followed_to_their_queue(client: "redis.Redis",
 
 
 def test_junk_in_the_hash_is_left_alone(client: "redis.Redis", fetched: list[str]) -> None:
-    for i, junk in enumerate([b"", b"{}", b"[1,2]", b'[{"properties": 1}, "", "work"]', b'[[], {}, "work"]']):
+    for i, junk in enumerate(
+        [b"", b"{}", b"[1,2]", b'[{"properties": 1}, "", "work"]', b'[[], {}, "work"]']
+    ):
         client.hset("unacked", f"junk-{i}", junk)
     assert len(unacked.entries(Store(client, KEYS))) == len(fetched)
 
@@ -130,9 +144,16 @@ def test_they_are_taken_into_the_archive_and_put_back_as_they_were(
     choices, notices = choose(client, node(fetched[1]))
     report = unacked.take(Store(client, KEYS), choices, notices, archive)
     assert (report.taken, report.gone) == ({"their worker is gone": 2}, 0)
-    assert (client.hlen("unacked"), client.zcard("unacked_index"), len(listed(client, "work\x06\x169"))) == (1, 1, 1)
+    assert (
+        client.hlen("unacked"),
+        client.zcard("unacked_index"),
+        len(listed(client, "work\x06\x169")),
+    ) == (1, 1, 1)
     messages = messages_in(archive.path, Fate.TAKEN)
-    assert {json.loads(message.item)["headers"]["id"] for message in messages} == {fetched[0], fetched[2]}
+    assert {json.loads(message.item)["headers"]["id"] for message in messages} == {
+        fetched[0],
+        fetched[2],
+    }
     assert take_restore.restore(Store(client, KEYS), archive).restored == 0, "they were in no list"
     assert unacked.restore(Store(client, KEYS), archive) == 2
     assert state(client) == before
@@ -159,7 +180,11 @@ def test_they_are_moved_into_a_queue_and_that_is_taken_back(
     choices, notices = choose(client, node(), Rule("again", unacked=True, requeue_to="work"))
     assert sum(unacked.take(Store(client, KEYS), choices, notices, archive).taken.values()) == 3
     assert requeue.move(Store(client, KEYS), archive) == 3
-    assert (client.hlen("unacked"), client.llen("work"), client.llen("work\x06\x169")) == (0, 2, 2), "given back"
+    assert (client.hlen("unacked"), client.llen("work"), client.llen("work\x06\x169")) == (
+        0,
+        2,
+        2,
+    ), "given back"
     assert requeue.recall(Store(client, KEYS), archive) == 3
     assert unacked.restore(Store(client, KEYS), archive) == 3
     assert state(client) == before
@@ -172,8 +197,14 @@ def test_they_are_put_into_their_queue_to_run_next_and_recalled(
         unacked.take(Store(client, KEYS), choose(client, node())[0], (), archive)
     without = state(client)
     with Archive.open(archive_path, "token") as archive:
-        requeue.put_at_end(Store(client, KEYS), archive, messages_in(archive_path, Fate.TAKEN), "next")
-        ids = [json.loads(raw)["headers"]["id"] for key in KEYS.queue("work") for raw in reversed(listed(client, key))]
+        requeue.put_at_end(
+            Store(client, KEYS), archive, messages_in(archive_path, Fate.TAKEN), "next"
+        )
+        ids = [
+            json.loads(raw)["headers"]["id"]
+            for key in KEYS.queue("work")
+            for raw in reversed(listed(client, key))
+        ]
         assert ids[:3] == fetched
         assert requeue.recall(Store(client, KEYS), archive, "token") == 3
         assert state(client) == without
@@ -182,7 +213,9 @@ def test_they_are_put_into_their_queue_to_run_next_and_recalled(
     assert state(client) == without
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_each_is_held_kept_or_archived_and_comes_back_whatever_workers_do_meanwhile(
     data: st.DataObject, client: "redis.Redis", tmp_path: Path, template: bytes
@@ -206,7 +239,11 @@ def test_each_is_held_kept_or_archived_and_comes_back_whatever_workers_do_meanwh
         everything = set(range(count))
         assert sum(report.taken.values()) == len(everything - held - finished)
         assert report.gone == len((finished - held) & everything)
-        assert client.hlen("unacked") == client.zcard("unacked_index") == len((held & everything) - finished)
+        assert (
+            client.hlen("unacked")
+            == client.zcard("unacked_index")
+            == len((held & everything) - finished)
+        )
         unacked.restore(Store(client, KEYS), archive)
     assert state(client) == before
 
@@ -263,7 +300,12 @@ def eight(client: "redis.Redis", template: bytes) -> Any:
     ids=["take", "restore", "recall"],
 )
 def test_killed_at_any_boundary_each_entry_is_in_the_hash_or_taken_and_all_come_back(
-    before: tuple[Work, ...], work: Work, client: "redis.Redis", url: str, eight: Any, tmp_path: Path
+    before: tuple[Work, ...],
+    work: Work,
+    client: "redis.Redis",
+    url: str,
+    eight: Any,
+    tmp_path: Path,
 ) -> None:
     for at in itertools.count(1):
         path = tmp_path / f"{at}.jsonl"
@@ -298,5 +340,7 @@ def test_what_no_node_holds_is_counted_by_queue_and_only_what_is_still_there(
     assert unacked.entries(Store(client, KEYS), 2) == []
 
 
-def test_so_many_entries_are_looked_at_as_are_asked_for(client: "redis.Redis", fetched: list[str]) -> None:
+def test_so_many_entries_are_looked_at_as_are_asked_for(
+    client: "redis.Redis", fetched: list[str]
+) -> None:
     assert len(unacked.entries(Store(client, KEYS), 2)) == 2 < len(fetched)

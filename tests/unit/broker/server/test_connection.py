@@ -1,4 +1,6 @@
-"""Connecting: what keeps this tool from the broker is said at once, with advice and without the password."""
+"""Connecting: what keeps this tool from the broker is said at once, with advice and without the
+password.
+"""
 
 import shlex
 import shutil
@@ -33,7 +35,9 @@ def start(redis_server: RedisServer, tmp_path: Path) -> Iterator[Start]:
 
     def start_one(*args: str, port: int | None = None) -> RedisServer:
         started.append(
-            RedisServer.start(tmp_path / str(len(started)), port=port, args=args, binary=redis_server.binary)
+            RedisServer.start(
+                tmp_path / str(len(started)), port=port, args=args, binary=redis_server.binary
+            )
         )
         return started[-1]
 
@@ -54,10 +58,15 @@ def ping_in(advice: str) -> list[str]:
     return shlex.split(advice.split("`")[1])
 
 
-def test_the_command_that_is_suggested_shows_when_a_server_is_up(start: Start, tmp_path: Path) -> None:
+def test_the_command_that_is_suggested_shows_when_a_server_is_up(
+    start: Start, tmp_path: Path
+) -> None:
     port, socket = free_port(), tmp_path / "redis.sock"
     commands = []
-    for url in (f"redis://:s3cret@127.0.0.1:{port}/3", f"redis+socket://:s3cret@{quote(str(socket))}?virtual_host=0"):
+    for url in (
+        f"redis://:s3cret@127.0.0.1:{port}/3",
+        f"redis+socket://:s3cret@{quote(str(socket))}?virtual_host=0",
+    ):
         with pytest.raises(BrokerUnreachable) as down:
             connect(url)
         commands.append(ping_in(down.value.advice))
@@ -81,7 +90,9 @@ def test_a_wrong_and_a_missing_password_are_refused(start: Start) -> None:
     assert "put the password into the broker URL" in missing.value.advice
 
 
-def test_a_server_with_as_many_clients_as_it_may_have_is_told_from_one_that_is_down(start: Start) -> None:
+def test_a_server_with_as_many_clients_as_it_may_have_is_told_from_one_that_is_down(
+    start: Start,
+) -> None:
     server = start()
     with redis.Redis(port=server.port) as only:
         only.config_set("maxclients", 1)
@@ -103,20 +114,37 @@ def test_a_replica_is_refused_and_its_master_named(start: Start, redis_server: R
         BrokerRefused, match=f"is a replica: it follows 127.0.0.1:{redis_server.port}, the link"
     ) as told:
         connect(replica.url())
-    assert f"check who runs 127.0.0.1:{redis_server.port} and since when this is so" in told.value.advice
+    assert (
+        f"check who runs 127.0.0.1:{redis_server.port} and since when this is so"
+        in told.value.advice
+    )
     assert "only where your workers are meant to write there" in told.value.advice
 
 
 @pytest.mark.parametrize(
     ("info", "said"),
     [
-        ({"master_link_status": "up", "master_link_up_since_seconds": 90}, "the link has been up for 90 s"),
-        ({"master_link_status": "up", "master_last_io_seconds_ago": 3}, "since when, this server does not say"),
-        ({"master_link_status": "down", "master_link_down_since_seconds": 7}, "the link has been down for 7 s"),
-        ({"master_link_status": "down", "master_link_down_since_seconds": -1}, "the link has never been up"),
+        (
+            {"master_link_status": "up", "master_link_up_since_seconds": 90},
+            "the link has been up for 90 s",
+        ),
+        (
+            {"master_link_status": "up", "master_last_io_seconds_ago": 3},
+            "since when, this server does not say",
+        ),
+        (
+            {"master_link_status": "down", "master_link_down_since_seconds": 7},
+            "the link has been down for 7 s",
+        ),
+        (
+            {"master_link_status": "down", "master_link_down_since_seconds": -1},
+            "the link has never been up",
+        ),
     ],
 )
-def test_of_a_replicas_link_it_is_said_what_the_server_says(info: dict[str, object], said: str) -> None:
+def test_of_a_replicas_link_it_is_said_what_the_server_says(
+    info: dict[str, object], said: str
+) -> None:
     assert said in _link(info)
 
 
@@ -142,14 +170,18 @@ def test_a_url_of_another_kind_is_refused(url: str, problem: str) -> None:
     assert "s3cret" not in refused.value.problem + refused.value.advice
 
 
-def test_a_user_without_the_rights_to_ask_info_and_to_name_its_client_can_connect(start: Start) -> None:
+def test_a_user_without_the_rights_to_ask_info_and_to_name_its_client_can_connect(
+    start: Start,
+) -> None:
     server = start()
     with redis.Redis(port=server.port) as admin:
         admin.execute_command("ACL SETUSER ops on >pw ~* +@all -info -client")
     connect(f"redis://ops:pw@127.0.0.1:{server.port}/0").close()
 
 
-def test_what_was_only_read_is_as_idle_as_before_where_the_server_can(client: "redis.Redis") -> None:
+def test_what_was_only_read_is_as_idle_as_before_where_the_server_can(
+    client: "redis.Redis",
+) -> None:
     client.rpush("work", b"[]")
     left_alone = cast(bytes, client.dump("work"))
     client.restore("work", 0, left_alone, replace=True, idletime=1000)
@@ -167,7 +199,9 @@ def test_a_user_without_the_right_to_touch_nothing_can_connect(start: Start) -> 
     connect(f"redis://ops:pw@127.0.0.1:{server.port}/0").close()
 
 
-def test_a_socket_path_is_reached_with_celerys_form_of_the_url(start: Start, tmp_path: Path) -> None:
+def test_a_socket_path_is_reached_with_celerys_form_of_the_url(
+    start: Start, tmp_path: Path
+) -> None:
     path = tmp_path / "redis.sock"
     start("--unixsocket", str(path))
     client = connect(f"redis+socket://{path}?virtual_host=3")
@@ -179,12 +213,19 @@ def test_a_socket_path_is_reached_with_celerys_form_of_the_url(start: Start, tmp
 
 def test_a_password_is_hidden_in_every_form_of_url() -> None:
     assert safe_url("redis://:p%40w@host:1/0") == "redis://********@host:1/0"
-    assert safe_url("redis://user:pw@host/0?ssl_password=pw") == "redis://********@host/0?ssl_password=********"
-    assert safe_url("redis+socket:///run/redis.sock?virtual_host=1") == "redis+socket:///run/redis.sock?virtual_host=1"
+    assert (
+        safe_url("redis://user:pw@host/0?ssl_password=pw")
+        == "redis://********@host/0?ssl_password=********"
+    )
+    assert (
+        safe_url("redis+socket:///run/redis.sock?virtual_host=1")
+        == "redis+socket:///run/redis.sock?virtual_host=1"
+    )
     assert safe_url("redis://[pw@host") == "redis://********@host"
     assert safe_url("redis://:p/w#x;y@host:1/0") == "redis://********@host:1/0"
     assert (
-        safe_url("sentinel://:pw@a:1/0;sentinel://:pw@b:2/0") == "sentinel://********@a:1/0;sentinel://********@b:2/0"
+        safe_url("sentinel://:pw@a:1/0;sentinel://:pw@b:2/0")
+        == "sentinel://********@a:1/0;sentinel://********@b:2/0"
     )
     assert safe_url('redis://:it\'s a "p/w"@host:1/0') == "redis://********@host:1/0"
     assert safe_url("pw") == "********"
@@ -223,11 +264,17 @@ def test_errors_of_a_later_command_are_translated(
         client.llen("text")
     assert "no list" in wrong.value.advice
     replica = start("--replicaof", "127.0.0.1", str(redis_server.port))
-    with redis.Redis(port=replica.port) as writer, pytest.raises(BrokerRefused) as readonly, broker_errors("here"):
+    with (
+        redis.Redis(port=replica.port) as writer,
+        pytest.raises(BrokerRefused) as readonly,
+        broker_errors("here"),
+    ):
         writer.set("a", 1)
     assert "became a replica" in readonly.value.advice
 
 
-def test_a_server_that_cannot_start_shows_the_end_of_its_log(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_shows_the_end_of_its_log(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
     with pytest.raises(ServerNotStartedError, match="Address already in use"):
         RedisServer.start(tmp_path, port=redis_server.port)

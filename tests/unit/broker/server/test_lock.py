@@ -22,7 +22,9 @@ KEY = KeySpace().lock
 
 
 def holder(**changes: Any) -> Holder:
-    made = Holder.this_process(os.getpid(), user="ann", run_id="r1", verb="remediate", since_at=100.0)
+    made = Holder.this_process(
+        os.getpid(), user="ann", run_id="r1", verb="remediate", since_at=100.0
+    )
     return replace(made, **changes)
 
 
@@ -33,10 +35,15 @@ def until(condition: Callable[[], object], timeout_s: float = 10) -> None:
         time.sleep(0.01)
 
 
-def test_the_second_operator_is_told_who_holds_the_lock_since_when_and_when_it_expires(client: "redis.Redis") -> None:
+def test_the_second_operator_is_told_who_holds_the_lock_since_when_and_when_it_expires(
+    client: "redis.Redis",
+) -> None:
     with fleet_lock(client, KEY, holder(), 100.0) as first:
         first.held()
-        with pytest.raises(LockHeld) as refused, fleet_lock(client, KEY, holder(run_id="r2"), 142.0):
+        with (
+            pytest.raises(LockHeld) as refused,
+            fleet_lock(client, KEY, holder(run_id="r2"), 142.0),
+        ):
             pass
         assert "ann on" in refused.value.problem
         assert f"pid {os.getpid()}, run r1, inv remediate" in refused.value.problem
@@ -48,7 +55,9 @@ def test_the_second_operator_is_told_who_holds_the_lock_since_when_and_when_it_e
         pass
 
 
-def test_whoever_looks_is_told_who_holds_the_lock_but_for_one_that_died_here(client: "redis.Redis") -> None:
+def test_whoever_looks_is_told_who_holds_the_lock_but_for_one_that_died_here(
+    client: "redis.Redis",
+) -> None:
     assert other_run(client, KEY) is None
     with fleet_lock(client, KEY, holder(), 100.0):
         assert other_run(client, KEY) == OtherRun(
@@ -56,7 +65,11 @@ def test_whoever_looks_is_told_who_holds_the_lock_but_for_one_that_died_here(cli
         )
     client.set(KEY, json.dumps(asdict(holder(pid=2**22 + 1))))
     assert other_run(client, KEY) is None
-    for strange in ("another's", json.dumps(asdict(holder(since_at=1e30))), json.dumps({"user": "ann"})):
+    for strange in (
+        "another's",
+        json.dumps(asdict(holder(since_at=1e30))),
+        json.dumps({"user": "ann"}),
+    ):
         client.set(KEY, strange)
         assert other_run(client, KEY) == OtherRun("an unknown program")
 
@@ -70,7 +83,9 @@ def test_the_lock_is_renewed_while_it_is_held(client: "redis.Redis") -> None:
     lock.release()
 
 
-def test_a_lock_that_was_deleted_or_taken_is_noticed_and_left_to_its_new_holder(client: "redis.Redis") -> None:
+def test_a_lock_that_was_deleted_or_taken_is_noticed_and_left_to_its_new_holder(
+    client: "redis.Redis",
+) -> None:
     lock = FleetLock(client, KEY, holder(), timeout_s=0.6)
     lock.acquire(100.0)
     client.set(KEY, "another's")
@@ -102,7 +117,9 @@ def test_a_lock_that_cannot_be_renewed_counts_as_lost_when_its_time_is_over(
     lock.release()
 
 
-def test_the_lock_of_a_killed_process_of_this_machine_is_taken_over_at_once(client: "redis.Redis", url: str) -> None:
+def test_the_lock_of_a_killed_process_of_this_machine_is_taken_over_at_once(
+    client: "redis.Redis", url: str
+) -> None:
     pid = os.fork()
     if pid == 0:
         FleetLock(connect(url), KEY, holder()).acquire(100.0)
@@ -119,8 +136,12 @@ def test_the_lock_of_a_killed_process_of_this_machine_is_taken_over_at_once(clie
     os.waitpid(pid, 0)
 
 
-@pytest.mark.parametrize("changes", [{"machine": "another boot"}, {"machine": ""}, {"hostname": "elsewhere"}])
-def test_the_lock_of_another_machine_is_never_taken_over(client: "redis.Redis", changes: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"machine": "another boot"}, {"machine": ""}, {"hostname": "elsewhere"}]
+)
+def test_the_lock_of_another_machine_is_never_taken_over(
+    client: "redis.Redis", changes: dict[str, str]
+) -> None:
     gone = holder(process_start="1", **changes)
     theirs = FleetLock(client, KEY, gone)
     theirs.acquire(100.0)
@@ -136,7 +157,10 @@ def test_a_reused_pid_is_not_taken_for_the_holder(client: "redis.Redis") -> None
 
 def test_a_lock_of_an_unknown_program_is_respected(client: "redis.Redis") -> None:
     client.set(KEY, "something")
-    with pytest.raises(LockHeld, match="an unknown program"), fleet_lock(client, KEY, holder(), 100.0):
+    with (
+        pytest.raises(LockHeld, match="an unknown program"),
+        fleet_lock(client, KEY, holder(), 100.0),
+    ):
         pass
 
 

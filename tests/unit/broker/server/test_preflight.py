@@ -54,7 +54,9 @@ def archive(archive_path: Path) -> Iterator[Archive]:
 
 
 def take(client: "redis.Redis", archive: Archive) -> take_restore.TakeReport:
-    return take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(time.time()))
+    return take_restore.take(
+        Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(time.time())
+    )
 
 
 def test_every_missing_command_and_key_is_named_at_once(
@@ -66,7 +68,12 @@ def test_every_missing_command_and_key_is_named_at_once(
     with pytest.raises(BrokerRefused) as refused:
         take(ops, archive)
     named = refused.value.problem.partition("lacks rights: ")[2].split()
-    assert {name for name in named if name.startswith("+")} == {"+lpos", "+rename", "+hsetnx", "+pexpire"}
+    assert {name for name in named if name.startswith("+")} == {
+        "+lpos",
+        "+rename",
+        "+hsetnx",
+        "+pexpire",
+    }
     assert "~celery-runbooks:batches:run-1" in named
     assert r"~celery-runbooks:journal:work\x06\x163" in named
     assert not any(name.startswith(("~work", "~celery-runbooks:lock")) for name in named)
@@ -91,7 +98,10 @@ def test_the_rights_that_are_looked_for_are_all_that_are_needed(
     for i in range(300):
         send(["stale.one", "live"][i % 2], priority=[0, 3][i % 3 % 2])
     before = {key: listed(client, key) for key in KEYS.queue("work")}
-    commands = {str(command[0]).lower() for command in preflight._commands(KEYS, KEYS.queue("work"), "run-1")}
+    commands = {
+        str(command[0]).lower()
+        for command in preflight._commands(KEYS, KEYS.queue("work"), "run-1")
+    }
     rights = " ".join(f"+{command}" for command in sorted(commands))
     ops = as_user(f"~work* ~celery-runbooks:* {rights} +multi +exec +ping +select +expire")
     lock = FleetLock(ops, KEYS.lock, holder("r1"))
@@ -116,11 +126,16 @@ def test_a_target_that_may_not_be_written_is_refused_before_anything_is_taken(
     effect: Effect, client: "redis.Redis", as_user: As
 ) -> None:
     ops = Broker(
-        AppSettings(app="shop", broker_url=SecretStr(url_of(as_user("+@all ~work* ~unacked* ~celery-*")))), print
+        AppSettings(
+            app="shop", broker_url=SecretStr(url_of(as_user("+@all ~work* ~unacked* ~celery-*")))
+        ),
+        print,
     )
     with pytest.raises(BrokerRefused, match="lacks rights") as refused:
         require_able(ops, [Change(BROKER, "queues", "move", effect)])
-    assert set(refused.value.problem.partition("rights: ")[2].split()) == {rf"~high{step}" for step in STEPS}
+    assert set(refused.value.problem.partition("rights: ")[2].split()) == {
+        rf"~high{step}" for step in STEPS
+    }
 
 
 STEPS = ("", r"\x06\x163", r"\x06\x166", r"\x06\x169")
@@ -138,7 +153,11 @@ def test_a_right_that_is_taken_away_between_taking_and_moving_leaves_every_messa
     (before,) = listed(client, "work")
     ops = as_user("+@all ~work* ~celery-*")
     take_restore.take(
-        Store(ops, KEYS), "work", [Rule("r", "work", task="stale.*", requeue_to="high")], archive, Facts(time.time())
+        Store(ops, KEYS),
+        "work",
+        [Rule("r", "work", task="stale.*", requeue_to="high")],
+        archive,
+        Facts(time.time()),
     )
     with pytest.raises(BrokerRefused, match="~high"):
         requeue.move(Store(ops, KEYS), archive)
@@ -155,8 +174,12 @@ def test_a_right_that_is_taken_away_between_taking_and_moving_leaves_every_messa
 def test_what_was_fetched_is_taken_only_where_it_may_be_put_back(
     lacking: str, client: "redis.Redis", as_user: As
 ) -> None:
-    take = Change(BROKER, "queues", "take", TakeUnacked("work", "a", ("--queue work --unacked",), ()))
-    ops = Broker(AppSettings(app="shop", broker_url=SecretStr(url_of(as_user(f"+@all ~* {lacking}")))), print)
+    take = Change(
+        BROKER, "queues", "take", TakeUnacked("work", "a", ("--queue work --unacked",), ())
+    )
+    ops = Broker(
+        AppSettings(app="shop", broker_url=SecretStr(url_of(as_user(f"+@all ~* {lacking}")))), print
+    )
     with pytest.raises(BrokerRefused, match=rf"lacks rights: \{lacking.replace('-', '+')}$"):
         require_able(ops, [take])
 
@@ -195,7 +218,9 @@ def test_a_restore_that_does_not_fit_into_maxmemory_is_refused_with_figures_and_
     used = client.info("memory")["used_memory"]
     client.config_set("maxmemory", used + preflight.WORKING_BYTES + 2_000_000)
     try:
-        with pytest.raises(BrokerRefused, match=r"MiB left of its maxmemory of .* needs up to") as refused:
+        with pytest.raises(
+            BrokerRefused, match=r"MiB left of its maxmemory of .* needs up to"
+        ) as refused:
             take_restore.restore(Store(client, KEYS), archive)
         assert client.llen("work") == 0
         client.config_set("maxmemory", int(refused.value.advice.split()[-1]) + 1_000_000)
@@ -217,7 +242,9 @@ def test_a_queue_that_another_run_works_on_is_refused_and_its_holder_named(
         with pytest.raises(LockHeld, match="run r1, inv clean-queues"):
             FleetLock(client, KEYS.lock, holder("r2")).acquire(2.0)
 
-    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(time.time()), try_as_well)
+    take_restore.take(
+        Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(time.time()), try_as_well
+    )
     lock.release()
     assert client.llen("work") == 150
 
@@ -227,7 +254,8 @@ def holder(run_id: str) -> Holder:
 
 
 @pytest.mark.parametrize(
-    ("setting", "trouble"), [(("maxmemory", 1), Trouble.FULL), (("min-replicas-to-write", 1), Trouble.FEW_REPLICAS)]
+    ("setting", "trouble"),
+    [(("maxmemory", 1), Trouble.FULL), (("min-replicas-to-write", 1), Trouble.FEW_REPLICAS)],
 )
 def test_a_redis_that_takes_no_writes_is_refused_without_writing(
     client: "redis.Redis", setting: tuple[str, int], trouble: Trouble
@@ -266,7 +294,10 @@ def test_a_command_that_the_server_lacks_is_one_that_may_not_be_run(tmp_path: Pa
         assert seen.blocked_clients is None
         with pytest.raises(BrokerRefused, match=r"lacks rights: \+eval$"):
             preflight.require_able(Store(client, KEYS), ["work"], "r1")
-        with pytest.raises(BrokerRefused, match="unknown command 'EVAL'") as caught, broker_errors("redis"):
+        with (
+            pytest.raises(BrokerRefused, match="unknown command 'EVAL'") as caught,
+            broker_errors("redis"),
+        ):
             client.eval("return 1", 0)
         assert "rename-command" in str(caught.value.advice)
     finally:

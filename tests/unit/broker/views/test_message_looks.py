@@ -37,11 +37,18 @@ def show(client: "redis.Redis") -> Show:
     """The messages of the queue `work` that flags mean."""
 
     def one(
-        queue: str = "work", grep: str = "", limit: int = 100, full: bool = False, unacked: bool = False, **flags: Any
+        queue: str = "work",
+        grep: str = "",
+        limit: int = 100,
+        full: bool = False,
+        unacked: bool = False,
+        **flags: Any,
     ) -> MessagesView:
         wanted = Wanted(from_flags(flags), grep, limit, full, unacked)
         facts = Facts(time.time(), frozenset({"known"}))
-        return show_messages(Store(client, KeySpace()), queue, ("work",), wanted, facts, no_progress)
+        return show_messages(
+            Store(client, KeySpace()), queue, ("work",), wanted, facts, no_progress
+        )
 
     return one
 
@@ -92,7 +99,11 @@ def test_the_flags_of_clean_queues_select(client: "redis.Redis", send: Send, sho
     assert ids(show(unregistered=True))[0] == old
     assert len(ids(show(duplicate="keep=newest"))) == 1
     [malformed] = show(malformed=True).messages
-    assert (malformed.state, malformed.why, malformed.ahead) == ("malformed", "not a JSON object", 5)
+    assert (malformed.state, malformed.why, malformed.ahead) == (
+        "malformed",
+        "not a JSON object",
+        5,
+    )
 
 
 def test_a_text_is_found_anywhere_in_a_message(send: Send, show: Show) -> None:
@@ -102,9 +113,17 @@ def test_a_text_is_found_anywhere_in_a_message(send: Send, show: Show) -> None:
     assert (ids(view), view.looked_at, view.complete) == ([found], 2, True)
 
 
-def test_the_whole_of_a_message_is_shown_with_its_body_decoded_and_without_secrets(send: Send, show: Show) -> None:
+def test_the_whole_of_a_message_is_shown_with_its_body_decoded_and_without_secrets(
+    send: Send, show: Show
+) -> None:
     keep_secret("hunter2hunter2")
-    send("mail", "work", "hunter2hunter2", kwargs={"password": "s3cr3t", "to": "x"}, compression="gzip")
+    send(
+        "mail",
+        "work",
+        "hunter2hunter2",
+        kwargs={"password": "s3cr3t", "to": "x"},
+        compression="gzip",
+    )
     [message] = show(full=True).messages
     assert message.envelope["headers"]["task"] == "mail"
     assert message.body[:2] == [["********"], {"password": "********", "to": "x"}]
@@ -113,7 +132,9 @@ def test_the_whole_of_a_message_is_shown_with_its_body_decoded_and_without_secre
     assert "s3cr3t" not in str(message.body)
 
 
-def test_a_pickled_body_is_neither_unpickled_nor_shown(app: Celery, client: "redis.Redis", show: Show) -> None:
+def test_a_pickled_body_is_neither_unpickled_nor_shown(
+    app: Celery, client: "redis.Redis", show: Show
+) -> None:
     app.conf.accept_content = ["pickle", "json"]
     app.send_task("mail", args=(Pickled(),), queue="work", serializer="pickle", argsrepr="-")
     for view in (show(), show(full=True), show(grep="it was unpickled")):

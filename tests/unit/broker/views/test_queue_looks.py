@@ -1,4 +1,6 @@
-"""What `inv queues` says of queues, beside what redis-py and Celery's own `inspect` say of the same."""
+"""What `inv queues` says of queues, beside what redis-py and Celery's own `inspect` say of the
+same.
+"""
 
 import json
 import random
@@ -39,7 +41,10 @@ def look(client: "redis.Redis") -> Look:
     """One look at the queue `work` and whatever else there is."""
 
     def one(
-        queue: str = "", named: tuple[str, ...] = ("work",), keys: KeySpace | None = None, **asked: Any
+        queue: str = "",
+        named: tuple[str, ...] = ("work",),
+        keys: KeySpace | None = None,
+        **asked: Any,
     ) -> QueuesView:
         looks = QueueLooks(named, nobody, no_history)
         return looks.look(Store(client, keys or KeySpace()), Asked(queue, **asked), no_progress)
@@ -65,7 +70,9 @@ def many(client: "redis.Redis", send: Send, count: int) -> None:
         client.lpush("work", *items[at : at + 1000])
 
 
-def test_depths_by_priority_are_those_that_redis_says(client: "redis.Redis", send: Send, look: Look) -> None:
+def test_depths_by_priority_are_those_that_redis_says(
+    client: "redis.Redis", send: Send, look: Look
+) -> None:
     for n in range(40):
         send("report", "work", n, priority=n % 10)
     queue = only(look())
@@ -80,7 +87,10 @@ def test_a_sample_says_how_many_of_how_many_it_looked_at_and_an_exact_look_reads
     many(client, send, 100_000)
     sampled, exact = only(look()), only(look(exact=True))
     assert (sampled.depth, sampled.looked_at) == (100_000, SAMPLED)
-    assert [of.task for of in sampled.tasks] == ["reports.build", "mail.send"], "what stands in the middle is not seen"
+    assert [of.task for of in sampled.tasks] == [
+        "reports.build",
+        "mail.send",
+    ], "what stands in the middle is not seen"
     assert (exact.depth, exact.looked_at) == (100_000, 100_000)
     counts = {of.task: of.count for of in exact.tasks}
     raws = listed(client, "work")
@@ -90,14 +100,20 @@ def test_a_sample_says_how_many_of_how_many_it_looked_at_and_an_exact_look_reads
     assert share == pytest.approx(counts["reports.build"] / 100_000, abs=0.1)
 
 
-def test_the_sample_is_of_both_ends_and_counts_nothing_twice(client: "redis.Redis", send: Send, look: Look) -> None:
+def test_the_sample_is_of_both_ends_and_counts_nothing_twice(
+    client: "redis.Redis", send: Send, look: Look
+) -> None:
     send("first.to.run", "work")
     for n in range(SAMPLED - 2):
         send("between", "work", n)
     send("last.to.run", "work")
     queue = only(look())
     assert queue.looked_at == queue.depth == SAMPLED
-    assert {of.task: of.count for of in queue.tasks} == {"between": SAMPLED - 2, "first.to.run": 1, "last.to.run": 1}
+    assert {of.task: of.count for of in queue.tasks} == {
+        "between": SAMPLED - 2,
+        "first.to.run": 1,
+        "last.to.run": 1,
+    }
 
 
 def test_a_queue_is_shown_in_detail(send: Send, look: Look) -> None:
@@ -127,7 +143,12 @@ def test_a_text_is_found_in_encoded_and_compressed_bodies(send: Send, look: Look
     send("mail", "work", {"to": "müller"}, argsrepr="hidden")
     send("mail", "work", {"to": "müller"}, argsrepr="hidden", compression="gzip")
     send("mail", "work", {"to": "meier"}, argsrepr="hidden")
-    assert [only(look(grep=text)).matched for text in ("müller", "meier", "hidden", "nothing")] == [2, 1, 3, 0]
+    assert [only(look(grep=text)).matched for text in ("müller", "meier", "hidden", "nothing")] == [
+        2,
+        1,
+        3,
+        0,
+    ]
 
 
 def test_what_comes_in_and_what_goes_out_are_told_apart(client: "redis.Redis", send: Send) -> None:
@@ -147,7 +168,9 @@ def test_what_comes_in_and_what_goes_out_are_told_apart(client: "redis.Redis", s
     assert queue.out_per_s * queue.rate_span_s == pytest.approx(30)
 
 
-def test_of_a_queue_that_was_emptied_meanwhile_no_rate_is_made_up(client: "redis.Redis", send: Send) -> None:
+def test_of_a_queue_that_was_emptied_meanwhile_no_rate_is_made_up(
+    client: "redis.Redis", send: Send
+) -> None:
     send("report", "work")
     looks = QueueLooks(("work",), nobody, no_history)
     store = Store(client, KeySpace())
@@ -155,14 +178,21 @@ def test_of_a_queue_that_was_emptied_meanwhile_no_rate_is_made_up(client: "redis
     client.rpop("work")
     send("report", "work")
     queue = only(looks.look(store, Asked(), no_progress))
-    assert (queue.depth, queue.in_per_s, queue.out_per_s, queue.rate_span_s) == (1, None, None, None)
+    assert (queue.depth, queue.in_per_s, queue.out_per_s, queue.rate_span_s) == (
+        1,
+        None,
+        None,
+        None,
+    )
 
 
 def test_the_monitors_look_tells_when_a_queue_is_empty(client: "redis.Redis", send: Send) -> None:
     for n in range(50):
         send("report", "work", n)
     node = NodeState("w@here", frozenset(), frozenset({"work"}))
-    looks = QueueLooks(("work",), lambda: ({"w@here": node}, 1), lambda at, _: {"work": (at - 100, 150)})
+    looks = QueueLooks(
+        ("work",), lambda: ({"w@here": node}, 1), lambda at, _: {"work": (at - 100, 150)}
+    )
     queue = only(looks.look(Store(client, KeySpace()), Asked(), no_progress))
     assert queue.drain == "falling"
     assert queue.change_per_s == pytest.approx(-1)
@@ -174,9 +204,18 @@ def test_what_holds_a_queue_back_is_named(client: "redis.Redis", send: Send) -> 
     send("slow.task", "work")
     store = Store(client, KeySpace())
     unconsumed = only(QueueLooks(("work",), nobody, no_history).look(store, Asked(), no_progress))
-    assert (unconsumed.drain, unconsumed.limits) == ("unconsumed", ("no node that answers consumes it",))
-    node = NodeState("w@here", frozenset(), frozenset({"work"}), rate_limits={"slow.task": "10/m"}, pool_size=4)
-    limited = only(QueueLooks(("work",), lambda: ({"w@here": node}, 1), no_history).look(store, Asked(), no_progress))
+    assert (unconsumed.drain, unconsumed.limits) == (
+        "unconsumed",
+        ("no node that answers consumes it",),
+    )
+    node = NodeState(
+        "w@here", frozenset(), frozenset({"work"}), rate_limits={"slow.task": "10/m"}, pool_size=4
+    )
+    limited = only(
+        QueueLooks(("work",), lambda: ({"w@here": node}, 1), no_history).look(
+            store, Asked(), no_progress
+        )
+    )
     assert limited.limits == ("slow.task has a rate limit: 10/m on 1 node",)
 
 
@@ -200,7 +239,9 @@ def test_queues_that_nobody_named_are_found_also_under_a_prefix(
 
 def test_a_queue_that_is_not_there_is_refused_with_the_nearest_name(send: Send, look: Look) -> None:
     send("report", "low_priority")
-    with pytest.raises(UsageError, match=r"there is no queue 'lwo_priority'; did you mean 'low_priority'\?"):
+    with pytest.raises(
+        UsageError, match=r"there is no queue 'lwo_priority'; did you mean 'low_priority'\?"
+    ):
         look("lwo_priority")
     assert only(look("low_priority")).depth == 1
 
@@ -228,7 +269,9 @@ def test_consumers_are_those_that_celery_inspect_names(
             inspected = cast("dict[str, Any]", app.control.inspect(timeout=2).active_queues())
         queue = only(looks.look(Store(client, KeySpace()), Asked(), no_progress))
         assert queue.name == "mail"
-        assert queue.consumers == tuple(name for name, queues in inspected.items() if queues[0]["name"] == "mail")
+        assert queue.consumers == tuple(
+            name for name, queues in inspected.items() if queues[0]["name"] == "mail"
+        )
 
 
 def test_a_user_who_may_not_scan_sees_the_rest(client: "redis.Redis", send: Send, url: str) -> None:
@@ -236,7 +279,9 @@ def test_a_user_who_may_not_scan_sees_the_rest(client: "redis.Redis", send: Send
     client.execute_command("ACL SETUSER viewer on >pw ~* &* +@all -scan")  # type: ignore[no-untyped-call]
     viewer = connect(url.replace("redis://", "redis://viewer:pw@"))
     try:
-        view = QueueLooks(("work",), nobody, no_history).look(Store(viewer, KeySpace()), Asked(), no_progress)
+        view = QueueLooks(("work",), nobody, no_history).look(
+            Store(viewer, KeySpace()), Asked(), no_progress
+        )
         assert only(view).depth == 1
         assert view.unknown == ("other lists of this db: the broker's user may not run SCAN",)
     finally:

@@ -1,4 +1,6 @@
-"""What `inv broker` says of the server, beside what redis-py says of the same, in states that a server can be in."""
+"""What `inv broker` says of the server, beside what redis-py says of the same, in states that a
+server can be in.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -48,7 +50,10 @@ def test_the_figures_are_those_that_redis_py_reads(binary: Path, start: Start) -
         if "valkey_version" in info:
             told = {"name": "Valkey", "version": info["valkey_version"]}
         assert seen["version"].value == told
-        assert seen["keys_by_db"].value == {"0": {"keys": 2, "expires": 1}, "2": {"keys": 1, "expires": 0}}
+        assert seen["keys_by_db"].value == {
+            "0": {"keys": 2, "expires": 1},
+            "2": {"keys": 1, "expires": 0},
+        }
         assert "db is 0; the others share" in seen["keys_by_db"].means
         assert seen["memory"].value["maxmemory_bytes"] == info["maxmemory"] == 500 * 1024**2
         assert seen["memory"].value["used_bytes"] == pytest.approx(info["used_memory"], rel=0.2)
@@ -60,10 +65,14 @@ def test_the_figures_are_those_that_redis_py_reads(binary: Path, start: Start) -
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's own
-def test_what_fills_the_memory_is_told_by_kind(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fills_the_memory_is_told_by_kind(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = start()
     with plain(server) as client:
-        with Celery("filling", broker=server.url(), backend=server.url(), set_as_current=False) as app:
+        with Celery(
+            "filling", broker=server.url(), backend=server.url(), set_as_current=False
+        ) as app:
             for n in range(50):
                 app.send_task("report", args=[n], queue="low")
             app.send_task("report", queue="nobody-named-it", priority=9)
@@ -72,19 +81,28 @@ def test_what_fills_the_memory_is_told_by_kind(start: Start, monkeypatch: pytest
         client.lpush("abc.reply.celery.pidbox", "{}")
         found = facts(server, "low")["memory_by_kind"]
         kinds = found.value["kinds"]
-        exactly = client.memory_usage("low", samples=0) + client.memory_usage("nobody-named-it\x06\x169", samples=0)
+        exactly = client.memory_usage("low", samples=0) + client.memory_usage(
+            "nobody-named-it\x06\x169", samples=0
+        )
         assert kinds["queues"]["bytes"] == pytest.approx(exactly, rel=0.3)
         assert (kinds["queues"]["keys"], kinds["replies"]["keys"]) == (2, 1)
         results = sum(client.memory_usage(key) for key in client.scan_iter("celery-task-meta-*"))
         assert kinds["results"]["bytes"] == pytest.approx(results, rel=0.05)
         assert kinds["results"]["keys"] == 1000
         assert found.text.startswith("in this db, an estimate from 1,0")
-        assert found.text.endswith(f"Redis itself {found.value['elsewhere_bytes'] / 1024**2:,.1f} MiB")
-        assert found.means == "most of it are results: they go when their time is over (result_expires)"
+        assert found.text.endswith(
+            f"Redis itself {found.value['elsewhere_bytes'] / 1024**2:,.1f} MiB"
+        )
+        assert (
+            found.means
+            == "most of it are results: they go when their time is over (result_expires)"
+        )
         client.persist("celery-task-meta-id-1")
         for key in client.scan_iter("celery-task-meta-*"):
             client.persist(key)
-        assert "some that were looked at never expire" in facts(server, "low")["memory_by_kind"].means
+        assert (
+            "some that were looked at never expire" in facts(server, "low")["memory_by_kind"].means
+        )
         monkeypatch.setattr(memory, "_SCANNED_S", 0)
         monkeypatch.setattr(memory, "_KEYS_AT_ONCE", 100)
         part = facts(server, "low")["memory_by_kind"]
@@ -99,13 +117,22 @@ def test_what_is_kept_on_the_disk_is_told(start: Start) -> None:
     with plain(nothing) as client:
         assert facts(nothing)["snapshots"].means == "no message has come or gone since"
         client.lpush("low", "x")
-        assert facts(nothing)["snapshots"].means.startswith("when Redis ends, every queue goes back to how it was ")
+        assert facts(nothing)["snapshots"].means.startswith(
+            "when Redis ends, every queue goes back to how it was "
+        )
         client.config_set("save", "3600 1")
-        assert facts(nothing)["snapshots"].means.startswith("a crash now would take every queue back to how it was ")
-        assert facts(nothing)["append_only_file"].means == "a crash loses what the last snapshot does not have"
+        assert facts(nothing)["snapshots"].means.startswith(
+            "a crash now would take every queue back to how it was "
+        )
+        assert (
+            facts(nothing)["append_only_file"].means
+            == "a crash loses what the last snapshot does not have"
+        )
     durable = start("--appendonly", "yes", "--appendfsync", "always")
     seen = facts(durable)
-    assert seen["append_only_file"].means == "no message that Redis has confirmed is lost in a crash"
+    assert (
+        seen["append_only_file"].means == "no message that Redis has confirmed is lost in a crash"
+    )
     assert seen["snapshots"].means == "the append-only file is what a restart reads"
 
 
@@ -123,7 +150,10 @@ def test_a_snapshot_that_failed_is_told_with_what_redis_refuses(start: Start) ->
         with pytest.raises(redis.ResponseError, match="MISCONF"):
             client.lpush("low", "x")
         client.config_set("stop-writes-on-bgsave-error", "no")
-        assert facts(server)["snapshots"].means == "the last one failed, and Redis takes writes all the same"
+        assert (
+            facts(server)["snapshots"].means
+            == "the last one failed, and Redis takes writes all the same"
+        )
         client.lpush("low", "x")
 
 
@@ -134,7 +164,10 @@ def test_a_server_that_throws_keys_away_is_told(start: Start) -> None:
             client.set(f"celery-task-meta-{n}", b"x" * 10_000)
         before, seen = client.info("stats")["evicted_keys"], facts(server)
         assert 0 < before <= seen["evictions"].value <= client.info("stats")["evicted_keys"]
-        assert seen["evictions"].means == "queues may be among them: under allkeys-random any key may be thrown away"
+        assert (
+            seen["evictions"].means
+            == "queues may be among them: under allkeys-random any key may be thrown away"
+        )
         assert "Redis throws keys away, queues too" in seen["memory"].means
 
 
@@ -172,11 +205,18 @@ def test_what_the_user_may_not_ask_is_not_known_and_the_rest_is_told(start: Star
         }.items():
             client.execute_command("ACL SETUSER viewer reset on >pw ~* &* +@all", denied)
             seen = facts(server, "low", user="viewer:pw@")
-            assert [name for name, fact in seen.items() if fact.unknown] == sorted(names, key=list(seen).index)
-            command = {"-info": "INFO", "-client|list": "CLIENT LIST", "-scan": "SCAN", "-memory": "MEMORY USAGE"}[
-                denied
-            ]
-            assert {fact.unknown for fact in seen.values()} - {""} == {f"the broker's user may not run {command}"}
+            assert [name for name, fact in seen.items() if fact.unknown] == sorted(
+                names, key=list(seen).index
+            )
+            command = {
+                "-info": "INFO",
+                "-client|list": "CLIENT LIST",
+                "-scan": "SCAN",
+                "-memory": "MEMORY USAGE",
+            }[denied]
+            assert {fact.unknown for fact in seen.values()} - {""} == {
+                f"the broker's user may not run {command}"
+            }
         client.execute_command("ACL SETUSER viewer reset on >pw ~* &* +@all -config")
         seen = facts(server, "low", user="viewer:pw@")
         assert not any(fact.unknown for fact in seen.values())

@@ -1,12 +1,14 @@
-"""The readers themselves: what systemd, shells, docker and Compose make of a file; and files that are easily misread.
+"""The readers themselves: what systemd, shells, docker and Compose make of a file; and files that
+are easily misread.
 
-systemd's is the function by which its manager reads an `EnvironmentFile=`, then the one by which it drops what is no
-valid variable, both called in the library that the manager itself is linked with. `tests/fleet/test_environment.py`
-shows that the units of a running systemd have the same.
+systemd's is the function by which its manager reads an `EnvironmentFile=`, then the one by which it
+drops what is no valid variable, both called in the library that the manager itself is linked with.
+`tests/fleet/test_environment.py` shows that the units of a running systemd have the same.
 **Source:** systemd 252 `execute.c: exec_context_load_environment`.
 
-docker and Compose are the real programs. No engine is needed: docker reads the file before it asks its engine for a
-container, so here it asks a socket that takes the question down; Compose tells what it would ask for.
+docker and Compose are the real programs. No engine is needed: docker reads the file before it asks
+its engine for a container, so here it asks a socket that takes the question down; Compose tells
+what it would ask for.
 """
 
 import ctypes
@@ -26,20 +28,31 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-_LIBRARIES = [path for path in Path("/usr/lib").glob("**/systemd/libsystemd-shared-*.so") if path.is_file()]
+_LIBRARIES = [
+    path for path in Path("/usr/lib").glob("**/systemd/libsystemd-shared-*.so") if path.is_file()
+]
 needs_systemd = pytest.mark.skipif(not _LIBRARIES, reason="systemd is not installed here")
-SHELLS = [path for path in ("/usr/bin/dash", "/usr/bin/bash", "/usr/bin/busybox") if Path(path).exists()]
+SHELLS = [
+    path for path in ("/usr/bin/dash", "/usr/bin/bash", "/usr/bin/busybox") if Path(path).exists()
+]
 _DOCKER = shutil.which("docker") or ""
 needs_docker = pytest.mark.skipif(not _DOCKER, reason="docker is not installed here")
 _PLUGINS = [
     Path(folder) / "cli-plugins/docker-compose"
-    for folder in (Path.home() / ".docker", "/usr/libexec/docker", "/usr/lib/docker", "/usr/local/lib/docker")
+    for folder in (
+        Path.home() / ".docker",
+        "/usr/libexec/docker",
+        "/usr/lib/docker",
+        "/usr/local/lib/docker",
+    )
 ]
 _COMPOSE = next((str(path) for path in _PLUGINS if path.exists()), "")
 needs_compose = pytest.mark.skipif(not _COMPOSE, reason="Compose is not installed here")
 ROUNDS = int(os.environ.get("RUNBOOKS_RANDOM_ROUNDS", 5))
 THOROUGH = settings(
-    max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=1000,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
 IN_VALUES = [
@@ -52,14 +65,17 @@ ANYWHERE = [
 ]  # fmt: skip
 _LINES = st.builds(
     "{}{}{}{}".format,
-    st.sampled_from(["", "", "", "", "export ", " ", "#", "set -a\n", "umask 027; ", "A=1 ", ": ", "[ x ] && "]),
+    st.sampled_from(
+        ["", "", "", "", "export ", " ", "#", "set -a\n", "umask 027; ", "A=1 ", ": ", "[ x ] && "]
+    ),
     st.sampled_from(["A=", "B=", "A=", "B=", "A =", "B = ", "A\\\n=", "A-B=", "A"]),
     st.lists(st.sampled_from(IN_VALUES), max_size=5).map("".join),
     st.sampled_from(["\n", "\n", "\n", "\n", " \n", "; ", " # c\n", "\r\n", "\\\n", ""]),
 )
 NAMES = ("A", "B")
 FILES = st.one_of(
-    st.lists(_LINES, max_size=5).map("".join), st.lists(st.sampled_from(ANYWHERE), max_size=25).map("".join)
+    st.lists(_LINES, max_size=5).map("".join),
+    st.lists(st.sampled_from(ANYWHERE), max_size=25).map("".join),
 )
 """Files as text, in which lone surrogates stand for bytes that are none."""
 _PIECES = [
@@ -98,18 +114,30 @@ def by_systemd(content: bytes, file: Path) -> dict[str, str] | None:
 
 
 def by_shell(shell: str, contents: Sequence[bytes], folder: Path) -> list[dict[str, str] | None]:
-    """The variables that what a shell starts has of each file; None where the shell does not come so far."""
+    """The variables that what a shell starts has of each file; None where the shell does not come
+    so far.
+    """
     names = [f"{n}.env" for n in range(len(contents))]
     for name, content in zip(names, contents, strict=True):
         (folder / name).write_bytes(content)
-    words = [shell, *(["sh"] if shell.endswith("busybox") else []), "-c", _SOURCE_EACH, "sh", *names]
-    subprocess.run(words, cwd=folder, env={"PATH": "/nonexistent"}, stdin=subprocess.DEVNULL, check=True)
+    words = [
+        shell,
+        *(["sh"] if shell.endswith("busybox") else []),
+        "-c",
+        _SOURCE_EACH,
+        "sh",
+        *names,
+    ]
+    subprocess.run(
+        words, cwd=folder, env={"PATH": "/nonexistent"}, stdin=subprocess.DEVNULL, check=True
+    )
     told = [(folder / f"{name}.out").read_bytes().split(b"\0") for name in names]
     return [variables(pairs) if end == b"0\n" else None for *pairs, end in told]
 
 
 _SOURCE_EACH = (
-    'for name; do ( set -a; . "./$name" >/dev/null; /usr/bin/env -0; echo "$?" ) >"$name.out" 2>/dev/null; done; :'
+    'for name; do ( set -a; . "./$name" >/dev/null; /usr/bin/env -0; echo "$?" ) >"$name.out"'
+    " 2>/dev/null; done; :"
 )
 
 
@@ -127,7 +155,9 @@ class _Engine(BaseHTTPRequestHandler):
         self.answer(200, b"")
 
     def do_POST(self) -> None:
-        type(self).asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["Env"] or []
+        type(self).asked = (
+            json.loads(self.rfile.read(int(self.headers["Content-Length"])))["Env"] or []
+        )
         self.answer(201, b'{"Id": "made", "Warnings": []}')
 
     def answer(self, code: int, body: bytes) -> None:
@@ -148,7 +178,9 @@ class _Engine(BaseHTTPRequestHandler):
 def _engine(socket: Path) -> Iterator[type[_Engine]]:
     socket.unlink(missing_ok=True)
     with UnixStreamServer(str(socket), _Engine) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         try:
             yield _Engine
         finally:
@@ -156,13 +188,23 @@ def _engine(socket: Path) -> Iterator[type[_Engine]]:
 
 
 def by_docker(contents: Sequence[bytes], folder: Path) -> list[dict[str, str] | None]:
-    """The variables that docker asks for with each file as its `--env-file`; None where nothing would start with them.
+    """The variables that docker asks for with each file as its `--env-file`; None where nothing
+    would start with them.
 
-    An engine starts nothing with a NUL byte, and of a variable that comes twice the last one counts (tried with 20.10).
+    An engine starts nothing with a NUL byte, and of a variable that comes twice the last one counts
+    (tried with 20.10).
     """
     told: list[dict[str, str] | None] = []
     with _engine(folder / "docker.sock") as engine:
-        words = [_DOCKER, "--host", f"unix://{folder}/docker.sock", "create", "--env-file", str(folder / "env"), "any"]
+        words = [
+            _DOCKER,
+            "--host",
+            f"unix://{folder}/docker.sock",
+            "create",
+            "--env-file",
+            str(folder / "env"),
+            "any",
+        ]
         for content in contents:
             (folder / "env").write_bytes(content)
             done = subprocess.run(words, env={"HOME": str(folder)}, capture_output=True)
@@ -172,24 +214,41 @@ def by_docker(contents: Sequence[bytes], folder: Path) -> list[dict[str, str] | 
 
 
 def by_compose(contents: Sequence[bytes], folder: Path) -> list[dict[str, str] | None]:
-    """The variables that a service has with each file as its `env_file:`; None where nothing would start with them.
+    """The variables that a service has with each file as its `env_file:`; None where nothing would
+    start with them.
 
     An engine starts nothing with a NUL byte or a variable without a name (tried with 20.10).
     """
     for n, content in enumerate(contents):
         (folder / f"{n}.env").write_bytes(content)
     there = _of_services(range(len(contents)), folder)
-    return [None if one and any("\0" in value or not name for name, value in one.items()) else one for one in there]
+    return [
+        None if one and any("\0" in value or not name for name, value in one.items()) else one
+        for one in there
+    ]
 
 
 def _of_services(numbers: Sequence[int], folder: Path) -> list[dict[str, str] | None]:
-    """Of so many at once: one file that is refused takes all others down, and then they are asked in halves."""
+    """Of so many at once: one file that is refused takes all others down, and then they are asked
+    in halves.
+    """
     services = {f"s{n}": {"image": "any", "env_file": str(folder / f"{n}.env")} for n in numbers}
     (folder / "compose.json").write_text(json.dumps({"services": services}))
-    words = [_COMPOSE, "-p", "any", "-f", str(folder / "compose.json"), "config", "--format", "json"]
+    words = [
+        _COMPOSE,
+        "-p",
+        "any",
+        "-f",
+        str(folder / "compose.json"),
+        "config",
+        "--format",
+        "json",
+    ]
     done = subprocess.run(words, env={"HOME": str(folder)}, cwd=folder, capture_output=True)
     if done.returncode == 0:
-        told = [json.loads(done.stdout)["services"][name].get("environment") or {} for name in services]
+        told = [
+            json.loads(done.stdout)["services"][name].get("environment") or {} for name in services
+        ]
         return [{name: value.replace("$$", "$") for name, value in one.items()} for one in told]
     if len(numbers) == 1:
         return [None]

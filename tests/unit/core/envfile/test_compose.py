@@ -29,7 +29,9 @@ def test_what_is_read_is_what_compose_reads(tmp_path: Path, texts: list[str]) ->
 @needs_compose
 @settings(THOROUGH, max_examples=ROUNDS)
 @given(texts=st.lists(st.tuples(CONTAINER_FILES, VALUES), min_size=10, max_size=30))
-def test_compose_has_the_new_value_and_all_others_as_before(tmp_path: Path, texts: list[tuple[str, str]]) -> None:
+def test_compose_has_the_new_value_and_all_others_as_before(
+    tmp_path: Path, texts: list[tuple[str, str]]
+) -> None:
     pairs = []
     for text, value in texts:
         try:
@@ -43,7 +45,9 @@ def test_compose_has_the_new_value_and_all_others_as_before(tmp_path: Path, text
         follow = read(content, "compose").unknown  # the new value, where they name A
         assert new is not None, content
         assert new["A"] == value, content
-        assert all(new.get(name) == there for name, there in old.items() if name not in {"A", *follow}), content
+        assert all(
+            new.get(name) == there for name, there in old.items() if name not in {"A", *follow}
+        ), content
         assert new.keys() - {"A"} == old.keys() - {"A"}, content
 
 

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runbooks.core.envfile.edit import edit, read
-from tests.unit.core.envfile.readers import CONTAINER_FILES, ROUNDS, THOROUGH, VALUES, by_docker, encoded, needs_docker
+from tests.unit.core.envfile.readers import (
+    CONTAINER_FILES,
+    ROUNDS,
+    THOROUGH,
+    VALUES,
+    by_docker,
+    encoded,
+    needs_docker,
+)
 
 LONG = [b"A=" + b"x" * length + end for length in (65533, 65534) for end in (b"", b"\n", b"\r\n")]
 
@@ -31,7 +39,9 @@ def test_lines_that_are_too_long_for_docker_are_known(tmp_path: Path) -> None:
 @needs_docker
 @settings(THOROUGH, max_examples=ROUNDS)
 @given(texts=st.lists(st.tuples(CONTAINER_FILES, VALUES), min_size=10, max_size=30))
-def test_docker_has_the_new_value_and_all_others_as_before(tmp_path: Path, texts: list[tuple[str, str]]) -> None:
+def test_docker_has_the_new_value_and_all_others_as_before(
+    tmp_path: Path, texts: list[tuple[str, str]]
+) -> None:
     pairs = []
     for text, value in texts:
         try:
@@ -49,4 +59,6 @@ def same(content: bytes, there: dict[str, str] | None) -> None:
     reading = read(content, "docker")
     assert reading.refused == (there is None), content
     for name in ("A", "B", "export"):
-        assert there is None or name in reading.unknown or reading.values.get(name) == there.get(name), content
+        assert (
+            there is None or name in reading.unknown or reading.values.get(name) == there.get(name)
+        ), content

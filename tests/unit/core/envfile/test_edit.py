@@ -1,4 +1,6 @@
-"""Changing variables: the reader has what was asked for, and all else as before; and the way back is byte for byte."""
+"""Changing variables: the reader has what was asked for, and all else as before; and the way back
+is byte for byte.
+"""
 
 from pathlib import Path
 
@@ -34,7 +36,9 @@ AWKWARD = [
 @THOROUGH
 @given(text=FILES, value=VALUES)
 @example("B= \\\n", "")
-def test_only_the_named_variable_changes_and_the_way_back_is_exact(reader: Reader, text: str, value: str) -> None:
+def test_only_the_named_variable_changes_and_the_way_back_is_exact(
+    reader: Reader, text: str, value: str
+) -> None:
     before = read(encoded(text), reader)
     try:
         after = edit(encoded(text), reader, {"A": value})
@@ -43,7 +47,9 @@ def test_only_the_named_variable_changes_and_the_way_back_is_exact(reader: Reade
         return
     assert read(after, reader).values == {**before.values, "A": value}
     written = before.as_written("A")
-    back = edit(after, reader, {"A": before.values.get("A")}, {} if written is None else {"A": written})
+    back = edit(
+        after, reader, {"A": before.values.get("A")}, {} if written is None else {"A": written}
+    )
     assert back == encoded(text)
 
 
@@ -51,7 +57,9 @@ def test_only_the_named_variable_changes_and_the_way_back_is_exact(reader: Reade
 @THOROUGH
 @given(text=FILES, value=VALUES)
 @example('A=1\nCERT="-----BEGIN\nA=2\n-----END"\n', "3")
-def test_systemd_has_the_new_value_and_all_others_as_before(tmp_path: Path, text: str, value: str) -> None:
+def test_systemd_has_the_new_value_and_all_others_as_before(
+    tmp_path: Path, text: str, value: str
+) -> None:
     try:
         after = edit(encoded(text), "systemd", {"A": value})
     except ValueError:
@@ -73,11 +81,14 @@ def test_only_the_named_variable_changes_in_a_container_and_the_way_back_is_exac
     except ValueError:
         return
     now = read(after, reader)
-    assert (now.values, now.unknown.keys()) == ({**before.values, "A": value}, before.unknown.keys())
-    written = before.as_written("A")
-    assert edit(after, reader, {"A": before.values.get("A")}, {} if written is None else {"A": written}) == encoded(
-        text
+    assert (now.values, now.unknown.keys()) == (
+        {**before.values, "A": value},
+        before.unknown.keys(),
     )
+    written = before.as_written("A")
+    assert edit(
+        after, reader, {"A": before.values.get("A")}, {} if written is None else {"A": written}
+    ) == encoded(text)
 
 
 @needs_docker
@@ -92,7 +103,10 @@ def test_docker_and_compose_read_back_what_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", AWKWARD)
 def test_every_reader_reads_back_what_is_written(tmp_path: Path, value: str) -> None:
     wanted = {"X": value, "LAST": "2"}
-    assert by_systemd(edit(b"FIRST=1\n", "systemd", wanted), tmp_path / "x") == {"FIRST": "1", **wanted}
+    assert by_systemd(edit(b"FIRST=1\n", "systemd", wanted), tmp_path / "x") == {
+        "FIRST": "1",
+        **wanted,
+    }
     for shell in SHELLS:
         (there,) = by_shell(shell, [edit(b"FIRST=1\n", "shell", wanted)], tmp_path)
         assert {"FIRST": "1", **wanted}.items() <= (there or {}).items()
@@ -146,7 +160,9 @@ def test_a_value_with_a_line_break_is_refused(reader: Reader, value: str) -> Non
         ("compose", "X Y=31\n", None),
     ],
 )
-def test_an_edit_is_where_the_reader_takes_the_value_from(reader: Reader, before: str, after: str | None) -> None:
+def test_an_edit_is_where_the_reader_takes_the_value_from(
+    reader: Reader, before: str, after: str | None
+) -> None:
     try:
         edited = edit(encoded(before), reader, {"X": "30"})
     except ValueError:
@@ -165,22 +181,30 @@ def test_a_variable_is_taken_out_with_its_line() -> None:
 
 
 def test_it_is_told_by_line_and_column_why_a_file_cannot_be_read() -> None:
-    assert str(read(b"A=1\n# \xfc\nB=M\xfcnster\n", "systemd").fault) == (
-        "line 3, column 4: systemd refuses the file, and starts nothing with it: byte 0xfc is not UTF-8"
+    assert (
+        str(read(b"A=1\n# \xfc\nB=M\xfcnster\n", "systemd").fault)
+        == "line 3, column 4: systemd refuses the file, and starts nothing with it: byte 0xfc is"
+        " not UTF-8"
     )
-    assert str(read(b'A=1\nB="x\nC=1\n', "shell").fault) == (
-        "line 2, column 3: this quote is never closed, which is an error in a shell"
+    assert (
+        str(read(b'A=1\nB="x\nC=1\n', "shell").fault)
+        == "line 2, column 3: this quote is never closed, which is an error in a shell"
     )
-    assert str(read(b"A=1\nB=`id`\n", "shell").why_unknown("B")) == (
-        "line 2, column 3: what B comes to shows only in the shell"
+    assert (
+        str(read(b"A=1\nB=`id`\n", "shell").why_unknown("B"))
+        == "line 2, column 3: what B comes to shows only in the shell"
     )
     assert read(b"B=`id`\n", "shell").why_unknown("A") is None
-    assert str(read(b"A=1\nexport B=2\n", "docker").fault) == (
-        "line 2, column 7: docker refuses the file, and starts nothing with it: there is a blank in the name"
+    assert (
+        str(read(b"A=1\nexport B=2\n", "docker").fault)
+        == "line 2, column 7: docker refuses the file, and starts nothing with it: there is a blank"
+        " in the name"
     )
-    assert str(read(b"A=1\nB='x\n", "compose").fault) == (
-        "line 2, column 3: Compose starts nothing with the file: this quote is never closed"
+    assert (
+        str(read(b"A=1\nB='x\n", "compose").fault)
+        == "line 2, column 3: Compose starts nothing with the file: this quote is never closed"
     )
-    assert str(read(b"A=1\nB=$A\n", "compose").why_unknown("B")) == (
-        "line 2, column 3: what B comes to depends on where Compose is run"
+    assert (
+        str(read(b"A=1\nB=$A\n", "compose").why_unknown("B"))
+        == "line 2, column 3: what B comes to depends on where Compose is run"
     )

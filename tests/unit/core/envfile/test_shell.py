@@ -1,4 +1,6 @@
-"""What is read of a file that a start script sources is what a shell reads, or it is said not to be known."""
+"""What is read of a file that a start script sources is what a shell reads, or it is said not to be
+known.
+"""
 
 from pathlib import Path
 
@@ -21,4 +23,6 @@ def test_what_is_read_is_what_the_shell_reads(shell: str, tmp_path: Path, texts:
             assert reading.refused or reading.opaque
         elif not reading.refused:
             for name in NAMES:
-                assert reading.why_unknown(name) or reading.values.get(name) == there.get(name), content
+                assert reading.why_unknown(name) or reading.values.get(name) == there.get(name), (
+                    content
+                )

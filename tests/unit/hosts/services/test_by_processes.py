@@ -1,4 +1,6 @@
-"""Which processes are which services where no status command tells it: no doubt may look like "it does not run"."""
+"""Which processes are which services where no status command tells it: no doubt may look like "it
+does not run".
+"""
 
 from typing import Any
 
@@ -22,7 +24,9 @@ def process(pid: int, words: str, **changes: Any) -> CeleryProcess:
     return replace(one, **changes)
 
 
-def states(*processes: CeleryProcess, workers: tuple[Worker, ...] = (HIGH, LOW), hidden: bool = False) -> Any:
+def states(
+    *processes: CeleryProcess, workers: tuple[Worker, ...] = (HIGH, LOW), hidden: bool = False
+) -> Any:
     host = make_host(workers=workers, commands=Commands(start="./start.sh", stop="./stop.sh"))
     return states_of(host, "shop", host.services, Census(processes, hidden=hidden))
 
@@ -33,18 +37,31 @@ def running(*processes: CeleryProcess, workers: tuple[Worker, ...] = (HIGH, LOW)
 
 
 def test_workers_are_known_by_their_names_and_beat_by_what_it_is() -> None:
-    found = states(process(7, "worker -n high@web1"), process(8, "worker -n low@%h"), process(9, "beat"))
+    found = states(
+        process(7, "worker -n high@web1"), process(8, "worker -n low@%h"), process(9, "beat")
+    )
     assert {name: one.pid for name, one in found.items()} == {"high": 7, "low": 8, "beat": 9}
-    assert (found["high"].start_ticks, found["high"].started_at, found["high"].pids) == (700, NOW - 100, {7: 7})
+    assert (found["high"].start_ticks, found["high"].started_at, found["high"].pids) == (
+        700,
+        NOW - 100,
+        {7: 7},
+    )
 
 
 def test_what_is_not_there_does_not_run_and_says_what_was_looked_for() -> None:
     low = states(process(7, "worker -n high@web1"))["low"]
-    assert (low.pid, low.untold, low.answer) == (None, "", "no worker low@web1 of shop in /srv/shop")
+    assert (low.pid, low.untold, low.answer) == (
+        None,
+        "",
+        "no worker low@web1 of shop in /srv/shop",
+    )
 
 
 def test_workers_without_names_are_told_apart_by_their_queues() -> None:
-    assert running(process(7, "worker -Q slow_q,low_q"), process(8, "worker -Q high_q")) == {"low": 7, "high": 8}
+    assert running(process(7, "worker -Q slow_q,low_q"), process(8, "worker -Q high_q")) == {
+        "low": 7,
+        "high": 8,
+    }
 
 
 def test_a_worker_that_may_be_either_is_a_doubt_about_both() -> None:
@@ -58,8 +75,12 @@ def test_the_only_worker_of_a_host_needs_neither() -> None:
 
 
 def test_of_two_processes_the_one_that_has_the_name_is_it_and_then_the_older() -> None:
-    assert running(process(7, "worker"), process(8, "worker -n high@web1"), workers=(HIGH,)) == {"high": 8}
-    assert running(process(8, "worker -n high@web1"), process(7, "worker -n high@web1")) == {"high": 7}
+    assert running(process(7, "worker"), process(8, "worker -n high@web1"), workers=(HIGH,)) == {
+        "high": 8
+    }
+    assert running(process(8, "worker -n high@web1"), process(7, "worker -n high@web1")) == {
+        "high": 7
+    }
 
 
 def test_a_worker_with_b_is_beat_where_no_other_is() -> None:
@@ -80,7 +101,8 @@ def test_what_is_no_main_process_of_this_folder_is_none(changes: dict[str, Any])
 
 def test_a_process_whose_folder_is_not_shown_is_a_doubt_and_so_are_hidden_ones() -> None:
     assert (
-        "may be it, and its folder is not shown" in states(process(7, "worker -n high@web1", here=None))["high"].untold
+        "may be it, and its folder is not shown"
+        in states(process(7, "worker -n high@web1", here=None))["high"].untold
     )
     assert states(hidden=True)["high"].untold == "the processes of other users are hidden"
 
@@ -88,5 +110,8 @@ def test_a_process_whose_folder_is_not_shown_is_a_doubt_and_so_are_hidden_ones()
 def test_a_worker_of_the_name_that_is_started_with_another_application_is_a_doubt() -> None:
     other = options_of(["celery", "-A", "shoop", "worker", "-n", "high@web1"])
     found = states(process(7, "worker", options=other))
-    assert found["high"].untold == "pid 7 (worker high@web1) is started there with -A shoop, not -A shop"
+    assert (
+        found["high"].untold
+        == "pid 7 (worker high@web1) is started there with -A shoop, not -A shop"
+    )
     assert found["low"].untold == ""

@@ -23,13 +23,17 @@ from tests.unit.hosts.test_transport import wait_until
 
 
 def service_host(tmp_path: Path, status: str) -> FleetHost:
-    return make_host(directory=str(tmp_path), commands=Commands(start="false", stop="false", status=status))
+    return make_host(
+        directory=str(tmp_path), commands=Commands(start="false", stop="false", status=status)
+    )
 
 
 def state_of(tmp_path: Path, status: str, service: str = "high") -> ServiceState:
     host = service_host(tmp_path, status)
     clock = parse_clock(ask(ask_clock()))
-    answers = {name: ask(question) for name, question in ByCommands().ask(host, "shop", [service]).items()}
+    answers = {
+        name: ask(question) for name, question in ByCommands().ask(host, "shop", [service]).items()
+    }
     return ByCommands().parse(host, "shop", answers, clock)[service]
 
 
@@ -37,8 +41,12 @@ WORKER = "celery -A shop worker -n high@web1"
 
 
 def run_as_if(command: str, program: str | Path = "sleep") -> "subprocess.Popen[bytes]":
-    """A process that does nothing with the command line of another, which is one argument here, as a title is."""
-    return subprocess.Popen([command, "600"], executable=shutil.which(program), stdin=subprocess.DEVNULL)
+    """A process that does nothing with the command line of another, which is one argument here, as
+    a title is.
+    """
+    return subprocess.Popen(
+        [command, "600"], executable=shutil.which(program), stdin=subprocess.DEVNULL
+    )
 
 
 @pytest.fixture
@@ -65,7 +73,9 @@ def test_a_running_service_is_its_pid_and_the_time_it_was_started(tmp_path: Path
     assert before - tick_s <= state.started_at <= after + between_s
 
 
-def test_the_environment_that_a_service_was_started_with_is_known_by_digests(tmp_path: Path) -> None:
+def test_the_environment_that_a_service_was_started_with_is_known_by_digests(
+    tmp_path: Path,
+) -> None:
     given = {"TIMEOUT": "a b\nc", "PATH": "/bin"}
     running = subprocess.Popen([WORKER, "600"], executable=shutil.which("sleep"), env=given)
     try:
@@ -120,25 +130,38 @@ def test_a_pid_counts_only_where_this_service_of_this_application_runs_under_it(
     assert (state.pid, state.other_process) == (None if found else running.pid, told)
 
 
-@pytest.mark.parametrize(("command", "counts"), [(WORKER, True), ("celery -A shop worker -n low@web1", False)])
-def test_a_pid_counts_where_a_process_below_it_is_the_service(tmp_path: Path, command: str, counts: bool) -> None:
+@pytest.mark.parametrize(
+    ("command", "counts"), [(WORKER, True), ("celery -A shop worker -n low@web1", False)]
+)
+def test_a_pid_counts_where_a_process_below_it_is_the_service(
+    tmp_path: Path, command: str, counts: bool
+) -> None:
     """As below a shell, or a tool that starts it again."""
     script = f"bash -c 'exec -a \"$0\" sleep 600' '{command}' & echo; wait"
-    shell = subprocess.Popen(["bash", "-c", f"( {script} ) & wait"], stdout=subprocess.PIPE, start_new_session=True)
+    shell = subprocess.Popen(
+        ["bash", "-c", f"( {script} ) & wait"], stdout=subprocess.PIPE, start_new_session=True
+    )
     try:
         assert shell.stdout
         shell.stdout.readline()
-        wait_until(lambda: (state_of(tmp_path, f"echo {shell.pid}").pid == shell.pid) == counts, "its command line")
+        wait_until(
+            lambda: (state_of(tmp_path, f"echo {shell.pid}").pid == shell.pid) == counts,
+            "its command line",
+        )
     finally:
         os.killpg(shell.pid, signal.SIGKILL)
         shell.communicate()
 
 
-def test_exit_code_3_means_that_it_does_not_run_and_what_was_said_is_evidence(tmp_path: Path) -> None:
+def test_exit_code_3_means_that_it_does_not_run_and_what_was_said_is_evidence(
+    tmp_path: Path,
+) -> None:
     assert state_of(tmp_path, "echo stopped; exit 3") == ServiceState(None, None, "stopped")
 
 
-def test_exit_code_3_counts_whatever_pid_is_printed(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
+def test_exit_code_3_counts_whatever_pid_is_printed(
+    tmp_path: Path, process: "subprocess.Popen[bytes]"
+) -> None:
     assert state_of(tmp_path, f"echo {process.pid}; exit 3").pid is None
 
 
@@ -153,11 +176,16 @@ def test_exit_code_3_counts_whatever_pid_is_printed(tmp_path: Path, process: "su
         ("echo -5", "exited 0 and said: -5"),
         ("printf '\\377\\000'", "exited 0 and said: "),
         ("nosuchcommand", "exited 127 and said: .*nosuchcommand"),
-        ("echo 4194305", "exited 0 and said: 4194305"),  # beyond the largest pid: nothing runs under it
+        (
+            "echo 4194305",
+            "exited 0 and said: 4194305",
+        ),  # beyond the largest pid: nothing runs under it
         ("yes | head -n 5000; exit 1", r"exited 1 and said: \s*y"),
     ],
 )
-def test_any_other_answer_leaves_it_untold_and_is_shown(tmp_path: Path, status: str, said: str) -> None:
+def test_any_other_answer_leaves_it_untold_and_is_shown(
+    tmp_path: Path, status: str, said: str
+) -> None:
     state = state_of(tmp_path, status)
     assert state.pid is None
     assert re.match(f"its status command {said}", state.untold)
@@ -165,17 +193,27 @@ def test_any_other_answer_leaves_it_untold_and_is_shown(tmp_path: Path, status: 
 
 
 def test_a_directory_that_is_not_there_is_told_and_not_said_nothing(tmp_path: Path) -> None:
-    assert re.match(r"its status command exited \d and said: .*/missing", state_of(tmp_path / "missing", "true").untold)
+    assert re.match(
+        r"its status command exited \d and said: .*/missing",
+        state_of(tmp_path / "missing", "true").untold,
+    )
 
 
-def test_more_lines_than_the_pid_are_evidence(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
+def test_more_lines_than_the_pid_are_evidence(
+    tmp_path: Path, process: "subprocess.Popen[bytes]"
+) -> None:
     state = state_of(tmp_path, f"echo {process.pid}; echo since yesterday")
     assert (state.pid, state.answer) == (process.pid, f"{process.pid}\nsince yesterday")
 
 
-def test_a_warning_before_the_pid_is_no_answer(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
+def test_a_warning_before_the_pid_is_no_answer(
+    tmp_path: Path, process: "subprocess.Popen[bytes]"
+) -> None:
     """As of a bash whose LC_ALL names a locale that the host does not have."""
-    state = state_of(tmp_path, f"echo 'bash: warning: setlocale: LC_ALL: cannot change locale' >&2; echo {process.pid}")
+    state = state_of(
+        tmp_path,
+        f"echo 'bash: warning: setlocale: LC_ALL: cannot change locale' >&2; echo {process.pid}",
+    )
     assert state.pid == process.pid
 
 
@@ -188,7 +226,9 @@ def test_a_status_command_runs_in_the_applications_directory(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["a-b.c_1", "two words", "$(touch evil)", "it's", "`id`"])
-def test_a_service_of_any_name_reaches_its_command_as_one_argument(tmp_path: Path, name: str) -> None:
+def test_a_service_of_any_name_reaches_its_command_as_one_argument(
+    tmp_path: Path, name: str
+) -> None:
     assert state_of(tmp_path, "printf '<%s>' {worker}; exit 3", name).answer == f"<{name}>"
     assert list(tmp_path.iterdir()) == []
 
@@ -197,10 +237,16 @@ def test_a_status_command_may_end_with_a_comment(tmp_path: Path) -> None:
     assert state_of(tmp_path, "exit 3 # not yet").pid is None
 
 
-def test_what_the_inventory_says_of_a_worker_reaches_its_command_each_as_words_of_the_shell(tmp_path: Path) -> None:
-    worker = Worker(name="high", queues=("a b", "c"), concurrency=3, options=("-O", "fair", "--pidfile=/x y"))
+def test_what_the_inventory_says_of_a_worker_reaches_its_command_each_as_words_of_the_shell(
+    tmp_path: Path,
+) -> None:
+    worker = Worker(
+        name="high", queues=("a b", "c"), concurrency=3, options=("-O", "fair", "--pidfile=/x y")
+    )
     status = "printf '<%s>' {worker} {node} {queues} {concurrency} {options} \"${worker}\"; exit 3"
-    host = make_host(directory=str(tmp_path), workers=(worker,), beat=False, commands=Commands(status=status))
+    host = make_host(
+        directory=str(tmp_path), workers=(worker,), beat=False, commands=Commands(status=status)
+    )
     (question,) = ByCommands().ask(host, "shop", ["high"]).values()
     told = "<high><high@web1><a b,c><3><-O><fair><--pidfile=/x y><>"
     assert ask(question).out.decode().splitlines()[-1] == told
@@ -208,6 +254,11 @@ def test_what_the_inventory_says_of_a_worker_reaches_its_command_each_as_words_o
 
 def test_a_value_that_looks_like_a_placeholder_is_not_replaced_once_more(tmp_path: Path) -> None:
     worker = Worker(name="high", queues=("{worker}",))
-    host = make_host(directory=str(tmp_path), workers=(worker,), beat=False, commands=Commands(status="echo {queues}"))
+    host = make_host(
+        directory=str(tmp_path),
+        workers=(worker,),
+        beat=False,
+        commands=Commands(status="echo {queues}"),
+    )
     (question,) = ByCommands().ask(host, "shop", ["high"]).values()
     assert ask(question).out.decode().splitlines()[-1] == "{worker}"

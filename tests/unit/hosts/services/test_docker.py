@@ -1,4 +1,6 @@
-"""Containers as Docker 20.10 tells of them: `docker_look.txt` is what `docker_look.sh` printed of five real ones."""
+"""Containers as Docker 20.10 tells of them: `docker_look.txt` is what `docker_look.sh` printed of
+five real ones.
+"""
 
 import json
 from pathlib import Path
@@ -25,16 +27,22 @@ def host(*services: str, **docker: Any) -> FleetHost:
     workers = tuple(Worker(name=name, queues=("q",)) for name in services)
     where = DockerSettings(**(docker or {"project": "proj"}))
     env = {} if docker.get("containers") else {"TIMEOUT": "30"}
-    return make_host(service_manager="docker", commands=None, docker=where, workers=workers, beat=False, env=env)
+    return make_host(
+        service_manager="docker", commands=None, docker=where, workers=workers, beat=False, env=env
+    )
 
 
 def states(*services: str, look: bytes = LOOK, **docker: Any) -> dict[str, ServiceState]:
-    found = Docker().parse(host(*services, **docker), "shop", {" ".join(services): Answer(0, look, "")}, CLOCK)
+    found = Docker().parse(
+        host(*services, **docker), "shop", {" ".join(services): Answer(0, look, "")}, CLOCK
+    )
     return dict(found)
 
 
 def changed(name: str, **changes: Any) -> bytes:
-    """The look, with other values in what is told of one container; a dot parts a key from what is in it."""
+    """The look, with other values in what is told of one container; a dot parts a key from what is
+    in it.
+    """
     shown, rest = LOOK.decode().split("---\n", 1)
     told = json.loads(shown)
     (one,) = (one for one in told if one["Name"] == f"/proj_{name}_1")
@@ -83,20 +91,28 @@ def test_one_that_has_ended_is_told_with_its_exit_code() -> None:
     done = states("done")["done"]
     assert (done.pid, done.gave_up) == (None, False)
     assert done.answer == "proj_done_1: exited, exit code 1"
-    out_of_memory = states("done", look=changed("done", State__OOMKilled=True, State__ExitCode=137))["done"]
+    out_of_memory = states(
+        "done", look=changed("done", State__OOMKilled=True, State__ExitCode=137)
+    )["done"]
     assert out_of_memory.answer == "proj_done_1: exited, exit code 137, it ran out of memory"
 
 
 def test_a_service_without_a_container_does_not_exist_and_the_others_are_named() -> None:
     lost = states("lwo")["lwo"]
     assert not lost.exists
-    assert lost.answer == "the Compose project proj has no container of lwo, but of crash, done, low, shell"
+    assert (
+        lost.answer
+        == "the Compose project proj has no container of lwo, but of crash, done, low, shell"
+    )
 
 
 def test_containers_are_found_by_a_pattern_of_names() -> None:
     found = states("low", "shell", containers="proj_{worker}_*")
     assert [len(found[name].containers) for name in ("low", "shell")] == [1, 1]
-    assert "name=^/?proj_low_.*$" in Docker().ask(host("low", containers="proj_{worker}_*"), "shop", ["low"])["low"]
+    assert (
+        "name=^/?proj_low_.*$"
+        in Docker().ask(host("low", containers="proj_{worker}_*"), "shop", ["low"])["low"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +129,12 @@ def test_an_init_that_signals_all_processes_is_known(command: list[str], signals
 
 
 def test_podman_tells_a_signal_by_its_number_and_always_has_a_health() -> None:
-    look = changed("low", Config__StopSignal=15, Config__StopTimeout=10, State__Health={"Status": "", "Log": None})
+    look = changed(
+        "low",
+        Config__StopSignal=15,
+        Config__StopTimeout=10,
+        State__Health={"Status": "", "Log": None},
+    )
     (container,) = states("low", look=look)["low"].containers
     assert (container.stop_signal, container.grace_s, container.health) == ("SIGTERM", 10.0, "")
 
@@ -168,7 +189,9 @@ def test_what_is_notable_in_the_logs_of_its_containers_is_told_with_their_times(
 
 def test_podmans_containers_are_read_as_well() -> None:
     high = states("high", look=PODMAN, containers="pod_{worker}_*")["high"]
-    assert high.answer == "pod_high_1: running; pod_high_2: stopped"  # Podman says so before it has tidied up
+    assert (
+        high.answer == "pod_high_1: running; pod_high_2: stopped"
+    )  # Podman says so before it has tidied up
     up, down = high.containers
     assert (high.pid, up.program, up.stop_signal, up.grace_s, up.health) == (
         up.pid,

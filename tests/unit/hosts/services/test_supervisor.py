@@ -51,7 +51,9 @@ programs=low
 
 def host_of(root: Path, *services: str, **changes: str) -> FleetHost:
     workers = [Worker(name="high", queues=("q",)), Worker(name="new", queues=("q",))]
-    workers += [Worker(name=f"w{n}", service=service, queues=("q",)) for n, service in enumerate(services)]
+    workers += [
+        Worker(name=f"w{n}", service=service, queues=("q",)) for n, service in enumerate(services)
+    ]
     settings = Settings(**{"conf": str(root / "supervisord.conf"), "ctl": CTL, **changes})
     return make_host(
         service_manager="supervisor", commands=None, beat=False, workers=tuple(workers), supervisor=settings,
@@ -68,7 +70,9 @@ def states(host: FleetHost, *more: str) -> dict[str, ServiceState]:
 
 def said(host: FleetHost) -> Sequence[Line]:
     """The notable lines of `high`."""
-    answers = {name: ask(question) for name, question in Supervisor().ask(host, "shop", ["high"]).items()}
+    answers = {
+        name: ask(question) for name, question in Supervisor().ask(host, "shop", ["high"]).items()
+    }
     return Supervisor().said(host, answers)["high"]
 
 
@@ -99,7 +103,9 @@ def daemon(root: Path) -> Iterator["subprocess.Popen[bytes]"]:
     process = start(root)
     wait_until(lambda: (root / "supervisor.sock").exists(), "supervisord")
     yield process
-    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    children = (
+        psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    )
     process.terminate()
     process.wait(30)
     assert not [child for child in children if child.is_running()]
@@ -113,17 +119,29 @@ def test_programs_are_seen_started_stopped_and_restarted_on_the_conf_files_that_
     found = states(host)
     assert found["high"].pid
     assert psutil.Process(found["high"].pid).cmdline() == ["sleep", "600"]
-    assert found["high"].started_at == pytest.approx(psutil.Process(found["high"].pid).create_time(), abs=1)
-    assert (found["old"].pid is not None, found["high"].needs_reload) == (True, False), "it is ours, and not wanted"
+    assert found["high"].started_at == pytest.approx(
+        psutil.Process(found["high"].pid).create_time(), abs=1
+    )
+    assert (found["old"].pid is not None, found["high"].needs_reload) == (
+        True,
+        False,
+    ), "it is ours, and not wanted"
     assert found["broken"].answer == "FATAL, Exited too quickly (process log may have details)"
     assert found["broken"].last_lines[-1] == "no module named shop"
-    assert (found["others:low_01"].pid, found["others:low_01"].answer) == (None, "STOPPED, Not started")
+    assert (found["others:low_01"].pid, found["others:low_01"].answer) == (
+        None,
+        "STOPPED, Not started",
+    )
     assert [found[name].program_stop for name in ("broken", "others:low_01", "nosuch")] == [
         ProgramStop(60, as_group=True), ProgramStop(10, as_group=False), None,
     ]  # fmt: skip
     gone = states(host, "gone", "others:low_00")  # which the inventory had, and a run knew
     assert (gone["gone"].pid, gone["others:low_00"].answer) == (None, "STOPPED, Not started")
-    assert [found[name].exists for name in ("others:low_01", "nosuch", "new")] == [True, False, True]
+    assert [found[name].exists for name in ("others:low_01", "nosuch", "new")] == [
+        True,
+        False,
+        True,
+    ]
 
     tell(host, "others:low_01", "start")
     theirs = states(host)["others:low_01"].pid
@@ -135,8 +153,13 @@ def test_programs_are_seen_started_stopped_and_restarted_on_the_conf_files_that_
     failed, well = "Task a.b[1] raised unexpected: E()", "Task a.b[2] succeeded in 0.1s: None"
     Path(written).write_text(f"[2026-11-30 01:20:00,1] {well}\nand more\n")
     assert said(host) == []
-    Path(written).write_text(f"[2026-11-30 01:20:00,1] {well}\nand more\n[2026-11-30 01:20:01,1] {failed}\n")
-    assert [line.text.partition("] ")[2] for line in said(host)] == [well, failed], "how others ended once one failed"
+    Path(written).write_text(
+        f"[2026-11-30 01:20:00,1] {well}\nand more\n[2026-11-30 01:20:01,1] {failed}\n"
+    )
+    assert [line.text.partition("] ")[2] for line in said(host)] == [
+        well,
+        failed,
+    ], "how others ended once one failed"
     assert all(line.at for line in said(host))
 
     conf = Path(host.unit_path("high"))
@@ -154,22 +177,34 @@ def test_programs_are_seen_started_stopped_and_restarted_on_the_conf_files_that_
     tell(host, "high", "restart")
     tell(host, "new", "start")
     after = states(host)
-    assert all(psutil.Process(after[name].pid).cmdline() == ["sleep", "700"] for name in ("high", "new"))
+    assert all(
+        psutil.Process(after[name].pid).cmdline() == ["sleep", "700"] for name in ("high", "new")
+    )
     assert after["others:low_01"].pid == theirs, "nobody else's program was touched"
     status = subprocess.run(
-        [CTL, "-c", host.settings.supervisor.conf, "status"], capture_output=True, text=True, check=False
+        [CTL, "-c", host.settings.supervisor.conf, "status"],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout
-    assert "celery-worker-old" not in status, "what was stopped, and has no conf file, does not come back"
+    assert "celery-worker-old" not in status, (
+        "what was stopped, and has no conf file, does not come back"
+    )
 
     tell(host, "high", "stop")
     assert states(host)["high"].answer.startswith("STOPPED")
-    assert "no program nosuch:nosuch" in ask(Supervisor().control(host, ControlService("nosuch", "start"))).err
+    assert (
+        "no program nosuch:nosuch"
+        in ask(Supervisor().control(host, ControlService("nosuch", "start"))).err
+    )
 
     conf.write_text("[program:celery-worker-high]\n")
     assert "does not specify a command" in ask(Supervisor().reload(host)).err
 
 
-def test_a_supervisord_that_lets_this_user_not_in_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_supervisord_that_lets_this_user_not_in_is_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     login = "[unix_http_server]\nusername=ops\npassword=secret"
     monkeypatch.setattr("lab.supervisord._CONF", _CONF.replace("[unix_http_server]", login))
     process = start(root)
@@ -178,7 +213,8 @@ def test_a_supervisord_that_lets_this_user_not_in_is_told(root: Path, monkeypatc
     process.terminate()
     process.wait(30)
     assert told.startswith(
-        f"supervisord may not be asked by this user: unix://{root}/supervisor.sock (401 Unauthorized)"
+        f"supervisord may not be asked by this user: unix://{root}/supervisor.sock (401"
+        " Unauthorized)"
     )
     assert "ansible_become: true" in told
 
@@ -193,17 +229,23 @@ def test_a_supervisord_that_cannot_be_asked_is_told_with_what_helps(root: Path) 
     process.kill()
     process.wait()
     told = refused(host_of(root))
-    assert told.startswith(f"supervisord does not run, and programs that it has started still do: pid {pids[0]}")
+    assert told.startswith(
+        f"supervisord does not run, and programs that it has started still do: pid {pids[0]}"
+    )
     assert f"end them first, with sudo kill -TERM {' '.join(map(str, pids))}; then" in told
     for pid in pids:
         psutil.Process(pid).kill()
     wait_until(lambda: not any(map(psutil.pid_exists, pids)), "the end of the programs")
     told = refused(host_of(root))
-    assert told.startswith(f"supervisord does not run: nothing answers at unix://{root}/supervisor.sock")
+    assert told.startswith(
+        f"supervisord does not run: nothing answers at unix://{root}/supervisor.sock"
+    )
     assert f"supervisord -c {root}/supervisord.conf" in told
 
 
-def test_a_python_that_needs_a_shell_is_found(root: Path, daemon: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
+def test_a_python_that_needs_a_shell_is_found(
+    root: Path, daemon: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
     folder = tmp_path / "with space"
     folder.mkdir()
     (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')

@@ -35,15 +35,21 @@ NeedDaemonReload=no
 {running}""".replace("{a}", "a" * 64).replace("{b}", "b" * 64)
 
 
-def high(*, restarts: int = 0, pid: int = 0, result: str = "exit-code", active: str, sub: str) -> ServiceState:
+def high(
+    *, restarts: int = 0, pid: int = 0, result: str = "exit-code", active: str, sub: str
+) -> ServiceState:
     stat = f"{pid} (celery) S 1 " + " ".join(["0"] * 17) + " 400000 0\n"
     running = f"celery-worker@high.service celery {stat}" if pid else ""
-    said = SHOWN.format(restarts=restarts, pid=pid, result=result, active=active, sub=sub, running=running)
+    said = SHOWN.format(
+        restarts=restarts, pid=pid, result=result, active=active, sub=sub, running=running
+    )
     return parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
 
 
 def test_a_name_that_is_another_units_is_told_and_that_unit_is_no_service_of_ours() -> None:
-    said = SHOWN.format(restarts=0, pid=0, result="success", active="active", sub="running", running="")
+    said = SHOWN.format(
+        restarts=0, pid=0, result="success", active="active", sub="running", running=""
+    )
     names = said.replace("Names=", "Names=shop.service shop-worker.service ")
     theirs = names.replace("Id=celery-worker@high.service", "Id=shop.service")
     found = parse_units(Answer(0, theirs.encode(), ""), CLOCK)
@@ -77,7 +83,9 @@ def test_a_service_that_runs_is_none_of_these_however_often_it_failed_before() -
     assert (found.pid, found.gave_up, found.started_at) == (42, False, 999_000.0)
 
 
-def test_a_drop_in_has_the_time_of_its_last_change_and_no_later_one_than_when_it_was_put_there() -> None:
+def test_a_drop_in_has_the_time_of_its_last_change_and_no_later_one_than_when_it_was_put_there() -> (
+    None
+):
     found = high(active="inactive", sub="dead")
     assert found.drop_ins == {
         "/etc/systemd/system/celery-worker@high.service.d/a.conf": DropIn(
@@ -88,17 +96,25 @@ def test_a_drop_in_has_the_time_of_its_last_change_and_no_later_one_than_when_it
     }
 
 
-WAITING = "celery-worker@high.service celery 77 (celery) S 1 " + " ".join(["0"] * 17) + " 400000 0\n"
+WAITING = (
+    "celery-worker@high.service celery 77 (celery) S 1 " + " ".join(["0"] * 17) + " 400000 0\n"
+)
 
 
 @pytest.mark.parametrize(
     ("active", "sub", "leaked", "starting"),
-    [("activating", "start", 0, True), ("activating", "auto-restart", 0, False), ("inactive", "dead", 1, False)],
+    [
+        ("activating", "start", 0, True),
+        ("activating", "auto-restart", 0, False),
+        ("inactive", "dead", 1, False),
+    ],
 )
 def test_nothing_is_leaked_while_a_unit_is_being_started_and_has_no_main_process(
     active: str, sub: str, leaked: int, starting: bool
 ) -> None:
-    said = SHOWN.format(restarts=0, pid=0, result="success", active=active, sub=sub, running=WAITING)
+    said = SHOWN.format(
+        restarts=0, pid=0, result="success", active=active, sub=sub, running=WAITING
+    )
     found = parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
     assert (len(found.leaked), found.starting, found.masked) == (leaked, starting, False)
 
@@ -117,33 +133,54 @@ def test_leaked_is_what_comes_from_a_worker_of_an_earlier_start(
     what: str, parent: int, started: int, leaked: tuple[int, ...]
 ) -> None:
     def line(pid: int, what: str, parent: int, started: int) -> str:
-        return f"celery-worker@high.service {what} {pid} (x) S {parent} {' '.join(['0'] * 17)} {started} 0\n"
+        return (
+            f"celery-worker@high.service {what} {pid} (x) S"
+            f" {parent} {' '.join(['0'] * 17)} {started} 0\n"
+        )
 
-    running = line(42, "celery", 1, 400_000) + line(50, what, parent, started) + line(51, "-", 50, 600_000)
-    said = SHOWN.format(restarts=0, pid=42, result="success", active="active", sub="running", running=running)
+    running = (
+        line(42, "celery", 1, 400_000)
+        + line(50, what, parent, started)
+        + line(51, "-", 50, 600_000)
+    )
+    said = SHOWN.format(
+        restarts=0, pid=42, result="success", active="active", sub="running", running=running
+    )
     found = parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
     assert tuple(process.pid for process in found.leaked) == leaked
 
 
 def test_the_environment_that_a_process_was_started_with_is_known_by_its_digests() -> None:
     stat = "42 (celery) S 1 " + " ".join(["0"] * 17) + " 400000 0\n"
-    running = f"celery-worker@high.service celery {stat}---\n==> /proc/42/environ <==\nTOKEN=a=b\nc\0LANG=C\0"
-    said = SHOWN.format(restarts=0, pid=42, result="success", active="active", sub="running", running=running)
+    running = (
+        f"celery-worker@high.service celery {stat}---\n==> /proc/42/environ"
+        " <==\nTOKEN=a=b\nc\0LANG=C\0"
+    )
+    said = SHOWN.format(
+        restarts=0, pid=42, result="success", active="active", sub="running", running=running
+    )
     found = parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
     assert found.environment == {"TOKEN": sha256(b"a=b\nc"), "LANG": sha256(b"C")}
 
 
 def daemons(main: int, *processes: tuple[int, int]) -> ServiceState:
-    """A unit as `celery multi` has it, which was last started at tick 300,000; its daemons, each with its start."""
+    """A unit as `celery multi` has it, which was last started at tick 300,000; its daemons, each
+    with its start.
+    """
     running = "".join(
-        f"celery-worker@high.service celery {pid} (celery) S 1 {' '.join(['0'] * 17)} {at} 0\n" for pid, at in processes
+        f"celery-worker@high.service celery {pid} (celery) S 1 {' '.join(['0'] * 17)} {at} 0\n"
+        for pid, at in processes
     )
-    said = SHOWN.format(restarts=0, pid=main, result="success", active="active", sub="running", running=running)
+    said = SHOWN.format(
+        restarts=0, pid=main, result="success", active="active", sub="running", running=running
+    )
     forking = said.replace("Type=exec", "Type=forking\nInactiveExitTimestampMonotonic=3000000000")
     return parse_units(Answer(0, forking.encode(), ""), CLOCK)["high"]
 
 
-def test_the_daemons_of_one_start_are_no_left_overs_of_each_other_but_those_of_an_earlier_one_are() -> None:
+def test_the_daemons_of_one_start_are_no_left_overs_of_each_other_but_those_of_an_earlier_one_are() -> (
+    None
+):
     found = daemons(42, (42, 300_200), (43, 300_100), (44, 290_000))
     assert (found.pid, [one.pid for one in found.leaked]) == (42, [44])
 
@@ -154,20 +191,32 @@ def test_where_systemd_guessed_no_main_process_it_is_the_first_daemon() -> None:
 
 
 def test_a_unit_of_somebody_elses_tells_what_it_reads_and_whether_it_is_there() -> None:
-    said = SHOWN.format(restarts=0, pid=0, result="success", active="inactive", sub="dead", running="")
+    said = SHOWN.format(
+        restarts=0, pid=0, result="success", active="inactive", sub="dead", running=""
+    )
     theirs = said.replace("celery-worker@high.service", "shop.service").replace(
         "UnitFileState=enabled", "UnitFileState=static\n"
         "EnvironmentFiles=/etc/a b.env (ignore_errors=no)\nEnvironmentFiles=/etc/*.env (ignore_errors=yes)"
     )  # fmt: skip
     found = parse_units(Answer(0, theirs.encode(), ""), CLOCK)["shop.service"]
-    assert (found.reads, found.enabled, found.exists) == (("/etc/a b.env", "/etc/*.env"), True, True)
-    gone = parse_units(Answer(0, theirs.replace("loaded", "not-found").encode(), ""), CLOCK)["shop.service"]
+    assert (found.reads, found.enabled, found.exists) == (
+        ("/etc/a b.env", "/etc/*.env"),
+        True,
+        True,
+    )
+    gone = parse_units(Answer(0, theirs.replace("loaded", "not-found").encode(), ""), CLOCK)[
+        "shop.service"
+    ]
     assert not gone.exists
 
 
 def test_what_runs_our_services_is_told_without_asking_once_more() -> None:
-    said = SHOWN.format(restarts=3, pid=7, result="success", active="active", sub="running", running="")
-    said = said.replace("Type=exec", "Type=exec\nKillMode=process\nUser=deploy\nFragmentPath=/etc/a.service")
+    said = SHOWN.format(
+        restarts=3, pid=7, result="success", active="active", sub="running", running=""
+    )
+    said = said.replace(
+        "Type=exec", "Type=exec\nKillMode=process\nUser=deploy\nFragmentPath=/etc/a.service"
+    )
     (unit,) = Systemd().units({"units": Answer(0, said.encode(), "")}).values()
     assert (unit.name, unit.path, unit.enabled, unit.type, unit.kill_mode, unit.user, unit.restarts) == (
         "celery-worker@high.service", "/etc/a.service", "enabled", "exec", "process", "deploy", 3,

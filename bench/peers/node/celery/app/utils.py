@@ -10,4 +10,6 @@ TASKS = ["bench.task"]
 def find_app(name):
     loader = SimpleNamespace(import_default_modules=lambda: None)
     conf = SimpleNamespace(worker_enable_remote_control=True, broker_transport_options={})
-    return Celery(name=name, loader=loader, finalize=lambda: None, tasks=dict.fromkeys(TASKS), conf=conf)
+    return Celery(
+        name=name, loader=loader, finalize=lambda: None, tasks=dict.fromkeys(TASKS), conf=conf
+    )

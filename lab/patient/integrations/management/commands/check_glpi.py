@@ -1,4 +1,6 @@
-"""`manage.py check_glpi`: queue the check of all printers, run it here, or show how a queued one stands."""
+"""`manage.py check_glpi`: queue the check of all printers, run it here, or show how a queued one
+stands.
+"""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -20,7 +22,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         mode = parser.add_mutually_exclusive_group()
-        mode.add_argument("--sync", action="store_true", help="run the check here and show its progress")
+        mode.add_argument(
+            "--sync", action="store_true", help="run the check here and show its progress"
+        )
         mode.add_argument("--status", metavar="TASK_ID", help="show how a queued check stands")
 
     def handle(self, *_args: Any, sync: bool, status: str | None, **_options: Any) -> None:
@@ -37,7 +41,9 @@ class Command(BaseCommand):
         from integrations.services import CheckReport, check_devices, devices_to_check
 
         devices = devices_to_check(force=True)
-        with Progress(console=Console(file=self.stdout), disable=not self.stdout.isatty()) as progress:
+        with Progress(
+            console=Console(file=self.stdout), disable=not self.stdout.isatty()
+        ) as progress:
             bar = progress.add_task("Checking in GLPI", total=len(devices))
 
             def show(report: CheckReport) -> None:
@@ -51,18 +57,23 @@ class Command(BaseCommand):
                 raise CommandError(f"the check was given up: {exc}") from exc
         self._print(report.as_meta())
         for check in report.conflicts:
-            self.stdout.write(f"conflict: {check.device}, cards {', '.join(map(str, check.card_ids))}")
+            self.stdout.write(
+                f"conflict: {check.device}, cards {', '.join(map(str, check.card_ids))}"
+            )
 
     def _show(self, result: AsyncResult) -> None:
         if result.state == "PENDING":
             raise CommandError(
-                f"task {result.id} is unknown or expired (one that still waits in its queue looks the same)"
+                f"task {result.id} is unknown or expired (one that still waits in its queue looks"
+                " the same)"
             )
         self.stdout.write(f"state: {result.state}")
         if isinstance(result.info, dict):
             self._print(result.info)
         elif result.info is not None:
-            self.stdout.write(f"{'error' if isinstance(result.info, Exception) else 'result'}: {result.info}")
+            self.stdout.write(
+                f"{'error' if isinstance(result.info, Exception) else 'result'}: {result.info}"
+            )
 
     def _print(self, values: dict[str, Any]) -> None:
         for name, value in values.items():

@@ -16,7 +16,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--limit", type=int, help="check at most so many printers (all)")
-        parser.add_argument("--force", action="store_true", help="check printers again that were checked lately")
+        parser.add_argument(
+            "--force", action="store_true", help="check printers again that were checked lately"
+        )
 
     def handle(self, *_args: Any, limit: int | None, force: bool, **_options: Any) -> None:
         if limit is not None and limit < 1:
