@@ -1,0 +1,130 @@
+"""Plain English: words that the project does not use, in its texts and in what it prints."""
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+
+INSTEAD = {
+    r"tell|tells|telling|told": "report, print, show, say",
+    r"mend|mends|mended|mending": "fix, repair",
+    r"nobody": "no one, or say who",
+    r"(?:is|are|was|were) none": "is not one",
+    r"(?:is|are|was|were) no(?! (?:longer|more|one|other|such)\b)": "is not a, there is no",
+    r"(?<!instead )(?<!because )(?<!out )(?<!rid )(?<!one )(?<!some )(?<!part )(?<!copy )of it": "its",
+    r"of theirs": "their",
+    r"for (?:it|they|there) (?:is|are|was|were|has|have|does|do|can|may)": "because",
+    r"asks? (?:no|for no)(?:body)?": "does not contact, does not ask for",
+    r"no matter": "also if, in any case",
+    r"lets? in": "accept",
+    r"puts? (?:\w+ )?right": "fix",
+    r"has it that": "says",
+    r"runs? since": "has been running since",
+    r"that many": "the number",
+    r"no proof": "not verified",
+    r"brought home|brings? (?:\w+ )?home": "return",
+}
+"""What is not written, and what is written instead."""
+
+NOT_YET = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "bench/",
+    "docs/",
+    "inventory.yaml",
+    "lab/",
+    "tasks.py",
+    "templates/",
+    "tests/",
+    "tools/",
+    "runbooks/broker/",
+    "runbooks/cli/",
+    "runbooks/core/",
+    "runbooks/diagnosis/",
+    "runbooks/effects/",
+    "runbooks/engine/",
+    "runbooks/hosts/",
+    "runbooks/inventory/",
+    "runbooks/logs/",
+    "runbooks/monitoring/",
+    "runbooks/pages/",
+    "runbooks/reports/",
+    "runbooks/ssh/",
+    "runbooks/task_runs/",
+    "runbooks/adopt.py",
+    "runbooks/archives.py",
+    "runbooks/clean_queues.py",
+    "runbooks/controls.py",
+    "runbooks/diagnose.py",
+    "runbooks/explain.py",
+    "runbooks/fix_imports.py",
+    "runbooks/history.py",
+    "runbooks/init.py",
+    "runbooks/install.py",
+    "runbooks/messages.py",
+    "runbooks/monitor.py",
+    "runbooks/queues.py",
+    "runbooks/remediate.py",
+    "runbooks/render.py",
+    "runbooks/report.py",
+    "runbooks/restart_workers.py",
+    "runbooks/retry.py",
+    "runbooks/retry_archived.py",
+    "runbooks/run_task.py",
+    "runbooks/schedule.py",
+    "runbooks/server.py",
+    "runbooks/tail_logs.py",
+    "runbooks/task.py",
+    "runbooks/tasks.py",
+    "runbooks/undo.py",
+    "runbooks/verify.py",
+    "runbooks/workers.py",
+)
+"""Files and folders whose texts are still as they grew."""
+
+UNPLAIN = {
+    re.compile(rf"\b(?:{words})\b", re.IGNORECASE): plain for words, plain in INSTEAD.items()
+}
+
+
+def files() -> list[Path]:
+    """Every file of the project with texts of ours."""
+    kinds = ("*.md", "*.py", "*.toml", "*.sh", "*.j2", "*.html", "*.js", "*.yaml")
+    folders = ("bench", "docs", "lab", "runbooks", "templates", "tests", "tools")
+    found = [path for kind in kinds for path in CHECKOUT.glob(kind)]
+    for folder in folders:
+        for kind in kinds:
+            found += (CHECKOUT / folder).rglob(kind)
+    return sorted(path for path in found if path != Path(__file__) and ".ru." not in path.name)
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Each text of a file with its line: of Python strings and comments, of other files all."""
+    source = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        yield 1, source
+        return
+    spoken = {tokenize.STRING, tokenize.COMMENT}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in spoken:
+            yield token.start[0], token.string
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_texts_are_plain_english(path: Path) -> None:
+    name = str(path.relative_to(CHECKOUT))
+    if name.startswith(NOT_YET):
+        pytest.skip("still as it grew")
+    found = []
+    for first, text in texts(path):
+        for pattern, plain in UNPLAIN.items():
+            for match in pattern.finditer(text):
+                line = first + text.count("\n", 0, match.start())
+                found.append(f"{name}:{line}: '{match[0]}': write {plain}")
+    assert not found, "\n".join(found)
