@@ -490,7 +490,10 @@ PID_FILES: Edits = {
         ),
     ),
     "CHANGELOG.md": (
-        ("- Hosts over SSH", "- Workers that detach themselves are known by their pid files.\n"),
+        (
+            "- Hosts are reached over SSH",
+            "- Workers that detach themselves are known by their pid files.\n",
+        ),
     ),
 }
 
