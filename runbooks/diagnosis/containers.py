@@ -17,7 +17,7 @@ from runbooks.core.model import (
 from runbooks.core.wording import counted, span
 from runbooks.diagnosis.patience import stop_may_take
 from runbooks.diagnosis.services import control
-from runbooks.diagnosis.told import told
+from runbooks.diagnosis.task_lines import task_line
 
 _HEALS = ("SIGTERM", "SIGINT")
 """What a worker ends warmly at. **Source:** celery 5.7.0 `apps/worker.py`: QUIT is a cold shutdown,
@@ -161,7 +161,7 @@ def _ending(
 
 
 def _running(tasks: tuple[RunningTask, ...], now: float) -> Iterator[str]:
-    yield from (f"a stop now: {told(task, now)}" for task in tasks[:3])
+    yield from (f"a stop now: {task_line(task, now)}" for task in tasks[:3])
 
 
 def _loses(

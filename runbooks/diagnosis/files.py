@@ -25,7 +25,7 @@ from runbooks.core.outside import as_lines
 from runbooks.core.redaction import holds_secret, is_secret_name
 from runbooks.core.wording import counted
 from runbooks.diagnosis import kept_units, take_over
-from runbooks.diagnosis.told import told_of
+from runbooks.diagnosis.task_lines import running_on
 from runbooks.diagnosis.wanted_files import (
     MODE,
     Kind,
@@ -586,7 +586,7 @@ def _stale_services(host: FleetHost, state: HostState, snapshot: Snapshot) -> It
                 )
             )
         if service.pid is not None:
-            running = as_lines(told_of(host.nodes_of(name), snapshot, state))
+            running = as_lines(running_on(host.nodes_of(name), snapshot, state))
             stop, start = ControlService(name, "stop"), ControlService(name, "start")
             fix.append(Change(host.name, STALE, f"stop {why}", stop, start, running))
         if path in state.managed:

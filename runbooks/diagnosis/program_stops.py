@@ -7,7 +7,7 @@ from runbooks.core.model import Finding, HostState, ProgramStop, Severity, Snaps
 from runbooks.core.wording import span
 from runbooks.diagnosis.census import table
 from runbooks.diagnosis.patience import stop_may_take
-from runbooks.diagnosis.told import told
+from runbooks.diagnosis.task_lines import task_line
 
 _SHOWN = 3
 
@@ -60,7 +60,7 @@ def _loses(
         f"{service} on {host.name}",
         summary,
         (
-            *(f"a stop now: {told(task, state.clock_at)}" for task in running[:_SHOWN]),
+            *(f"a stop now: {task_line(task, state.clock_at)}" for task in running[:_SHOWN]),
             *_limits(state, stop.wait_s),
             f"write in the program's section: {advice}",
             (

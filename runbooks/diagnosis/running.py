@@ -6,7 +6,7 @@ from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, RunningTask, Snapshot
 from runbooks.core.wording import span
 from runbooks.diagnosis.silence import busy_solo
-from runbooks.diagnosis.told import told
+from runbooks.diagnosis.task_lines import task_line
 
 _SHOWN = 3
 
@@ -30,7 +30,7 @@ def would_kill(
             running = [task for name in names if name in nodes for task in nodes[name].running]
             long = [task for task in running if _is_longer(task, now, host.settings.stop_timeout)]
             if long:
-                shown = "; ".join(told(task, now) for task in long[:_SHOWN]) + "; …" * (
+                shown = "; ".join(task_line(task, now) for task in long[:_SHOWN]) + "; …" * (
                     len(long) > _SHOWN
                 )
                 yield _finding(

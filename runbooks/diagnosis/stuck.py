@@ -19,7 +19,7 @@ from runbooks.core.model import (
     Snapshot,
 )
 from runbooks.core.wording import counted, span
-from runbooks.diagnosis.told import told
+from runbooks.diagnosis.task_lines import task_line
 
 LONG_S = 30.0
 """Tasks that run for less may end at any moment."""
@@ -194,7 +194,7 @@ def _busy(
     if age_s < LONG_S or not depth + reserved:
         return None
     lines = [
-        f"inspect active: {node.name} {told(task, now)}"
+        f"inspect active: {node.name} {task_line(task, now)}"
         for node, now in zip(consumers, nows, strict=True)
         for task in node.running
     ]
@@ -337,7 +337,7 @@ def _hang_by_themselves(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     assert broker is not None
     for name, (host, pids) in _locked(fleet, snapshot).items():
         node, now = broker.nodes[name], snapshot.reachable()[host].clock_at
-        running = [f"inspect active: {told(task, now)}" for task in node.running]
+        running = [f"inspect active: {task_line(task, now)}" for task in node.running]
         waiting = counted(_behind(broker, node), "message waits", "messages wait")
         yield Finding(
             "worker.hangs",

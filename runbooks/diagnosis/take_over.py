@@ -25,7 +25,7 @@ from runbooks.core.redaction import holds_secret, is_secret_name
 from runbooks.core.wording import span
 from runbooks.diagnosis import programs
 from runbooks.diagnosis.census import Row, table
-from runbooks.diagnosis.told import told
+from runbooks.diagnosis.task_lines import task_line
 from runbooks.diagnosis.wanted_files import MODE, Wanted, diff
 from runbooks.hosts.celery_argv import options_of
 from runbooks.hosts.census import is_of, is_service
@@ -475,7 +475,7 @@ def _would_be_killed(host: FleetHost, state: HostState, rows: Iterable[Row]) -> 
         if task.started_at is None or state.clock_at - task.started_at > limit_s:
             return (
                 f"a stop may take {span(limit_s)} (celery_stop_timeout), and a task there has run"
-                f" for longer already: it {told(task, state.clock_at)} (--kill-running stops it"
+                f" for longer already: it {task_line(task, state.clock_at)} (--kill-running stops it"
                 " anyway)"
             )
     return ""
@@ -544,7 +544,7 @@ def _detail(host: FleetHost, state: HostState, runner: Runner) -> Iterator[str]:
                 f" {host.settings.user}"
             )
         for task in row.answer.running if row.answer else ():
-            yield f"{row.node} {told(task, state.clock_at)}"
+            yield f"{row.node} {task_line(task, state.clock_at)}"
     for row in runner.left:
         assert row.process
         yield (

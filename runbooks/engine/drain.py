@@ -14,7 +14,7 @@ from runbooks.core.needs import Needs
 from runbooks.core.nodes import fits
 from runbooks.core.settings import Worker
 from runbooks.core.wording import first_few, span
-from runbooks.diagnosis.told import told
+from runbooks.diagnosis.task_lines import task_line
 from runbooks.effects.dispatch import handler_of
 from runbooks.engine.context import Session
 from runbooks.engine.run import Run
@@ -79,7 +79,7 @@ def _drain(
         return left
     for service, (node, _) in workers:
         if node in busy:
-            tasks = "; ".join(told(task) for task in busy[node])
+            tasks = "; ".join(task_line(task) for task in busy[node])
             left[service] = (
                 f"left alone: after {span(patience_s)} it still {tasks} (--kill-running stops it"
                 " anyway)"

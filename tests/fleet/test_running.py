@@ -248,8 +248,8 @@ def test_long_tasks_are_killed_only_where_that_is_asked_for(two: FleetWorld, ver
         assert left.code == 2, left.out + left.err
         assert starts(two) == before
         for told in (
-            "runs inventory.tasks.early (", "acknowledged early: killed, it is lost",
-            "runs inventory.tasks.late (", "acknowledged late: killed, it runs again", "--kill-running",
+            "runs inventory.tasks.early (", "acknowledged early: if killed, it is lost",
+            "runs inventory.tasks.late (", "acknowledged late: if killed, it runs again", "--kill-running",
         ):  # fmt: skip
             assert told in left.out + left.err
         killed = inv(two, verb, "--kill-running", change=change)

@@ -92,7 +92,7 @@ def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_taken_back
     env_file, codes = world.env_file.read_bytes(), faults(world)
     assert {"task.import_fails", "worker.not_running", "task.not_registered"} <= codes
     planned = world.inv("remediate", "--dry-run").out
-    assert "recreate worker_high: it runs since before" in planned
+    assert "recreate worker_high: has been running since before" in planned
     assert "start worker_low: it is not running" in planned
     require_shown("docker.md", "sudo ./inv remediate --dry-run", planned)
     before = {name: containers(world, name) for name in ("worker_high", "worker_low")}

@@ -132,7 +132,7 @@ def test_it_is_offered_with_file_line_and_diff_made_proved_and_taken_back(place:
     assert "is a git checkout, and the next deployment overwrites it" in dry.out
     assert path.read_bytes() == before
 
-    assert "restart worker_high: a restart was asked for" in dry.out
+    assert "restart worker_high: a restart was requested" in dry.out
     assert "beat" not in dry.out
 
     written = place.inv("fix-imports", "--yes", "--no-restart")

@@ -211,7 +211,7 @@ def test_an_answer_of_another_process_proves_nothing_of_the_service(
         before = place.pid("manage")
         done = place.inv("restart-workers", "--yes")
         assert done.code == 2, done.out + done.err
-        told = f"manage runs, but pid {pid} answers in its name, which is none of its processes"
+        told = f"manage runs, but pid {pid} answers in its name, and is not one of its processes"
         assert f"manage on {HOST} is left as it is: {told}" in done.out + done.err
         assert place.pid("manage") == before
     place.ctl("stop", "manage")

@@ -253,5 +253,5 @@ def test_a_container_of_several_whose_node_is_silent_is_told() -> None:
     (silent,) = (
         finding for finding in judged(look(HIGH, other)) if finding.code == "worker.not_answering"
     )
-    assert silent.summary == "high runs in 2 containers, and only high@web1 answers ping"
+    assert silent.summary == "high runs in 2 containers, but only high@web1 answers ping"
     assert [change.summary for change in silent.fix] == ["restart high"]

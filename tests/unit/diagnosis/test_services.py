@@ -192,7 +192,7 @@ def test_a_file_that_was_written_after_the_start_is_a_reason_only_where_it_is_kn
 def test_a_service_older_than_its_environment_file_is_restarted_beat_too() -> None:
     old = {name: replace(RUNNING, started_with=ON_ANOTHER) for name in ("high", "beat")}
     young = {"low": replace(RUNNING, started_at=NOW - 5)}
-    why = f"it runs since before {ENV_FILE} changed"
+    why = f"has been running since before {ENV_FILE} changed"
     assert plan(old | young, env_changed_at=NOW - 10) == [
         f"restart high: {why}",
         f"restart beat: {why}",
@@ -219,9 +219,9 @@ def test_what_is_not_running_is_started_and_not_restarted_even_after_a_change() 
 
 def test_a_restart_that_was_asked_for_is_done_once() -> None:
     assert plan(since={"web1": NOW - 400}) == [
-        "restart high: a restart was asked for",
-        "restart low: a restart was asked for",
-        "restart beat: a restart was asked for",
+        "restart high: a restart was requested",
+        "restart low: a restart was requested",
+        "restart beat: a restart was requested",
     ]
     assert plan(since={"web1": NOW - 500}) == []
     assert plan(since={"web2": NOW}) == []
@@ -232,7 +232,7 @@ def test_all_reasons_are_told_together() -> None:
     (line, *_) = plan(high, {"high@web1": None}, since={"web1": NOW}, env_changed_at=NOW)
     assert (
         line
-        == f"restart high: it runs since before {ENV_FILE} changed; a restart was asked for; does"
+        == f"restart high: has been running since before {ENV_FILE} changed; a restart was requested; does"
         " not answer ping"
     )
 
@@ -330,7 +330,7 @@ def test_where_one_of_several_is_deaf_and_nobody_knows_which_all_are_left_to_run
 
 
 def test_a_worker_older_than_no_connection_that_takes_messages_has_none() -> None:
-    why = "restart high: the broker sees no connection of it that takes messages"
+    why = "restart high: the broker sees no connection from it that takes messages"
     assert deaf({"web1": 5.0, "web2": 500.0}, (499,)) == [f"web1: {why}"]
     assert deaf({"web1": 5.0, "web2": 500.0}, ()) == [f"web1: {why}", f"web2: {why}"]
 
@@ -683,7 +683,7 @@ def test_only_an_answer_of_the_services_own_process_proves_a_restart(
     assert lacking == (
         []
         if proves
-        else ["restart high: pid 99 answers in its name, which is none of its processes"]
+        else ["restart high: pid 99 answers in its name, and is not one of its processes"]
     )
     blocks = [(one.code, one.blocks) for one in faults_of(fleet, snapshot)]
     assert blocks == ([] if proves else [("worker.answered_by_another", (Block("web1", "high"),))])

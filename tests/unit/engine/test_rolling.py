@@ -113,7 +113,9 @@ def test_a_worker_whose_tasks_do_not_end_in_time_goes_on_and_its_neighbour_is_re
     for name in ("web1", "web3", "web4"):
         assert fleet.log(name) == ["stop high", "start high", "stop beat", "start beat"]
     assert fleet.reporter.outcomes("web2")["restart high"] is Outcome.SKIPPED
-    fate = "shop.tasks.bill (1f) since 2025-06-15T15:06:40Z, acknowledged early: killed, it is lost"
+    fate = (
+        "shop.tasks.bill (1f) since 2025-06-15T15:06:40Z, acknowledged early: if killed, it is lost"
+    )
     assert any(fate in detail for name, _, _, detail in fleet.reporter.changes if name == "web2")
 
 
