@@ -32,10 +32,9 @@ def page() -> str:
 def _section(one: Explanation) -> Iterator[str]:
     yield f"### {one.code}\n"
     yield f"**{one.title}** {one.meaning}\n"
-    yield (
-        f"- *How it is known:* {one.known_by}\n- *What to do:* {one.to_do}\n- *What it is not:*"
-        f" {one.not_meant}\n"
-    )
+    yield f"- *How it is detected:* {one.known_by}"
+    yield f"- *What to do:* {one.to_do}"
+    yield f"- *Keep in mind:* {one.not_meant}\n"
 
 
 def _tried(rows: Sequence[Row]) -> Iterator[str]:

@@ -426,19 +426,19 @@ class ScheduleView(Struct, frozen=True):
 
 
 class Explanation(Struct, frozen=True, forbid_unknown_fields=True):
-    """What an operator should know about the code of a finding.
-
-    `not_meant` says what the finding does not say. `next_step` is "" where there is none; `no_step`
-    says why then.
-    """
+    """What an operator should know about the code of a finding."""
 
     code: str
     title: str
     meaning: str
     known_by: str
+    """How the finding is detected."""
     not_meant: str
+    """What the finding does not say, and what it is easily confused with."""
     next_step: str = ""
+    """What to do; "" if there is nothing to do."""
     no_step: str = ""
+    """Why there is nothing to do."""
 
     @property
     def to_do(self) -> str:

@@ -301,9 +301,9 @@ def explanation_lines(one: Explanation) -> Iterator[tuple[str, str]]:
     yield f"{one.code}  {one.title}", "bold"
     parts = {
         "What it means": one.meaning,
-        "How it is known": one.known_by,
+        "How it is detected": one.known_by,
         "What to do": one.to_do,
-        "What it is not": one.not_meant,
+        "Keep in mind": one.not_meant,
     }
     for heading, text in parts.items():
         yield "", ""

@@ -282,10 +282,10 @@ def test_a_finding_is_explained_without_an_inventory(tmp_path: Path) -> None:
     one = explain("queue.selected")
     assert (one.returncode, one.stderr) == (0, "")
     assert [line for line in one.stdout.splitlines() if line and not line.startswith(" ")] == [
-        "queue.selected  A rule of the inventory means messages of the queue.",
-        *("What it means", "How it is known", "What to do", "What it is not"),
+        "queue.selected  A rule of the inventory selects messages of the queue.",
+        *("What it means", "How it is detected", "What to do", "Keep in mind"),
     ]
-    assert "`inv clean-queues --dry-run` shows each" in one.stdout
+    assert "`inv clean-queues --dry-run`" in one.stdout
     assert json.loads(explain("queue.selected", "--json").stdout)["code"] == "queue.selected"
     assert "\nworker.stopped " in explain().stdout
     wrong = explain("worker.stoped")
