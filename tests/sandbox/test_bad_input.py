@@ -335,7 +335,7 @@ def test_a_replica_is_refused_and_its_master_named(
     told = (
         follows,
         f"check who runs 127.0.0.1:{master.port} and since when",
-        "meant to write there",
+        "if your workers should write there",
     )
     refused(healthy.inv("remediate", "--yes", "--inventory", name), 5, *told)
     found = healthy.inv("diagnose", "--inventory", name)

@@ -204,7 +204,7 @@ STATES = [
     State(full, "broker.full", 1, 5, "raise it for now with CONFIG SET maxmemory", seen=True),
     State(cannot_save, "broker.cannot_save", 1, 5, "see its log, free the disk", seen=True),
     State(few_replicas, "broker.few_replicas", 1, 5, "see min-replicas-to-write", seen=True),
-    State(replica, "broker.replica", 1, 5, "somebody may have made it follow a server of theirs"),
+    State(replica, "broker.replica", 1, 5, "someone may have redirected it"),
     State(missing_right, "broker.missing_right", 1, 5, "ACL SETUSER"),
     State(missing_right_to_ask, "broker.missing_right", 1, 5, "ACL SETUSER", seen=True),
     State(

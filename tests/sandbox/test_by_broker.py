@@ -205,7 +205,7 @@ def test_queues_under_a_key_prefix_are_found_and_others_named(url: str, tmp_path
     ("given", "told"),
     [
         ("redis://127.0.0.1:1/0", "the broker at 127.0.0.1:1 does not answer"),
-        (f"amqp://shop:{PASSWORD}@127.0.0.1/0", "is no Redis URL"),
+        (f"amqp://shop:{PASSWORD}@127.0.0.1/0", "is not a Redis URL"),
         (f"sentinel://:{PASSWORD}@127.0.0.1:1/0", "the master's name is needed"),
         ("", "is no URL"),
     ],

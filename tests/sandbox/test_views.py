@@ -80,7 +80,7 @@ def test_the_server_is_shown_with_what_it_means(broken: World) -> None:
     with broken.broker() as client:
         version = client.info("server")["redis_version"]
     assert f"Redis {version}" in shown.out
-    assert "→ when Redis ends, every queue goes back to how it was" in shown.out
+    assert "→ when Redis ends, every queue returns to its state of " in shown.out
     assert broken.inv("broker", "--json").json["broker"]["role"]["value"] == {
         "role": "master",
         "replicas": [],

@@ -1,5 +1,5 @@
-"""The Redis server: connecting, the names of all keys, the store that holds both, sending ahead,
-the lock, and what is refused beforehand.
+"""The Redis server: the connection, all key names, the store with both, pipelining, the lock, and
+the checks before a run.
 
-It knows no message. It may import `core` alone.
+It knows nothing of messages. It may import `core` alone.
 """

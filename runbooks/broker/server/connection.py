@@ -1,4 +1,4 @@
-"""Connects to the broker from Celery's own URL, and says in an operator's words why it cannot."""
+"""Connects to the broker by Celery's own URL, and explains in plain words why it cannot."""
 
 import re
 import shlex
@@ -26,17 +26,17 @@ from runbooks.core.errors import (
 )
 
 Tunnel = Callable[[str, int], int]
-"""A host and port that only another machine can reach → a port of this machine that leads there."""
+"""A host and port that only another machine can reach → the local port that leads there."""
 
 _READ_BYTES = 256 * 1024
-"""Queues are read whole."""
+"""Large, because whole queues are read."""
 _SCHEMES = ("redis", "rediss", "redis+socket", "socket")
 _SENTINEL = "sentinel://"
 _SENTINEL_PORT = 26379
 _NO_TOUCH_SINCE = (7, 2)
 _SCRIPT_RIGHTS = "give this Redis user the rights that docs/queues.md lists (ACL SETUSER)"
 _CLUSTER = (
-    "a Redis Cluster has no transport in Celery: name the standalone server that the workers use"
+    "Celery has no transport for Redis Cluster: name the standalone server that the workers use"
 )
 
 _REFUSALS = {
@@ -48,7 +48,7 @@ _REFUSALS = {
     "NOPERM": (
         Trouble.MISSING_RIGHT,
         (
-            "give this Redis user the right (ACL SETUSER); docs/queues.md has the list of all that"
+            "give this Redis user the right (ACL SETUSER); docs/queues.md lists all rights that"
             " are needed"
         ),
     ),
@@ -57,18 +57,18 @@ _REFUSALS = {
     "unknown command": (
         Trouble.MISSING_RIGHT,
         (
-            "`rename-command` in the server's configuration took it away; docs/queues.md lists all"
-            " it needs"
+            "`rename-command` in the server's configuration disables it; docs/queues.md lists the"
+            " commands that are needed"
         ),
     ),
     "READONLY": (
         Trouble.REPLICA,
-        "it became a replica meanwhile: redis-cli INFO replication says of whom; is that intended?",
+        "it has become a replica: redis-cli INFO replication names its master; is that intended?",
     ),
     "WRONGTYPE": (
         Trouble.UNUSABLE,
         (
-            "a key of a queue is no list: something else uses that name; look at it with redis-cli"
+            "a queue's key is not a list: something else uses that name; check it with redis-cli"
             " TYPE"
         ),
     ),
@@ -86,19 +86,19 @@ _REFUSALS = {
         "Redis refuses writes because too few replicas answer: see min-replicas-to-write",
     ),
 }
-"""What a server's error reply begins with → what it means, and what to do about it."""
+"""Start of a server's error reply → what it means, and what to do about it."""
 _TAKEN_AWAY = {
     "NOPERM": redis.exceptions.NoPermissionError,
     "READONLY": redis.exceptions.ReadOnlyError,
     "OOM": redis.exceptions.OutOfMemoryError,
 }
-"""The words that redis-py takes away from an error reply, and the exception it raises instead."""
+"""The words that redis-py removes from an error reply, and the exception it raises instead."""
 _IN_PIPELINE = " of pipeline caused error: "
 _NO_WRITES = (Trouble.FULL, Trouble.CANNOT_SAVE, Trouble.FEW_REPLICAS)
 
 
 def address(client: "redis.Redis") -> str:
-    """Where a client connects to, as `host:port` or a socket's path, never with a password."""
+    """Return the address of a client's server: `host:port` or a socket's path, no password."""
     options = client.connection_pool.connection_kwargs
     if "path" in options:
         return str(options["path"])
@@ -106,13 +106,13 @@ def address(client: "redis.Redis") -> str:
 
 
 def db_of(client: "redis.Redis") -> int:
-    """The number of the db that a client uses."""
+    """Return the number of the db that a client uses."""
     return int(client.connection_pool.connection_kwargs.get("db") or 0)
 
 
 @contextmanager
 def in_db(client: "redis.Redis", db: int) -> Iterator["redis.Redis"]:
-    """A client of another db of the same server, for as long as the block lasts."""
+    """Provide a client of another db of the same server, for the length of the block."""
     pool = client.connection_pool
     options = {**pool.connection_kwargs, "db": db}
     others = redis.ConnectionPool(connection_class=pool.connection_class, **options)
@@ -124,15 +124,13 @@ def in_db(client: "redis.Redis", db: int) -> Iterator["redis.Redis"]:
 
 
 class _Parser(DefaultParser):  # type: ignore[valid-type, misc]  # one of two classes, by what is installed
-    """Takes a command that the server does not know, as after rename-command, for one that its user
-    may not run.
-    """
+    """Treats a command that the server does not know (rename-command) as a missing right."""
 
     @classmethod
     def parse_error(cls, response: str) -> Exception:
         if response.startswith("ERR unknown command"):
             name = re.split("['`]", response)[1]
-            problem = f"unknown command '{name}', so nobody is allowed to run it"
+            problem = f"unknown command '{name}', so no user has the right to run it"
             return redis.exceptions.NoPermissionError(problem)
         error: Exception = super().parse_error(response)
         return error
@@ -144,15 +142,14 @@ def connect(
     *,
     timeout_s: float = 5.0,
 ) -> "redis.Redis":
-    """Connect and make sure at once that this is a broker that workers can use.
+    """Connect, and check at once that workers can use this broker.
 
-    `options` are Celery's `broker_transport_options`: behind a sentinel:// URL, `master_name` and
-    `sentinel_kwargs`. Nothing is ever sent twice: redis-py's retries are off; and nobody is taken
-    to another master unasked: after a failover the connection is lost, and the next finds the new
-    one. What is only read stays as idle as it was (`OBJECT IDLETIME`, eviction) from Redis 7.2 on,
-    where the user may say CLIENT NO-TOUCH.
+    `options` are Celery's `broker_transport_options`: for a sentinel:// URL, `master_name` and
+    `sentinel_kwargs`. redis-py's retries are off, so no command is sent twice. A failover ends the
+    connection; the next `connect` finds the new master. From Redis 7.2 on, reads do not change a
+    key's idle time (`OBJECT IDLETIME`, eviction), if the user may run CLIENT NO-TOUCH.
 
-    Raises UsageError for what is not a broker URL, BrokerUnreachable where nothing answers, and
+    Raises UsageError for a URL that is not a broker's, BrokerUnreachable if nothing answers, and
     BrokerRefused for a wrong password, a missing db, a Cluster or a replica.
 
     **Source:** kombu 5.7.0 `transport/redis.py: Channel._connparams, SentinelChannel` (URL forms);
@@ -164,8 +161,7 @@ def connect(
         redis_py_url = _redis_py_url(url)
         client = _client(redis_py_url, timeout_s, "celery-runbooks")
         where = address(client)
-        # One that takes no writes, for want of a disk, refuses PING, too, and can be looked at all
-        # the same.
+        # A server that cannot save to its disk refuses PING too, but can still be read.
         with suppress(BrokerReadOnly), broker_errors(where):
             try:
                 client.ping()
@@ -189,10 +185,9 @@ def connect(
 
 
 def place(url: str, options: Mapping[str, Any]) -> str:
-    """What stays the same of a broker for as long as it holds the same messages: a failover does
-    not change it.
+    """Return the name of a broker, which a failover does not change; nothing is sent to it.
 
-    The broker is not asked. Raises UsageError for what is not a broker URL.
+    Raises UsageError for a URL that is not a broker's.
     """
     if not url.startswith(_SENTINEL):
         try:
@@ -208,28 +203,26 @@ def place(url: str, options: Mapping[str, Any]) -> str:
 
 def _unusable(url: str) -> UsageError:
     return UsageError(
-        f"{safe_url(url)} is no broker URL this tool can use", "see broker_url in Celery's settings"
+        f"{safe_url(url)} is not a broker URL that this tool can use",
+        "see broker_url in Celery's settings",
     )
 
 
 def through(url: str, tunnel: Tunnel) -> str:
-    """The URL of the tunnel's end on this machine.
+    """Return the URL of the tunnel's local end.
 
-    Raises UsageError for what cannot go through one, BrokerUnreachable where the tunnel does not
-    lead there.
+    Raises UsageError for a URL that no tunnel can serve, BrokerUnreachable if the tunnel fails.
     """
     parts = urlsplit(url)
     if parts.scheme != "redis" or not parts.hostname:
         problem = f"{safe_url(url)} cannot be reached through a tunnel"
-        raise UsageError(
-            problem, "only redis:// URLs can: with TLS the certificate would be another host's"
-        )
+        advice = "only redis:// URLs can: with TLS, the certificate would be for another host"
+        raise UsageError(problem, advice)
     try:
         port = tunnel(parts.hostname, parts.port or 6379)
     except HostUnreachable as error:
-        raise BrokerUnreachable(
-            f"there is no tunnel to the broker: {error.problem}", error.advice
-        ) from None
+        problem = f"the tunnel to the broker failed: {error.problem}"
+        raise BrokerUnreachable(problem, error.advice) from None
     login, at, _ = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{port}"))
 
@@ -239,27 +232,25 @@ def _masters_url(
     options: Mapping[str, Any],
     timeout_s: float,
 ) -> str:
-    """The URL of the present master, which the Sentinels name; user, password, db and TLS are the
-    first part's.
-    """
+    """The URL of the master that the Sentinels name; login, db and TLS come from the first part."""
     parts = [urlsplit(part) for part in url.split(";")]
     first = parts[0]
     name = options.get("master_name")
     if not name:
         advice = "set it as in Celery's broker_transport_options:"
         advice += " celery_broker_options: {master_name: NAME}"
-        raise UsageError(f"{safe_url(url)} lacks the name of its master", advice)
+        raise UsageError(f"{safe_url(url)} does not name its master", advice)
     usual = first.path.strip("/") or "0"
     if len({part.path.strip("/") or usual for part in parts}) > 1:
-        advice = "workers use the first's, and after a failure another's: end each with the same db"
+        advice = "workers use the first db, and another after a failure: end each with the same db"
         raise UsageError(f"{safe_url(url)} names several dbs", advice)
     sentinels = _sentinels(parts, options, timeout_s)
     try:
         host, port = sentinels.discover_master(name)  # type: ignore[no-untyped-call]
     except MasterNotFoundError as error:
         problem = f"no Sentinel of {safe_url(url)} names a master {name}: {error}"
-        advice = "ask one: redis-cli -p 26379 SENTINEL MASTERS;"
-        advice += " are the names and the Sentinels' password right?"
+        advice = "run redis-cli -p 26379 SENTINEL MASTERS;"
+        advice += " check the master's name and the Sentinels' password"
         raise BrokerUnreachable(problem, advice) from error
     finally:
         for sentinel in sentinels.sentinels:
@@ -307,13 +298,11 @@ def _client(
 
 
 def _redis_py_url(url: str) -> str:
-    """Celery's form of the URL in redis-py's: the socket's path, the db, and the names of
-    certificate checks differ.
-    """
+    """The URL in redis-py's form: socket path, db and names of certificate checks differ."""
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
-        problem = f"{safe_url(url)} is no Redis URL"
-        raise UsageError(problem, "this tool repairs Celery on Redis: redis://host:port/db")
+        problem = f"{safe_url(url)} is not a Redis URL"
+        raise UsageError(problem, "this tool supports Celery on Redis: redis://host:port/db")
     query = dict(parse_qsl(parts.query))
     if is_unchecked(url):
         query["ssl_cert_reqs"] = "none"
@@ -325,7 +314,7 @@ def _redis_py_url(url: str) -> str:
     db = parts.path.strip("/") or "0"
     if not db.isdigit():
         raise UsageError(
-            f"{safe_url(url)} names no db number",
+            f"{safe_url(url)} does not end with a db number",
             "end the broker URL with the db: redis://host:port/0",
         )
     found = f"{parts.scheme}://{parts.netloc}/{db}"
@@ -335,7 +324,7 @@ def _redis_py_url(url: str) -> str:
 
 
 def _info(client: "redis.Redis", where: str) -> dict[str, Any]:
-    """What the server says of itself; nothing where it refuses to."""
+    """The server's INFO; empty if this user may not read it."""
     try:
         with broker_errors(where):
             info: dict[str, Any] = client.info()
@@ -350,7 +339,7 @@ def _version(info: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _touch_nothing(client: "redis.Redis") -> None:
-    """Reads of this client leave no trace on a key's idle time, where its user may ask for that."""
+    """Keep this client's reads from changing a key's idle time, if its user may do that."""
 
     def ask(connection: Any) -> None:
         connection.send_command("CLIENT", "NO-TOUCH", "ON")
@@ -368,23 +357,20 @@ def _touch_nothing(client: "redis.Redis") -> None:
         return
     finally:
         pool.release(connection)
-    # For when this one connects again, and for those to come.
+    # For reconnects of this connection, and for new ones.
     connection.redis_connect_func = on_connect
     pool.connection_kwargs["redis_connect_func"] = on_connect
 
 
 def _require_standalone_master(info: Mapping[str, Any], where: str) -> None:
-    """Refuse a Cluster and a replica; where INFO itself is not allowed, trust the URL."""
+    """Refuse a Cluster and a replica; if INFO is not allowed, trust the URL."""
     if info.get("cluster_enabled"):
-        raise BrokerRefused(
-            f"{where} is a Redis Cluster, which Celery has no transport for", _CLUSTER
-        )
+        raise BrokerRefused(f"{where} is a Redis Cluster", _CLUSTER)
     if info.get("role") == "slave":
         master = f"{info.get('master_host')}:{info.get('master_port')}"
-        advice = "somebody may have made it follow a server of theirs:"
-        advice += f" check who runs {master} and since when this is so"
-        advice += " (redis-cli INFO replication, and the server's log);"
-        advice += " name it in the broker URL only where your workers are meant to write there"
+        advice = f"check who runs {master} and since when this server follows it"
+        advice += " (redis-cli INFO replication, and the server's log): someone may have redirected"
+        advice += " it; name the master in the broker URL only if your workers should write there"
         raise BrokerRefused(
             f"{where} is a replica: it follows {master}, {_link(info)}",
             advice,
@@ -393,13 +379,13 @@ def _require_standalone_master(info: Mapping[str, Any], where: str) -> None:
 
 
 def _link(info: Mapping[str, Any]) -> str:
-    """Since when a replica's link is as it is. **Source:** Redis `INFO replication`."""
+    """How long a replica's link has been up or down. **Source:** Redis `INFO replication`."""
     if info.get("master_link_status") == "up":
         if "master_link_up_since_seconds" in info:  # Redis 8.4 and newer
             return f"the link has been up for {info['master_link_up_since_seconds']} s"
         quiet_s = info.get("master_last_io_seconds_ago")
-        link = f"the link is up, last heard of {quiet_s} s ago"
-        return f"{link}; since when, this server does not say"
+        link = f"the link is up, with last traffic {quiet_s} s ago"
+        return f"{link}; this server does not report since when"
     down_s = info.get("master_link_down_since_seconds", -1)
     if int(down_s) < 0:
         return "the link has never been up"
@@ -416,8 +402,9 @@ def broker_errors(where: str) -> Iterator[None]:
 
 
 def _ping(where: str) -> str:
-    """The command that shows whether a server answers; without its password, which would show in
-    the process list.
+    """The command that shows whether a server answers.
+
+    It has no password, because the process list would show it.
     """
     host, _, port = where.rpartition(":")
     if where.startswith("/"):
@@ -435,7 +422,7 @@ def _translated(error: redis.RedisError, where: str) -> RunbookError:
         )
     if "max number of clients" in text:
         return BrokerUnreachable(
-            f"{where} lets no more clients in: {text}",
+            f"{where} accepts no more clients: {text}",
             _more_clients(where),
             Trouble.MAX_CLIENTS,
         )
@@ -447,22 +434,21 @@ def _translated(error: redis.RedisError, where: str) -> RunbookError:
             return BrokerReadOnly(f"{where} refuses: {why}", advice, trouble)
         return BrokerRefused(f"{where} refuses: {text}", advice, trouble)
     if "not allowed in cluster mode" in text:
-        return BrokerRefused(
-            f"{where} is a Redis Cluster, which Celery has no transport for", _CLUSTER
-        )
+        return BrokerRefused(f"{where} is a Redis Cluster", _CLUSTER)
     if "DB index is out of range" in text or "Invalid Database" in text:
         return BrokerRefused(
-            f"{where} has no such db: {text}", "see the number at the end of the broker URL"
+            f"{where} has no such db: {text}", "check the number at the end of the broker URL"
         )
     if "CERTIFICATE_VERIFY_FAILED" in text:
         advice = (
             "name its CA in the broker URL:"
             " rediss://host:port/db?ssl_cert_reqs=required&ssl_ca_certs=/path/ca.pem"
         )
-        return BrokerRefused(f"{where} shows a certificate that cannot be trusted: {text}", advice)
+        problem = f"the certificate of {where} cannot be trusted: {text}"
+        return BrokerRefused(problem, advice)
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         advice = (
-            f"is it up? then `{_ping(where)}` answers PONG, or NOAUTH (redis-cli wants --tls for"
+            f"is it up? then `{_ping(where)}` answers PONG, or NOAUTH (redis-cli needs --tls for"
             " rediss://)"
         )
         return BrokerUnreachable(f"the broker at {where} does not answer: {text}", advice)
@@ -470,7 +456,7 @@ def _translated(error: redis.RedisError, where: str) -> RunbookError:
 
 
 def _word_for(error: redis.RedisError, text: str) -> str:
-    """The word of a refusal, also where redis-py has taken it away; "" for any other error."""
+    """The word of a refusal, also if redis-py has removed it; "" for any other error."""
     for word in _REFUSALS:
         if word in text:
             return word
@@ -483,10 +469,10 @@ def _word_for(error: redis.RedisError, text: str) -> str:
 
 
 def _more_clients(where: str) -> str:
-    """What helps where not even redis-cli gets in."""
+    """What helps if not even redis-cli can connect."""
     whose = ""
     if not where.startswith("/"):
         port = where.rpartition(":")[2]
         whose = f" (`ss -tn sport = :{port}` on its host shows whose they are)"
-    advice = f"end clients that are not needed{whose}, then raise maxclients:"
-    return f"{advice} CONFIG SET, and in its configuration"
+    advice = f"end clients that are not needed{whose}, then raise maxclients"
+    return f"{advice} with CONFIG SET and in the server's configuration"

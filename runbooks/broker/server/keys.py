@@ -1,6 +1,6 @@
-"""Names every Redis key that this tool reads or writes: the one catalogue.
+"""Names every Redis key that this tool reads or writes.
 
-Celery's own, each with the transport option `global_keyprefix` in front:
+Celery's keys, each prefixed with the transport option `global_keyprefix`:
 
     <queue>                        list    messages of priority step 0; left is newest, right runs
                                            next
@@ -16,16 +16,17 @@ Celery's own, each with the transport option `global_keyprefix` in front:
     _kombu.binding_deadlines       zset    exchange → epoch milliseconds of its sweep (kombu >= 5.7)
     <oid>.reply.celery.pidbox      list    replies to one caller of remote control
 
-This tool's own, each with `celery-runbooks:` in front:
+This tool's keys, each prefixed with `celery-runbooks:`:
 
-    lock                  string  JSON naming who is changing this fleet; 60 s, renewed
+    lock                  string  JSON that names who is changing this fleet; 60 s, renewed
     batches:<run id>      hash    batch number → ordinals of the messages it moved, until the
                                   archive has them; `through` → the last of these, for 30 days
     detached              set     queue keys that a run works on, or did when it was killed
-    work:<queue key>      list    what such a run has not dealt with yet; deleted when it is empty
-    late:<queue key>      list    what arrived long after such a run was killed; then deleted
+    work:<queue key>      list    messages that such a run has not processed yet; deleted when empty
+    late:<queue key>      list    messages that arrived long after such a run was killed; then
+                                  deleted
     held:<queue key>      list    the work list within a transaction; never seen outside of one
-    inserts:<queue key>   list    what a transaction puts in; never seen outside of it
+    inserts:<queue key>   list    messages that a transaction adds; never seen outside of it
     journal:<queue key>   hash    how far such a run is: see `list_pass.py`; then deleted
 
 **Source:** kombu 5.7.0 `transport/redis.py`: `Channel._q_for_pri`, `keyprefix_*`, `unacked_*`;
@@ -41,7 +42,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 Key = str | bytes
-"""A key as this tool names it, or as Redis does: a name from outside need not be UTF-8."""
+"""A key as this tool names it (str), or as Redis does (bytes, perhaps not UTF-8)."""
 
 PIDBOX = "celery.pidbox"
 REPLY_SUFFIX = ".reply.celery.pidbox"
@@ -49,7 +50,7 @@ REPLY_EXCHANGE = "reply.celery.pidbox"
 
 
 class KeySpace(Struct, frozen=True):
-    """The key names of one app's messages in one db."""
+    """Names the keys of one app's messages in one db."""
 
     prefix: str = ""
     sep: str = "\x06\x16"
@@ -57,17 +58,17 @@ class KeySpace(Struct, frozen=True):
     steps: tuple[int, ...] = (0, 3, 6, 9)
     """The app's option `priority_steps`."""
     holder: str = ""
-    """What the fleet's lock holds while it is ours: every script that writes compares it. ""
-    where no lock is held, and none is looked at.
+    """The fleet lock's value while it is ours: every script that writes compares it. "" if no lock
+    is held; then none is compared.
     """
     unpolled: tuple[int, ...] = ()
-    """More priorities whose lists are read, though no worker polls them and no message is published
-    to them.
+    """Further priorities whose lists are read, although no worker polls them and no message is
+    published to them.
     """
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "KeySpace":
-        """The key names that an app with these `broker_transport_options` uses."""
+        """Return the key names of an app with these `broker_transport_options`."""
         usual = cls()
         return cls(
             prefix=options.get("global_keyprefix", usual.prefix),
@@ -76,14 +77,12 @@ class KeySpace(Struct, frozen=True):
         )
 
     def reading(self, priorities: Iterable[int]) -> "KeySpace":
-        """The same names, with the lists of these priorities among those of each queue."""
+        """Return the same names, with the lists of these priorities added to each queue."""
         unpolled = set(priorities).difference(self.steps)
         return replace(self, unpolled=tuple(sorted(unpolled)))
 
     def lists(self, queue: str) -> dict[str, int]:
-        """The list keys of a queue with their priorities, as workers ask for them, then those that
-        are `unpolled`.
-        """
+        """Return a queue's list keys with their priorities: in polling order, then `unpolled`."""
         first = f"{self.prefix}{queue}"
         lists: dict[str, int] = {}
         for step in (*self.steps, *self.unpolled):
@@ -94,34 +93,30 @@ class KeySpace(Struct, frozen=True):
         return lists
 
     def queue(self, name: str) -> tuple[str, ...]:
-        """The list keys of a queue, one per priority step, in the order in which workers ask for
-        them.
-        """
+        """Return the list keys of a queue, one per priority step, in the workers' polling order."""
         return tuple(self.lists(name))
 
     def list_of(self, queue: str, priority: int) -> str:
-        """The list key that a message of this priority is published to."""
+        """Return the list key that a message of this priority is published to."""
         return self.queue(queue)[bisect(self.steps, priority) - 1]
 
     @property
     def unacked(self) -> str:
-        """The hash of messages fetched and not yet acknowledged: one per db and prefix, shared by
-        all queues.
-        """
+        """The hash of unacknowledged messages: one per db and prefix, shared by all queues."""
         return f"{self.prefix}unacked"
 
     @property
     def unacked_index(self) -> str:
-        """The sorted set that says when each unacked message was fetched."""
+        """The sorted set with the time at which each unacked message was fetched."""
         return f"{self.prefix}unacked_index"
 
     def binding(self, exchange: str) -> str:
-        """The set of queues that an exchange routes to."""
+        """Return the key of the set of queues that an exchange routes to."""
         return f"{self.prefix}_kombu.binding.{exchange}"
 
     @property
     def binding_deadlines(self) -> str:
-        """The sorted set that says when each expiring binding table may be swept."""
+        """The sorted set with the time at which each expiring binding table may be swept."""
         return f"{self.prefix}_kombu.binding_deadlines"
 
     @property
@@ -130,8 +125,9 @@ class KeySpace(Struct, frozen=True):
         return f"{self.prefix}celery-runbooks:lock"
 
     def batches(self, run_id: str) -> str:
-        """The hash in which each batch of a run records, atomically with its effect, what it
-        moved.
+        """Return the key of the hash in which each batch of a run records what it moved.
+
+        The record is written atomically with the move.
         """
         return f"{self.prefix}celery-runbooks:batches:{run_id}"
 
@@ -141,40 +137,35 @@ class KeySpace(Struct, frozen=True):
         return f"{self.prefix}celery-runbooks:detached"
 
     def work(self, key: str) -> str:
-        """The list to which a queue's list is renamed while it is worked on."""
+        """Return the name that a queue's list has while a run works on it."""
         return f"{self.prefix}celery-runbooks:work:{key}"
 
     def journal(self, key: str) -> str:
-        """The hash that says how far the work on a queue's list is."""
+        """Return the key of the hash with the progress of a run on a queue's list."""
         return f"{self.prefix}celery-runbooks:journal:{key}"
 
     def late(self, key: str) -> str:
-        """The list to which a queue's list is renamed where a killed run is ended and very much has
-        arrived since.
-        """
+        """Return the name that a queue's list gets if very much arrived since a run was killed."""
         return f"{self.prefix}celery-runbooks:late:{key}"
 
     def held(self, key: str) -> str:
-        """The work list's name within the transaction of a step: without it the transaction's moves
-        do nothing.
+        """Return the work list's name within a step's transaction.
+
+        If that list is missing, the moves of the transaction do nothing.
         """
         return f"{self.prefix}celery-runbooks:held:{key}"
 
     def inserts(self, key: str) -> str:
-        """The list from which the transaction of a step puts messages in."""
+        """Return the key of the list with the messages that a step's transaction adds."""
         return f"{self.prefix}celery-runbooks:inserts:{key}"
 
     def aside(self, key: str) -> tuple[str, str]:
-        """The lists in which messages of a queue's list can wait while a run works on it, or since
-        it was killed.
-        """
+        """Return the lists with messages that a run, perhaps a killed one, has set aside."""
         return self.work(key), self.late(key)
 
 
 def readable(key: str | bytes) -> str:
-    """A key as it can be printed: the separator before a priority and all other control characters
-    are escaped.
-    """
+    """Return a key in printable form: control characters, as in `sep`, are escaped."""
     if isinstance(key, bytes):
         key = key.decode(errors="backslashreplace")
     return re.sub(

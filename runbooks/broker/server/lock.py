@@ -1,5 +1,6 @@
-"""Keeps two operators from changing one fleet at once: a lock in the broker that names its holder
-and expires.
+"""Keeps two operators from changing one fleet at once.
+
+The lock is a key in the broker that names its holder and expires.
 """
 
 import json
@@ -26,15 +27,15 @@ TIMEOUT_S = 60.0
 
 
 class Holder(Struct, frozen=True):
-    """Who holds the lock."""
+    """Names who holds the lock."""
 
     user: str
     hostname: str
     pid: int
     process_start: str
-    """With `machine` it distinguishes the process from all others; "" where it is unknown."""
+    """With `machine` it identifies the process; "" if unknown."""
     machine: str
-    """Empty where it is unknown."""
+    """"" if unknown."""
     run_id: str
     verb: str
     since_at: Annotated[float, msgspec.Meta(ge=0, le=1e11)]
@@ -49,7 +50,7 @@ class Holder(Struct, frozen=True):
         verb: str,
         since_at: float,
     ) -> "Holder":
-        """The process `pid` of this machine as a holder."""
+        """Describe the process `pid` of this machine as a holder."""
         return cls(
             user=user,
             hostname=socket.gethostname(),
@@ -62,9 +63,7 @@ class Holder(Struct, frozen=True):
         )
 
     def is_gone(self) -> bool:
-        """True where it ran on this very machine, in this boot and container, and its process has
-        ended.
-        """
+        """Return True if it ran in this boot and container, and its process has ended."""
         if not self.machine or self.machine != _machine():
             return False
         if self.hostname != socket.gethostname() or not self.process_start:
@@ -73,14 +72,13 @@ class Holder(Struct, frozen=True):
 
 
 def _now_s() -> float:
-    """Seconds that also pass while the machine is suspended, where its kernel counts them."""
+    """Seconds that also count while the machine is suspended, if the kernel has that clock."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime(clock)
 
 
 def _machine() -> str:
-    """This boot of this kernel and this pid namespace: pids mean the same only within it. "" where
-    /proc has none.
+    """Name this boot of the kernel and this pid namespace, in which pids are unique; "" if unknown.
 
     **Source:** proc(5): `/proc/sys/kernel/random/boot_id`; namespaces(7): `/proc/self/ns/pid`.
     """
@@ -92,8 +90,7 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str:
-    """Clock ticks after boot at which a process started, "" where there is none; a zombie counts as
-    none.
+    """Clock ticks after boot at which a process started; "" for a zombie or a missing process.
 
     **Source:** proc(5): `/proc/<pid>/stat`, fields 3 (state) and 22 (starttime); field 2 may
     contain spaces and ")".
@@ -132,10 +129,9 @@ class FleetLock:
         )
 
     def acquire(self, now: float) -> None:
-        """Take the lock, at once also from a holder that died here; raises LockHeld naming any
-        other holder.
+        """Take the lock, also from a holder that died on this machine.
 
-        `now` in epoch seconds is for the message alone.
+        Raises LockHeld, which names any other holder. `now` (epoch seconds) is for that message.
         """
         token = self.token
         with broker_errors(self._where):
@@ -143,16 +139,15 @@ class FleetLock:
             if not self._lock.acquire(blocking=False, token=token):
                 self._take_over_or_refuse(now)
                 if not self._lock.acquire(blocking=False, token=token):
-                    problem = "another run took the lock this very moment"
+                    problem = "another run took the lock at this moment"
                     raise LockHeld(problem, "wait for it to end")
         self._thread.start()
 
     def held(self) -> float:
-        """Ask Redis for the lock, and renew it: to be called before each change. Returns for how
-        many s it is ours.
+        """Renew the lock before a change, and return for how many seconds it is ours.
 
-        Raises LockHeld where it is no longer ours. Where Redis does not answer, the time of the
-        last renewal decides.
+        Raises LockHeld if it is no longer ours. If Redis does not answer, the time of the last
+        renewal decides.
         """
         if not self._lost:
             self._renew()
@@ -164,12 +159,12 @@ class FleetLock:
         return left_s
 
     def is_anothers(self) -> bool:
-        """Whether another run holds the lock now."""
+        """Return whether another run holds the lock now."""
         with broker_errors(self._where):
             return self._lock.redis.get(self._lock.name) not in (None, self.token.encode())
 
     def release(self) -> None:
-        """Stop renewing and give the lock back; one that was lost is left to its new holder."""
+        """Stop renewing, and release the lock unless it was lost."""
         self._stopped.set()
         self._thread.join()
         with broker_errors(self._where):
@@ -211,13 +206,13 @@ class FleetLock:
             self._lock.reacquire()
             self._renewed_at = started_at
         except redis.exceptions.LockError:
-            self._lost = "it expired or was deleted, and may be another's"
+            self._lost = "it expired or was deleted, and another run may hold it"
         except redis.RedisError:
-            return  # `held` says when this has lasted too long
+            return  # `held` reports when this has lasted too long
 
 
 def _holder(token: bytes | str) -> Holder | None:
-    """The holder that a lock names, None where another program has taken it."""
+    """The holder that a lock names; None if another program has taken it."""
     try:
         return msgspec.json.decode(token, type=Holder)
     except ValueError:
@@ -225,8 +220,9 @@ def _holder(token: bytes | str) -> Holder | None:
 
 
 def other_run(client: "redis.Redis", key: str) -> OtherRun | None:
-    """Who holds the lock now; None where nobody does, or may be asked for it, or its process died
-    on this machine.
+    """Return who holds the lock now.
+
+    None if it is free, cannot be read, or its holder's process died on this machine.
     """
     with broker_errors(address(client)):
         try:
@@ -246,12 +242,12 @@ def other_run(client: "redis.Redis", key: str) -> OtherRun | None:
 
 def _expiry(left_ms: int) -> str:
     if left_ms < 0:
-        return "it does not expire by itself: find out whose it is before deleting it"
-    return f"wait for it; if that run died, the lock expires in {left_ms / 1000:.0f} s"
+        return "it does not expire by itself: find out who wrote it before you delete it"
+    return f"wait for it to end; if that run died, the lock expires in {left_ms / 1000:.0f} s"
 
 
 def lost(problem: str) -> LockHeld:
-    """The error of a run that finds its lock to be another's, or free."""
+    """Return the error of a run whose lock is free or belongs to another run."""
     return LockHeld(
         f"{problem}; this run changed nothing more",
         f"see what other runs did ({Command('runs')}), then run again",

@@ -1,4 +1,4 @@
-"""Sends commands ahead on one connection and reads their replies later, in the same order."""
+"""Pipelines commands on one connection: sends ahead, and reads the replies later, in order."""
 
 from collections.abc import Iterable
 from types import TracebackType
@@ -8,9 +8,9 @@ import redis
 
 
 class Stream:
-    """One connection of a client's pool, for as long as the block lasts.
+    """Holds one connection of a client's pool for the length of the block.
 
-    Nothing is ever sent twice. A block that ends with replies outstanding closes the connection.
+    No command is sent twice. A block that ends with replies outstanding closes the connection.
     """
 
     def __init__(self, client: "redis.Redis") -> None:
@@ -32,13 +32,12 @@ class Stream:
         self._pool.release(self._connection)
 
     def send(self, *command: Any) -> None:
-        """Send a command; its reply is to be read by `receive`."""
+        """Send a command; read its reply with `receive`."""
         self._outstanding += 1
         self._connection.send_command(*command)
 
     def send_quietly(self, commands: Iterable[bytes]) -> None:
-        """Send packed commands whose replies Redis keeps to itself; one `receive` shows that all
-        were carried out.
+        """Send packed commands without replies; one `receive` shows that all have run.
 
         **Source:** Redis `CLIENT REPLY`: ON is answered, OFF and what follows it is not.
         """
@@ -48,18 +47,16 @@ class Stream:
         self._connection.send_packed_command([b"".join([off, *commands, on])])
 
     def send_packed(self, commands: Iterable[bytes], count: int) -> None:
-        """Send packed commands, `count` of them, each of whose replies is to be read."""
+        """Send `count` packed commands; each has a reply to read."""
         self._outstanding += count
         self._connection.send_packed_command([b"".join(commands)])
 
     def pack(self, *command: Any) -> bytes:
-        """A command as it is sent."""
+        """Return a command's bytes as they are sent."""
         return b"".join(self._connection.pack_command(*command))
 
     def receive(self) -> Any:
-        """The reply to the oldest command whose reply has not been read; raises what Redis answered
-        as an error.
-        """
+        """Read the oldest reply that is outstanding; raises an error reply of Redis."""
         try:
             reply = self._connection.read_response()
         except redis.ResponseError:

@@ -1,9 +1,7 @@
-"""Refuses, before anything is done, what would fail half-way: missing rights, keys of another type,
-too little memory.
+"""Refuses a run that would fail half-way: missing rights, keys of another type, too little memory.
 
-Rights are looked up without any of their own: Redis checks them when a command is queued in a
-transaction, and the transaction is then discarded, so no command runs. Everything that is missing
-is named at once.
+Checking rights needs no further right: Redis checks them when a command is queued in a transaction,
+and the transaction is then dropped, so no command runs. One error names everything that is missing.
 
 **Source:** Redis `server.c: processCommand` (ACL before MULTI's queue); `INFO memory` (maxmemory,
 mem_not_counted_for_evict).
@@ -22,19 +20,19 @@ from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
 
 WORKING_BYTES = 24 * 1024 * 1024
-"""What a walk over a list of any length needs at most: replies under way, one step's script, what
-steps aside.
+"""Memory that a pass over a list of any length needs at most: replies in flight, one script, and
+the messages of one step.
 """
 
 _OVERHEAD = 1.25
-"""A message in a list with its share of the list's nodes, as a part of its bytes."""
+"""Memory of a message in a list, with its share of the list's nodes, as a multiple of its bytes."""
 
 _Command = tuple[Any, ...]
-"""A name, then its key where it has one."""
+"""A name, then its key if it has one."""
 
 
 class Room(Struct, frozen=True):
-    """What Redis has left below its maxmemory; None where it has no limit or may not be asked."""
+    """Memory that Redis has left below its maxmemory; None without a limit or the right to ask."""
 
     left_bytes: int | None
     maxmemory_bytes: int = 0
@@ -60,11 +58,10 @@ def require_able(
     unacked: bool = False,
     restored_bytes: int = 0,
 ) -> None:
-    """Raise BrokerRefused where messages of these list keys cannot be moved by a run: all reasons
-    of a kind at once.
+    """Raise BrokerRefused if a run cannot move messages of these list keys.
 
-    With `unacked` also where those cannot that were fetched. `restored_bytes` are those of messages
-    that come back from an archive.
+    One error names all reasons of a kind. With `unacked`, fetched messages are checked too.
+    `restored_bytes` is the size of the messages that return from an archive.
     """
     with store.errors():
         commands = list(_commands(store.keys, keys, run_id))
@@ -76,14 +73,13 @@ def require_able(
 
 
 def require_writes(store: Store, key: str) -> None:
-    """Raise BrokerRefused where Redis takes no writes just now, for want of memory, disk or
-    replicas; `key` is a set's.
+    """Raise BrokerRefused if Redis takes no writes now: out of memory, disk or replicas.
 
-    The write is queued in a transaction that ends with its connection, so it needs no right to
-    DISCARD. **Source:** Redis `server.c: processCommand`, which looks at all three before it queues
-    a command.
+    `key` is the key of a set. The write is queued in a transaction that ends with its connection,
+    so the right to DISCARD is not needed. **Source:** Redis `server.c: processCommand`, which
+    checks all three before it queues a command.
     """
-    # That it may not be asked in this way says nothing about writes.
+    # A missing right to ask in this way says nothing about writes.
     with (
         store.errors(),
         suppress(redis.exceptions.NoPermissionError),
@@ -96,9 +92,7 @@ def require_writes(store: Store, key: str) -> None:
 
 @contextmanager
 def _dropped(client: "redis.Redis") -> Iterator[Any]:
-    """A connection that is closed in the end: whatever happens, what was queued on it is not
-    executed.
-    """
+    """A connection that is always closed at the end, so commands queued on it never run."""
     pool = client.connection_pool
     connection: Any = pool.get_connection()
     try:
@@ -120,7 +114,7 @@ def _require_types(store: Store, keys: Sequence[str], run_id: str) -> None:
         if found not in ("none", wanted):
             wrong.append(f"{readable(key)} in {store.address} is a {found}, not a {wanted}")
     if wrong:
-        advice = "another application uses that name: look at it with redis-cli TYPE;"
+        advice = "another application uses that name: check it with redis-cli TYPE;"
         raise BrokerRefused("; ".join(wrong), f"{advice} nothing was changed")
 
 
@@ -129,7 +123,7 @@ def _types(
     keys: Sequence[str],
     run_id: str,
 ) -> dict[str, str]:
-    """What each key has to be, where it exists."""
+    """The type that each key must have, if it exists."""
     types: dict[str, str] = {}
     for queue in keys:
         types.update(dict.fromkeys((queue, *keyspace.aside(queue)), "list"))
@@ -161,7 +155,7 @@ def _mib(size_bytes: int) -> str:
 def _require_rights(client: "redis.Redis", commands: Sequence[_Command]) -> None:
     rights: dict[str, None] = {}
     for command, denial in zip(commands, _denials(client, commands), strict=True):
-        if "to run" in denial:
+        if "to run" in denial:  # as Redis and `connection._Parser` say it
             rights[f"+{command[0].lower()}"] = None
         elif denial:
             rights[f"~{readable(command[1])}"] = None
@@ -169,15 +163,13 @@ def _require_rights(client: "redis.Redis", commands: Sequence[_Command]) -> None
         user = client.connection_pool.connection_kwargs.get("username") or "default"
         raise BrokerRefused(
             f"the Redis user {user} of {address(client)} lacks rights: {' '.join(rights)}",
-            f"grant them with ACL SETUSER {user} (keys by a pattern), or take their rename-command"
-            " back; nothing was changed",
+            f"grant them with ACL SETUSER {user} (keys by a pattern), or remove their"
+            " rename-command; nothing was changed",
         )
 
 
 def _denials(client: "redis.Redis", commands: Sequence[_Command]) -> list[str]:
-    """What Redis says against each command's being run by this user, "" where nothing; none of them
-    is run.
-    """
+    """Redis' denial of each command for this user, "" if it is allowed; none of them is run."""
     with _dropped(client) as connection:
         outside = _answers(connection, [("EXEC",), ("MULTI",)])
         lacking: list[str] = []
@@ -187,8 +179,8 @@ def _denials(client: "redis.Redis", commands: Sequence[_Command]) -> list[str]:
         if lacking:
             raise BrokerRefused(
                 f"the Redis user of {address(client)} lacks rights: {' '.join(lacking)}",
-                "grant them with ACL SETUSER: workers need them too, and without them no other is"
-                " found out",
+                "grant them with ACL SETUSER: workers need them too, and without them the other"
+                " rights cannot be checked",
             )
         return _answers(connection, commands)
 
@@ -202,8 +194,8 @@ def _denial(connection: Any) -> str:
     try:
         connection.read_response()
     except redis.ResponseError as error:
-        # Others do not count: EXEC outside of MULTI; a full Redis queues nothing, but looks at the
-        # rights first.
+        # Other errors do not count: EXEC outside of MULTI, and a full Redis, which queues nothing
+        # but checks the rights first.
         if isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in str(error):
             return str(error)
     return ""
@@ -214,9 +206,7 @@ def _commands(
     keys: Sequence[str],
     run_id: str,
 ) -> Iterator[_Command]:
-    """Every command of the lock, of a walk over a list and of settling, with each key that it
-    needs.
-    """
+    """Every command of the lock, of a pass over a list and of its end, with each key."""
     yield from _on(keyspace.lock, "SET x", "GET", "PTTL", "PEXPIRE 1", "DEL")
     yield from (("SCRIPT", "LOAD", ""), ("EVALSHA", "", 0), ("EVAL", "", 0), ("WAIT", 0, 1))
     yield from _on(
@@ -258,7 +248,7 @@ def _commands(
 
 
 def _of_unacked(keyspace: KeySpace) -> Iterator[_Command]:
-    """Those of taking entries out of the unacked hash and of putting them back."""
+    """The commands that take entries out of the unacked hash and put them back."""
     yield from _on(keyspace.unacked, "HGET x", "HSET x x", "HDEL x")
     yield from _on(keyspace.unacked_index, "ZADD 1 x", "ZREM x")
 

@@ -1,6 +1,4 @@
-"""Asks a port that did not answer as Redis what it speaks instead: TLS, Redis without TLS, or
-another protocol.
-"""
+"""Finds out what a port speaks if not the expected protocol: TLS, plain Redis, or another one."""
 
 import socket
 import ssl
@@ -24,8 +22,9 @@ _REDIS_REPLIES = (
 
 
 def other_protocol(client: "redis.Redis") -> BrokerRefused | None:
-    """What is wrong with the URL's scheme or port; None where the port does not show it, and for a
-    socket's path.
+    """Return what is wrong with the URL's scheme or port.
+
+    None if the port does not show it, and for a socket's path.
 
     **Source:** Redis protocol, "Inline commands": `PING` is answered with `+PONG`, or with `-` and
     a reason.
@@ -42,24 +41,24 @@ def other_protocol(client: "redis.Redis") -> BrokerRefused | None:
         if not with_tls:
             return None
         problem = f"{where} speaks Redis without TLS, and the URL asks for TLS"
-        return BrokerRefused(problem, "write redis:// for rediss://")
+        return BrokerRefused(problem, "write redis:// instead of rediss://")
     if not with_tls and _speaks_tls(host, port):
         advice = (
-            "write rediss:// for redis://, with ?ssl_cert_reqs=required&ssl_ca_certs=PATH to check"
-            " its certificate"
+            "write rediss:// instead of redis://, with"
+            " ?ssl_cert_reqs=required&ssl_ca_certs=PATH to check its certificate"
         )
         return BrokerRefused(f"{where} speaks TLS, and the URL does not ask for it", advice)
     if answer and not _is_tls_record(answer):
         said = answer.decode(errors="replace").split("\n")[0].strip()
         return BrokerRefused(
-            f"{where} is no Redis server: it answers {said!r}",
-            "see host and port in the broker URL",
+            f"{where} is not a Redis server: it answers {said!r}",
+            "check host and port in the broker URL",
         )
     return None
 
 
 def _answer_to_ping(host: str, port: int) -> bytes:
-    """The first bytes of what comes back; none where nothing does."""
+    """The first bytes of the answer; empty if there is none."""
     with suppress(OSError), socket.create_connection((host, port), _TIMEOUT_S) as connection:
         connection.sendall(b"PING\r\n")
         return connection.recv(_READ_BYTES)
@@ -67,9 +66,7 @@ def _answer_to_ping(host: str, port: int) -> bytes:
 
 
 def _is_tls_record(answer: bytes) -> bool:
-    """Whether it is the alert of a TLS server. **Source:** RFC 8446, 5.1: content type 21, then
-    version 3.x.
-    """
+    """Whether it is a TLS server's alert. **Source:** RFC 8446, 5.1: content type 21, then 3.x."""
     return answer.startswith(b"\x15\x03")
 
 

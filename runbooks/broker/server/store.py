@@ -1,6 +1,4 @@
-"""Where one application's messages are: a connection to a Redis db, and the names of the keys
-there.
-"""
+"""Where one application's messages are: a connection to a Redis db, and its key names."""
 
 from contextlib import AbstractContextManager
 
@@ -12,10 +10,9 @@ from runbooks.broker.server.keys import KeySpace
 
 
 class Store(Struct, frozen=True):
-    """What every function needs that reads or moves messages.
+    """Holds what every function needs that reads or moves messages.
 
-    It is made anew for each use (`Broker` does), because what the lock holds, which is among the
-    `keys`, changes.
+    `Broker` creates a new one for each use, because the lock's holder, one of the `keys`, changes.
     """
 
     client: "redis.Redis"
@@ -27,5 +24,5 @@ class Store(Struct, frozen=True):
         return address(self.client)
 
     def errors(self) -> AbstractContextManager[None]:
-        """Turn redis-py's exceptions within the block into this project's: see `broker_errors`."""
+        """Turn redis-py's exceptions in the block into this project's: see `broker_errors`."""
         return broker_errors(self.address)

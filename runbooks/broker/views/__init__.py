@@ -1,5 +1,5 @@
-"""The views of the broker, read-only: its queues, the messages of one, and the server itself.
+"""The read-only views of the broker: its queues, the messages of one queue, and the server.
 
-They may import the other rooms of `broker/`, and `core`. They need to know no fleet: only a
-`Store`, and names.
+They may import the other rooms of `broker/`, and `core`. They know no fleet: they work on a `Store`
+and names.
 """

@@ -1,6 +1,6 @@
-"""Estimates what fills a db: its keys by what they are for, from a sample that ends in time.
+"""Estimates what fills a db, by kinds of keys, from a sample that is limited in time.
 
-**Source:** Redis `MEMORY USAGE` (a key's bytes; of its value so many elements are looked at),
+**Source:** Redis `MEMORY USAGE` (a key's bytes; `SAMPLES` elements of its value are measured),
 `SCAN`, `DBSIZE`, `TTL`; celery 5.7.0 `backends/base.py: KeyValueStoreBackend` (the prefixes of
 results); kombu 5.7.0 `pidbox.py: Mailbox`.
 """
@@ -16,7 +16,7 @@ from msgspec import Struct
 from runbooks.broker.server.keys import REPLY_SUFFIX
 
 KINDS = ("queues", "unacked", "results", "replies", "other")
-"""What keys are for: waiting messages, fetched ones, results and groups, answers to remote control,
+"""Kinds of keys: waiting messages, fetched messages, results and groups, answers to remote control,
 and the rest.
 """
 
@@ -24,33 +24,33 @@ _RESULTS = (b"celery-task-meta-", b"celery-taskset-meta-")
 _SCANNED_S = 0.5
 _KEYS_AT_ONCE = 1000
 _SIZED = 200
-"""So many keys of each kind have their size taken; of queues and what is unacked all have, because
-there are few.
+"""Keys of each kind that are measured; of queues and unacked messages all are, because there are
+few.
 """
 
 _ELEMENTS = 100
 
 
 class Kind(Struct, frozen=True):
-    """The keys of one kind, and their bytes."""
+    """Counts the keys of one kind, and their bytes."""
 
     keys: int
     size_bytes: int
     sized: int
-    """How many had their size taken."""
+    """How many keys were measured."""
     keep: int
     """How many of these have no time to live."""
 
 
 class Usage(Struct, frozen=True):
-    """What fills a db."""
+    """Holds what fills a db."""
 
     kinds: dict[str, Kind]
     looked_at: int
-    """So many of its keys."""
+    """How many of its keys were checked."""
     keys: int
     exact: bool
-    """Whether all were looked at, and each was sized."""
+    """Whether all keys were checked and measured."""
 
 
 def usage(
@@ -58,8 +58,9 @@ def usage(
     queues: Collection[bytes],
     unacked: Collection[bytes],
 ) -> Usage:
-    """What fills the client's db, of which these keys are known. Raises NoPermissionError where it
-    may not be asked.
+    """Return what fills the client's db, in which these keys are known.
+
+    Raises NoPermissionError if the user may not ask.
     """
     of_kind = {**dict.fromkeys(queues, "queues"), **dict.fromkeys(unacked, "unacked")}
     known = [key for key in of_kind if client.exists(key)]
@@ -97,7 +98,7 @@ def usage(
 
 
 def _kind(key: bytes) -> str:
-    """The result backend's prefix is its own, so what it writes is known by a part of its name."""
+    """The result backend has its own prefix, so its keys are recognised by a part of their name."""
     if any(name in key for name in _RESULTS):
         return "results"
     if key.endswith(REPLY_SUFFIX.encode()):

@@ -1,4 +1,4 @@
-"""Shows messages of one queue, the next to run first, and never unpickles one."""
+"""Shows messages of one queue, the next to run first; it never unpickles a message."""
 
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
@@ -35,17 +35,17 @@ _NOT_SHOWN = "(below)"
 
 
 class Wanted(Struct, frozen=True):
-    """Which messages are to be shown: those a `rule` means that hold a text, no more than
-    `limit`.
-    """
+    """Says which messages to show."""
 
     rule: Rule | None
+    """Selects them; None for all."""
     grep: str
+    """Text that they contain; "" for any."""
     limit: int
     full: bool
-    """Also with their whole envelopes and bodies."""
+    """Whether to show whole envelopes and bodies too."""
     unacked: bool
-    """Those that workers have fetched, instead of those that wait."""
+    """Show messages that workers have fetched, instead of waiting ones."""
 
 
 def show_messages(
@@ -56,8 +56,9 @@ def show_messages(
     facts: Facts,
     on_progress: Progress,
 ) -> MessagesView:
-    """The messages of a queue that are wanted. Raises UsageError where there is no such queue, and
-    BrokerError.
+    """Return the wanted messages of a queue.
+
+    Raises UsageError if there is no such queue, and BrokerError.
     """
     if wanted.rule:
         store = replace(store, keys=keys_read(store.keys, [wanted.rule], queue))
@@ -92,7 +93,7 @@ def show_messages(
 
 
 def _lists(store: Store, queue: str, named: Sequence[str]) -> Lists:
-    """The lists of a queue. Raises UsageError where it is not named and holds nothing."""
+    """The lists of a queue. Raises UsageError if it is not named and is empty."""
     lists = lists_of(store.keys, queue)
     for part in lists.parts:
         require_list(store.client, str(part.key))
@@ -106,7 +107,7 @@ def _lists(store: Store, queue: str, named: Sequence[str]) -> Lists:
 
 
 class _Meant:
-    """Which items of a queue's lists are wanted; counts those that it was asked of."""
+    """Selects the wanted items of a queue's lists, and counts the items it has read."""
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class _Meant:
     ) -> None:
         self._judge: Judge | None = None
         if wanted.rule:
-            # It does not matter here what may be taken out, only what is meant.
+            # What may be archived does not matter here, only what the rule selects.
             rule = replace(wanted.rule, queue="*", with_workflows=True)
             self._judge = judge_of(
                 store,
@@ -134,12 +135,12 @@ class _Meant:
         self.looked_at = 0
 
     def begin(self, key: str, *, fetched: bool = False) -> None:
-        """Go on with another of the queue's lists, or with what was fetched from it."""
+        """Continue with another list of the queue, or with messages fetched from it."""
         if self._judge:
             self._judge.begin(key, fetched=fetched)
 
     def of(self, items: Sequence[bytes]) -> Iterator[tuple[int, bytes, Read]]:
-        """Those of a list's next items that are wanted, each with its place among them."""
+        """Yield the wanted ones of a list's next items, each with its index."""
         reads = read(items)
         chosen: Container[int] = range(len(items))
         if self._judge:
@@ -157,7 +158,7 @@ def _waiting(
     depth: int,
     on_progress: Progress,
 ) -> Iterator[MessageView]:
-    """What waits; the lists of a queue run one after the other."""
+    """The waiting messages; the lists of a queue run one after the other."""
     ahead = 0
     main = ""
     for part in lists.parts:
@@ -172,7 +173,7 @@ def _waiting(
 
 
 def _fetched(store: Store, queue: str, meant: _Meant) -> Iterator[MessageView]:
-    """What workers have fetched of the queue and not acknowledged, the longest ago first."""
+    """The queue's unacknowledged messages, the earliest fetched first."""
     steps = store.keys.lists(queue)
     entries = [entry for entry in unacked.entries(store) if entry.queue == queue]
     for entry in sorted(entries, key=lambda entry: entry.fetched_at):
@@ -250,10 +251,10 @@ def _with_all(
     raw: bytes,
     envelope: dict[str, Any],
 ) -> MessageView:
-    """A message with its envelope, and its body read.
+    """A message with its envelope and its decoded body.
 
-    The body stands apart from the envelope, because as base64 no secret in it could be hidden; for
-    the same reason one that cannot be read is not shown.
+    The body is shown apart from the envelope: no secret could be hidden in its base64. For the same
+    reason a body that cannot be read is not shown.
     """
     body = body_value(raw)
     return replace(
@@ -269,4 +270,4 @@ def _unread(raw: bytes) -> str:
     size = ""
     if data is not None:
         size = f" of {len(data):,} bytes"
-    return f"a body{size} {unread(raw)}; it is not shown, for a secret in it could not be hidden"
+    return f"a body{size} {unread(raw)}; not shown, because a secret in it could not be hidden"

@@ -1,8 +1,7 @@
-"""Looks at the queues: exact depths, who consumes them, how fast they change, and what waits in
-them.
+"""Shows the queues: exact depths, consumers, how fast they change, and the messages in them.
 
-What waits is seen in a sample of both ends of each list, so that a look takes no longer at ten
-million messages; with `exact` every message is read.
+The messages are a sample from both ends of each list, so a look at ten million messages takes no
+longer; with `exact` every message is read.
 """
 
 import math
@@ -26,33 +25,31 @@ from runbooks.core.views import NOT_ALLOWED, Drain, QueuesView, QueueView
 from runbooks.core.wording import counted, did_you_mean
 
 SAMPLED = 1000
-"""Messages of a queue that are looked at without `exact`, spread over the ends of its lists."""
+"""Messages of a queue that are read without `exact`, from both ends of its lists."""
 
 _SAMPLED_LEAST = 100
-"""Of each list."""
+"""The fewest for each list."""
 _SPAN_S = 0.4
-"""Between the two looks from which rates are computed."""
+"""Time between the two looks from which rates are computed."""
 _SCAN_S = 0.3
-"""To find lists that are not named."""
+"""Time to find lists that are not named."""
 
 AskNodes = Callable[[], tuple[Mapping[str, NodeState], int | None]]
 Before = Callable[[float, Mapping[str, int]], Mapping[str, tuple[float, int]]]
-"""Now and the depths of queues → of each that an earlier look knows, when that was and the depth
-then.
-"""
+"""Now and the depths of queues → time and depth of an earlier look, for each queue that has one."""
 
 
 class Part(Struct, frozen=True):
-    """A list of a queue."""
+    """Describes a list of a queue."""
 
     key: Key
     step: int
     aside: bool = False
-    """A run of this tool works on it, or has left it behind."""
+    """Whether a run of this tool works on it, or has left it behind."""
 
 
 class Lists(Struct, frozen=True):
-    """The lists of a queue, those that run first before the others."""
+    """Holds the lists of a queue, in the order in which they run."""
 
     name: str
     in_inventory: bool
@@ -65,7 +62,7 @@ def lists_of(
     *,
     in_inventory: bool = True,
 ) -> Lists:
-    """The lists that a queue has under an application's key names."""
+    """Return the lists that a queue has under an application's key names."""
     parts: list[Part] = []
     for key, step in keys.lists(queue).items():
         parts.append(Part(key, step))
@@ -75,18 +72,18 @@ def lists_of(
 
 
 class Asked(Struct, frozen=True):
-    """What a look is to show."""
+    """Says what a look shows."""
 
     queue: str = ""
-    """One queue; "": all."""
+    """One queue; "" for all."""
     grep: str = ""
-    """A text that messages hold."""
+    """Text that the messages contain; "" for all messages."""
     exact: bool = False
     """Whether all messages are read."""
 
 
 class _Seen(Struct, frozen=True):
-    """All that a look has seen of the queues."""
+    """Holds all that a look has seen of the queues."""
 
     now: float
     marks: Mapping[Key, Mark]
@@ -100,10 +97,9 @@ class _Seen(Struct, frozen=True):
 
 
 class QueueLooks:
-    """Looks at the queues that are `named`, those that nodes consume, and others that hold
-    messages.
+    """Looks at the queues that are `named`, those that nodes consume, and others with messages.
 
-    It may be asked again and again: from the second look on, rates are those since the look before.
+    It can look repeatedly: from the second look on, rates are those since the previous look.
     """
 
     def __init__(
@@ -123,7 +119,7 @@ class QueueLooks:
         asked: Asked,
         on_progress: Progress,
     ) -> QueuesView:
-        """One look. Raises UsageError where the queue that is asked for is not there, and
+        """Look once. Raises UsageError if the queue that is asked for does not exist, and
         BrokerError.
         """
         with store.errors():
@@ -169,17 +165,14 @@ class QueueLooks:
         return keys
 
     def _nodes(self, unknown: list[str]) -> Mapping[str, NodeState] | None:
-        """The nodes that answer; None where none can be asked."""
+        """The nodes that answer; None if they cannot be asked."""
         try:
             nodes, answered = self._ask_nodes()
         except BrokerRefused as error:
-            unknown.append(f"consumers: the nodes cannot be asked: {error.problem}")
+            unknown.append(f"consumers: cannot ask the nodes: {error.problem}")
             return None
         if answered is None:
-            unknown.append(
-                "consumers: a node that heard the question did not answer; it may consume"
-                " queues, too"
-            )
+            unknown.append("consumers: a node did not answer; it may consume queues too")
         return nodes
 
     def _queues(
@@ -212,7 +205,7 @@ class QueueLooks:
 
 
 def _await_span(marks: Mapping[Key, Mark]) -> None:
-    """Wait until rates can be computed from these first looks."""
+    """Wait until a second look can show rates."""
     if not marks:
         return
     last = max(one.at for one in marks.values())
@@ -224,10 +217,10 @@ def _depth(queue: Lists, lengths: Mapping[Key, Mark]) -> int:
 
 
 def no_queue(name: str, names: Sequence[str]) -> UsageError:
-    """The error for a queue that is not there."""
-    there = "there is none that holds messages"
+    """Return the error for a queue that does not exist."""
+    there = "no queue has messages"
     if names:
-        there = f"there are: {', '.join(names)}"
+        there = f"the queues are: {', '.join(names)}"
     return UsageError(f"there is no queue {name!r}{did_you_mean(name, names)}", there)
 
 
@@ -237,9 +230,7 @@ def _others(
     asked: Asked,
     unknown: list[str],
 ) -> list[Lists]:
-    """Queues that are not named, and lists with Celery messages that are not a queue's under this
-    application's key names.
-    """
+    """Queues that are not named, and other lists with Celery messages."""
     keys: set[bytes] = set()
     for queue in known:
         keys.update(_as_bytes(part.key) for part in queue.parts)
@@ -255,9 +246,7 @@ def _others(
         unknown.append(f"other lists of this db: {NOT_ALLOWED.format('SCAN')}")
         return []
     if not found.complete:
-        unknown.append(
-            "other lists of this db: it has too many keys to look at all in time; --exact does"
-        )
+        unknown.append("other lists of this db: too many keys to check in time; --exact checks all")
     queues: dict[str, Lists] = {}
     for key, (_, holds_messages) in sorted(found.found.items()):
         if holds_messages:
@@ -273,9 +262,7 @@ def _as_bytes(key: Key) -> bytes:
 
 
 def _queue_with(keys: KeySpace, key: bytes) -> Lists:
-    """The queue whose list this is, by its key; where the key is not a queue's, the list alone,
-    under its key's name.
-    """
+    """The queue with this list; if the key is not a queue's, the list alone, named by its key."""
     name = key.decode(errors="replace").removeprefix(keys.prefix).partition(keys.sep)[0]
     lists = lists_of(keys, name, in_inventory=False)
     if any(_as_bytes(part.key) == key for part in lists.parts):
@@ -288,7 +275,7 @@ def _usable(
     queues: Sequence[Lists],
     unknown: list[str],
 ) -> list[Lists]:
-    """The queues without keys that are not lists; these are added to what is `unknown`."""
+    """The queues without keys of other types, which are added to `unknown`."""
     with store.client.pipeline(transaction=False) as pipe:
         for queue in queues:
             for part in queue.parts:
@@ -303,7 +290,7 @@ def _usable(
                 parts.append(part)
             else:
                 key = readable(part.key)
-                unknown.append(f"{queue.name}: {key} is a {kind}, not a queue's list")
+                unknown.append(f"{queue.name}: {key} is a {kind}, not a list")
         usable.append(Lists(queue.name, queue.in_inventory, tuple(parts)))
     return usable
 
@@ -315,7 +302,7 @@ def _tally(
     now: float,
     on_progress: Progress,
 ) -> Tally:
-    """What waits in a queue: of its whole lists, or of a sample of their ends."""
+    """Count what waits in a queue: in its whole lists, or in a sample of their ends."""
     tally = Tally(now, Grep(asked.grep) if asked.grep else None)
     if asked.exact:
         for part in queue.parts:
@@ -377,15 +364,15 @@ def _view(queue: Lists, tally: Tally, seen: _Seen) -> QueueView:
 
 
 class _Rates(Struct):
-    """How fast a queue changes; None where it is not known."""
+    """How fast a queue changes; None if unknown."""
 
     came_per_s: float | None = None
     went_per_s: float | None = None
     change_per_s: float | None = None
-    """Since an earlier look."""
+    """Change since an earlier look."""
     change_span_s: float | None = None
     per_s: float | None = None
-    """How its depth changes, by the best of these."""
+    """Change of the depth, from the best of these figures."""
 
 
 def _rates(
@@ -410,14 +397,14 @@ def _rates(
 
 
 def _consumers(queue: str, nodes: Mapping[str, NodeState] | None) -> tuple[str, ...] | None:
-    """The nodes that consume a queue; None where none could be asked."""
+    """The nodes that consume a queue; None if they could not be asked."""
     if nodes is None:
         return None
     return tuple(sorted(name for name, node in nodes.items() if queue in node.queues))
 
 
 def _drain_s(depth: int, drain: Drain, per_s: float | None) -> float | None:
-    """When the queue will be empty; None where it will not, or that is not known."""
+    """When the queue will be empty; None if it will not be, or this is unknown."""
     if drain == "empty":
         return 0.0
     if drain == "falling" and per_s:
@@ -449,13 +436,13 @@ def _limits(
     tally: Tally,
     consumers: Sequence[NodeState],
 ) -> Iterator[str]:
-    """What is known to hold a queue back."""
+    """The known reasons why a queue is not empty."""
     if not depth:
         return
     if drain == "unconsumed":
         yield "no node that answers consumes it"
     if drain == "growing":
-        yield "more comes in than goes out"
+        yield "more messages come in than go out"
     for tallied in tally.tasks:
         task = tallied.task
         limits = [node.rate_limits[task] for node in consumers if task in node.rate_limits]

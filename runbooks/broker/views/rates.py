@@ -1,9 +1,8 @@
-"""How many messages come into lists and go out of them, from two looks at their lengths and their
-newest items.
+"""Counts messages that come into lists and go out, from two looks at lengths and newest items.
 
-The newest item of the first look is found again at the second: what stands before it has come in
-since, and what the lengths do not show then has gone out. What was pushed and taken between the
-looks without ever waiting is not seen.
+The second look finds the newest item of the first look again: the items before it have come in
+since, and the lengths then show how many have gone out. Messages that were pushed and taken between
+the looks, without waiting, are not seen.
 """
 
 import time
@@ -16,31 +15,31 @@ from msgspec import Struct
 from runbooks.broker.server.keys import Key
 
 _FOUND_WITHIN = 100_000
-"""Items; where more have come in since, nothing is known about them."""
+"""Items; if more have come in since, the flow is unknown."""
 
 
 class Mark(Struct, frozen=True):
-    """A list at a time."""
+    """Describes a list at one time."""
 
     at: float
     """In monotonic seconds."""
     length: int
     newest: bytes | None
-    """Its newest item, None of an empty one."""
+    """Its newest item; None if it is empty."""
 
 
 class Flow(Struct, frozen=True):
-    """Messages that came into lists and went out of them."""
+    """Counts messages that came into lists and went out."""
 
     came: int | None
-    """None where it is not known, as `went`."""
+    """None if unknown, like `went`."""
     went: int | None
     span_s: float
     """The time between the two looks."""
 
 
 def mark(client: "redis.Redis", keys: Sequence[Key]) -> dict[Key, Mark]:
-    """A first look at lists, in one round trip; what is not a list is left out."""
+    """Look at lists for the first time, in one round trip; keys of other types are skipped."""
     with client.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.llen(key)
@@ -58,12 +57,12 @@ def mark(client: "redis.Redis", keys: Sequence[Key]) -> dict[Key, Mark]:
 
 
 def flows(client: "redis.Redis", marks: Mapping[Key, Mark]) -> dict[Key, Flow]:
-    """A second look at the same lists."""
+    """Look at the same lists a second time."""
     waited = [key for key, one in marks.items() if one.newest is not None]
     with client.pipeline(transaction=False) as pipe:
         for key in waited:
             pipe.llen(key)
-            newest = cast(str, marks[key].newest)  # redis-py sends bytes, too
+            newest = cast(str, marks[key].newest)  # redis-py sends bytes too
             pipe.lpos(key, newest, maxlen=_FOUND_WITHIN)
         answers: list[Any] = pipe.execute()
     now = time.monotonic()
@@ -74,7 +73,7 @@ def flows(client: "redis.Redis", marks: Mapping[Key, Mark]) -> dict[Key, Flow]:
             continue
         went = marks[key].length + came - length
         if went < 0:
-            # Messages were given back on the other end.
+            # Messages were returned at the other end.
             came -= went
             went = 0
         found[key] = Flow(came, went, found[key].span_s)
@@ -82,9 +81,7 @@ def flows(client: "redis.Redis", marks: Mapping[Key, Mark]) -> dict[Key, Flow]:
 
 
 def together(flows: Sequence[Flow], waited: Sequence[bool]) -> Flow:
-    """The lists of one queue as one; those in which nothing `waited` say nothing, and take nothing
-    away.
-    """
+    """Add up the flows of one queue's lists; lists in which nothing `waited` do not count."""
     span_s = max((flow.span_s for flow in flows), default=0.0)
     came: list[int] = []
     went: list[int] = []

@@ -1,6 +1,6 @@
-"""What the broker's server says of itself, and what each fact means for Celery in that very case.
+"""Shows what the Redis server reports, and what each fact means for Celery.
 
-Where the broker's user may not ask something (ACL, rename-command), that is said in its place.
+If the broker's user may not read a fact (ACL, rename-command), the fact says so.
 
 **Source:** Redis `INFO`, `CLIENT LIST` (flags: b blocked, S replica, O monitor, P pubsub; `cmd` the
 last command), `CONFIG GET`; "Key eviction"; "Persistence".
@@ -53,7 +53,7 @@ _FROM_INFO = (
     "keys_by_db",
 )
 _KIND_WORDS = {
-    "queues": "messages that wait",
+    "queues": "waiting messages",
     "unacked": "messages that workers have fetched and not acknowledged",
     "results": "results of tasks and groups",
     "replies": "answers to remote control",
@@ -62,7 +62,7 @@ _KIND_WORDS = {
 _CLIENT_WORDS = {
     "waiting": "{} waiting for messages in this db",
     "waiting_elsewhere": "{} waiting for messages in other dbs",
-    "fetched": "took messages in this db last and {} not waiting now",
+    "fetched": "took messages in this db before and {} not waiting now",
     "subscribed": "subscribed",
     "replicas": "replicas",
     "monitors": "MONITOR",
@@ -72,7 +72,7 @@ _CLIENT_WORDS = {
 
 
 def look_at_server(store: Store, queues: Collection[str]) -> BrokerView:
-    """All facts; of the memory what these queues hold, and others that are found."""
+    """Return all facts; the memory by kind counts these queues, and others that are found."""
     now = time.time()
     with store.errors():
         info = _allowed(lambda: store.client.info())
@@ -86,7 +86,7 @@ def look_at_server(store: Store, queues: Collection[str]) -> BrokerView:
 
 
 def _allowed(ask: Callable[[], Any]) -> Any:
-    """The answer; None where the user may not ask."""
+    """The answer; None if the user may not ask."""
     try:
         return ask()
     except redis.exceptions.NoPermissionError:
@@ -94,7 +94,7 @@ def _allowed(ask: Callable[[], Any]) -> Any:
 
 
 def _config(client: "redis.Redis") -> dict[str, str]:
-    """One at a time: before 7.0 Redis takes no more than one."""
+    """Ask for one setting at a time: Redis before 7.0 accepts only one."""
     config: dict[str, str] = {}
     for name in ("save", "appendfsync", "stop-writes-on-bgsave-error"):
         found = client.config_get(name)
@@ -128,7 +128,7 @@ def _version(info: Info) -> Fact:
     parts = tuple(map(int, compatible.split(".")[:2]))
     means = f"this tool is tested on Redis {_TESTED}"
     if parts < _OLDEST:
-        means = f"older than the oldest that this tool is tested on, {_OLDEST[0]}.{_OLDEST[1]}"
+        means = f"older than {_OLDEST[0]}.{_OLDEST[1]}, the oldest that this tool is tested on"
     return Fact({"name": name, "version": version}, f"{name} {version}", means)
 
 
@@ -138,17 +138,17 @@ def _role(info: Info) -> Fact:
     value = {"role": str(info.get("role", "")), "replicas": shown}
     text = f"{value['role']}, {counted(len(shown), 'replica')}"
     if not shown:
-        return Fact(value, text, "nobody else has a copy of the queues")
+        return Fact(value, text, "no other server has a copy of the queues")
     each = [f"{one['address']} {one['state']}, {one['lag_s']} s behind" for one in shown]
     text += f": {', '.join(each)}"
-    means = "one that takes over lacks what had not reached it: those messages are lost"
+    means = "a failover loses the messages that have not reached the replica"
     if not any(one["state"] == "online" for one in shown):
-        means = "no replica is in step: one that took over now would lack messages"
+        means = "no replica is in sync: a failover now would lose messages"
     return Fact(value, text, means)
 
 
 def _sections(info: Info, prefix: str) -> Iterator[Mapping[str, Any]]:
-    """The values of INFO that are mappings, under names that begin so."""
+    """The values of INFO that are mappings, under names with this prefix."""
     for name, one in info.items():
         if name.startswith(prefix) and isinstance(one, dict):
             yield one
@@ -166,11 +166,11 @@ def _uptime(info: Info) -> Fact:
     up_s = int(info.get("uptime_in_seconds", 0))
     since = utc(time.time() - up_s)
     text = f"{span(up_s)}, since {since}"
-    means = "no restart has cost a message since then"
+    means = "no restart has lost a message since then"
     if up_s < _HOUR_S:
         means = (
-            "workers that were connected before lost their connections, and what was not on the"
-            " disk is gone"
+            "workers that were connected before lost their connections; messages that were not on"
+            " disk are lost"
         )
     return Fact(up_s, text, means)
 
@@ -183,7 +183,7 @@ def _memory(info: Info) -> Fact:
     peak = int(info.get("used_memory_peak", 0))
     value = {"used_bytes": used, "maxmemory_bytes": limit, "policy": policy, "peak_bytes": peak}
     if not limit:
-        text = f"{_size(used)} used, no maxmemory; at its peak {_size(peak)}"
+        text = f"{_size(used)} used, no maxmemory; peak {_size(peak)}"
         return Fact(
             value,
             text,
@@ -191,19 +191,19 @@ def _memory(info: Info) -> Fact:
         )
     share = counted_bytes / limit
     text = f"{_size(used)} used, {share:.0%} of a maxmemory of {_size(limit)}; {policy};"
-    text += f" at its peak {_size(peak)}"
+    text += f" peak {_size(peak)}"
     return Fact(value, text, _when_full(policy, is_full=counted_bytes > limit))
 
 
 def _when_full(policy: str, *, is_full: bool) -> str:
     when = "it is full: " if is_full else "when it is full, "
     if policy == "noeviction":
-        return f"{when}Redis refuses what producers send"
+        return f"{when}Redis refuses new messages"
     if policy.startswith("allkeys-"):
-        return f"{when}Redis throws keys away, queues too: set maxmemory-policy noeviction"
+        return f"{when}Redis evicts keys, queues too: set maxmemory-policy noeviction"
     return (
-        f"{when}Redis throws keys with a time to live away (results), and refuses writes when none"
-        " is left"
+        f"{when}Redis evicts keys with a time to live (results), and refuses writes when none is"
+        " left"
     )
 
 
@@ -219,9 +219,7 @@ def _size(size_bytes: float) -> str:
 
 
 def _snapshots(info: Info, config: Mapping[str, str] | None) -> Fact:
-    """**Source:** Redis `INFO persistence`: `rdb_last_save_time` is the server's start where it has
-    not saved since.
-    """
+    """**Source:** Redis `INFO persistence`; `rdb_last_save_time` is the start before any save."""
     saved_at = int(info.get("rdb_last_save_time", 0))
     changes = int(info.get("rdb_changes_since_last_save", 0))
     status = str(info.get("rdb_last_bgsave_status", ""))
@@ -251,23 +249,23 @@ def _of_snapshots(
     if info.get("rdb_last_bgsave_status") != "ok":
         return _of_failed_snapshot(config)
     if info.get("aof_enabled"):
-        return "the append-only file is what a restart reads"
+        return "a restart reads the append-only file"
     if not changes:
         return "no message has come or gone since"
     if config is not None and not config.get("save"):
-        return f"when Redis ends, every queue goes back to how it was {ago} ago"
-    return f"a crash now would take every queue back to how it was {ago} ago"
+        return f"when Redis ends, every queue returns to its state of {ago} ago"
+    return f"a crash now would return every queue to its state of {ago} ago"
 
 
 def _of_failed_snapshot(config: Mapping[str, str] | None) -> str:
     if config is None:
         return (
-            "the last one failed: Redis refuses what producers send, unless"
-            " stop-writes-on-bgsave-error is off"
+            "the last one failed: Redis refuses new messages, unless stop-writes-on-bgsave-error is"
+            " off"
         )
     if config.get("save") and config.get("stop-writes-on-bgsave-error") == "yes":
-        return "the last one failed: Redis refuses what producers send until one succeeds"
-    return "the last one failed, and Redis takes writes all the same"
+        return "the last one failed: Redis refuses new messages until one succeeds"
+    return "the last one failed; Redis accepts writes nevertheless"
 
 
 def _append_only_file(info: Info, config: Mapping[str, str] | None) -> Fact:
@@ -280,21 +278,21 @@ def _append_only_file(info: Info, config: Mapping[str, str] | None) -> Fact:
         return Fact(
             value,
             "off",
-            "a crash loses what the last snapshot does not have",
+            "a crash loses the messages that are not in the last snapshot",
         )
-    text = f"on, fsync {fsync or 'not known'}, last write {written}, last rewrite {rewritten}"
+    text = f"on, fsync {fsync or 'unknown'}, last write {written}, last rewrite {rewritten}"
     return Fact(value, text, _of_append_only_file(written, fsync))
 
 
 def _of_append_only_file(written: str, fsync: str | None) -> str:
     if written != "ok":
-        return "it cannot be written: Redis refuses what producers send until it can"
+        return "Redis cannot write it, and refuses new messages until it can"
     if fsync == "always":
-        return "no message that Redis has confirmed is lost in a crash"
+        return "a crash loses no message that Redis has confirmed"
     if fsync == "everysec":
         return "a crash of the machine loses up to about two seconds of messages"
     if fsync == "no":
-        return "a crash of the machine loses what its kernel had not written yet"
+        return "a crash of the machine loses the messages that its kernel had not written yet"
     return f"how much a crash loses depends on appendfsync: {NOT_ALLOWED.format('CONFIG GET')}"
 
 
@@ -303,20 +301,18 @@ def _evictions(info: Info) -> Fact:
     policy = str(info.get("maxmemory_policy", ""))
     text = f"{counted(evicted, 'key')} since the start"
     if not evicted:
-        means = "Redis has thrown no queue away for want of memory"
+        means = "Redis has evicted no queue to free memory"
     elif policy.startswith("allkeys-"):
-        means = f"queues may be among them: under {policy} any key may be thrown away"
+        means = f"queues may be among them: {policy} evicts any key"
     elif policy.startswith("volatile-"):
-        means = f"under {policy} these had a time to live, as results have and queues have not"
+        means = f"{policy} evicts only keys with a time to live: results have one, queues do not"
     else:
-        means = f"under a policy of before: {policy} throws nothing away"
+        means = f"under an earlier policy: {policy} evicts nothing"
     return Fact(evicted, text, means)
 
 
 def _keys_by_db(info: Info, own: int) -> Fact:
-    """**Source:** Redis `INFO keyspace`: `dbN:keys=…,expires=…,avg_ttl=…` for each db that is not
-    empty.
-    """
+    """**Source:** Redis `INFO keyspace`: `dbN:keys=…,expires=…,avg_ttl=…` of each db with keys."""
     dbs: dict[int, dict[str, int]] = {}
     for name, of in info.items():
         number = name[2:]
@@ -327,11 +323,11 @@ def _keys_by_db(info: Info, own: int) -> Fact:
     for db, its in sorted(dbs.items()):
         value[str(db)] = its
         each.append(f"db {db}: {its['keys']:,}, {its['expires']:,} with a time to live")
-    text = "; ".join(each) or "no keys at all"
+    text = "; ".join(each) or "no keys"
     here = f"this application's db is {own}"
     if not dbs.keys() - {own}:
-        return Fact(value, text, f"{here}, and no other holds anything")
-    means = f"{here}; the others share this server's memory and time with it"
+        return Fact(value, text, f"{here}, and the others are empty")
+    means = f"{here}; it shares this server's memory and CPU with the others"
     return Fact(value, text, means)
 
 
@@ -379,18 +375,18 @@ def _of_clients(
     refused: int,
 ) -> str:
     if most and connected >= most * 0.9:
-        return f"workers and producers are refused when {most:,} are connected"
+        return f"Redis refuses workers and producers when {most:,} clients are connected"
     if refused:
         were = counted(refused, "connection was", "connections were")
-        return f"{were} refused since the start: there were too many"
+        return f"{were} refused since the start: there were too many clients"
     if kinds["waiting"]:
-        return "what is sent to the queues of those that wait is taken at once"
+        return "waiting workers take new messages of their queues at once"
     if kinds["fetched"]:
-        return "no worker waits for messages in this db: those that are connected are busy, or hang"
+        return "no worker waits for messages in this db: the connected workers are busy or hang"
     if kinds["waiting_elsewhere"]:
         return (
-            "no worker waits for messages in this db, and some do in others: is the broker URL"
-            " theirs?"
+            "no worker waits for messages in this db, but some wait in other dbs: do the workers"
+            " use this broker URL?"
         )
     return "no worker waits for messages"
 
@@ -414,7 +410,7 @@ def _memory_by_kind(store: Store, queues: Collection[str], info: Info) -> Fact:
     }
     text = f"{_how_sure(found)}: {_largest_first(found.kinds) or 'nothing'}"
     if rest is not None:
-        text += f"; other dbs, connections and Redis itself {_size(rest)}"
+        text += f"; other dbs, connections and Redis itself: {_size(rest)}"
     means = _of_kinds(found.kinds)
     if rest is not None and rest > in_db:
         means = "most of the server's memory is not in this db"
@@ -444,7 +440,7 @@ def _largest_first(kinds: Mapping[str, Kind]) -> str:
 
 
 def _denied(problem: str) -> str:
-    """The command that Redis refused, where its answer names it."""
+    """The command that Redis refused, if its answer names one."""
     words = re.findall(r"(?:run the|unknown command) '(\w+)", problem)
     if not words:
         return "SCAN or MEMORY USAGE"
@@ -456,27 +452,25 @@ def _denied(problem: str) -> str:
 
 def _how_sure(found: Usage) -> str:
     if found.exact:
-        return f"in this db, all {counted(found.keys, 'key')} looked at"
+        return f"this db, all {counted(found.keys, 'key')} measured"
     sized = sum(kind.sized for kind in found.kinds.values())
-    looked_at = f"{found.looked_at:,} of {counted(found.keys, 'key')}"
-    return f"in this db, an estimate from {looked_at}, {sized:,} of them sized"
+    checked = f"{found.looked_at:,} of {counted(found.keys, 'key')} checked"
+    return f"this db, estimated: {checked}, {sized:,} measured"
 
 
 def _of_kinds(kinds: Mapping[str, Kind]) -> str:
     largest = max(kinds, key=lambda name: kinds[name].size_bytes)
     results = kinds["results"]
     if not kinds[largest].size_bytes:
-        return "there is nothing in it"
+        return "this db is empty"
     if largest == "queues":
-        return "most of it are messages that wait: it goes as they are worked off"
+        return "mostly waiting messages: the memory is freed as workers process them"
     if largest == "unacked":
-        return "most of it are messages that workers hold: it goes as they are acknowledged"
+        return "mostly messages that workers hold: the memory is freed as they acknowledge them"
     if largest == "results" and results.keep:
-        return (
-            "most of it are results, and some that were looked at never expire: see result_expires"
-        )
+        return "mostly results, some of which never expire: see result_expires"
     if largest == "results":
-        return "most of it are results: they go when their time is over (result_expires)"
+        return "mostly results: they expire (result_expires)"
     if largest == "replies":
-        return "most of it are answers to remote control that nobody fetched: no task needs them"
-    return "most of it is neither a queue nor a result under Celery's usual names"
+        return "mostly answers to remote control that were never fetched: no task needs them"
+    return "mostly keys that are not a queue or a result under Celery's usual names"

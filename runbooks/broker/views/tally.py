@@ -1,4 +1,4 @@
-"""Counts messages by task, and of each task by retries, ETA, arguments and origin."""
+"""Counts messages by task, and for each task by retries, ETA, arguments and origin."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,13 +13,11 @@ from runbooks.core.views import Counted, TaskTally
 
 _SHOWN = 10
 _DIFFERENT = 5000
-"""So many different arguments or origins of a task are counted: memory stays bounded however long
-the queue is.
-"""
+"""Different arguments or origins of a task that are counted at most, which bounds memory."""
 
 
 class _Of(Struct):
-    """What was counted of one task."""
+    """Holds the counts of one task."""
 
     retries: Counter[int] = field(default_factory=Counter)
     eta_passed: int = 0
@@ -32,7 +30,7 @@ class _Of(Struct):
 
 
 class Tally:
-    """Items of one queue, counted at `now` (epoch seconds); with `grep` those that it finds."""
+    """Counts items of one queue at `now` (epoch seconds); with `grep`, only those that match."""
 
     def __init__(self, now: float, grep: Grep | None) -> None:
         self._now = now
@@ -44,10 +42,10 @@ class Tally:
         self._tasks: defaultdict[str, _Of] = defaultdict(_Of)
         self._forms: Counter[Form] = Counter()
         self._usual = 0
-        """Of Celery's default form, which a glance takes."""
+        """Messages in Celery's default form, which `fast_parse` reads."""
 
     def add(self, items: Sequence[bytes]) -> None:
-        """Count these too."""
+        """Count more items."""
         self.looked_at += len(items)
         if self._grep:
             items = [raw for raw in items if self._grep(raw)]
@@ -93,14 +91,14 @@ class Tally:
 
     @property
     def tasks(self) -> tuple[TaskTally, ...]:
-        """The largest first."""
+        """The tasks with their counts, the largest first."""
         tallies = [_tally(task, of) for task, of in self._tasks.items()]
         tallies.sort(key=lambda tally: (-tally.count, tally.task))
         return tuple(tallies)
 
     @property
     def origins(self) -> tuple[Counted, ...]:
-        """Who sent them, the most frequent first."""
+        """Who sent the messages, the most frequent first."""
         together: Counter[str] = Counter()
         for of in self._tasks.values():
             together.update(of.origins)
@@ -108,13 +106,13 @@ class Tally:
 
     @property
     def forms(self) -> tuple[Counted, ...]:
-        """How they are written, the most frequent first."""
+        """How the messages are serialized, the most frequent first."""
         forms = self._forms + Counter({Form(): self._usual})
         return tuple(Counted(_named(form), count) for form, count in forms.most_common())
 
     @property
     def oldest_eta_at(self) -> float | None:
-        """The oldest ETA of any of them."""
+        """The oldest ETA of any message."""
         oldest: float | None = None
         for of in self._tasks.values():
             eta_at = of.oldest_eta_at

@@ -185,7 +185,7 @@ def test_a_port_that_speaks_something_else_is_told_as_that(start: Start, tmp_pat
     threading.Thread(target=page.serve_forever).start()
     for scheme in ("redis", "rediss"):
         refused[f"{scheme}://127.0.0.1:{page.server_port}/0"] = (
-            "is no Redis server: it answers '<",
+            "is not a Redis server: it answers '<",
             "host and port",
         )
     try:

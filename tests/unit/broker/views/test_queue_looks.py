@@ -255,7 +255,7 @@ def test_hostile_items_are_counted_and_a_key_of_another_type_is_told(
     view = look()
     queue = only(view)
     assert (queue.depth, queue.malformed, queue.tasks[0].count) == (5, 4, 1)
-    assert view.unknown == ("work: work\\x06\\x163 is a hash, not a queue's list",)
+    assert view.unknown == ("work: work\\x06\\x163 is a hash, not a list",)
 
 
 def test_consumers_are_those_that_celery_inspect_names(

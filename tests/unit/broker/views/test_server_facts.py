@@ -54,10 +54,10 @@ def test_the_figures_are_those_that_redis_py_reads(binary: Path, start: Start) -
             "0": {"keys": 2, "expires": 1},
             "2": {"keys": 1, "expires": 0},
         }
-        assert "db is 0; the others share" in seen["keys_by_db"].means
+        assert "db is 0; it shares" in seen["keys_by_db"].means
         assert seen["memory"].value["maxmemory_bytes"] == info["maxmemory"] == 500 * 1024**2
         assert seen["memory"].value["used_bytes"] == pytest.approx(info["used_memory"], rel=0.2)
-        assert seen["memory"].means == "when it is full, Redis refuses what producers send"
+        assert seen["memory"].means == "when it is full, Redis refuses new messages"
         assert seen["clients"].value["kinds"]["waiting"] == 1
         assert seen["clients"].value["connected"] == len(client.client_list()) + 1
         assert seen["evictions"].value == info["evicted_keys"] == 0
@@ -89,20 +89,15 @@ def test_what_fills_the_memory_is_told_by_kind(
         results = sum(client.memory_usage(key) for key in client.scan_iter("celery-task-meta-*"))
         assert kinds["results"]["bytes"] == pytest.approx(results, rel=0.05)
         assert kinds["results"]["keys"] == 1000
-        assert found.text.startswith("in this db, an estimate from 1,0")
+        assert found.text.startswith("this db, estimated: 1,0")
         assert found.text.endswith(
-            f"Redis itself {found.value['elsewhere_bytes'] / 1024**2:,.1f} MiB"
+            f"Redis itself: {found.value['elsewhere_bytes'] / 1024**2:,.1f} MiB"
         )
-        assert (
-            found.means
-            == "most of it are results: they go when their time is over (result_expires)"
-        )
+        assert found.means == "mostly results: they expire (result_expires)"
         client.persist("celery-task-meta-id-1")
         for key in client.scan_iter("celery-task-meta-*"):
             client.persist(key)
-        assert (
-            "some that were looked at never expire" in facts(server, "low")["memory_by_kind"].means
-        )
+        assert "some of which never expire" in facts(server, "low")["memory_by_kind"].means
         monkeypatch.setattr(memory, "_SCANNED_S", 0)
         monkeypatch.setattr(memory, "_KEYS_AT_ONCE", 100)
         part = facts(server, "low")["memory_by_kind"]
@@ -118,22 +113,20 @@ def test_what_is_kept_on_the_disk_is_told(start: Start) -> None:
         assert facts(nothing)["snapshots"].means == "no message has come or gone since"
         client.lpush("low", "x")
         assert facts(nothing)["snapshots"].means.startswith(
-            "when Redis ends, every queue goes back to how it was "
+            "when Redis ends, every queue returns to its state of "
         )
         client.config_set("save", "3600 1")
         assert facts(nothing)["snapshots"].means.startswith(
-            "a crash now would take every queue back to how it was "
+            "a crash now would return every queue to its state of "
         )
         assert (
             facts(nothing)["append_only_file"].means
-            == "a crash loses what the last snapshot does not have"
+            == "a crash loses the messages that are not in the last snapshot"
         )
     durable = start("--appendonly", "yes", "--appendfsync", "always")
     seen = facts(durable)
-    assert (
-        seen["append_only_file"].means == "no message that Redis has confirmed is lost in a crash"
-    )
-    assert seen["snapshots"].means == "the append-only file is what a restart reads"
+    assert seen["append_only_file"].means == "a crash loses no message that Redis has confirmed"
+    assert seen["snapshots"].means == "a restart reads the append-only file"
 
 
 def test_a_snapshot_that_failed_is_told_with_what_redis_refuses(start: Start) -> None:
@@ -145,14 +138,14 @@ def test_a_snapshot_that_failed_is_told_with_what_redis_refuses(start: Start) ->
         until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
         assert (
             facts(server)["snapshots"].means
-            == "the last one failed: Redis refuses what producers send until one succeeds"
+            == "the last one failed: Redis refuses new messages until one succeeds"
         )
         with pytest.raises(redis.ResponseError, match="MISCONF"):
             client.lpush("low", "x")
         client.config_set("stop-writes-on-bgsave-error", "no")
         assert (
             facts(server)["snapshots"].means
-            == "the last one failed, and Redis takes writes all the same"
+            == "the last one failed; Redis accepts writes nevertheless"
         )
         client.lpush("low", "x")
 
@@ -164,11 +157,8 @@ def test_a_server_that_throws_keys_away_is_told(start: Start) -> None:
             client.set(f"celery-task-meta-{n}", b"x" * 10_000)
         before, seen = client.info("stats")["evicted_keys"], facts(server)
         assert 0 < before <= seen["evictions"].value <= client.info("stats")["evicted_keys"]
-        assert (
-            seen["evictions"].means
-            == "queues may be among them: under allkeys-random any key may be thrown away"
-        )
-        assert "Redis throws keys away, queues too" in seen["memory"].means
+        assert seen["evictions"].means == "queues may be among them: allkeys-random evicts any key"
+        assert "Redis evicts keys, queues too" in seen["memory"].means
 
 
 def test_replicas_are_told_with_how_far_behind_they_are(start: Start) -> None:
