@@ -105,17 +105,17 @@ def messages(made: list[bytes], n: int) -> Iterator[bytes]:
         yield before.replace(b"%(id)b", task_id) + b"68c2ca92-ef16-4927-bf9c-" + number + after
 
 
-def fill(client: "redis.Redis", made: list[bytes], n: int) -> None:
+def fill(client: "redis.Redis", made: list[bytes], n: int, key: str = QUEUE) -> None:
     """An otherwise empty db with the queue in it."""
     client.flushdb()
     batch: list[bytes] = []
     for raw in messages(made, n):
         batch.append(raw)
         if len(batch) == 500:
-            client.lpush(QUEUE, *batch)
+            client.lpush(key, *batch)
             batch.clear()
     if batch:
-        client.lpush(QUEUE, *batch)
+        client.lpush(key, *batch)
 
 
 # --- the ways, each run in a process of its own ----------------------------------------------------------------------

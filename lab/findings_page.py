@@ -5,7 +5,6 @@ compares it.
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from lab.faults.every import NOT_MADE
 from lab.faults.rows import Row, load
 from runbooks.core.views import Explanation
 from runbooks.diagnosis.codes import catalogue
@@ -48,26 +47,24 @@ def _tried(rows: Sequence[Row]) -> Iterator[str]:
         if lines:
             yield f"### {title}\n"
             yield (
-                "| injected | by | told first | beside it | below it | notes | looking took |"
+                "| injected | by | reported first | beside it | below it | notes | looking took |"
                 " commit, date |"
             )
             yield "|---|---|---|---|---|---|---|---|"
             yield "\n".join(lines) + "\n"
     tried = {code for row in rows for code in row.expected}
-    yield "### Not tried\n"
-    yield "\n".join(
-        f"- `{code}`: {NOT_MADE.get(code, 'it can be made, and has not been yet')}"
-        for code in catalogue()
-        if code not in tried
-    )
+    untried = [code for code in catalogue() if code not in tried]
+    if untried:
+        yield f"Not tried yet: {', '.join(f'`{code}`' for code in untried)}.\n"
 
 
 _TRIED = """\
 ## What was tried
 
-`./inv matrix` makes each of these states on a healthy fleet of real processes or hosts, looks, undoes it, and sees
-that nothing is found any more. The cause has to stand first, and of two faults both have to be told: so it is in {well}
-of {all} rows. A ✗ marks the others.
+`./inv matrix` makes each of these states on a healthy fleet of real processes or hosts, looks, undoes it, and checks
+that nothing is found any more. The cause has to come first, and of two faults both have to be reported: that holds for
+{well} of {all} rows. A ✗ marks the others. The look is `inv diagnose`, unless the row names another verb. A plan prints
+no codes: its row checks that the plan says what the finding says.
 """
 _KINDS = {"Healthy: nothing may be found": 0, "One fault": 1, "Two faults at once": 2}
 

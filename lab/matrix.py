@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lab.faults.every import CALM, FAULTS
 from lab.faults.fault import Fault, Means
-from lab.faults.grounds import GROUNDS, Ground, look
+from lab.faults.grounds import GROUNDS, Ground, look, look_at_plan
 from lab.faults.rows import Row, load, save
 from lab.world import CHECKOUT
 
@@ -42,6 +42,7 @@ class Trial:
     first: tuple[str, ...]
     command: tuple[str, ...]
     means: tuple[Means, ...]
+    says: str = ""
 
 
 def trials(pairs: int = PAIRS) -> list[Trial]:
@@ -71,7 +72,8 @@ def _by_chance(pair: tuple[Fault, Fault]) -> str:
 
 def _go_together(one: Fault, other: Fault) -> bool:
     alike = one.ground == other.ground and one.command == other.command and one.code != other.code
-    return alike and not (one.alone or other.alone or one.touches & other.touches)
+    seen_alone = one.alone or other.alone or one.says or other.says
+    return alike and not (seen_alone or one.touches & other.touches)
 
 
 def trial_of(*faults: Fault) -> Trial:
@@ -82,7 +84,7 @@ def trial_of(*faults: Fault) -> Trial:
     first = faults[0]
     return Trial(
         name, how, first.ground, tuple(one.code for one in faults), tuple(one.after or one.code for one in faults),
-        first.command, tuple(one.inject for one in faults),
+        first.command, tuple(one.inject for one in faults), first.says,
     )  # fmt: skip
 
 
@@ -146,7 +148,10 @@ def tried(trial: Trial, ground: Ground, commit: str = "") -> Row:
     with ExitStack() as stack:
         for means in trial.means:
             stack.enter_context(means(ground))
-        seen = look(ground, trial.command)
+        if trial.says:
+            seen = look_at_plan(ground, trial.command, trial.codes[0], trial.says)
+        else:
+            seen = look(ground, trial.command)
     top = [one for one in seen.findings if not one["caused_by"]]
     return replace(
         _row(trial, commit),
@@ -159,9 +164,10 @@ def tried(trial: Trial, ground: Ground, commit: str = "") -> Row:
 
 def _row(trial: Trial, commit: str) -> Row:
     today = datetime.now(UTC).date().isoformat()
-    return Row(
-        trial.name, trial.how, trial.ground, list(trial.codes), commit, today, list(trial.first)
-    )
+    how = trial.how
+    if trial.command != ("diagnose",):
+        how += f" (`inv {' '.join(trial.command)}`)"
+    return Row(trial.name, how, trial.ground, list(trial.codes), commit, today, list(trial.first))
 
 
 def _left(ground: Ground) -> list[str]:

@@ -8,9 +8,9 @@ import shutil
 import subprocess
 import sys
 import termios
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,12 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A copy of the checkout, and its sandbox."""
+    """A copy of the checkout, and its sandbox; `more` variables are in the environment of what it
+    runs.
+    """
 
     path: Path
+    more: dict[str, str] = field(default_factory=dict)
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, str(self.path / "tasks.py"), *arguments]
@@ -49,7 +52,16 @@ class World:
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TERM") if name in os.environ}
-        return kept | {"HOME": str(self.path / "home"), "NO_COLOR": "1"}
+        return kept | {"HOME": str(self.path / "home"), "NO_COLOR": "1"} | self.more
+
+    @contextmanager
+    def variables(self, **values: str) -> Iterator[None]:
+        """Run everything with these variables while the block lasts."""
+        self.more.update(values)
+        try:
+            yield
+        finally:
+            self.more.clear()
 
     def inv(self, *arguments: str, stdin: str | None = None, timeout_s: float = 150) -> Done:
         """Run `inv` to its end as an operator's script would: no terminal, an empty HOME."""

@@ -3,9 +3,11 @@
 import shelve
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from lab.faults.fault import fault
@@ -152,6 +154,44 @@ REDBEAT = """
 CELERY_BEAT_SCHEDULER = "redbeat.RedBeatScheduler"
 CELERY_REDBEAT_REDIS_URL = CELERY_BROKER_URL
 """
+TABLES = """
+INSTALLED_APPS += ["django_celery_beat"]
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+"""
+
+
+_CRONTAB = """
+CELERY_TIMEZONE = "Lab/Autumn"
+CELERY_BEAT_SYNC_EVERY = 1
+CELERY_BEAT_SCHEDULE["more"] = {"task": "inventory.tasks.collect_daemon_status", "schedule": crontab()}
+"""
+
+
+@fault(
+    "beat.repeated_hour",
+    "the summer time of a timezone of its own ends, and an entry is due every minute",
+    touches="code beat",
+    alone=True,
+)
+@contextmanager
+def repeated_hour(ground: Sandbox) -> Iterator[None]:
+    began_at = time.time()
+    ends_at = (began_at + 140) // 60 * 60  # beat sends the entry at least once before
+    zones = autumn(ground.world.root / "zones", ends_at)
+    with ground.world.variables(PYTHONTZPATH=zones), ground.settings(_CRONTAB, "beat"):
+        until(lambda: time.time() > ends_at + 70, "a minute that beat leaves out", timeout_s=250)
+        yield
+
+
+def autumn(folder: Path, ends_at: float) -> str:
+    """Where Python finds timezones: also Lab/Autumn, whose summer time ends at `ends_at`."""
+    folder.mkdir(exist_ok=True)
+    source, end = folder / "source", datetime.fromtimestamp(ends_at, UTC)
+    source.write_text(
+        f"Zone Lab/Autumn 1:00 - WIN 2000\n1:00 1:00 SUM {end:%Y %b %d %H:%M:%S}u\n1:00 - WIN\n"
+    )
+    subprocess.run(["/usr/sbin/zic", "-d", str(folder), str(source)], check=True)
+    return f"{folder}:/usr/share/zoneinfo"
 
 
 @fault(

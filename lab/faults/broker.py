@@ -9,6 +9,8 @@ from pathlib import Path
 from lab.faults.fault import fault
 from lab.faults.grounds import Ground, Sandbox, text_of, until
 from lab.faults.messages import POLL, send
+from lab.faults.shop import Shop
+from lab.packages import install, lacking
 from lab.redis_server import RedisServer
 
 _REPLY = b"x" * 300_000
@@ -174,6 +176,20 @@ def unreachable(ground: Ground) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@fault(
+    "broker.clock",
+    "this tool runs on a clock that is two hours ahead (libfaketime)",
+    ground="shop",
+    alone=True,
+)
+@contextmanager
+def clock(ground: Shop) -> Iterator[None]:
+    install(lacking({"faketime": "faketime"}))
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    with ground.world.variables(LD_PRELOAD=str(library), FAKETIME="+2h"):
+        yield
 
 
 @fault("broker.other_db", "40 messages in another db, under a queue's name")

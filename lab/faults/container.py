@@ -9,7 +9,7 @@ from lab.docker import PROJECT, Engine
 from lab.faults.fault import fault
 from lab.faults.grounds import Sandbox, until
 
-_LOW = f"{PROJECT}_worker_low_1"
+_HIGH, _LOW = f"{PROJECT}_worker_high_1", f"{PROJECT}_worker_low_1"
 
 
 def _engine(ground: Sandbox) -> Engine:
@@ -47,6 +47,29 @@ def paused(ground: Sandbox) -> Iterator[None]:
         yield
     finally:
         docker("unpause", _LOW)
+
+
+@fault(
+    "host.not_loaded",
+    "all containers are stopped, and one is in a second network",
+    ground="docker",
+    command=("diagnose", "--fresh"),
+    after="worker.not_running",
+    alone=True,
+)
+@contextmanager
+def not_loaded(ground: Sandbox) -> Iterator[None]:
+    docker = _engine(ground).docker
+    all_ids = docker("ps", "-q").stdout.decode().split()
+    docker("stop", *all_ids)
+    docker("network", "create", "--subnet", "10.254.253.0/28", "second")
+    docker("network", "connect", "second", _HIGH)
+    try:
+        yield
+    finally:
+        docker("network", "disconnect", "second", _HIGH)
+        docker("network", "rm", "second")
+        docker("start", *all_ids)
 
 
 @fault("container.none", "docker rm -f", ground="docker", touches="worker_low")

@@ -33,6 +33,8 @@ class Fault:
     """
     alone: bool
     """Whether nothing is seen beside it, as where the broker does not answer."""
+    says: str
+    """What the output says of it, where the verb prints a plan and no findings; "" elsewhere."""
 
     @property
     def family(self) -> str:
@@ -62,13 +64,13 @@ def fault(
     touches: str = "",
     after: str = "",
     alone: bool = False,
+    says: str = "",
 ) -> Callable[[M], M]:
     """Make a fault of a context manager that injects it; `touches` are words."""
 
     def register(inject: M) -> M:
-        FAULTS.append(
-            Fault(code, how, inject, ground, command, frozenset(touches.split()), after, alone)
-        )
+        words = frozenset(touches.split())
+        FAULTS.append(Fault(code, how, inject, ground, command, words, after, alone, says))
         return inject
 
     return register

@@ -1,5 +1,6 @@
 """The grounds that faults are injected on: healthy fleets, each put up once for many faults."""
 
+import json
 import os
 import subprocess
 import time
@@ -13,7 +14,7 @@ import redis
 
 from lab.fleet.host import on_host
 from lab.fleet.world import FleetWorld, broker_of, healed
-from lab.world import World, make_world
+from lab.world import Done, World, make_world
 
 _VARIABLES = "        celery_expected_tasks:\n"
 
@@ -82,6 +83,12 @@ class Sandbox:
         """Stop services and start them, with what is given in the environment."""
         self.script("stop_workers.sh", *services)
         self.script("start_workers.sh", *services, **environment)
+
+    def manage(self, *arguments: str) -> None:
+        """Run the application's `manage.py`."""
+        python = str(self.world.path / ".venv/bin/python")
+        variables = self.world.environment | self.application
+        run([python, "manage.py", *arguments], self.world.path / "lab/patient", variables)
 
     @contextmanager
     def settings(self, lines: str, *services: str) -> Iterator[None]:
@@ -195,9 +202,7 @@ class Look:
 
 def look(ground: Ground, command: tuple[str, ...] = ("diagnose",)) -> Look:
     """Run a verb on a ground. Raises GroundError where it prints no findings."""
-    began_at = time.monotonic()
-    done = ground.world.inv(*command, "--json", "--inventory", str(ground.inventory))
-    seconds = time.monotonic() - began_at
+    done, seconds = _timed(ground, command)
     try:
         document = done.json
         crossed = [
@@ -210,6 +215,20 @@ def look(ground: Ground, command: tuple[str, ...] = ("diagnose",)) -> Look:
             f"inv {' '.join(command)} printed no findings:\n{done.out}{done.err}"
         ) from None
     return Look(findings, seconds)
+
+
+def look_at_plan(ground: Ground, command: tuple[str, ...], code: str, says: str) -> Look:
+    """Run a verb that prints a plan and no findings; the code is found if the plan says so."""
+    done, seconds = _timed(ground, command)
+    found = says in json.dumps(done.json)
+    return Look([{"code": code, "severity": "error", "caused_by": []}] if found else [], seconds)
+
+
+def _timed(ground: Ground, command: tuple[str, ...]) -> tuple[Done, float]:
+    """What a verb printed, and how many seconds it took."""
+    began_at = time.monotonic()
+    done = ground.world.inv(*command, "--json", "--inventory", str(ground.inventory))
+    return done, time.monotonic() - began_at
 
 
 @contextmanager

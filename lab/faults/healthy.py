@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from celery import chord
 from kombu import pools
 
-from lab.faults.beat import REDBEAT
+from lab.faults.beat import REDBEAT, TABLES
 from lab.faults.fault import calm, fault
-from lab.faults.grounds import Ground, Hosts, Sandbox, run, text_of, until
+from lab.faults.grounds import Ground, Hosts, Sandbox, text_of, until
 from lab.faults.messages import POLL, empty, producer, send
 from lab.faults.shop import QUEUES, Shop
 from lab.redis_server import RedisServer
@@ -165,25 +165,11 @@ def redbeat(ground: Sandbox) -> Iterator[None]:
         client.delete(*client.keys("redbeat:*"))
 
 
-_TABLES = """
-INSTALLED_APPS += ["django_celery_beat"]
-CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
-"""
-
-
 @calm("scheduler django-celery-beat", "beat with its schedule in tables")
 @contextmanager
 def tables(ground: Sandbox) -> Iterator[None]:
-    with ground.settings(_TABLES):
-        python, variables = (
-            str(ground.world.path / ".venv/bin/python"),
-            ground.world.environment | ground.application,
-        )
-        run(
-            [python, "manage.py", "migrate", "--verbosity", "0"],
-            ground.world.path / "lab/patient",
-            variables,
-        )
+    with ground.settings(TABLES):
+        ground.manage("migrate", "--verbosity", "0")
         ground.restart()
         yield
     ground.restart()

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lab.faults.beat import TABLES
 from lab.faults.fault import fault
-from lab.faults.grounds import Sandbox
+from lab.faults.grounds import Sandbox, until
 from lab.faults.worker import EXPECTED, more_code, stranger
 
 _ALL = ("worker_high", "worker_low", "worker_daemon", "beat")
@@ -66,6 +67,52 @@ def not_registered(ground: Sandbox) -> Iterator[None]:
     more = more_code(ground, "@shared_task\ndef clean_up() -> None: ...\n")
     foreign = entry(ground, "inventory.tasks.clean_up", '{"queue": "foreign"}', more="\n")
     with stranger(ground, "other@elsewhere", "foreign", EXPECTED), nodes, more, foreign:
+        yield
+    ground.restart()
+
+
+@fault(
+    "schedule.unpolled_priority",
+    "an entry has a priority whose list its worker does not poll",
+    touches="code strange",
+)
+@contextmanager
+def unpolled_priority(ground: Sandbox) -> Iterator[None]:
+    options = '{"queue": "foreign", "priority": 5}'
+    sent = entry(ground, "inventory.tasks.collect_daemon_status", options)
+    steps = "app.conf.broker_transport_options = {'priority_steps': [0]}\n"
+    nodes = ground.variables('celery_nodes: ["other@elsewhere"]')
+    with stranger(ground, "other@elsewhere", "foreign", EXPECTED + steps), nodes, sent:
+        yield
+
+
+_MORE = """
+CELERY_BEAT_SYNC_EVERY = 1
+CELERY_BEAT_SCHEDULE["collect-daemon-status"]["schedule"] = 20.0
+CELERY_BEAT_SCHEDULE["more"] = {"task": "inventory.tasks.collect_daemon_status", "schedule": 36000.0}
+"""
+_UPDATE = """
+from django_celery_beat.models import IntervalSchedule
+IntervalSchedule.objects.filter(every=36000).update(every=65)
+"""
+
+
+@fault(
+    "schedule.overdue",
+    "an UPDATE of django-celery-beat's tables made an entry due sooner, and beat is not told",
+    touches="code beat workers",
+)
+@contextmanager
+def overdue(ground: Sandbox) -> Iterator[None]:
+    def sent() -> int:
+        return ground.log("beat").read_text().count("Sending due task collect-daemon-status")
+
+    with ground.settings(TABLES + _MORE):
+        ground.manage("migrate", "--verbosity", "0")
+        ground.restart()
+        ground.manage("shell", "-c", _UPDATE)
+        enough = sent() + 7
+        until(lambda: sent() >= enough, "what beat sends in two minutes", timeout_s=200)
         yield
     ground.restart()
 

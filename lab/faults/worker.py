@@ -17,6 +17,7 @@ from lab.faults.broker import another_url, setting
 from lab.faults.fault import fault
 from lab.faults.grounds import Ground, Sandbox, text_of, until
 from lab.faults.messages import POLL, producer, send
+from lab.faults.shop import Shop
 
 LOW = "worker_low"
 _NODE = "worker_low@sandbox"
@@ -265,7 +266,9 @@ def none_fits(ground: Sandbox) -> Iterator[None]:
 
 
 @contextmanager
-def stranger(ground: Ground, name: str, queue: str, code: str = "") -> Iterator[None]:
+def stranger(
+    ground: Ground, name: str, queue: str, code: str = ""
+) -> Iterator["subprocess.Popen[bytes]"]:
     """A worker of an application without tasks, but for those in `code`, at a queue of this db."""
     with ground.broker() as client, tempfile.TemporaryDirectory() as folder:
         at = client.get_connection_kwargs()
@@ -292,7 +295,7 @@ def stranger(ground: Ground, name: str, queue: str, code: str = "") -> Iterator[
             process = subprocess.Popen([*command, "-l", "INFO"], cwd=folder, stdout=out, stderr=out)
         try:
             until(lambda: b" ready." in log.read_bytes(), name)
-            yield
+            yield process
         finally:
             process.terminate()
             process.wait()
@@ -399,13 +402,55 @@ def takes_nothing(ground: Sandbox) -> Iterator[None]:
         yield
 
 
+_MUTE = """
+from celery.worker.consumer.control import Control
+Control.include_if = lambda self, c: False
+"""
+
+
 @fault("worker.answered_by_another", "a worker hears no remote control, and a second one has its name",
        touches="code strange worker_low", after="worker.twins")  # fmt: skip
 @contextmanager
 def answered_by_another(ground: Sandbox) -> Iterator[None]:
-    mute = (
-        "from celery.worker.consumer.control import Control\nControl.include_if = lambda self, c:"
-        " False"
-    )
-    with otherwise(ground, mute), stranger(ground, _NODE, "low_priority", EXPECTED):
+    with otherwise(ground, _MUTE), stranger(ground, _NODE, "low_priority", EXPECTED):
         yield
+
+
+@fault(
+    "worker.node_unclear",
+    "a worker hears no remote control, and a node of another host fits its pattern",
+    ground="shop",
+    touches="one inventory strange",
+)
+@contextmanager
+def node_unclear(ground: Shop) -> Iterator[None]:
+    ground.end("one")
+    with text_of(ground.world.path / "shop.py", ("import os,", f"{_MUTE}import os,")):
+        ground.start("one")
+    pattern = text_of(ground.inventory, ("{name: one,", '{name: one, node: "one@%h",'))
+    try:
+        with stranger(ground, "one@elsewhere", "mail"), pattern:
+            yield
+    finally:
+        ground.anew("one")
+
+
+@fault(
+    "worker.left_processes",
+    "a worker with -B was killed with SIGKILL, and is started again without it",
+    ground="shop",
+    touches="one",
+)
+@contextmanager
+def left_processes(ground: Shop) -> Iterator[None]:
+    ground.end("one")
+    ground.start("one", "-B", "-s", str(ground.world.path / "schedule"))
+    left = psutil.Process(ground.workers["one"].pid).children()
+    ground.end("one")
+    ground.start("one")
+    try:
+        yield
+    finally:
+        for process in left:
+            process.terminate()
+        psutil.wait_procs(left, timeout=10)
