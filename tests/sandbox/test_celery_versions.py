@@ -18,14 +18,18 @@ from tests.sandbox.conftest import World, make_world
 pytestmark = pytest.mark.thorough
 
 HOST = socket.gethostname()
-VERSIONS = {  # Celery, by the Python that it is installed into
-    "3.6": ("celery==4.4.7", "redis==3.5.3"),
-    "3.7": ("celery[redis]==5.1.2", "importlib-metadata<5"),
-    "3.8": ("celery[redis]==5.3.6",),
-    "3.9": ("celery[redis]==5.2.7",),
-    "3.12": ("celery[redis]==5.5.3",),
-    "3.13": ("celery[redis]",),
-}
+INSTALLED = [  # a Python, and what is installed into an environment of it
+    ("3.6", "celery==4.4.7", "redis==3.5.3"),
+    ("3.7", "celery[redis]==5.1.2", "importlib-metadata<5"),
+    ("3.8", "celery[redis]==5.3.6"),
+    ("3.9", "celery[redis]==5.2.7"),
+    ("3.10", "celery[redis]==5.4.0", "kombu<5.5"),
+    ("3.12", "celery[redis]==5.5.3"),
+    ("3.12", "celery[redis]", "eventlet"),
+    ("3.13", "celery[redis]==5.6.3"),
+    ("3.13", "celery[redis]"),
+    ("3.14", "celery[redis]"),
+]
 INVENTORY = """\
 all:
   hosts:
@@ -55,7 +59,7 @@ def one(number): return number + 1
 CTL = f"""\
 #!/bin/sh
 case $1 in
-start) set -a; . ./tiny.env; old/bin/python -m celery -A tiny worker -n one@{HOST} -Q a -c 1 -l INFO \
+start) set -a; . ./tiny.env; old/bin/python -m celery -A tiny worker -n one@{HOST} -Q a -c 1 -P POOL -l INFO \
     </dev/null >>one.log 2>&1 & echo $! >one.pid ;;
 stop) kill "$(cat one.pid)" ;;
 status) kill -0 "$(cat one.pid)" || exit 3; cat one.pid ;;
@@ -67,7 +71,7 @@ esac 2>/dev/null
 def place(
     redis_server: RedisServer, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[World]:
-    version = request.param
+    version, *packages = request.param
     found = glob.glob(f"{Path.home()}/.pyenv/versions/{version}.*/bin/python")
     if not found:
         pytest.skip(f"no Python {version} on this machine")
@@ -76,10 +80,12 @@ def place(
     pip = [str(tmp_path / "old/bin/pip"), "--quiet", "install"]
     if version == "3.6":  # its own installs what asks for a newer Python
         subprocess.run([*pip, "--upgrade", "pip<22"], check=True, capture_output=True)
-    subprocess.run([*pip, *VERSIONS[version]], check=True, capture_output=True)
+    subprocess.run([*pip, *packages], check=True, capture_output=True)
     url = redis_server.url(9)
     (tmp_path / "tiny.py").write_text(APP)
-    (tmp_path / "ctl").write_text(CTL)
+    (tmp_path / "ctl").write_text(
+        CTL.replace("POOL", "eventlet" if "eventlet" in packages else "prefork")
+    )
     (tmp_path / "ctl").chmod(0o755)
     (tmp_path / "tiny.env").write_text(f"BROKER={url}\n")
     (tmp_path / "one.log").touch()
@@ -92,7 +98,7 @@ def place(
         subprocess.run(["./ctl", "stop"], cwd=tmp_path, check=False)
 
 
-@pytest.mark.parametrize("place", VERSIONS, indirect=True)
+@pytest.mark.parametrize("place", INSTALLED, ids=" ".join, indirect=True)
 def test_an_application_on_an_older_python_and_celery_is_judged_restarted_and_asked(
     place: World,
 ) -> None:
