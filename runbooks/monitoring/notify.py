@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from pydantic import SecretStr
 
@@ -14,19 +15,26 @@ from runbooks.monitoring.history import News
 
 
 def what_lacks() -> tuple[str, str]:
-    """Say why no target can be told, and what helps; ("", "") where Apprise, the extra `notify`, is
-    installed.
+    """Say why no one can be notified, and what helps; ("", "") if Apprise, the extra `notify`,
+    is installed.
     """
     if find_spec("apprise"):
         return "", ""
-    python = shlex.quote(sys.executable)
     return (
-        "nobody in celery_notify was told: Apprise is not installed",
-        (
-            f"install it: {python} -m pip install apprise (with uv: uv pip install --python"
-            f" {python} apprise); the next look tells"
-        ),
+        "no one in celery_notify was notified: Apprise is not installed",
+        f"install it: {_installer()} apprise; the next look notifies them",
     )
+
+
+def _installer() -> str:
+    """Return the command that adds a package to the environment that this tool runs in.
+
+    **Source:** pipx keeps `pipx_metadata.json` in an environment. An environment of uv has no pip.
+    """
+    if Path(sys.prefix, "pipx_metadata.json").exists():
+        return f"pipx inject {shlex.quote(Path(sys.prefix).name)}"
+    python = shlex.quote(sys.executable)
+    return f"{python} -m pip install" if find_spec("pip") else f"uv pip install --python {python}"
 
 
 def deliver(url: SecretStr, app: str, news: Sequence[News]) -> str:

@@ -4,14 +4,18 @@ incident from there.
 
 import glob
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from tests.sandbox.conftest import CHECKOUT, World
+from tests.unit.monitoring.test_notify import http_receiver
 
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -34,20 +38,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def ran(*command: str, code: int = 0, **options: str | Path) -> "subprocess.CompletedProcess[str]":
-    """What a command printed, which has to end with this code; options are its folder and variables
-    of its own.
-    """
-    cwd = options.pop("cwd", None)
+def ran(
+    *command: str,
+    code: int = 0,
+    cwd: Path | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> "subprocess.CompletedProcess[str]":
+    """Return what a command printed, which has to end with this code."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("PYTHON", "VIRTUAL_ENV", "RUNB"))
     }
     done = subprocess.run(
-        command, cwd=cwd, env=kept | {name: str(value) for name, value in options.items()},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        command, cwd=cwd, env={**kept, **variables}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -70,31 +75,26 @@ def python_of(version: str) -> str:
     pytest.skip(f"no Python {version} on this machine")
 
 
-def installed(by: str, python: str, wheel: Path, there: Path) -> Path:
-    """Install the wheel into an environment of its own; returns the command."""
-    tools = there / "tools"
-    ran(python, "-m", "venv", str(tools))
+def installed(by: str, python: str, wheel: Path, there: Path) -> tuple[str, Mapping[str, str]]:
+    """Install the wheel into an environment of its own.
+
+    Returns the command, and the variables with which its installer finds it again.
+    """
+    tools = there / "tools/bin"
+    ran(python, "-m", "venv", str(tools.parent))
     if by == "pip":
-        ran(str(tools / "bin/pip"), "install", str(wheel))
-        return tools / "bin/celery-runbooks"
-    ran(str(tools / "bin/pip"), "install", by)
-    command, home, its = there / "bin/celery-runbooks", there / "home", there / "its"
-    match by:
-        case "pipx":
-            ran(
-                str(tools / "bin/pipx"),
-                "install",
-                str(wheel),
-                HOME=home,
-                PIPX_HOME=its,
-                PIPX_BIN_DIR=command.parent,
-            )
-        case "uv":
-            ran(
-                str(tools / "bin/uv"), "tool", "install", "--python", python, str(wheel),
-                HOME=home, UV_TOOL_DIR=its, UV_TOOL_BIN_DIR=command.parent,
-            )  # fmt: skip
-    return command
+        ran(str(tools / "pip"), "install", str(wheel))
+        return str(tools / "celery-runbooks"), {}
+    ran(str(tools / "pip"), "install", by)
+    scripts, its = str(there / "bin"), str(there / "its")
+    variables = {"HOME": str(there), "PATH": f"{tools}:{os.environ['PATH']}"}
+    if by == "pipx":
+        variables |= {"PIPX_HOME": its, "PIPX_BIN_DIR": scripts}
+        ran("pipx", "install", str(wheel), variables=variables)
+    else:
+        variables |= {"UV_TOOL_DIR": its, "UV_TOOL_BIN_DIR": scripts}
+        ran("uv", "tool", "install", "--python", python, str(wheel), variables=variables)
+    return f"{scripts}/celery-runbooks", variables
 
 
 @pytest.mark.parametrize(("by", "version"), WAYS)
@@ -102,20 +102,26 @@ def test_the_wheel_installed_into_an_empty_environment_heals_the_incident(
     by: str, version: str, wheel: Path, world: World, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     there = tmp_path_factory.mktemp("installed")
-    command = str(installed(by, python_of(version), wheel, there))
+    command, variables = installed(by, python_of(version), wheel, there)
     assert world.inv("sandbox").code == 0
 
     def run(*words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-        return ran(command, *words, code=code, cwd=world.path, HOME=there)
+        return ran(command, *words, code=code, cwd=world.path, variables={"HOME": str(there)})
 
-    notify = world.inventory(
-        (
-            "        celery_canary:\n",
-            '        celery_notify: ["json://127.0.0.1:1/"]\n        celery_canary:\n',
+    with http_receiver() as (port, got):
+        canary = "        celery_canary:\n"
+        target = f'        celery_notify: ["json://127.0.0.1:{port}/"]\n'
+        notify = world.inventory((canary, target + canary))
+        lacking = run("monitor", "-i", notify, code=1).stderr
+        advice = re.fullmatch(
+            "no one in celery_notify was notified: Apprise is not installed\n"
+            "→ install it: (.+); the next look notifies them\n",
+            lacking,
         )
-    )
-    told = run("monitor", "-i", notify, code=1).stderr
-    assert "nobody in celery_notify was told: Apprise is not installed\n→ install it: " in told
+        assert advice, lacking
+        ran("sh", "-c", advice[1], variables=variables)
+        assert (run("monitor", "-i", notify, code=1).stderr, len(got)) == ("", 1)
+    assert "CROSSED task.not_registered " in got[0]["message"]
     healed = run("remediate", "--yes")
     assert "SUCCESS: {'current': 60, 'total': 60" in healed.stdout
     assert "To take it back: celery-runbooks undo " in healed.stdout
