@@ -123,7 +123,9 @@ def _leads_elsewhere(theirs: Sequence[Place], ours: Sequence[Place], *, same_ser
     if not theirs:
         return False
     if not any(place.is_redis for place in theirs):
-        return True
+        return {(place.scheme, place.db) for place in theirs} != {
+            (place.scheme, place.db) for place in ours
+        }
     if {place.usual.db for place in theirs}.isdisjoint(place.usual.db for place in ours):
         return True
     sockets = {place.is_socket for place in (*theirs, *ours)}

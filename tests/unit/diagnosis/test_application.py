@@ -232,6 +232,32 @@ def test_results_that_are_kept_elsewhere_are_told_with_both_places(
     assert all(told in finding.summary and "hunter2" not in repr(finding) for finding in findings)
 
 
+@pytest.mark.parametrize(
+    ("named", "theirs", "told"),
+    [
+        ("django-db", Place("django-db"), False),
+        (
+            "db+postgresql://shop:hunter2@db1/shop",
+            Place("db+postgresql", "10.0.0.7", 5432, "shop"),
+            False,
+        ),
+        (
+            "db+postgresql://shop:hunter2@db1/shop",
+            Place("db+postgresql", "db1", None, "mail"),
+            True,
+        ),
+        ("django-db", Place("django-cache"), True),
+    ],
+)
+def test_results_in_a_database_are_told_only_if_the_inventory_names_another(
+    named: str, theirs: Place, told: bool
+) -> None:
+    fleet = make_fleet(*HOSTS, queue_rules=(), result_backend=SecretStr(named))
+    said = says(backend=(theirs,))
+    findings = found(look(said, said, fleet=fleet), fleet)
+    assert [finding.code for finding in findings] == ["results.elsewhere"] * told
+
+
 # --- between hosts
 
 
