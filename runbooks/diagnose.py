@@ -59,7 +59,7 @@ def diagnose(
             "The inventory of what runs, for all that changes something", Command("adopt")
         )
     elif can_be_fixed(findings):
-        session.reporter.next_step("What would put it right", Command("remediate", "--dry-run"))
+        session.reporter.next_step("Preview the fix", Command("remediate", "--dry-run"))
     if file:
         _write(session, snapshot, findings, file)
     unreachable = start_recap(session, snapshot).exit_code

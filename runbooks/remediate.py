@@ -42,9 +42,7 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     options = session.options
     unproved = last_failed(options.state_directory, options.verb, options.inventory)
     if unproved and not make_plan(steps, snapshot):
-        session.reporter.message(
-            "The last remediation did not end well, so its proof is made again."
-        )
+        session.reporter.message("The last remediation was not verified, so it is verified now.")
     canary = session.fleet.app.canary
     does = canary.said if canary else ""
     proof = Proof(Needs.EVERYTHING | Needs.PROBES, prove, does, anyway=unproved)

@@ -1,10 +1,10 @@
-"""What `inv` alone shows: the verbs by purpose, without Invoke's own options."""
+"""The verbs by purpose, as `inv` alone lists them."""
 
 from collections.abc import Iterator, Mapping
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Begin": ("adopt", "init", "completion"),
-    "Look": (
+    "Start": ("adopt", "init", "completion"),
+    "Inspect": (
         "diagnose", "verify", "explain", "workers", "queues", "messages", "broker", "tasks", "task", "schedule",
         "tail-logs", "monitor", "hosts", "render",
     ),
@@ -12,13 +12,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "remediate", "clean-queues", "restart-workers", "fix-imports", "install-units", "install-cron", "run-task",
         "retry", "rate-limit", "pool", "consumer", "revoke", "shutdown",
     ),
-    "Take back": (
+    "Undo": (
         "runs", "show", "report", "undo", "archive.list", "archive.show", "archive.verify",
         "archive.restore",
     ),
-    "Try": ("sandbox", "fleet"),
+    "Try out": ("sandbox", "fleet"),
 }  # fmt: skip
-REST = "Work on this tool"
+REST = "Develop"
 
 
 def grouped(verbs: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:

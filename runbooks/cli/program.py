@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from inspect import getdoc
 from itertools import chain, pairwise
 from types import TracebackType
 from typing import NoReturn
@@ -35,6 +36,9 @@ _COLLECT_AFTER = 200_000
 """Objects. A verb loads half as many and keeps them to its end: to look through them takes 40 ms,
 and finds nothing.
 """
+
+_FLAG_WITHOUT_VALUE = re.compile(r"Flag <Argument: ([\w-]+).*> needed value")
+"""What Invoke says of a flag at the end of the command line that lacks its value."""
 
 _HELP = {"--help", "-h"}
 _LISTED_BY = {
@@ -99,7 +103,21 @@ class RunbooksProgram(Program):
         ):
             print(f"{heading}:", file=out)
             self.print_columns(told)
-        print(f"{self.binary} VERB -h says what a verb takes.", file=out)
+        print(f"See the options of a verb with: {self.binary} VERB -h", file=out)
+
+    def print_task_help(self, name: str) -> None:
+        """Show how a verb is called, what it does, and its flags."""
+        out = sys.stdout
+        context = self.parser.contexts[name]
+        words = [f"{self.binary} {name}"]
+        for argument in context.positional_args:
+            shown = str(argument.name).upper()
+            words.append(f"[{shown}]" if argument.optional else shown)
+        print(f"Usage: {' '.join(words)} [--options]\n", file=out)
+        print(f"{getdoc(self.collection[name])}\n", file=out)
+        if context.flags:
+            print("Options:", file=out)
+            self.print_columns([_with_value(context, *told) for told in context.help_tuples()])
 
     def parse_tasks(self) -> None:
         """`-h` behind a verb is help, also where it could be an argument or a flag's value."""
@@ -124,7 +142,7 @@ class RunbooksProgram(Program):
         for context in self.tasks:
             if flag := _flag_without_value(context, self.argv):
                 self._refuse(
-                    f"Flag {flag} needed value and was not given one!",
+                    f"{flag} expects a value",
                     f"see: {self.binary} --help {context.name}",
                 )
             if _flags_as_arguments(context):
@@ -219,7 +237,7 @@ class RunbooksProgram(Program):
             if wrong[0] in CHANGING and "--dry-run" not in context.flags:
                 return f"{verb} changes nothing, so it has no flag '{wrong[0]}'", advice
             if not verb and any(wrong[0] in its.flags for its in self.parser.contexts.values()):
-                return f"'{wrong[0]}' stands behind the verb", advice
+                return f"'{wrong[0]}' belongs after the verb", advice
             return (
                 (
                     f"{verb or self.binary} has no flag"
@@ -233,17 +251,19 @@ class RunbooksProgram(Program):
                 f"{_where_listed(context, lacking[0])}{self.binary} --help {verb}",
             )
         if word:
-            takes = f"{verb} takes no '{word}', and " if verb else ""
+            takes = f"{verb} does not take '{word}', and " if verb else ""
             return (
                 f"{takes}there is no verb '{word}'{did_you_mean(word, self.parser.contexts)}",
                 advice,
             )
+        if needing := _FLAG_WITHOUT_VALUE.search(told):
+            return f"--{needing[1]} expects a value", advice
         return re.sub(r"<Argument: ([\w-]+).*?>", r"--\1", told), advice
 
     def _refuse_number(self, error: ValueError, contexts: Iterable[ParserContext]) -> NoReturn:
         given = str(error).rpartition(": ")[2]
         flag = _flag_of_number(given, self.argv, contexts)
-        self._refuse(f"{flag} takes a number, and {given} is none", f"see: {self.binary} --list")
+        self._refuse(f"{flag} expects a number, got {given}", f"see: {self.binary} --list")
 
     def _refuse(self, problem: str, advice: str = "") -> NoReturn:
         from runbooks.core.errors import UsageError
@@ -285,6 +305,14 @@ def _printing() -> Iterator[None]:
             raise Exit(
                 end.message, out.end(end.code, lambda text: typed(text, typed_program()))
             ) from None
+
+
+def _with_value(context: ParserContext, typed: str, meaning: str | None) -> tuple[str, str]:
+    """Show that a flag that may be repeated takes a value, as Invoke shows it only of others."""
+    names = typed.split(", ")
+    if names[-1] in context.flags and context.flags[names[-1]].kind is list:
+        typed = f"{typed}=STRING"
+    return typed, meaning or ""
 
 
 def _flag_without_value(context: ParserContext, argv: Sequence[str]) -> str:

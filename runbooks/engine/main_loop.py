@@ -109,7 +109,7 @@ def walk(
 def _show(session: Session, plan: Sequence[Change], proof: Proof | None) -> None:
     session.reporter.plan(plan, dry_run=session.options.dry_run)
     if proof and proof.does and (plan or proof.anyway):
-        session.reporter.message(f"The proof at the end: {proof.does}")
+        session.reporter.message(f"Verification at the end: {proof.does}")
 
 
 def _warn_of_left(session: Session, snapshot: Snapshot, blocking: Sequence[Finding]) -> None:
@@ -127,7 +127,7 @@ def _warn_of_left(session: Session, snapshot: Snapshot, blocking: Sequence[Findi
 
 def _question(plan: Sequence[Change]) -> str:
     if not plan:
-        return "Prove it?"
+        return "Verify the fleet?"
     if len(plan) == 1:
         return "Make this change?"
     return f"Make these {len(plan)} changes?"
@@ -161,11 +161,11 @@ def _carry_out(
     if worse:
         put_back(run, worse)
     if proof and run.recap.exit_code == ExitCode.OK:
-        session.reporter.step("proof")
+        session.reporter.step("verification")
         proof.make(run, after or session.observe(needs))
     elif proof:
         session.reporter.message(
-            "", "No proof: it is made where every host answered and every step succeeded."
+            "", "Verification skipped: a host did not answer, or a step failed."
         )
     _point_to_logs(session, run.recap)
     run.lock.held()

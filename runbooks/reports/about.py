@@ -10,13 +10,13 @@ from runbooks.core.wording import counted, going_on, utc
 
 
 def about_line(about: About) -> str:
-    """`shop at 10.0.0.1:6379/0, inventory.yaml: looked at 2 hosts, 1 of 4 workers, 3 queues`."""
+    """`shop at 10.0.0.1:6379/0, inventory.yaml: checked 2 hosts, 1 of 4 workers, 3 queues`."""
     if about.records:
         return f"records in {about.records}"
     broker = f" at {about.broker}" if about.broker else ""
     line = f"{about.application}{broker}, {_from_here(about.inventory or '')}"
     seen = ", ".join(_counts(about))
-    line += f": looked at {seen}" if seen else ""
+    line += f": checked {seen}" if seen else ""
     line += f"; application as loaded at {utc(about.loaded_at)}" if about.loaded_at else ""
     return f"{line}; {going_on(about.other_run)}" if about.other_run else line
 

@@ -65,7 +65,7 @@ _OUTCOME = {
 _BELOW = 8  # a finding below the one that explains it is set in by so much
 _FRAME = 4  # lines of a finding beside its evidence
 _GAP = 2  # between the columns of a table
-_CHECK = {True: ("ok", ""), False: ("FAILED", "bold red"), None: ("UNSEEN", "yellow")}
+_CHECK = {True: ("ok", ""), False: ("FAILED", "bold red"), None: ("UNKNOWN", "yellow")}
 _HOST_COLORS = (
     "cyan",
     "magenta",
@@ -148,16 +148,14 @@ class ConsoleReporter:
         self._print()
         self._in_short(groups)
         if conclusive:
-            self.next_step(
-                "What a finding means, and what to do about it", Command("explain", "CODE")
-            )
+            self.next_step("Explain a finding", Command("explain", "CODE"))
 
     def _in_short(self, groups: Sequence[tuple[Sequence[Finding], int]]) -> None:
         """Findings that have scrolled away are listed where the terminal stops, a line each."""
         lines = sum(_FRAME + len(list(evidence(group))) for group, _ in groups)
         if not self._out.is_terminal or lines < self._out.height:
             return
-        self._print("In short:", "bold")
+        self._print("Summary:", "bold")
         for group, depth in groups:
             self._print("  " * depth + _heading(group), _SEVERITY[group[0].severity])
         self._print()
@@ -342,9 +340,7 @@ class ConsoleReporter:
             )
         if undo:
             self._print()
-            self._print(
-                f"To take it back: {Command('undo', undo).bare(self._program, self._where)}"
-            )
+            self._print(f"Undo it: {Command('undo', undo).bare(self._program, self._where)}")
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         from rich.measure import Measurement
@@ -413,7 +409,7 @@ class ConsoleReporter:
             else:
                 self._print()
             self._begun = False
-            self._print(f"looked at {utc(time.time())}")
+            self._print(f"checked at {utc(time.time())}")
         self._viewed = True
         match view:
             case QueuesView(detailed=True):

@@ -5,7 +5,7 @@ hosts together.
 from collections.abc import Iterator, Sequence
 
 from runbooks.core.model import Cause, Finding, Severity
-from runbooks.core.wording import counted
+from runbooks.core.wording import counted, them
 
 
 def grouped(findings: Sequence[Finding]) -> Iterator[tuple[list[Finding], int]]:
@@ -32,11 +32,10 @@ def _grouped(
 
 
 def number_of(findings: Sequence[Finding]) -> str:
-    """`3 findings, 2 more that follow from them, and 1 note`: of what is told, where some of it is
-    a fault.
-    """
+    """Return the first line above findings: `3 findings, 2 caused by them, and 1 note`."""
     trees: list[list[Finding]] = []
-    for group, depth in grouped(findings):
+    groups = list(grouped(findings))
+    for group, depth in groups:
         if depth == 0:
             trees += [[one] for one in group]
         else:
@@ -46,14 +45,15 @@ def number_of(findings: Sequence[Finding]) -> str:
     notes = sum(map(len, trees)) - follow - len(faults)
     parts = [counted(len(faults), "finding")]
     if follow:
-        parts.append(
-            f"{follow:,} more that {'follows' if follow == 1 else 'follow'} from"
-            f" {'it' if len(faults) == 1 else 'them'}"
-        )
+        parts.append(f"{follow:,} caused by {them(len(faults))}")
     if notes:
         parts.append(counted(notes, "note"))
-    told = ", those alike together" if len(list(grouped(findings))) < len(findings) else ""
-    return (parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}") + told
+    line = parts[0]
+    if len(parts) > 1:
+        line = f"{', '.join(parts[:-1])}, and {parts[-1]}"
+    if len(groups) < len(findings):
+        line += "; similar findings are grouped"
+    return line
 
 
 def alike(findings: Sequence[Finding]) -> list[list[Finding]]:

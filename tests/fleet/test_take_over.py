@@ -229,7 +229,7 @@ def test_celerys_documented_unit_makes_way_and_comes_back(bare: FleetWorld) -> N
     assert inv(bare, "verify").code == 0
     again = inv(bare, *TAKE_OVER, "--yes")
     assert again.code == 0, again.out + again.err
-    assert "To take it back" not in again.out
+    assert "Undo it" not in again.out
 
     undone = inv(bare, "undo", "last", "--yes")
     assert undone.code == 0, undone.out + undone.err
@@ -414,7 +414,7 @@ def test_a_unit_at_our_place_that_somebody_wrote_is_replaced_only_where_that_is_
     assert done.code == 0, done.out + done.err
     assert "MemoryMax=900M" in root(bare, f"cat {UNITS}/{HIGH}.d/taken-over.conf")
     again = inv(bare, "remediate", "--yes")
-    assert (again.code, "To take it back" in again.out) == (0, False), again.out + again.err
+    assert (again.code, "Undo it" in again.out) == (0, False), again.out + again.err
     undone = inv(bare, "undo", "last", "--yes")
     assert undone.code == 0, undone.out + undone.err
     assert state(bare) == before

@@ -71,7 +71,7 @@ def test_one_command_names_what_is_wrong_with_a_fleet_that_no_inventory_describe
     assert "w@here" in page
     assert PASSWORD not in page
     assert done.code == 1, done.err
-    assert "/3, no inventory: looked at 1 worker, 2 queues" in told
+    assert "/3, no inventory: checked 1 worker, 2 queues" in told
     assert "4 messages wait in mails and no node consumes it; did you mean 'mail'?" in told
     assert "1 node answers and none lists it in active_queues; w@here: mail" in told
     assert "1 message of mail was fetched, and no node that answers holds it" in told
@@ -274,7 +274,7 @@ def test_a_broker_and_an_inventory_exclude_each_other(tmp_path: Path) -> None:
     done = inv(
         "diagnose", "--broker", "redis://127.0.0.1:1/0", "--inventory", "x.yaml", cwd=tmp_path
     )
-    assert (done.code, "--broker stands in for an inventory" in done.err) == (5, True)
+    assert (done.code, "--broker replaces the inventory" in done.err) == (5, True)
 
 
 def test_the_inventory_of_a_broker_alone_has_no_finding_where_all_is_well(

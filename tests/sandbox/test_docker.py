@@ -159,7 +159,7 @@ def _known_without_an_inventory(world: World) -> None:
         return Done(done.returncode, done.stdout, done.stderr)
 
     healthy = inv("diagnose", *there, service)
-    assert (healthy.code, "no inventory: looked at 1 host, 3 workers" in healthy.out) == (
+    assert (healthy.code, "no inventory: checked 1 host, 3 workers" in healthy.out) == (
         0,
         True,
     ), healthy.out

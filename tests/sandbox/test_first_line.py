@@ -10,7 +10,7 @@ import pytest
 from tests.brokers import until
 from tests.sandbox.conftest import World
 
-LOOKED = "looked at 1 host, 3 workers, 3 queues"
+LOOKED = "checked 1 host, 3 workers, 3 queues"
 
 
 def where(world: World) -> str:
@@ -28,10 +28,10 @@ def where(world: World) -> str:
         (["verify"], LOOKED),
         (["remediate", "--dry-run"], LOOKED),
         (["restart-workers", "--dry-run"], LOOKED),
-        (["install-units", "--dry-run"], "looked at 1 host, 3 workers"),
-        (["install-cron", "--dry-run"], "looked at 1 host"),
-        (["clean-queues", "--dry-run"], "looked at 3 queues"),
-        (["clean-queues", "--dry-run", "--queue", "low_priority"], "looked at 1 queue"),
+        (["install-units", "--dry-run"], "checked 1 host, 3 workers"),
+        (["install-cron", "--dry-run"], "checked 1 host"),
+        (["clean-queues", "--dry-run"], "checked 3 queues"),
+        (["clean-queues", "--dry-run", "--queue", "low_priority"], "checked 1 queue"),
     ],
 )
 def test_a_verb_that_looks_says_at_what(words: Sequence[str], seen: str, healthy: World) -> None:
@@ -74,7 +74,7 @@ def test_a_host_that_does_not_answer_and_its_silent_workers_are_not_said_to_have
     name = healthy.inventory((local, f"{local}\n        gone: {gone}"))
     done = healthy.inv("diagnose", "--inventory", name)
     looked, _, _ = done.out.splitlines()[0].partition("; application as loaded at ")
-    assert looked.endswith(", changed.yaml: looked at 1 of 2 hosts, 3 of 4 workers, 3 queues")
+    assert looked.endswith(", changed.yaml: checked 1 of 2 hosts, 3 of 4 workers, 3 queues")
     assert done.code == 4
 
 
@@ -98,7 +98,7 @@ def test_a_broker_that_does_not_answer_is_named_and_none_of_its_queues_was_looke
     first, *_ = done.out.splitlines()
     assert (
         first
-        == "printer_inventory at 127.0.0.1:1/3, inventory.yaml: looked at 1 host, 3 workers, 0 of 3"
+        == "printer_inventory at 127.0.0.1:1/3, inventory.yaml: checked 1 host, 3 workers, 0 of 3"
         " queues"
     )
     assert done.code == 4

@@ -124,7 +124,7 @@ def test_the_wheel_installed_into_an_empty_environment_heals_the_incident(
     assert "CROSSED task.not_registered " in got[0]["message"]
     healed = run("remediate", "--yes")
     assert "SUCCESS: {'current': 60, 'total': 60" in healed.stdout
-    assert "To take it back: celery-runbooks undo " in healed.stdout
+    assert "Undo it: celery-runbooks undo " in healed.stdout
     run("verify")
 
 

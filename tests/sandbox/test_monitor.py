@@ -313,8 +313,8 @@ def test_alerts_and_dashboard_are_printed_without_asking_anybody(
         (("--history", "--since", "yesterday"), "--since 'yesterday' is no duration"),
         (("--listen", "here"), "--listen 'here': name a port"),
         (("--listen", "9808", "--every", "often"), "--every 'often' is no duration"),
-        (("--listen", "9808", "--history"), "give one of them"),
-        (("--docs", "https://example.com"), "--docs would change nothing here"),
+        (("--listen", "9808", "--history"), "give only one"),
+        (("--docs", "https://example.com"), "--docs has no effect here"),
     ],
 )
 def test_flags_that_mean_nothing_are_refused(

@@ -57,7 +57,7 @@ def test_such_a_fleet_is_looked_at_verified_and_monitored_through_its_broker_alo
 ) -> None:
     looked = inv(cloud, "diagnose")
     assert (looked.code, "Nothing is wrong." in looked.out) == (0, True), looked.out + looked.err
-    assert "cloud.yaml: looked at 3 workers, 3 queues" in looked.out
+    assert "cloud.yaml: checked 3 workers, 3 queues" in looked.out
     checked = inv(cloud, "verify")
     assert checked.code == 0, checked.out + checked.err
     for told in (
@@ -136,7 +136,7 @@ def test_the_page_on_kubernetes_shows_what_is_printed_of_a_pod(
     def is_seen() -> bool:
         nonlocal printed
         printed = cloud.inv("diagnose", "--inventory", "pods.yaml").out
-        return "looked at 1 worker" in printed
+        return "checked 1 worker" in printed
 
     try:
         until(is_seen, timeout_s=90)

@@ -56,7 +56,7 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
     assert (redis_keys(world), files(world)) == before, "a dry run writes nothing"
     assert dry.code == 0
     assert "+GLPI_TIMEOUT_S=30" in dry.json["plan"][0]["detail"]
-    assert dry.json["messages"] == [f"The proof at the end: run {CHECK} through high_priority"]
+    assert dry.json["messages"] == [f"Verification at the end: run {CHECK} through high_priority"]
 
     healed = world.inv("remediate", "--yes", "--json")
     assert healed.code == 0, healed.out + healed.err

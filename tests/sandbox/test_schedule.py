@@ -183,7 +183,7 @@ def test_the_patients_schedule_leads_to_its_workers_and_an_entry_runs_as_beat_se
     ran = healthy.inv("run-task", "--entry", "collect-daemon-status")
     assert (ran.code, "SUCCESS" in ran.out) == (0, True), ran.err
     wrong = healthy.inv("run-task", "--entry", "collect-daemon-status", "--args", "[1]")
-    assert (wrong.code, "--args means nothing with it" in wrong.err) == (5, True), wrong.err
+    assert (wrong.code, "so it excludes --args" in wrong.err) == (5, True), wrong.err
 
 
 def test_a_file_of_beats_that_cannot_be_read_is_told_once_with_the_reason(healthy: World) -> None:

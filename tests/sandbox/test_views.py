@@ -103,11 +103,11 @@ def test_the_server_is_shown_with_what_it_means(broken: World) -> None:
         ("queues --wtach 2s", 5, "queues has no flag '--wtach'; did you mean '--watch'?"),
         ("queues --watch 0", 5, "--watch '0': expected how often to look, 1s or more"),
         ("queues --watch 2s --exact", 5, "leave --grep and --exact out with it"),
-        ("queues low_priority high_priority", 5, "queues takes no 'high_priority'"),
+        ("queues low_priority high_priority", 5, "queues does not take 'high_priority'"),
         (
             "messages low_priority --limit 0",
             5,
-            "--limit 0: expected how many messages to show, 1 or more",
+            "--limit 0: expected 1 or more",
         ),
         ("messages low_priority --retries many", 5, "--retries: write it as '>N'"),
         ("messages", 5, "messages needs QUEUE: the QUEUE"),
@@ -139,7 +139,7 @@ def test_watching_shows_look_after_look_and_ends_with_ctrl_c_or_its_reader(broke
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     assert piped.stdout is not None
-    until(lambda: "looked at 20" in piped.stdout.readline())  # type: ignore[union-attr]
+    until(lambda: "checked at 20" in piped.stdout.readline())  # type: ignore[union-attr]
     piped.stdout.close()
     started = time.monotonic()
     assert piped.wait(timeout=20) == 0, "the reader has seen enough"

@@ -1,4 +1,4 @@
-"""`adopt`: from a fleet that runs to its inventory."""
+"""`adopt`: the inventory of a running fleet."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,14 +22,12 @@ if TYPE_CHECKING:
     positional=("host",),
     optional=("host",),
     secrets_file=(
-        "write the broker's URL, with its password, into this new FILE (0600), where the inventory"
-        " looks"
+        "write the broker's URL, with its password, to this new FILE (0600), from which the"
+        " inventory reads it"
     ),
 )
 def adopt(flags: Flags, secrets_file: str = "") -> None:
-    """Print the inventory of a fleet that runs, and diagnose it; where there is an inventory, how
-    it differs.
-    """
+    """Print the inventory of a running fleet, or how yours differs from it; then diagnose it."""
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.adopt import adopt as page

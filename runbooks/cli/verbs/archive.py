@@ -1,4 +1,4 @@
-"""The verbs for archives, as the collection `archive`: `inv archive.list` and its sisters."""
+"""The verbs for archives: the collection `archive`."""
 
 from typing import TYPE_CHECKING
 
@@ -9,14 +9,12 @@ if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.core.reporter import Reporter
 
-_RUN = "the run's id, its beginning, or `last`: the newest that has an archive"
+_RUN = "the id of the run, the beginning of its id, or `last`: the newest with an archive"
 
 
 @verb(hosts=False, collection="archive")
 def list_archive(flags: Flags) -> None:
-    """List the archives of all runs: how many messages they hold, of which tasks, why, and whether
-    Redis agrees.
-    """
+    """List the archives of all runs: their messages, tasks and reasons, and whether Redis agrees."""
     from runbooks.archives import list_archives as page
 
     run_verb(
@@ -29,9 +27,7 @@ def list_archive(flags: Flags) -> None:
 
 @verb(hosts=False, positional=("run",), selecting=IN_ARCHIVES, collection="archive", run=_RUN)
 def show(flags: Flags, run: str, said: Said) -> None:
-    """Show the messages of a run's archives, all or those that the flags mean, with where they are
-    now.
-    """
+    """Show the archived messages of a run, all or those selected, and where each is now."""
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.archives import show_archive
@@ -52,7 +48,7 @@ def show(flags: Flags, run: str, said: Said) -> None:
 
 @verb(hosts=False, positional=("run",), collection="archive", run=_RUN)
 def verify(flags: Flags, run: str) -> None:
-    """Check a run's archives: every checksum, their order, and what a crash has torn."""
+    """Check the archives of a run: checksums, order, and records cut off by a crash."""
     from runbooks.archives import verify_archive
 
     run_verb(flags, lambda reporter: verify_archive(reporter, records_of(flags, reporter), run))
@@ -65,9 +61,9 @@ def verify(flags: Flags, run: str) -> None:
     selecting=IN_ARCHIVES,
     collection="archive",
     run=_RUN,
-    place="where to: `original` (into their places), `next` or `last` to run",
-    with_malformed="also malformed items; each kills the worker that pops it",
-    even_restored="also what stands nowhere since Redis went back; it may have run",
+    place="where to insert them: `original` (their old places), `next` or `last` to run",
+    with_malformed="also malformed items; each kills the worker that receives it",
+    even_restored="also messages that Redis lost when it went back in time; these may have run",
 )
 def restore(
     flags: Flags,
@@ -77,7 +73,7 @@ def restore(
     with_malformed: bool = False,
     even_restored: bool = False,
 ) -> None:
-    """Put messages of a run's archives back into their queues, all or those that the flags mean."""
+    """Restore archived messages of a run to their queues, all or those selected."""
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.archives import restore_archive

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from runbooks.hosts.transport import Transports
     from runbooks.inventory.read import Inventory
 
-APP = "the application, as `celery -A` has it, where the inventory has several"
+APP = "the application, as for `celery -A`, if the inventory has several"
 APP_ALONE = (
-    f"{APP}; or where none has it: loaded here, in its folder, with the workers that run on this"
-    " machine"
+    f"{APP}; if the inventory does not have it: the application in this folder, with its workers on"
+    " this machine"
 )
 PYTHON = (
-    "with -A: the Python that has it (default: the active virtual environment's, else that of its"
+    "with -A: the Python that runs it (default: the active virtual environment's, else that of its"
     " workers)"
 )
 CONTAINER = (
-    "the application is in this container, by its NAME or id, or of this service of Compose;"
-    " without an inventory"
+    "check the application in this container, without an inventory: the NAME or id of a container,"
+    " or a service of Compose"
 )
-HOST = "look at these hosts over SSH ('web1,web2'), or of an --inventory, instead of this machine"
+HOST = "instead of this machine: these hosts over SSH ('web1,web2'), or hosts of the --inventory"
 LOCAL = {"ansible_connection": "local"}
 """How this machine is reached."""
 

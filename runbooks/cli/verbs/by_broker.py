@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 NO_INVENTORY = "no inventory"
 HELP = (
-    "look at this Redis URL alone, without an inventory; env:NAME takes it from an environment"
-    " variable, so that its password is in no list of processes: env:CELERY_BROKER_URL"
+    "check only this Redis URL, without an inventory; env:NAME reads the URL from an environment"
+    " variable, which keeps its password out of process lists: env:CELERY_BROKER_URL"
 )
 _FROM = "env:"
 _APPLICATION = "broker"
@@ -46,8 +46,8 @@ def url_of(given: str) -> str:
         )
     if url.startswith("sentinel:"):
         raise UsageError(
-            "--broker: behind Sentinels the master's name is needed, too",
-            "name the master's own URL, or write an inventory with celery_broker_options:"
+            "--broker: a Sentinel URL also needs the name of the master",
+            "give the URL of the master itself, or write an inventory with celery_broker_options:"
             " {master_name: NAME}",
         )
     return url

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.core.reporter import Reporter
 
-_SERIAL = "after the first host, restart so many at a time: a number, or a share such as 30%"
+_SERIAL = "hosts to restart at a time, after the first: a number, or a share such as 30%"
 _KILL_RUNNING = (
-    "stop workers although tasks run there for longer than their stop may take: these are killed"
+    "stop workers even if a task runs longer than their stop timeout: such tasks are killed"
 )
 _TAKE_OVER = (
-    "put the inventory's services in the place of units and processes of others that do their work"
+    "replace units and processes that are not from this inventory, but do the same work, by its"
+    " services"
 )
-_MAX_FAIL = "how many hosts may fail before the rest is left alone"
+_MAX_FAIL = "how many hosts may fail before the remaining hosts are skipped (default: 0)"
 
 
 @verb(
@@ -45,7 +46,7 @@ def remediate(
     fresh: bool = False,
     take_over: bool = False,
 ) -> None:
-    """Put the fleet right: environment, units, cron, queues, workers; then prove it."""
+    """Repair the fleet: environment, units, cron, queues, workers; then verify it."""
     from runbooks.engine.rolling import Rolling
     from runbooks.remediate import remediate as page
 
@@ -55,9 +56,7 @@ def remediate(
 
 @verb(changes=True, by_broker=True, by_application=True, selecting=IN_QUEUES)
 def clean_queues(flags: Flags, said: Said) -> None:
-    """Take messages out of the queues into an archive, or move them: what the rules mean, or the
-    flags.
-    """
+    """Archive or move messages that the inventory's rules, or these flags, select."""
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.clean_queues import clean_queues as page
@@ -70,9 +69,7 @@ def clean_queues(flags: Flags, said: Said) -> None:
 
 @verb(changes=True, kill_running=_KILL_RUNNING)
 def install_units(flags: Flags, kill_running: bool = False) -> None:
-    """Install what describes the services to systemd or supervisord, from templates; starts
-    nothing.
-    """
+    """Install the units of systemd or the programs of supervisord from templates; starts nothing."""
     from runbooks.install import install_units as page
 
     on_fleet(flags, lambda session: page(asking(session, kill_running=kill_running)))
@@ -80,9 +77,7 @@ def install_units(flags: Flags, kill_running: bool = False) -> None:
 
 @verb(changes=True)
 def install_cron(flags: Flags) -> None:
-    """Install the cron entries, for cron or as timers, and the rotation of the logs, from
-    templates.
-    """
+    """Install the cron entries, as crontab or timers, and the log rotation from templates."""
     from runbooks.install import install_cron as page
 
     on_fleet(flags, page)
@@ -93,7 +88,7 @@ def install_cron(flags: Flags) -> None:
     serial=_SERIAL,
     max_fail=_MAX_FAIL,
     kill_running=_KILL_RUNNING,
-    no_restart="leave the workers running as they are; they know the tasks once they are restarted",
+    no_restart="do not restart the workers; they register the tasks at their next restart",
 )
 def fix_imports(
     flags: Flags,
@@ -102,9 +97,7 @@ def fix_imports(
     kill_running: bool = False,
     no_restart: bool = False,
 ) -> None:
-    """Import expected tasks that nothing imports, in the file that makes the application, and
-    restart the workers.
-    """
+    """Add missing imports of expected tasks to the application's file, and restart the workers."""
     from runbooks.engine.rolling import Rolling
     from runbooks.fix_imports import fix_imports as page
 
@@ -133,9 +126,7 @@ def restart_workers(
     max_fail: int = 0,
     kill_running: bool = False,
 ) -> None:
-    """Restart every worker and beat, or those that are named, and prove that each came back with
-    tasks and queues.
-    """
+    """Restart all workers and beats, or those named, and verify that each works again."""
     from runbooks.engine.rolling import Rolling
     from runbooks.restart_workers import restart_workers as page
 

@@ -1,4 +1,4 @@
-"""The verbs that look and change nothing."""
+"""The verbs that read and change nothing."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 _BUDGET = (
-    "how long messages may be read (default: 10s); beyond it a sample of each queue is judged, and"
-    " said to be one"
+    "how long to read messages (default: 10s); of what remains only a sample of each queue is read,"
+    " and the output says so"
 )
 
 
@@ -38,7 +38,7 @@ _BUDGET = (
     fresh=FRESH,
     worker=WORKER,
     budget=_BUDGET,
-    html="also write it into this FILE, as a page that holds all it needs",
+    html="also write the findings to this FILE, as one self-contained page",
 )
 def diagnose(
     flags: Flags,
@@ -47,7 +47,7 @@ def diagnose(
     budget: str = "10s",
     html: str = "",
 ) -> None:
-    """Name every fault of the fleet, with the evidence for it; changes nothing."""
+    """Report every fault of the fleet with its evidence; changes nothing."""
     from pathlib import Path
 
     from runbooks.diagnose import PageFile
@@ -64,7 +64,7 @@ def diagnose(
     fresh=FRESH,
     worker=WORKER,
     budget=_BUDGET,
-    junit="also write what was tested into this FILE, as JUnit has it, for CI",
+    junit="also write the results to this FILE, in JUnit format, for CI",
 )
 def verify(
     flags: Flags,
@@ -88,10 +88,10 @@ def verify(
     hosts=False,
     positional=("code",),
     optional=("code",),
-    code="the CODE of a finding; without one all are listed",
+    code="the CODE of a finding; without it, list all codes",
 )
 def explain(flags: Flags, code: str | None = None) -> None:
-    """Say what a finding means, how it is known and what to do about it; asks nobody."""
+    """Explain a finding: its meaning, its evidence, and what to do; contacts no host."""
     from runbooks.explain import explain as page
 
     run_verb(flags, lambda reporter: page(reporter, code))
@@ -101,10 +101,10 @@ def explain(flags: Flags, code: str | None = None) -> None:
     hosts=False,
     positional=("file",),
     optional=("file",),
-    file=f"where to; it must not exist (default: {DEFAULT})",
+    file=f"the FILE to create; it must not exist yet (default: {DEFAULT})",
 )
 def init(flags: Flags, file: str | None = None) -> None:
-    """Write a commented example of an inventory into a new file; asks nobody."""
+    """Write a commented example of an inventory to a new file; contacts no host."""
     from pathlib import Path
 
     from runbooks.init import init as page
@@ -120,7 +120,7 @@ def init(flags: Flags, file: str | None = None) -> None:
 
 @verb(hosts=False)
 def hosts(flags: Flags) -> None:
-    """List the hosts of the inventory with their groups, workers and queues; asks nobody."""
+    """List the hosts of the inventory with groups, workers and queues; contacts no host."""
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.core.errors import ExitCode
@@ -133,7 +133,7 @@ def hosts(flags: Flags) -> None:
 
 @verb(hosts=False, only="only files whose path or name matches this GLOB, e.g. 'celery-worker@*'")
 def render(flags: Flags, only: str = "") -> None:
-    """Show the files that would be installed on each host, from their templates; asks nobody."""
+    """Show the files that would be installed on each host; contacts no host."""
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.render import render as page
@@ -164,9 +164,9 @@ def _host_row(host: Any) -> Mapping[str, str]:
     optional=("worker",),
     worker=WORKER,
     grep="only lines that match this regular EXPRESSION",
-    since="only lines since this TIME: how long ago (15m, 2h, 1d), or when (2026-11-21T12:00)",
-    lines="the last NUMBER of lines of each log (default: 20; with --since all)",
-    follow="go on as the logs grow, until ^C",
+    since="only lines since this TIME: an age (15m, 2h, 1d) or a date (2026-11-21T12:00)",
+    lines="the last NUMBER of lines of each log (default: 20; with --since: all)",
+    follow="print new lines as they are written, until ^C",
 )
 def tail_logs(
     flags: Flags,
@@ -176,9 +176,7 @@ def tail_logs(
     lines: str = "",
     follow: bool = False,
 ) -> None:
-    """Show the logs of every host as one, by time: the units' journals and celery_logs; changes
-    nothing.
-    """
+    """Show the workers' logs of all hosts, merged by time; changes nothing."""
     from runbooks.tail_logs import tail_logs as page
 
     on_fleet(

@@ -54,18 +54,17 @@ Said = dict[str, Any]
 _EVERYWHERE = ("inventory", "limit", "app", "json", "state_dir")
 _ON_HOSTS = ("forks", "accept_new", "ask_become_pass")
 _CHANGING = ("dry_run", "diff", "yes")
-FRESH = (
-    "load the application on each host again, though nothing that it was loaded from has changed"
-)
+FRESH = "load the application on each host again, even if none of its files has changed"
 _HELP = {
     "inventory": (
-        "an inventory that Ansible reads: a FILE, a folder, a script; may be given several times "
-        "(default: inventory.yaml here or in a parent folder, else Ansible's)"
+        "an Ansible inventory: a FILE, a folder or a script; may be repeated "
+        "(default: inventory.yaml here or in a parent folder, else Ansible's default)"
     ),
     "limit": "only these hosts or groups: an Ansible PATTERN, e.g. 'workers:!web3'",
     "json": "print one JSON document instead of text",
     "state_dir": (
-        "where runs are recorded (default: runbooks_state_directory, else the XDG state folder)"
+        "the folder that holds the records of runs "
+        "(default: runbooks_state_directory, else the XDG state folder)"
     ),
     "broker": BROKER,
     "app": APP,
@@ -73,18 +72,15 @@ _HELP = {
     "container": CONTAINER,
     "host": HOST,
     "forks": "how many hosts to work on at once (default: 16)",
-    "accept_new": (
-        "let hosts in whose key is not known yet, and remember it; one that has changed is never"
-        " let in"
-    ),
-    "ask_become_pass": "ask for sudo's password, once",
-    "dry_run": "show what would happen; write nothing anywhere",
-    "diff": "nothing more: a plan has the diff of each file anyway",
-    "yes": "do not ask before changing anything",
+    "accept_new": ("accept unknown host keys and remember them; a changed key is always rejected"),
+    "ask_become_pass": "ask once for the sudo password",
+    "dry_run": "show the plan; change nothing",
+    "diff": "accepted for Ansible's sake; a plan always shows the diff of each file",
+    "yes": "do not ask for confirmation",
 }
 
 
-WORKER = "only workers and beats that this PATTERN fits, or several: e.g. 'high*,beat@web1'"
+WORKER = "only workers and beats that match this PATTERN, or one of several: 'high*,beat@web1'"
 
 
 LEFT_OUT = "\0"
@@ -160,7 +156,7 @@ def verb(
         def run(c: Context, **given: Any) -> None:
             if c.config.run.dry:
                 raise Exit(
-                    "--dry is a flag of Invoke's own, and no dry run; did you mean '--dry-run'?",
+                    "--dry is an option of Invoke, not a dry run; did you mean '--dry-run'?",
                     code=5,
                 )
             given |= {flag: None for flag in optional if given[flag] == LEFT_OUT}
@@ -321,12 +317,11 @@ def _require_alone(flags: Flags) -> None:
     from runbooks.core.errors import UsageError
 
     if not flags.by_broker:
-        raise UsageError(
-            "--broker is the broker of an application here", "name that, too: -A PROJECT"
-        )
+        raise UsageError("--broker needs an application here", "name the application: -A PROJECT")
     if flags.inventory or flags.limit is not None:
         raise UsageError(
-            "--broker stands in for an inventory", "leave --inventory and --limit out, or --broker"
+            "--broker replaces the inventory, so it excludes --inventory and --limit",
+            "remove either --broker or the others",
         )
 
 
@@ -360,7 +355,7 @@ def _existing_or_new(name: str) -> Path:
     path = Path(name).absolute()
     if not name or (path.exists() and not path.is_dir()):
         raise UsageError(
-            f"--state-dir {name!r} is no folder", "name the folder where runs are recorded"
+            f"--state-dir {name!r} is not a folder", "name the folder that holds the records"
         )
     return path
 
@@ -423,9 +418,9 @@ def _warn_of_no_check(fleet: "Fleet", reporter: "Reporter") -> None:
 
     if is_unchecked(fleet.app.broker_url.get_secret_value()):
         reporter.warning(
-            "celery_broker_url: no certificate is checked, as Celery has it for rediss:// without"
-            " options",
-            "end it, and the workers' own, with ?ssl_cert_reqs=required&ssl_ca_certs=PATH",
+            "celery_broker_url: the server's certificate is not checked, which is Celery's default"
+            " for rediss:// without options",
+            "append ?ssl_cert_reqs=required&ssl_ca_certs=PATH to this URL and to the workers' own",
         )
 
 

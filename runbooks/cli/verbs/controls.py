@@ -1,6 +1,4 @@
-"""The verbs that tell nodes to do something: rate limits, pools, consumers, the end, and tasks to
-discard.
-"""
+"""The verbs that control nodes: rate limits, pools, consumers, shutdown, revoked tasks."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,7 @@ if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.engine.context import Session
 
-_NODES = "the nodes that this PATTERN fits, or several: e.g. 'high*,low@web1'"
+_NODES = "the nodes that match this PATTERN, or one of several: 'high*,low@web1'"
 _SELECTING = {
     "queue": IN_QUEUES["queue"],
     **{flag: told for flag, told in IN_ONE_QUEUE.items() if flag != "malformed"},
@@ -23,11 +21,11 @@ _SELECTING = {
     hosts=False,
     positional=("task", "rate"),
     task="the TASK's name",
-    rate="the rate limit as Celery has it (10/s, 10/m, 10/h), or none",
+    rate="the limit as Celery writes it: 10/s, 10/m, 10/h, or none",
     node=_NODES,
 )
 def rate_limit(flags: Flags, task: str, rate: str, node: str = "*") -> None:
-    """Give a task another rate limit on nodes, until these are started anew."""
+    """Change the rate limit of a task on nodes, until they are restarted."""
     from runbooks.controls import rate_limit as page
 
     on_fleet(flags, lambda session: page(session, task, rate, node))
@@ -38,17 +36,19 @@ def rate_limit(flags: Flags, task: str, rate: str, node: str = "*") -> None:
     hosts=False,
     positional=("node",),
     node=_NODES,
-    grow="by so many processes more",
-    shrink="by so many processes less; only idle ones go",
+    grow="the number of processes to add",
+    shrink="the number of processes to remove; only idle ones are removed",
 )
 def pool(flags: Flags, node: str, grow: int = 0, shrink: int = 0) -> None:
-    """Let the prefork pools of nodes have more processes, or less, until these are started anew."""
+    """Add processes to prefork pools of nodes, or remove them, until the nodes are restarted."""
     from runbooks.controls import pool as page
     from runbooks.core.errors import UsageError
 
     def body(session: "Session") -> "ExitCode":
         if min(grow, shrink) < 0 or (grow and shrink):
-            raise UsageError("--grow and --shrink take how many processes, and exclude each other")
+            raise UsageError(
+                "--grow and --shrink expect a number of processes, and exclude each other"
+            )
         return page(session, node, grow - shrink)
 
     on_fleet(flags, body)
@@ -63,7 +63,7 @@ def pool(flags: Flags, node: str, grow: int = 0, shrink: int = 0) -> None:
     queue="the QUEUE",
 )
 def consumer(flags: Flags, node: str, action: str, queue: str) -> None:
-    """Let nodes consume a queue (add), or not (cancel), until these are started anew."""
+    """Let nodes consume a queue (add), or stop that (cancel), until they are restarted."""
     from runbooks.controls import consumer as page
 
     on_fleet(flags, lambda session: page(session, node, action, queue))
@@ -71,7 +71,7 @@ def consumer(flags: Flags, node: str, action: str, queue: str) -> None:
 
 @verb(changes=True, hosts=False, positional=("node",), node=_NODES)
 def shutdown(flags: Flags, node: str) -> None:
-    """Let nodes end once their tasks are done; this cannot be taken back."""
+    """Shut nodes down after their tasks have ended; this cannot be undone."""
     from runbooks.controls import shutdown as page
 
     on_fleet(flags, lambda session: page(session, node))
@@ -83,12 +83,10 @@ def shutdown(flags: Flags, node: str) -> None:
     positional=("ids",),
     optional=("ids",),
     selecting=_SELECTING,
-    ids="these tasks, by their IDs, which commas separate",
+    ids="the tasks with these IDs, separated by commas",
 )
 def revoke(flags: Flags, said: Said, ids: str | None = None) -> None:
-    """Let all nodes discard tasks that they have not begun, by id or by flags; this cannot be taken
-    back.
-    """
+    """Let all nodes discard tasks that have not begun, by id or by flags; this cannot be undone."""
     from runbooks.controls import revoke as page
     from runbooks.core.rules import from_flags
 

@@ -22,16 +22,14 @@ if TYPE_CHECKING:
 @verb(
     by_broker=True,
     by_application=True,
-    textfile="also write the figures into this FILE, for node_exporter",
-    listen=(
-        "look again and again, and answer Prometheus and browsers at this [ADDRESS:]PORT, until ^C"
-    ),
-    every="with --listen: a look every so often (default: 1m)",
-    history="draw the depths that earlier looks saw; asks nobody",
+    textfile="also write the metrics to this FILE, for node_exporter",
+    listen=("keep checking, and serve Prometheus and browsers at this [ADDRESS:]PORT, until ^C"),
+    every="with --listen: the time between two looks (default: 1m)",
+    history="draw the depths of queues that earlier looks recorded; contacts no host",
     queue="with --history: only this QUEUE",
     since="with --history: how far back, e.g. 2h or 7d (default: 24h)",
-    alerts="print Prometheus' alert rules",
-    docs="with --alerts: the URL of docs/, with which each runbook_url begins then",
+    alerts="print alert rules for Prometheus",
+    docs="with --alerts: the URL where docs/ is published, for each runbook_url",
     dashboard="print a Grafana dashboard",
 )
 def monitor(
@@ -46,9 +44,7 @@ def monitor(
     docs: str = "",
     dashboard: bool = False,
 ) -> None:
-    """Look at every queue against the inventory's thresholds, a line each; made for cron; changes
-    nothing.
-    """
+    """Compare every queue with the inventory's thresholds, one line each; changes nothing."""
     alone = {
         "--every": every and not listen,
         "--queue": queue and not history,
@@ -62,14 +58,13 @@ def monitor(
 
         if idle:
             advice = (
-                "--every goes with --listen, --queue and --since with --history, --docs with"
-                " --alerts"
+                "--every needs --listen, --queue and --since need --history, --docs needs --alerts"
             )
-            raise UsageError(f"{' and '.join(idle)} would change nothing here", advice)
+            have = "has" if len(idle) == 1 else "have"
+            raise UsageError(f"{' and '.join(idle)} {have} no effect here", advice)
         if bool(listen) + history + alerts + dashboard > 1:
             raise UsageError(
-                "--listen, --history, --alerts and --dashboard each do something else",
-                "give one of them",
+                "--listen, --history, --alerts and --dashboard exclude each other", "give only one"
             )
         if history:
             from runbooks.monitor import show_history

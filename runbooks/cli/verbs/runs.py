@@ -1,4 +1,4 @@
-"""The verbs for what was recorded: which runs there were, what each did, and taking it back."""
+"""The verbs for recorded runs: list, show, report, undo."""
 
 from typing import TYPE_CHECKING
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.core.reporter import Reporter
 
-_RUN = "the run's id, its beginning, or `last`"
+_RUN = "the id of the run, the beginning of its id, or `last`"
 
 
 @verb(hosts=False)
 def runs(flags: Flags) -> None:
-    """List the runs that were recorded."""
+    """List the recorded runs."""
     from runbooks.history import runs as page
 
     run_verb(flags, lambda reporter: page(reporter, _recorded_in(flags, reporter)))
@@ -32,7 +32,7 @@ def runs(flags: Flags) -> None:
 
 @verb(hosts=False, positional=("run",), run=_RUN)
 def show(flags: Flags, run: str) -> None:
-    """Show what a run changed, in full, and what can be taken back."""
+    """Show everything that a run changed, and what can be undone."""
     from runbooks.history import show as page
 
     run_verb(flags, lambda reporter: page(reporter, _recorded_in(flags, reporter), run))
@@ -41,12 +41,12 @@ def show(flags: Flags, run: str) -> None:
 @verb(
     positional=("run",),
     run=_RUN,
-    html="write one page that holds all it needs into this FILE",
-    markdown="write the same as Markdown into this FILE",
-    logs="also ask the hosts for what their logs say from the time of the run",
+    html="write the report to this FILE, as one self-contained page",
+    markdown="write the report to this FILE, as Markdown",
+    logs="also read the hosts' logs from the time of the run",
 )
 def report(flags: Flags, run: str, html: str = "", markdown: str = "", logs: bool = False) -> None:
-    """Write a page of a run to hand in: what was wrong, what was done, how to take it back."""
+    """Write a report of a run: what was wrong, what was done, how to undo it."""
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.core.errors import RunbookError
@@ -79,7 +79,7 @@ def _recorded_in(flags: Flags, reporter: "Reporter") -> "Path":
         reporter.about(About(records=str(folder)))
         reporter.warning(
             f"the inventory cannot be read: {error.problem}",
-            f"these are the runs in {folder}; --state-dir names another",
+            f"listing the runs in {folder}; name another folder with --state-dir",
         )
         return folder
 
@@ -90,10 +90,10 @@ def _recorded_in(flags: Flags, reporter: "Reporter") -> "Path":
     by_application=True,
     positional=("run",),
     run=_RUN,
-    malformed="also put malformed items back; each kills the worker that pops it",
+    malformed="also restore malformed items; each kills the worker that receives it",
 )
 def undo(flags: Flags, run: str, malformed: bool = False) -> None:
-    """Take a run's changes back, newest first; says first what cannot be."""
+    """Undo the changes of a run, newest first; shows first what cannot be undone."""
     from runbooks.undo import undo as page
 
     on_fleet(flags, lambda session: page(session, run, malformed=malformed))

@@ -1,4 +1,4 @@
-"""The verb that serves the operator's own shell."""
+"""The verb for the operator's own shell."""
 
 from runbooks.cli.verbs.common import Flags, run_verb, verb
 
@@ -8,7 +8,7 @@ SHELLS = ("bash", "fish", "zsh")
 
 @verb(hosts=False, positional=("shell",), shell="the SHELL: bash, fish or zsh")  # noqa: S604 (a word to complete for)
 def completion(flags: Flags, shell: str) -> None:
-    """Print the script with which a shell completes verbs and flags; contacts nobody."""
+    """Print the completion script for a shell; contacts no host."""
     from invoke.completion.complete import print_completion_script
 
     from runbooks.core.errors import ExitCode, UsageError

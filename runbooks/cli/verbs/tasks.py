@@ -1,4 +1,4 @@
-"""The verbs that run tasks of the application: one, or again those that failed."""
+"""The verbs that send tasks of the application: `run-task` and `retry`."""
 
 from typing import TYPE_CHECKING
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     by_application=True,
     positional=("name",),
     name=(
-        "a task, a shortcut of the inventory's celery_shortcuts, with --entry an entry of the"
-        " schedule, or with --status a task's id"
+        "a task, or a shortcut of celery_shortcuts; with --entry an entry of the schedule, with"
+        " --status the id of a task"
     ),
     entry=(
-        "send the entry NAME of the schedule as beat would: its arguments, queue, priority, expiry"
-        " and headers"
+        "send the entry NAME of the schedule as beat would: with its arguments, queue, priority,"
+        " expiry and headers"
     ),
-    args="its positional arguments, a JSON list",
-    kwargs="its keyword arguments, a JSON object",
-    queue="send it to this QUEUE instead of where the application routes it",
-    priority="0 runs first, 9 last",
+    args="the positional arguments of the task, as a JSON list",
+    kwargs="the keyword arguments of the task, as a JSON object",
+    queue="send it to this QUEUE instead of following the application's routes",
+    priority="the priority, from 0 (runs first) to 9 (runs last)",
     result=(
-        "what it has to return, as JSON: an object that its result holds, a pattern for a text, or"
-        " an equal value"
+        "the expected result, as JSON: an object that the result must contain, a pattern for a"
+        " string, or an equal value"
     ),
-    sync="watch it to its end (the default); with --status: go on watching",
-    async_="send it, and do not watch it",
-    timeout="how long to watch it, e.g. 30s or 2h (10m); it goes on afterwards",
-    status="do not send anything: tell how the task with the id NAME stands",
-    dry_run="only look whether it would be run; send nothing",
+    sync="wait for the task to end (the default); with --status: keep watching it",
+    async_="send it and do not wait",
+    timeout="how long to wait, e.g. 30s or 2h (default: 10m); the task itself goes on",
+    status="send nothing: show the state of the task with the id NAME",
+    dry_run="only check whether the task would run; send nothing",
 )
 def run_task(
     flags: Flags,
@@ -52,9 +52,7 @@ def run_task(
     status: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Send a task through the application's own routes, once its way is seen to be whole, and watch
-    it to its end.
-    """
+    """Check the way of a task, send it through the application's routes, and wait for its end."""
     mode = "async" if async_ else "sync" if sync else None
     asked = {"args": args, "kwargs": kwargs, "queue": queue, "priority": priority, "result": result,
              "timeout": timeout, "mode": mode}  # fmt: skip
@@ -77,17 +75,16 @@ def run_task(
             )
         if async_ and result is not None:
             raise UsageError(
-                "--result needs the end of the task, which --async does not wait for",
-                "leave out one of them",
+                "--result needs the end of the task, and --async does not wait for it",
+                "remove one of them",
             )
         if entry and (given := [flag for flag in others if flag in ("--args", "--kwargs")]):
             raise UsageError(
-                f"--entry sends the arguments of the entry, so {', '.join(given)} means nothing"
-                " with it"
+                f"--entry sends the arguments of the entry, so it excludes {', '.join(given)}"
             )
         if status and (others or async_ or dry_run or entry):
             wrong = others + ["--async"] * async_ + ["--dry-run"] * dry_run + ["--entry"] * entry
-            raise UsageError(f"--status sends nothing, so {', '.join(wrong)} means nothing with it")
+            raise UsageError(f"--status sends nothing, so it excludes {', '.join(wrong)}")
         session = session_of(flags, reporter)
         call = requested(name, {} if status or entry else session.fleet.app.shortcuts, asked)
         if status:
@@ -105,12 +102,11 @@ _OF_ARCHIVES = {flag: told for flag, told in IN_ARCHIVES.items() if flag != "mal
     hosts=False,
     selecting=_OF_ARCHIVES,
     archive=(
-        "instead of failures the messages that the RUN has taken out of queues, all or those that"
-        " the flags mean"
+        "instead of failed tasks, send the messages that the RUN has archived, all or those selected"
     ),
-    exception="only failures with an exception whose name this PATTERN fits: e.g. '*Timeout'",
-    since="only those that failed no longer ago than this DURATION, e.g. 2h",
-    per_second="send no more than so many a second (default: 20)",
+    exception="only failures whose exception's name matches this PATTERN, e.g. '*Timeout'",
+    since="only failures of the last DURATION, e.g. 2h",
+    per_second="the most tasks to send in a second (default: 20)",
 )
 def retry(
     flags: Flags,
@@ -120,9 +116,7 @@ def retry(
     since: str = "",
     per_second: int = 20,
 ) -> None:
-    """Send tasks again that failed, as the result backend has them, or whose messages an archive
-    has; with new ids.
-    """
+    """Send failed tasks of the result backend, or archived messages, again with new ids."""
     from runbooks.core.errors import UsageError
     from runbooks.core.rules import from_flags, seconds
     from runbooks.retry import Asked
@@ -135,15 +129,12 @@ def retry(
         except ValueError as error:
             raise UsageError(f"--since {since!r}: {error}", "for example --since 2h") from None
         if per_second < 1:
-            raise UsageError(
-                f"--per-second {per_second}: expected 1 or more", "leave it out for 20"
-            )
+            raise UsageError(f"--per-second {per_second}: expected 1 or more", "omit it for 20")
         rule = from_flags(said)
         if archive is not None:
             if exception != "*" or since:
                 raise UsageError(
-                    "--exception and --since are about failures, so they mean nothing with"
-                    " --archive"
+                    "--exception and --since select failed tasks, so they exclude --archive"
                 )
             return retry_archived(session, archive, rule, per_second)
         if given := [
@@ -152,7 +143,7 @@ def retry(
             if value and flag != "task"
         ]:
             raise UsageError(
-                f"{', '.join(given)}: so are only messages of an archive chosen",
+                f"{', '.join(given)} can only select messages of an archive",
                 "name its run with --archive RUN",
             )
         return page(session, Asked(rule.task if rule else "*", exception, since_s, per_second))

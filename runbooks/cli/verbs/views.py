@@ -1,6 +1,4 @@
-"""The verbs that show what there is: queues, messages, the broker's server, workers, tasks, the
-schedule.
-"""
+"""The verbs that show queues, messages, the broker, workers, tasks and the schedule."""
 
 from typing import TYPE_CHECKING
 
@@ -13,8 +11,8 @@ if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.engine.context import Session
 
-_WATCH = "look again and again, every so often (e.g. 2s), until ^C"
-_GREP = "only messages that hold this TEXT anywhere, in their bodies, too; case matters"
+_WATCH = "repeat after this DURATION (e.g. 2s), until ^C"
+_GREP = "only messages that contain this TEXT, in the envelope or the body; case matters"
 
 
 @verb(
@@ -23,17 +21,15 @@ _GREP = "only messages that hold this TEXT anywhere, in their bodies, too; case 
     hosts=False,
     positional=("queue",),
     optional=("queue",),
-    queue="only this QUEUE, in detail",
+    queue="show only this QUEUE, in detail",
     grep=_GREP,
-    exact="read every message, not a sample of both ends",
+    exact="read every message, not only a sample of both ends",
     watch=_WATCH,
 )
 def queues(
     flags: Flags, queue: str | None = None, grep: str = "", exact: bool = False, watch: str = ""
 ) -> None:
-    """Show every queue, or one in detail: depth, consumers, rates, time to drain, and what waits;
-    changes nothing.
-    """
+    """Show queues: depth, consumers, rates, time to drain, waiting tasks; changes nothing."""
     from runbooks.broker.views.queue_looks import Asked
     from runbooks.queues import queues as page
 
@@ -51,8 +47,8 @@ def queues(
     selecting=IN_ONE_QUEUE,
     queue="the QUEUE",
     grep=_GREP,
-    limit="show so many at most (default: 20)",
-    full="show the whole envelope and body of each; nothing is unpickled",
+    limit="the most messages to show (default: 20)",
+    full="show the whole envelope and body; pickled bodies are not unpickled",
     watch=_WATCH,
 )
 def messages(
@@ -64,9 +60,7 @@ def messages(
     full: bool = False,
     watch: str = "",
 ) -> None:
-    """Show messages of a queue, all or those that the flags mean, the next to run first; changes
-    nothing.
-    """
+    """Show messages of a queue, all or those selected, the next to run first; changes nothing."""
 
     def body(session: "Session") -> "ExitCode":
         from runbooks.broker.views.message_looks import Wanted
@@ -75,7 +69,7 @@ def messages(
         from runbooks.messages import messages as page
 
         if limit < 1:
-            raise UsageError(f"--limit {limit}: expected how many messages to show, 1 or more")
+            raise UsageError(f"--limit {limit}: expected 1 or more")
         rule = from_flags({flag: value for flag, value in said.items() if flag != "unacked"})
         wanted = Wanted(rule, grep, limit, full, said["unacked"])
         return page(session, queue, wanted)
@@ -85,7 +79,7 @@ def messages(
 
 @verb(by_broker=True, by_application=True, hosts=False, watch=_WATCH)
 def broker(flags: Flags, watch: str = "") -> None:
-    """Show what the Redis server tells of itself, and what it means for Celery; changes nothing."""
+    """Show facts of the Redis server, and what they mean for Celery; changes nothing."""
     from runbooks.server import server as page
 
     _shown(flags, watch, page)
@@ -93,17 +87,15 @@ def broker(flags: Flags, watch: str = "") -> None:
 
 @verb(by_broker=True, by_application=True, fresh=FRESH, watch=_WATCH)
 def tasks(flags: Flags, fresh: bool = False, watch: str = "") -> None:
-    """Show every task: its queue, limits, retries, who registers it, what runs and what failed;
-    changes nothing.
-    """
+    """Show tasks: queue, limits, retries, nodes, what runs and what failed; changes nothing."""
     from runbooks.tasks import tasks as page
 
     _shown(flags, watch, lambda session: page(asking(session, fresh=fresh)))
 
 
-@verb(by_broker=True, positional=("id",), id="the task's ID", watch=_WATCH)
+@verb(by_broker=True, positional=("id",), id="the ID of the task", watch=_WATCH)
 def task(flags: Flags, id: str, watch: str = "") -> None:
-    """Show where one task is now, and what became of it; changes nothing."""
+    """Show where a task is now, and its result; changes nothing."""
     from runbooks.task import task as page
 
     _shown(flags, watch, lambda session: page(session, id))
@@ -111,9 +103,7 @@ def task(flags: Flags, id: str, watch: str = "") -> None:
 
 @verb(by_application=True, fresh=FRESH, watch=_WATCH)
 def schedule(flags: Flags, fresh: bool = False, watch: str = "") -> None:
-    """Show every entry of the schedule: where it leads, and when it was sent and is due; changes
-    nothing.
-    """
+    """Show the schedule: the way of each entry, when it was sent, and when it is due; changes nothing."""
     from runbooks.schedule import schedule as page
 
     _shown(flags, watch, lambda session: page(asking(session, fresh=fresh)))
@@ -125,13 +115,13 @@ def schedule(flags: Flags, fresh: bool = False, watch: str = "") -> None:
     positional=("node",),
     optional=("node",),
     node=(
-        "only the nodes that this PATTERN fits, or several ('high*,low@web1'), in detail; asks no"
-        " host"
+        "show only nodes that match this PATTERN, or one of several ('high*,low@web1'), in detail;"
+        " contacts no host"
     ),
     watch=_WATCH,
 )
 def workers(flags: Flags, node: str | None = None, watch: str = "") -> None:
-    """Show every worker and beat, or what nodes hold, have done and are set to; changes nothing."""
+    """Show workers and beats, or details of nodes; changes nothing."""
     from runbooks.workers import nodes
     from runbooks.workers import workers as page
 

@@ -15,11 +15,11 @@ CHECKOUT = Path(__file__).parents[3]
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("monitor --since 2h", "--since would change nothing here\n→ --every goes with --listen"),
-        ("monitor --history --every 2h", "--every would change nothing here"),
+        ("monitor --since 2h", "--since has no effect here\n→ --every needs --listen"),
+        ("monitor --history --every 2h", "--every has no effect here"),
         (
             "monitor --queue high --every 2h --alerts",
-            "--every and --queue would change nothing here",
+            "--every and --queue have no effect here",
         ),
         (
             "diagnose --ask-become-pass",
@@ -77,7 +77,7 @@ def test_a_certificate_that_is_not_checked_is_told(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False, start_new_session=True,
     )  # fmt: skip
     assert (
-        "celery_broker_url: no certificate is checked, as Celery has it for rediss:// without"
-        " options" in done.stderr
+        "celery_broker_url: the server's certificate is not checked, which is Celery's default for"
+        " rediss:// without options" in done.stderr
     )
     assert "ssl_cert_reqs=required" in json.loads(done.stdout)["warnings"][0]["advice"]

@@ -29,12 +29,12 @@ LINE = LogLine(1.5, "web1", "high", "ready")
         ),
         (
             About("shop", "/i", "r:1/0", hosts=Seen(1, 2), workers=Seen(0, 4), queues=Seen(1, 1)),
-            "shop at r:1/0, /i: looked at 1 of 2 hosts, 0 of 4 workers, 1 queue",
+            "shop at r:1/0, /i: checked 1 of 2 hosts, 0 of 4 workers, 1 queue",
         ),
-        (About("shop", "/i", "r:1/0", queues=Seen(0, 0)), "shop at r:1/0, /i: looked at 0 queues"),
+        (About("shop", "/i", "r:1/0", queues=Seen(0, 0)), "shop at r:1/0, /i: checked 0 queues"),
         (
             About("shop", "/i", "r:1/0", queues=Seen(1, 1), loaded_at=1_750_000_000.0),
-            "shop at r:1/0, /i: looked at 1 queue; application as loaded at 2025-06-15T15:06:40Z",
+            "shop at r:1/0, /i: checked 1 queue; application as loaded at 2025-06-15T15:06:40Z",
         ),
         (About(records="/var/lib/runs"), "records in /var/lib/runs"),
         (

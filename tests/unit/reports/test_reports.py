@@ -84,14 +84,14 @@ def test_findings_that_differ_in_their_host_alone_stand_together_and_json_keeps_
     console = ConsoleReporter()
     console.findings(findings)
     assert capsys.readouterr().out.splitlines() == [
-        "6 findings, those alike together", "",
+        "6 findings; similar findings are grouped", "",
         "ERROR   worker.not_running  low on web1, web2, web3", "        low is not running",
         "        | low on web1, web2: systemd says: dead", "        | low on web3: systemd says: masked",
         "        → start it", "",
         "ERROR   unit.missing  web1, x, y", "        2 files: not installed",
         "        | web1:", "        |   /a", "        |   /b", "        | x, y:", "        |   /a", "        |   /c",
         "        → install it", "",
-        "What a finding means, and what to do about it: inv explain CODE",
+        "Explain a finding: inv explain CODE",
     ]  # fmt: skip
     document = JsonReporter()
     document.findings(findings)
@@ -104,8 +104,8 @@ def test_findings_that_differ_in_their_host_alone_stand_together_and_json_keeps_
     [
         ("EW", "2 findings"),
         ("E", "1 finding"),
-        ("EWI", "2 findings and 1 note"),
-        ("EII", "1 finding and 2 notes"),
+        ("EWI", "2 findings, and 1 note"),
+        ("EII", "1 finding, and 2 notes"),
         ("I", "No findings."),
         ("", "No findings."),
     ],
@@ -135,7 +135,7 @@ def test_what_follows_from_a_finding_is_set_in_below_it_and_counted_apart(
     findings = [down, waits, replace(waits, subject="low_q"), note]
     ConsoleReporter().findings(findings, conclusive=False)
     assert capsys.readouterr().out.splitlines() == [
-        "1 finding, 2 more that follow from it and 1 note, those alike together",
+        "1 finding, 2 caused by it, and 1 note; similar findings are grouped",
         "", "ERROR   worker.not_running  high on web1", "        is not running",
         "", "        ERROR   queue.no_consumer  high_q, low_q", "                waits", "                | LLEN",
         "", "INFO    host.slow_shell  web1", "        is slow", "",
@@ -158,9 +158,9 @@ def test_findings_that_scroll_away_are_listed_where_the_terminal_stops(
     down = Finding("worker.not_running", "high on web1", "is not running", ("seen",) * 6)
     waits = replace(Finding("queue.no_consumer", "high_q", "waits"), caused_by=(Cause.of(down),))
     ConsoleReporter().findings([down], conclusive=False)
-    assert "In short:" not in capsys.readouterr().out
+    assert "Summary:" not in capsys.readouterr().out
     ConsoleReporter().findings([down, waits], conclusive=False)
-    told = capsys.readouterr().out.partition("In short:")[2]
+    told = capsys.readouterr().out.partition("Summary:")[2]
     assert told.index("worker.not_running  high on web1") < told.index("queue.no_consumer  high_q")
 
 
