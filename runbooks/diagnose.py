@@ -1,4 +1,4 @@
-"""`inv diagnose`: look at everything, change nothing, and name each fault with its evidence."""
+"""`inv diagnose`: report each fault with its evidence; change nothing."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -27,25 +27,28 @@ from runbooks.reports.findings import number_of
 
 
 class PageFile(Struct, frozen=True):
-    """Where a page of the diagnosis goes, and what makes it."""
+    """A page of the diagnosis."""
 
     path: Path
+    """Where it is written."""
     pages: Pages
+    """What renders it."""
 
 
 def diagnose(
     session: Session, patterns: str | None = None, *, budget: str, file: PageFile | None = None
 ) -> ExitCode:
-    """Exit code 1 where an error or a warning was found, 4 where a host or the broker does not
-    answer.
+    """Return 1 if an error or a warning was found, 4 if a host or the broker does not answer.
 
-    With `patterns` the whole fleet is looked at, and what is wrong with other workers and beats
-    alone is left out. Messages are read for the duration of the `budget`, then a sample of what is
-    left. With a `file` what was found is written there as a page, too.
+    With `patterns` the whole fleet is checked, but faults of workers and beats that do not match
+    are left out. Messages are read for the duration of the `budget`, then a sample of the rest. The
+    findings are also written to the `file`, as a page.
     """
     if file:
         require_place("--html", file.path)
-    services = chosen(session.fleet, patterns) if patterns is not None else None
+    services = None
+    if patterns is not None:
+        services = chosen(session.fleet, patterns)
     needs = Needs.EVERYTHING | Needs.PROBES | Needs.SCHEDULE
     read_until = time.monotonic() + duration("--budget", budget)
     snapshot = session.observe(needs, read_until=read_until, without_broker=True)
@@ -54,17 +57,20 @@ def diagnose(
     if at_tasks and not any(finding.code == "worker.stopped" for finding in findings):
         session.reporter.message(*at_tasks)
     if session.fleet.found:
-        session.reporter.message(*_not_looked_at(session.fleet.found))
-        session.reporter.next_step(
-            "The inventory of what runs, for all that changes something", Command("adopt")
-        )
+        session.reporter.message(*_not_checked(session.fleet.found))
+        session.reporter.next_step("Create an inventory, to change anything", Command("adopt"))
     elif can_be_fixed(findings):
         session.reporter.next_step("Preview the fix", Command("remediate", "--dry-run"))
     if file:
         _write(session, snapshot, findings, file)
     unreachable = start_recap(session, snapshot).exit_code
-    faults = any(finding.severity is not Severity.INFO for finding in findings)
-    return unreachable or (ExitCode.FINDINGS if faults else ExitCode.OK)
+    if unreachable:
+        return unreachable
+    return ExitCode.FINDINGS if _faulty(findings) else ExitCode.OK
+
+
+def _faulty(findings: Sequence[Finding]) -> bool:
+    return any(finding.severity is not Severity.INFO for finding in findings)
 
 
 def _write(
@@ -81,25 +87,23 @@ def _write(
         about=session.about(snapshot, Needs.EVERYTHING),
         found=finding_rows(findings),
         summary=number_of(findings),
-        faults=any(one.severity is not Severity.INFO for one in findings),
+        faults=_faulty(findings),
         fixable=not session.fleet.found and can_be_fixed(findings),
     )
     write_whole(file.path, page)
     session.reporter.message(f"Wrote {file.path}.")
 
 
-def _not_looked_at(found: Found) -> Iterator[str]:
-    """Say what a look without an inventory leaves out, a line each."""
+def _not_checked(found: Found) -> Iterator[str]:
+    """Yield what cannot be checked without an inventory, one line each."""
     yield (
-        "No inventory says what is to be, so what runs stands for it. Not looked at, and what makes"
-        " it known:"
+        "There is no inventory, so everything that runs counts as expected. Not checked, and what"
+        " each check needs:"
     )
     for what, known_by in found.unseen.items():
         yield f"  {what}: {known_by}"
     for db in found.other_dbs:
-        yield f"  db {db}, which Celery uses, too: --broker with /{db} at its end"
+        yield f"  db {db}, which Celery also uses: --broker with /{db} at its end"
     for prefix in found.other_prefixes:
-        yield (
-            f"  queues under the key prefix {prefix!r}: celery_broker_options: {{global_keyprefix:"
-            f" {prefix!r}}}"
-        )
+        option = f"{{global_keyprefix: {prefix!r}}}"
+        yield f"  queues under the key prefix {prefix!r}: celery_broker_options: {option}"

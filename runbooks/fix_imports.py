@@ -1,6 +1,4 @@
-"""`inv fix-imports`: import expected tasks that nothing imports, in the file that makes the
-application.
-"""
+"""`inv fix-imports`: add missing imports of expected tasks to the application's file."""
 
 from collections.abc import Collection, Iterable
 
@@ -16,24 +14,22 @@ from runbooks.engine.main_loop import walk
 from runbooks.engine.rolling import Rolling
 
 _OTHERWISE = ("task.import_fails", "host.probe_failed", "task.never_imported")
-"""What keeps a host from being mended so, where it comes without the change."""
+"""Findings that block a host, unless this verb fixes them."""
 
 
 def fix_imports(session: Session, rolling: Rolling, *, restart: bool = True) -> ExitCode:
-    """Each change was tried on its host first, and is proved by loading the application again; else
-    it is put back.
+    """Add the imports, verify them by loading the application again, and restart the workers.
 
-    The running workers of these hosts are restarted after that, for they load the application when
-    they start; not without `restart`, and not where a finding forbids it. Where an import fails
-    nothing is written: that has to be mended first. The application is loaded whatever its workers
-    know, for these may have been started on another file.
+    Each change was tried on its host first, and is undone if the application does not load. Workers
+    load the application when they start, so the running workers of changed hosts are restarted, if
+    `restart` is True and no finding blocks them. If an import of the application fails, nothing is
+    written. The application is always loaded: its workers may have started from another file.
     """
     session.require_consent_possible()
     snapshot = session.observe(Needs.EVERYTHING)
-    snapshot = session.with_imports(
-        snapshot, [host.name for host in session.fleet.hosts if host.services]
-    )
-    found = [finding for finding in session.blocking(snapshot) if not _is_mended_here(finding)]
+    hosts = [host.name for host in session.fleet.hosts if host.services]
+    snapshot = session.with_imports(snapshot, hosts)
+    found = [finding for finding in session.blocking(snapshot) if not _is_fixed_here(finding)]
     importing = import_step(session.fleet, snapshot)
     written = {change.host for change in importing.plan(snapshot)}
     running = _running_workers(session, snapshot, written)
@@ -49,13 +45,13 @@ def fix_imports(session: Session, rolling: Rolling, *, restart: bool = True) -> 
         names = ", ".join(f"{service} on {host}" for host, service in sorted(running - services))
         when = "afterwards" if session.options.dry_run else "now"
         session.reporter.message(
-            f"Workers load the application when they start; {names} is not restarted here; {when}: "
-            f"{Command('restart-workers')}"
+            f"Not restarted, so still without the new imports: {names}. To be run {when}:"
+            f" {Command('restart-workers')}"
         )
     return code
 
 
-def _is_mended_here(finding: Finding) -> bool:
+def _is_fixed_here(finding: Finding) -> bool:
     return finding.code == "task.never_imported" and bool(finding.fix)
 
 

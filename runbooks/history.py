@@ -1,4 +1,4 @@
-"""`inv runs` and `inv show RUN`: what was done before, from the journals."""
+"""`inv runs` and `inv show RUN`: earlier runs, read from their journals."""
 
 import time
 from pathlib import Path
@@ -7,11 +7,11 @@ from runbooks.core.command import Command
 from runbooks.core.effects import RunTask
 from runbooks.core.errors import ExitCode
 from runbooks.core.reporter import Outcome, Reporter
-from runbooks.engine.journal import MEND, RunRecord, find_run, list_runs
+from runbooks.engine.journal import MEND, Entry, RunRecord, find_run, list_runs
 
 
 def runs(reporter: Reporter, state_directory: Path) -> ExitCode:
-    """All runs, oldest first; a damaged one as far as it can be read."""
+    """List all runs, oldest first; a damaged one as far as it can be read."""
     records = list_runs(state_directory)
     rows = [
         {
@@ -28,7 +28,7 @@ def runs(reporter: Reporter, state_directory: Path) -> ExitCode:
     ]
     reporter.table("runs", rows)
     if not records:
-        reporter.message(f"Nothing is recorded in {state_directory}.")
+        reporter.message(f"No runs are recorded in {state_directory}.")
     for record in records:
         if record.damage:
             reporter.warning(record.damage, MEND)
@@ -36,7 +36,7 @@ def runs(reporter: Reporter, state_directory: Path) -> ExitCode:
 
 
 def headline(record: RunRecord) -> str:
-    """Which run it is, in a line."""
+    """Return one line that identifies a run."""
     return (
         f"Run {record.id}: {record.verb} by {record.operator}, {_utc(record.started_at)} UTC,"
         f" {record.state}"
@@ -48,7 +48,7 @@ def _utc(at: float) -> str:
 
 
 def show(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
-    """One run: each change with its diff or its messages, and what became of it."""
+    """Show one run: each change with its diff or its messages, and its result."""
     record = find_run(state_directory, run)
     reporter.message(headline(record))
     reporter.message(f"Inventory {record.inventory}; record {record.directory}")
@@ -56,15 +56,19 @@ def show(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
         reporter.message("It changed nothing.")
         return ExitCode.OK
     for entry in record.entries:
-        detail = (
-            entry.unproved
-            or entry.detail
-            or ("" if entry.outcome else "begun; undo looks first how far it came")
-        )
-        if isinstance(entry.change.do, RunTask) and detail.startswith("sent"):
-            detail += f"; how it stands: {Command('run-task', '--status', entry.change.do.task_id)}"
-        undone = (
-            entry.undone and entry.outcome is not Outcome.FAILED
-        )  # what was never made is not undone
-        reporter.recorded(entry.change, entry.outcome or Outcome.UNKNOWN, detail, undone=undone)
+        # A change that failed was never there, so it is not shown as undone.
+        undone = entry.undone and entry.outcome is not Outcome.FAILED
+        outcome = entry.outcome or Outcome.UNKNOWN
+        reporter.recorded(entry.change, outcome, _detail(entry), undone=undone)
     return ExitCode.OK
+
+
+def _detail(entry: Entry) -> str:
+    """Return what the record says of the result of a change."""
+    detail = entry.unproved or entry.detail
+    if not detail and not entry.outcome:
+        detail = "begun, with no result; undo checks first how far it got"
+    if isinstance(entry.change.do, RunTask) and detail.startswith("sent"):
+        status = Command("run-task", "--status", entry.change.do.task_id)
+        detail += f"; see its state: {status}"
+    return detail

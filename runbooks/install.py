@@ -1,4 +1,4 @@
-"""`inv install-units` and `inv install-cron`: files from `templates/`, exactly as rendered."""
+"""`inv install-units` and `inv install-cron`: install files rendered from `templates/`."""
 
 from runbooks.core.errors import ExitCode
 from runbooks.core.needs import Needs
@@ -8,8 +8,9 @@ from runbooks.engine.main_loop import walk
 
 
 def install_units(session: Session) -> ExitCode:
-    """A unit or conf file for each worker and for beat; nothing is started, and what the inventory
-    lost is removed.
+    """Install a unit or conf file for each worker and beat, and remove those no longer expected.
+
+    Nothing is started.
     """
     session.require_consent_possible()
     snapshot = session.observe(Needs.FILES | Needs.SERVICES)
@@ -18,7 +19,7 @@ def install_units(session: Session) -> ExitCode:
 
 
 def install_cron(session: Session) -> ExitCode:
-    """The application's cron entries, for cron or as timers, and the rotation of its logs."""
+    """Install the application's cron entries, as crontab or timers, and its log rotation."""
     session.require_consent_possible()
     snapshot = session.observe(Needs.FILES | Needs.SERVICES)
     blocking = list(units_of_others(session.fleet, snapshot))

@@ -1,4 +1,4 @@
-"""`inv remediate`: put the whole fleet right, prove it, and leave a way back."""
+"""`inv remediate`: repair the whole fleet, verify it, and record how to undo it."""
 
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode
@@ -17,11 +17,10 @@ from runbooks.verify import expectations
 
 
 def remediate(session: Session, rolling: Rolling) -> ExitCode:
-    """Repair the environment, install units and cron entries, clean the queues, restart the
-    workers, then prove it.
+    """Repair the environment, units, cron entries, queues and workers; then verify the fleet.
 
     The order matters: workers load the environment when they start, and a queue is cleaned before
-    its worker wakes.
+    its worker starts.
     """
     session.require_consent_possible()
     snapshot = session.observe(Needs.EVERYTHING)
@@ -50,21 +49,19 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     left = any(finding.severity is Severity.ERROR and not finding.fix for finding in findings)
     if code != ExitCode.OK or options.dry_run or not left:
         return code
-    is_proved = unproved or make_plan(
-        steps, snapshot
-    )  # then the proof has judged anew what the first look found
-    return ExitCode.OK if is_proved else ExitCode.FINDINGS
+    # The verification has judged anew what the first look found.
+    is_verified = unproved or make_plan(steps, snapshot)
+    return ExitCode.OK if is_verified else ExitCode.FINDINGS
 
 
 def prove(run: Run, snapshot: Snapshot) -> None:
-    """Judge everything once more, run the canary task to its end, and show the last log lines.
+    """Judge everything once more, run the canary task, and show the last log lines.
 
-    Where all is well one line of each log is enough.
+    If all is well, one line of each log is enough.
     """
+    # Imported here, as these load what the broker needs: a look loads that while hosts answer.
     from runbooks.tail_logs import show_last
-    from runbooks.task_runs.canary import (
-        run_canary,
-    )  # loads what the broker needs, which a look does beside the hosts
+    from runbooks.task_runs.canary import run_canary
 
     session, recap = run.session, run.recap
     findings = session.diagnose(snapshot, conclusive=False)

@@ -1,4 +1,4 @@
-"""`inv render`: the files that this tool would install, without a look at any host."""
+"""`inv render`: show the files that this tool would install; contact no host."""
 
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -11,24 +11,22 @@ from runbooks.inventory.templates import Templates
 
 
 def render(fleet: Fleet, templates: Templates, reporter: Reporter, *, only: str) -> ExitCode:
-    """Show the files of every host, or those whose path or name matches `only`. Raises UsageError
-    when none does.
+    """Show the files of every host, or those whose path or name matches `only`.
+
+    Raises UsageError if no file matches.
     """
     kinds = all_files(fleet, templates).values()
-    files = [
-        (host.name, *file)
-        for host in fleet.hosts
-        for wanted in kinds
-        for file in wanted[host.name].items()
-    ]
+    files = []
+    for host in fleet.hosts:
+        for by_host in kinds:
+            files += [(host.name, path, content) for path, content in by_host[host.name].items()]
     chosen = [file for file in files if not only or _matches(file[1], only)]
     if only and not chosen:
         names = sorted({PurePosixPath(path).name for _, path, _ in files})
-        raise UsageError(
-            f"--only {only!r} matches none of the files", f"there are: {', '.join(names) or 'none'}"
-        )
-    for host, path, content in chosen:
-        reporter.file(host, path, content)
+        listed = ", ".join(names) or "none"
+        raise UsageError(f"--only {only!r} matches no file", f"the files are: {listed}")
+    for host_name, path, content in chosen:
+        reporter.file(host_name, path, content)
     return ExitCode.OK
 
 

@@ -1,6 +1,4 @@
-"""`inv restart-workers`: restart every worker and beat, or those that are named, and prove that
-each came back.
-"""
+"""`inv restart-workers`: restart all workers and beats, or those named, and verify each."""
 
 from collections.abc import Sequence
 
@@ -19,14 +17,13 @@ from runbooks.engine.rolling import Rolling
 
 
 def restart_workers(session: Session, rolling: Rolling, patterns: str | None = None) -> ExitCode:
-    """With `patterns` only the workers and beats that one of them fits; all else of the fleet is
-    looked at as ever.
+    """Restart the workers and beats that match `patterns`, all if None.
 
-    A worker counts as restarted when it runs since later than this look, answers, knows its tasks
-    and consumes.
+    A worker counts as restarted if it started after this look, answers, registers its tasks and
+    consumes its queues.
 
-    The application is loaded first. A host where that fails is left as it is, and so is a worker
-    that would throw away messages that wait for it.
+    The application is loaded first. A host where that fails is skipped, and so is a worker that
+    would discard waiting messages.
     """
     services = chosen(session.fleet, patterns)
     session.require_consent_possible()
@@ -36,18 +33,20 @@ def restart_workers(session: Session, rolling: Rolling, patterns: str | None = N
     blocking = [
         *discarding,
         *not_restarted(session.fleet, services),
-        *session.blocking(_as_it_is(snapshot)),
+        *session.blocking(_unrepaired(snapshot)),
     ]
-    blocking = about(blocking, services) if patterns is not None else blocking
     since = {name: state.clock_at for name, state in snapshot.reachable().items()}
     steps: Sequence[Step] = (session.nothing_leaked(), session.workers(since))
-    steps = only(steps, services) if patterns is not None else steps
+    if patterns is not None:
+        blocking = about(blocking, services)
+        steps = only(steps, services)
     return walk(session, steps, snapshot, rolling=rolling, blocking=blocking)
 
 
-def _as_it_is(snapshot: Snapshot) -> Snapshot:
-    """The snapshot as if the inventory wanted the environment that there is: a restart does not
-    repair it.
+def _unrepaired(snapshot: Snapshot) -> Snapshot:
+    """Return the snapshot as if the inventory expected the present environment.
+
+    A restart does not repair the environment.
     """
     states = {
         name: replace(state, imports_wanted=state.imports_now)

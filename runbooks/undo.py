@@ -1,6 +1,4 @@
-"""`inv undo RUN`: take a run's changes back, newest first; what cannot be is said before anything
-is touched.
-"""
+"""`inv undo RUN`: undo the changes of a run, newest first; show first what cannot be undone."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,9 +17,7 @@ from runbooks.history import headline
 
 
 def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
-    """Exit code 2 where what could have been taken back cannot be any more, 4 where a host does not
-    answer.
-    """
+    """Return 2 if a change can no longer be undone, 4 if a host does not answer."""
     record = find_run(session.options.state_directory, run, to_undo=True)
     session.require_consent_possible()
     _require_same(session, record)
@@ -33,63 +29,60 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     todo = [undo for undo in undos if undo.outcome is Outcome.CHANGED]
     for host in sorted({undo.change.host for undo in undos if undo.away}):
         session.reporter.warning(
-            f"{host} is left out", "run the same command again when it answers"
+            f"{host} is skipped: it does not answer", "run the same command again when it answers"
         )
     _warn_of_lost(session, record, undos)
-    if (
-        not session.options.dry_run
-        and not todo
-        and any(undo.outcome is Outcome.ALREADY for undo in undos)
-    ):
+    already = any(undo.outcome is Outcome.ALREADY for undo in undos)
+    if already and not todo and not session.options.dry_run:
         settle(session, record, malformed=malformed)
     if session.options.dry_run or not todo:
         left = Recap()
         count_left(undos, left)
         return left.exit_code
     session.require_alone(session.broker.other_run())
-    session.ask(f"Take {counted(len(todo), 'change')} of run {record.id} back?")
+    session.ask(f"Undo {counted(len(todo), 'change')} of run {record.id}?")
     recap = Recap()
     take_back(session, record, undos, recap, partial(_require_newest, session, record))
     session.reporter.recap(recap.tallies, undo="")
     for undo in undos:
         if isinstance(undo.change.do, StartByHand) and undo.outcome is Outcome.CANNOT:
             session.reporter.warning(
-                f"{undo.change.do.name} on {undo.change.host} runs no more, and no manager can"
-                " start it again",
-                f"whoever started it has to: {undo.change.do.told}",
+                f"{undo.change.do.name} on {undo.change.host} no longer runs, and no service"
+                " manager can start it",
+                f"start it the way it was started before: {undo.change.do.told}",
             )
     return recap.exit_code
 
 
 def _warn_of_lost(session: Session, record: RunRecord, undos: Sequence[Undo]) -> None:
-    """Tell once for all files whose contents the record no longer has."""
+    """Warn once of all files whose contents the record no longer has."""
     lost = [undo.change.do for undo in undos if undo.outcome is Outcome.CANNOT]
     for why in sorted({effect.why for effect in lost if isinstance(effect, LostContents)}):
         session.reporter.warning(
-            f"{why}: what stood in some files before run {record.id} is not known",
-            "restore it from a backup and run the same command again; where there is none, put"
-            f" these files right by hand: {Command('show', record.id)} has what was changed in"
+            f"{why}: the contents of some files before run {record.id} are not known",
+            "restore the record from a backup and run the same command again; without a backup,"
+            f" edit these files manually: {Command('show', record.id)} shows what was changed in"
             " them, without secrets",
         )
 
 
 def _require_newest(session: Session, record: RunRecord) -> None:
-    """Raise UsageError where a later run stands that changed the same things."""
+    """Raise UsageError if a later run, not undone, changed the same things."""
     if newer := newer_on_the_same(record, list_runs(session.options.state_directory)):
         raise UsageError(
-            f"run {newer.id} is newer, changed the same things and still stands; nothing was"
+            f"run {newer.id} is newer, changed the same things and is not undone; nothing was"
             " changed",
             f"undo it first: {Command('undo', newer.id)}",
         )
 
 
 def _require_same(session: Session, record: RunRecord) -> None:
-    """Raise UsageError where a run belongs to another application, or to another broker."""
+    """Raise UsageError if a run belongs to another application or broker."""
     here = (session.fleet.app.app, session.broker.name)
     theirs = (record.application or here[0], record.broker)
     if theirs != here:
         raise UsageError(
-            f"run {record.id} was made on {theirs[0]} at {theirs[1]}, and this inventory is of"
+            f"run {record.id} changed {theirs[0]} at {theirs[1]}, and this inventory is of"
             f" {here[0]} at {here[1]}; nothing was changed",
-            f"to undo it, name its inventory: --inventory {record.inventory}",
+            f"to undo the run, name its inventory: --inventory {record.inventory}",
         )

@@ -300,7 +300,7 @@ class ConsoleReporter:
             if check.one_of_many and check.ok:
                 continue
             word, style = _CHECK[check.ok]
-            self._print(f"{word:6} {check.what}: {check.seen}", style)
+            self._print(f"{word:7} {check.what}: {check.seen}", style)
 
     def file(self, host: str, path: str, content: bytes) -> None:
         self._print(f"[{host}] {path}", "bold")

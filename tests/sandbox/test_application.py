@@ -160,10 +160,7 @@ def test_a_healthy_project_gives_no_finding_and_is_checked_without_naming_a_task
         done = shop.world.inv("verify")
     assert done.code == 0, done.out
     assert "No findings." in done.out
-    assert (
-        "nodes have the tasks of their queues registered (1, by the application's routes): 1 of 1"
-        in done.out
-    )
+    assert "nodes register the tasks of their queues (1, from the routes): 1 of 1" in done.out
 
 
 TO_ALL = """

@@ -54,7 +54,9 @@ def test_an_empty_name_does_not_lead_to_another_fleet(healthy: World) -> None:
 
 
 def test_a_folder_without_runs_is_named(healthy: World) -> None:
-    assert "Nothing is recorded in /no/where" in healthy.inv("runs", "--state-dir", "/no/where").out
+    assert (
+        "No runs are recorded in /no/where" in healthy.inv("runs", "--state-dir", "/no/where").out
+    )
 
 
 def test_an_inventory_that_is_no_yaml_is_told_with_its_line(healthy: World) -> None:
@@ -367,7 +369,7 @@ def test_a_status_command_that_answers_nonsense_leaves_its_service_alone_and_the
         for check in healthy.inv("verify", "--inventory", name, "--json").json["checks"]
     }
     assert (seen["services run"]["ok"], seen["services run"]["seen"]) == (
-        None, "3 of 4; not told: worker_high on sandbox"
+        None, "3 of 4; not known: worker_high on sandbox"
     )  # fmt: skip
     left = healthy.inv("restart-workers", "--dry-run", "--inventory", name, "--json")
     assert left.code == 2
@@ -516,7 +518,7 @@ def test_a_canary_that_failed_is_run_again_until_it_succeeds(healthy: World) -> 
             is None
         )
         verified = healthy.inv("verify", "--inventory", name)
-        assert (verified.code, "1 warning that no step can fix" in verified.out) == (
+        assert (verified.code, "1 warning that remediate cannot fix" in verified.out) == (
             0,
             True,
         ), verified.out

@@ -173,7 +173,7 @@ def test_a_db_that_celery_does_not_use_is_not_called_well(url: str, tmp_path: Pa
     assert [(one["code"], one["evidence"][-1]) for one in document["findings"]] == [
         ("worker.none_fits", "queues in this db: none")
     ]
-    assert "db 3, which Celery uses, too: --broker with /3 at its end" in document["messages"][0]
+    assert "db 3, which Celery also uses: --broker with /3 at its end" in document["messages"][0]
 
 
 def test_where_queues_may_not_be_looked_for_none_is_said_to_be_missing(

@@ -61,8 +61,8 @@ def test_such_a_fleet_is_looked_at_verified_and_monitored_through_its_broker_alo
     checked = inv(cloud, "verify")
     assert checked.code == 0, checked.out + checked.err
     for told in (
-        "patterns of nodes are met: 1 of 1",
-        "registered: 3 of 3",
+        "patterns of nodes are matched: 1 of 1",
+        "nodes register all 1 expected task: 3 of 3",
         "queues are consumed: 3 of 3",
     ):
         assert told in checked.out, checked.out
@@ -93,7 +93,7 @@ def test_too_few_consumers_and_a_pattern_that_no_node_fits_are_found(
     assert done.code == 1, done.out + done.err
     told = " ".join(done.out.split())
     if verb == "verify":
-        assert "patterns of nodes are met: 1 of 2; not celery@*" in told
+        assert "patterns of nodes are matched: 1 of 2; not celery@*" in told
         assert "queues are consumed: 1 of 2; not high_priority" in told
     else:
         assert "1 worker consumes high_priority, and the inventory wants 2" in told, told

@@ -364,7 +364,7 @@ def test_an_example_of_an_inventory_is_written_once_and_is_one(tmp_path: Path) -
     before = example.read_text()
     again = inv_there("init")
     assert (again.returncode, again.stderr) == (
-        5, "inventory.yaml is there already, and is left as it is\n→ name another file\n",
+        5, "inventory.yaml already exists; not changed\n→ name another file\n",
     )  # fmt: skip
     assert example.read_text() == before
     other = inv_there("init", "other.yaml")

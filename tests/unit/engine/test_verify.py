@@ -36,7 +36,7 @@ def test_what_cannot_be_seen_on_a_host_that_is_away_is_not_said_to_be_right(worl
     world.transports["web2"].is_gone = True
     told = checks(world.session())
     services = told["services run"]
-    assert (services.ok, services.seen) == (None, "2 of 2; not seen: 2 on web2")
+    assert (services.ok, services.seen) == (None, "2 of 2; not checked: 2 on web2")
     assert told["probe disk on web1"].ok
     assert told["probe disk on web2"].ok is None
     assert told["hosts answer"].ok is False
@@ -52,13 +52,13 @@ def test_of_a_solo_worker_at_its_task_nothing_is_said_to_be_wrong_or_right() -> 
     told = {check.what: check for check in expectations(fleet, snapshot, ())}
     unseen = [
         "nodes answer ping",
-        "nodes have all 2 expected tasks registered",
+        "nodes register all 2 expected tasks",
         "queues are consumed",
     ]
     assert [what for what, check in told.items() if check.ok is None] == unseen
     assert (
         told["nodes answer ping"].seen
-        == "0 of 1; a solo worker at its task does not tell: high@web1"
+        == "0 of 1; a solo worker does not answer during a task: high@web1"
     )
     assert all(check.ok is not False for check in told.values())
 
@@ -68,7 +68,7 @@ def test_of_nodes_that_could_not_be_asked_nothing_is_said() -> None:
     snapshot = make_snapshot(fleet := make_fleet(), broker=BrokerState.not_seen(why))
     told = {check.what: check for check in expectations(fleet, snapshot, ())}
     unseen = {check.seen for check in told.values() if check.ok is None}
-    assert unseen == {"could not be asked (broker.loading)"}
+    assert unseen == {"not checked (broker.loading)"}
     assert [what for what, check in told.items() if check.ok] == [
         "hosts answer",
         "services run",
