@@ -1,12 +1,9 @@
-"""What an operator reads: findings with their evidence, the plan, each change as it is made, and
-the recap.
-"""
+"""What an operator reads: findings with evidence, the plan, each change, and the recap."""
 
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import chain
 from typing import Any
 
 from msgspec.structs import replace
@@ -59,12 +56,21 @@ from runbooks.reports.workers import cells, heading
 
 _SEVERITY = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 _OUTCOME = {
-    Outcome.CHANGED: "yellow", Outcome.FAILED: "bold red", Outcome.SKIPPED: "cyan",
-    Outcome.ALREADY: "green", Outcome.CANNOT: "bold red", Outcome.UNKNOWN: "magenta",
-}  # fmt: skip
-_BELOW = 8  # a finding below the one that explains it is set in by so much
-_FRAME = 4  # lines of a finding beside its evidence
-_GAP = 2  # between the columns of a table
+    Outcome.CHANGED: "yellow",
+    Outcome.FAILED: "bold red",
+    Outcome.SKIPPED: "cyan",
+    Outcome.ALREADY: "green",
+    Outcome.CANNOT: "bold red",
+    Outcome.UNKNOWN: "magenta",
+}
+_TASK = {"SUCCESS": "green", "FAILURE": "bold red", "REJECTED": "bold red"}
+_DIFF = {"+": "green", "-": "red", "@": "cyan"}
+_BELOW = 8
+"""Columns by which a finding is indented below the one that explains it."""
+_FRAME = 4
+"""Lines of a finding without its evidence."""
+_GAP = 2
+"""Columns between the columns of a table."""
 _CHECK = {True: ("ok", ""), False: ("FAILED", "bold red"), None: ("UNKNOWN", "yellow")}
 _HOST_COLORS = (
     "cyan",
@@ -84,7 +90,7 @@ class ConsoleReporter:
     def __init__(
         self, program: str = "inv", where: str = "", *, only_read: bool = False, aside: bool = False
     ) -> None:
-        """`aside`: standard output is for a document alone, and all else goes to standard error."""
+        """With `aside` only a document goes to standard output, all else to standard error."""
         self._program, self._where = program, where
         self._pipe = Pipe(sys.stdout, strict=only_read)
         self._out = _console(Pipe(sys.stderr) if aside else self._pipe)
@@ -92,23 +98,22 @@ class ConsoleReporter:
         self._line: WaitingLine | None = None
         self._host_colors: dict[str, str] = {}
         self._bar: TaskBar | None = None
-        self._told: tuple[str, str, int] | None = None
+        self._last_step: tuple[str, str, int] | None = None
         self._about: About | None = None
-        self._begun = self._viewed = False
+        self._begun = False
+        self._viewed = False
 
     def about(self, about: About) -> None:
         self._about = about
 
     def _begin(self) -> None:
-        """Before anything else is printed: what it is about."""
+        """Print the first line, before anything else."""
         if self._about and not self._begun:
             self._begun = True
             self._print(about_line(self._about), "bold")
 
     def _begin_if_looked(self) -> None:
-        """What goes to standard error before anything was looked at is about the command, and waits
-        for no look.
-        """
+        """Print the first line before an error, unless the error came before any look."""
         if self._about and self._about.broker:
             self._begin()
 
@@ -116,28 +121,32 @@ class ConsoleReporter:
         self._lines([(text, style)])
 
     def _lines(self, lines: Iterable[tuple[str, str]]) -> None:
-        """Print lines, each in its style, and all in one.
+        """Print lines, each in its style, as one text.
 
-        A plan for many hosts has thousands: to measure and wrap each, and to look for emoji in it,
-        costs more than it.
+        A plan for many hosts has thousands of lines. Measuring and wrapping each would take longer
+        than printing it.
         """
         self._begin()
-        style = self._out.get_style
-        pairs = ((Segment(self._shown(text), style(name)), Segment.line()) for text, name in lines)
-        self._out.print(Segments(chain.from_iterable(pairs)), end="", soft_wrap=True)
+        segments = []
+        for text, style in lines:
+            segments.append(Segment(self._shown(text), self._out.get_style(style)))
+            segments.append(Segment.line())
+        self._out.print(Segments(segments), end="", soft_wrap=True)
 
     def _typed(self, text: str) -> str:
         return typed(text, self._program, self._where)
 
     def _shown(self, text: str) -> str:
-        """Everything is printed through here, whatever it holds: without secrets, on one line."""
+        """Return a text as it may be printed: without secrets, on one line."""
         return on_one_line(redact(self._typed(text)))
 
     def findings(self, findings: Sequence[Finding], *, conclusive: bool = True) -> None:
         if any(finding.severity is not Severity.INFO for finding in findings):
             self._print(number_of(findings), "bold")
         elif self._about and self._about.other_run:
-            self._print("Nothing is wrong, as far as can be said while that run goes on.", "yellow")
+            self._print(
+                "Nothing is wrong, as far as can be seen while that run is going on.", "yellow"
+            )
         else:
             self._print("Nothing is wrong." if conclusive else "No findings.", "green")
         if not findings:
@@ -151,7 +160,7 @@ class ConsoleReporter:
             self.next_step("Explain a finding", Command("explain", "CODE"))
 
     def _in_short(self, groups: Sequence[tuple[Sequence[Finding], int]]) -> None:
-        """Findings that have scrolled away are listed where the terminal stops, a line each."""
+        """List findings again, a line each, if they do not fit on the terminal."""
         lines = sum(_FRAME + len(list(evidence(group))) for group, _ in groups)
         if not self._out.is_terminal or lines < self._out.height:
             return
@@ -183,39 +192,37 @@ class ConsoleReporter:
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         if not changes:
             return self._print("Nothing to change.", "green")
-        self._print(
-            f"{'Would make' if dry_run else 'Plan:'} {counted(len(changes), 'change')}", "bold"
-        )
+        heading = "Would make" if dry_run else "Plan:"
+        self._print(f"{heading} {counted(len(changes), 'change')}", "bold")
         details = brief([change.detail for change in changes])
         for number, (change, lines) in enumerate(zip(changes, details, strict=True), 1):
             self._print(f"{number:3}. [{change.host}] {change.step}: {change.summary}", "bold")
             self._diff(lines)
         if dry_run:
-            self._print("Dry run: nothing was written anywhere.")
+            self._print("Dry run: nothing was changed.")
 
     def _detail(self, detail: str) -> None:
         self._diff(lines_of(detail))
 
     def _diff(self, lines: Sequence[str]) -> None:
-        colors = {"+": "green", "-": "red", "@": "cyan"}
-        self._lines((f"       {line}", colors.get(line[:1], "")) for line in lines)
+        self._lines((f"       {line}", _DIFF.get(line[:1], "")) for line in lines)
 
     def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None:
         words = {
             Outcome.CHANGED: "would be undone" if dry_run else "to undo",
-            Outcome.ALREADY: "nothing to do",
-            Outcome.SKIPPED: "left alone",
+            Outcome.ALREADY: "already undone",
+            Outcome.SKIPPED: "skipped",
         }
         if not any(outcome is Outcome.CHANGED for _, outcome, _ in items):
             self._print("Nothing left to undo.", "green")
         for change, outcome, why in items:
             word = words.get(outcome, "CANNOT be undone")
-            self._print(
-                f"{word:16} [{change.host}] {change.summary}{f' ({why})' if why else ''}",
-                _OUTCOME[outcome],
-            )
+            line = f"{word:16} [{change.host}] {change.summary}"
+            if why:
+                line += f" ({why})"
+            self._print(line, _OUTCOME[outcome])
         if dry_run:
-            self._print("Dry run: nothing was written anywhere.")
+            self._print("Dry run: nothing was changed.")
 
     def run_started(self, run_id: str) -> None:
         self._print()
@@ -232,19 +239,16 @@ class ConsoleReporter:
             self._print(f"    {line}")
 
     def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None:
-        since = " (undone since)" if undone else ""
-        self._print(
-            f"{outcome.value}: [{change.host}] {change.step}: {change.summary}{since}",
-            _OUTCOME[outcome],
-        )
+        line = f"{outcome.value}: [{change.host}] {change.step}: {change.summary}"
+        if undone:
+            line += " (undone since)"
+        self._print(line, _OUTCOME[outcome])
         self._detail(change.detail)
         for line in lines_of(detail):
             self._print(f"    {line}")
 
     def waiting(self, text: str, share: float | None = None) -> None:
-        """On a terminal one line that is overwritten, with a bar where the share is known; nothing
-        elsewhere.
-        """
+        """Show what is going on in one line of a terminal, with a bar if the share is known."""
         text = self._shown(text)
         if self._bar and not text:
             self._bar.stop()
@@ -257,31 +261,30 @@ class ConsoleReporter:
             self._line.show(text, share)
 
     def progress(self, progress: Progress) -> None:
-        """A bar on a terminal; elsewhere a line for each new state and each tenth of the way."""
-        told = {
-            name: self._shown(getattr(progress, name))
-            for name in ("task", "state", "counts", "note")
-        }
-        progress = replace(progress, **told)
+        """Show a bar on a terminal; elsewhere a line for each new state and each 10 %."""
+        progress = replace(
+            progress,
+            task=self._shown(progress.task),
+            state=self._shown(progress.state),
+            counts=self._shown(progress.counts),
+            note=self._shown(progress.note),
+        )
         if self._out.is_terminal:
             self._bar = self._bar or TaskBar(self._out)
             return self._bar.show(progress)
-        step = (
-            progress.state,
-            progress.note.partition(", in ")[0],
-            int(progress.percent or 0) // 10,
-        )
-        if step != self._told:
-            self._told = step
+        note = progress.note.partition(", in ")[0]
+        step = (progress.state, note, int(progress.percent or 0) // 10)
+        if step != self._last_step:
+            self._last_step = step
             self._print(" · ".join((progress.state, *numbers(progress), *words(progress))))
 
     def task(self, report: TaskReport) -> None:
         self.waiting("")
-        took = "" if report.elapsed_s is None else f" after {span(report.elapsed_s)}"
-        style = {"SUCCESS": "green", "FAILURE": "bold red", "REJECTED": "bold red"}.get(
-            report.state, "yellow"
-        )
-        self._print(f"{report.state}{took}: {report.task or 'task'} {report.id}", style)
+        ended = report.state
+        if report.elapsed_s is not None:
+            ended += f" after {span(report.elapsed_s)}"
+        style = _TASK.get(report.state, "yellow")
+        self._print(f"{ended}: {report.task or 'task'} {report.id}", style)
         if report.note:
             self._print(f"    {report.note}")
         if report.unlike:
@@ -310,15 +313,13 @@ class ConsoleReporter:
         self._begin()
         cut = brief and self._out.is_terminal
         for line in lines:
-            color = self._host_colors.setdefault(
-                line.host, _HOST_COLORS[len(self._host_colors) % len(_HOST_COLORS)]
-            )
-            at = (
-                ""
-                if line.at is None
-                else datetime.fromtimestamp(line.at).strftime("%m-%d %H:%M:%S.%f")[:-3]
-            )
-            shown = Text(f"{at:18} {self._shown(f'{line.host} {line.log}')}", style=color)
+            next_color = _HOST_COLORS[len(self._host_colors) % len(_HOST_COLORS)]
+            color = self._host_colors.setdefault(line.host, next_color)
+            at = ""
+            if line.at is not None:
+                at = datetime.fromtimestamp(line.at).strftime("%m-%d %H:%M:%S.%f")[:-3]
+            source = self._shown(f"{line.host} {line.log}")
+            shown = Text(f"{at:18} {source}", style=color)
             shown.append(f"  {self._shown(line.text)}", "" if line.log else "bold red")
             self._out.print(
                 shown,
@@ -331,16 +332,16 @@ class ConsoleReporter:
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self.step("recap")
         for host, tally in tallies.items():
-            counts = "  ".join(
-                f"{name}={getattr(tally, name):<3}" for name in Tally.__struct_fields__
-            )
-            self._print(
-                f"{host:20} : {counts}",
-                "bold red" if tally.bad else "yellow" if tally.changed else "green",
-            )
+            figures = [f"{name}={getattr(tally, name):<3}" for name in Tally.__struct_fields__]
+            style = "green"
+            if tally.bad:
+                style = "bold red"
+            elif tally.changed:
+                style = "yellow"
+            self._print(f"{host:20} : {'  '.join(figures)}", style)
         if undo:
             self._print()
-            self._print(f"Undo it: {Command('undo', undo).bare(self._program, self._where)}")
+            self.next_step("Undo it", Command("undo", undo))
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         from rich.measure import Measurement
@@ -349,42 +350,33 @@ class ConsoleReporter:
         self._begin()
         if not rows:
             return self._print(f"No {name}.")
-        rows = [{name: self._shown(str(value)) for name, value in row.items()} for row in rows]
+        shown = [{name: self._shown(str(row[name])) for name in row} for row in rows]
+        wrapped = _widest_with_spaces(shown)
         table = Table(box=None, pad_edge=False, header_style="bold")
-        widths = {name: max(len(row[name]) for row in rows) for name in rows[0]}
-        wraps = max(
-            (name for name in widths if any(" " in row[name] for row in rows)),
-            key=widths.__getitem__,
-            default="",
-        )
-        for name in widths:
-            table.add_column(name, no_wrap=name != wraps)
-        for row in rows:
+        for name in shown[0]:
+            table.add_column(name, no_wrap=name != wrapped)
+        for row in shown:
             table.add_row(*(Text(value) for value in row.values()))
-        size = Measurement.get(self._out, self._out.options.update(width=sys.maxsize), table)
-        fixed = sum(max(len(name), width) + _GAP for name, width in widths.items() if name != wraps)
-        least = fixed + max(
-            (len(word) for row in rows for word in row.get(wraps, "").split()), default=0
-        )
-        if not self._out.is_terminal:  # then it is for grep, which wants a row on a line
+        if not self._out.is_terminal:  # for grep a row has to be one line
+            options = self._out.options.update(width=sys.maxsize)
+            size = Measurement.get(self._out, options, table)
             Console(file=self._out.file, width=size.maximum).print(table)
-        elif least <= self._out.width:
+        elif _least_width(shown, wrapped) <= self._out.width:
             self._out.print(table)
         else:
-            self._records(rows)
+            self._records(shown)
 
-    def _records(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A block for each row, a line for each value: where columns would have to be narrower than
-        their words.
-        """
+    def _records(self, rows: Sequence[Mapping[str, str]]) -> None:
+        """Print a block for each row, for a terminal that is too narrow for the columns."""
         for number, row in enumerate(rows):
             if number:
                 self._print()
+            width = max(map(len, row))
             for name, value in row.items():
-                self._print(f"{name:{max(map(len, row))}}  {value}")
+                self._print(f"{name:{width}}  {value}")
 
     def look(self, look: Look) -> None:
-        """A look says itself what it is about, each anew: there may be many."""
+        """Print a look; its own first line says what it is about."""
         self._begun = True
         for line in look_lines(look, self._about or About()):
             self._print(line, "bold red" if " CROSSED " in line else "")
@@ -394,15 +386,13 @@ class ConsoleReporter:
         looks = counted(len(seen), "look")
         self._print(f"{queue}  {seen[-1]:,} now, {min(seen):,} to {max(seen):,} in {looks}", "bold")
         self._print(f"  {sparkline(points, until_at, self._out.width - 4)}")
-        first, last = utc(points[0][0]), utc(until_at)
-        self._print(
-            f"  {first}{last:>{max(len(last) + 1, self._out.width - 4 - len(first))}}", "dim"
-        )
+        first = utc(points[0][0])
+        last = utc(until_at)
+        width = max(len(last) + 1, self._out.width - 4 - len(first))
+        self._print(f"  {first}{last:>{width}}", "dim")
 
     def view(self, view: View) -> None:
-        """The views of --watch stand in one place on a terminal, one below the other elsewhere,
-        each with its time.
-        """
+        """Print a view; one of --watch replaces the one before it on a terminal."""
         if self._viewed:
             if self._out.is_terminal:
                 self._out.clear()
@@ -444,9 +434,8 @@ class ConsoleReporter:
 
     def _workers(self, view: WorkersView) -> None:
         totals = {total.host: total for total in view.totals}
-        for number, host in enumerate(
-            dict.fromkeys([*totals, *(line.host for line in view.workers)])
-        ):
+        hosts = dict.fromkeys([*totals, *(line.host for line in view.workers)])
+        for number, host in enumerate(hosts):
             if number:
                 self._print()
             self._print(heading(host, totals.get(host or "")), "bold")
@@ -456,14 +445,14 @@ class ConsoleReporter:
         self._lines((line, "") for line in lines)
 
     def warning(self, problem: str, advice: str) -> None:
-        self._tell_error((*told(problem), *arrow(advice)), "yellow")
+        self._print_error((*told(problem), *arrow(advice)), "yellow")
 
     def error(self, error: RunbookError) -> None:
         self.waiting("")
-        self._tell_error(problem_of(error), "bold red")
-        self._tell_error(arrow(error.advice), "")
+        self._print_error(problem_of(error), "bold red")
+        self._print_error(arrow(error.advice), "")
 
-    def _tell_error(self, lines: Iterable[str], style: str) -> None:
+    def _print_error(self, lines: Iterable[str], style: str) -> None:
         self._begin_if_looked()
         for line in lines:
             self._err.print(Text(self._shown(line), style=style), soft_wrap=True)
@@ -476,8 +465,32 @@ class ConsoleReporter:
 
 def _heading(group: Sequence[Finding]) -> str:
     finding = group[0]
-    word = "ACCEPTED" if finding.accepted else finding.severity.value.upper()
-    return f"{word:8}{' ' * bool(finding.accepted)}{finding.code}  {subjects(group)}"
+    word = f"{finding.severity.value.upper():8}"
+    if finding.accepted:
+        word = "ACCEPTED "
+    return f"{word}{finding.code}  {subjects(group)}"
+
+
+def _widest_with_spaces(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return the widest column of several words, which may be wrapped; "" if there is none."""
+    widest = ""
+    most = 0
+    for name in rows[0]:
+        width = max(len(row[name]) for row in rows)
+        if width > most and any(" " in row[name] for row in rows):
+            widest = name
+            most = width
+    return widest
+
+
+def _least_width(rows: Sequence[Mapping[str, str]], wrapped: str) -> int:
+    """Return the columns that a table needs if one of its columns is wrapped at spaces."""
+    least = 0
+    for name in rows[0]:
+        if name != wrapped:
+            least += max(len(name), *(len(row[name]) for row in rows)) + _GAP
+    words = [word for row in rows for word in row.get(wrapped, "").split()]
+    return least + max(map(len, words), default=0)
 
 
 def _console(pipe: Pipe) -> Console:

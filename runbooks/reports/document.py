@@ -1,8 +1,6 @@
-"""What the one JSON document of a verb holds, as records: `./inv docs` makes
-docs/output.schema.json of them.
+"""The records of a verb's JSON document; `./inv docs` writes docs/output.schema.json from them.
 
-Nothing is made of these when a verb runs; the tests check every document that they see by the
-schema.
+No verb uses these records. The tests check every document against the schema.
 """
 
 from typing import Any, get_args
@@ -15,9 +13,7 @@ from runbooks.core.reporter import About, Tally
 from runbooks.core.views import View
 
 SCHEMA = 1
-"""Counted up where a key goes, or means something else; a key more changes nothing for who reads
-the others.
-"""
+"""Increased when a key is removed or changes its meaning; not when a key is added."""
 
 
 class FindingRecord(Struct, forbid_unknown_fields=True):
@@ -36,7 +32,7 @@ class FindingRecord(Struct, forbid_unknown_fields=True):
 
 
 class Planned(Struct, forbid_unknown_fields=True):
-    """A change; `do` is the effect with its `kind`, without what it hides."""
+    """A change; `do` is the effect with its `kind`, without hidden fields."""
 
     host: str
     step: str
@@ -47,9 +43,7 @@ class Planned(Struct, forbid_unknown_fields=True):
 
 
 class Made(Planned, forbid_unknown_fields=True, kw_only=True):
-    """A change that was made, or is recorded, and what became of it; `undone` of recorded ones
-    alone.
-    """
+    """A change that was made or is recorded, with its result; only recorded ones have `undone`."""
 
     outcome: str
     result: str
@@ -57,14 +51,14 @@ class Made(Planned, forbid_unknown_fields=True, kw_only=True):
 
 
 class TakenBack(Planned, forbid_unknown_fields=True, kw_only=True):
-    """A change of an undo, how it stands, and why."""
+    """A change of an undo, its state, and the reason."""
 
     state: str
     why: str
 
 
 class Checked(Struct, forbid_unknown_fields=True):
-    """An expectation; `ok` null: it holds as far as could be seen, which was not everything."""
+    """An expectation; `ok` null: not everything could be seen, and what was seen is fine."""
 
     what: str
     ok: bool | None
@@ -81,9 +75,7 @@ class LogLine(Struct, forbid_unknown_fields=True):
 
 
 class LookedQueue(Struct, forbid_unknown_fields=True):
-    """A queue of a look, as in `QueueLook`; `drain_s` null: it does not drain, or that is not
-    known.
-    """
+    """A queue of a look, as in `QueueLook`; `drain_s` null: it does not drain, or not known."""
 
     name: str
     depth: int
@@ -96,7 +88,7 @@ class LookedQueue(Struct, forbid_unknown_fields=True):
 
 
 class Looked(Struct, forbid_unknown_fields=True):
-    """A look of the monitor's."""
+    """A look of the monitor."""
 
     at: float
     app: str
@@ -120,14 +112,14 @@ class Point(Struct, forbid_unknown_fields=True):
 
 
 class Depths(Struct, forbid_unknown_fields=True):
-    """What the monitor's history has of a queue."""
+    """The monitor's history of a queue."""
 
     queue: str
     points: list[Point]
 
 
 class Result(Struct, forbid_unknown_fields=True):
-    """How a task that was run stands or ended."""
+    """The state or the result of a task."""
 
     id: str
     state: str
@@ -150,14 +142,14 @@ class File(Struct, forbid_unknown_fields=True):
 
 
 class Warned(Struct, forbid_unknown_fields=True):
-    """What a verb went on without, or why it ended, and what to do about it."""
+    """What a verb could not do, or why it ended, and what to do about it."""
 
     problem: str
     advice: str | None
 
 
 class Document(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What every document has, and then each key only where there is something to say."""
+    """The keys of every document, then keys that are only there if they apply."""
 
     schema: int
     time: str
@@ -195,9 +187,7 @@ class Document(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of the document; the fields of a view stand in it beside the
-    others.
-    """
+    """Return the JSON Schema (2020-12) of the document, with the fields of every view."""
     kinds = (Document, *get_args(View))
     _, found = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
     names = [kind.__name__ for kind in kinds]
@@ -206,17 +196,19 @@ def json_schema() -> dict[str, Any]:
     for part in parts:
         for key, one in part["properties"].items():
             known = properties.setdefault(key, [])
-            known += [] if one in known else [one]
+            if one not in known:
+                known.append(one)
+    shown = {}
+    for key, ones in properties.items():
+        shown[key] = ones[0] if len(ones) == 1 else {"anyOf": ones}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "celery-runbooks --json",
         "description": (
-            "Made by `./inv docs` from runbooks/reports/document.py and runbooks/core/views.py."
+            "Written by `./inv docs` from runbooks/reports/document.py and runbooks/core/views.py."
         ),
         "type": "object",
-        "properties": {
-            key: ones[0] if len(ones) == 1 else {"anyOf": ones} for key, ones in properties.items()
-        },
+        "properties": shown,
         "required": parts[0]["required"],
         "additionalProperties": False,
         "$defs": {name: one for name, one in found.items() if name not in names},

@@ -1,6 +1,4 @@
-"""Findings as an operator reads them: each below the one that explains it; alike ones of several
-hosts together.
-"""
+"""Findings as an operator reads them: grouped, each below the one that explains it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,13 +7,13 @@ from runbooks.core.wording import counted, them
 
 
 def grouped(findings: Sequence[Finding]) -> Iterator[tuple[list[Finding], int]]:
-    """Findings that say the same of several subjects, together, and how deep they are below the
-    first cause.
-    """
-    told = {Cause.of(one) for one in findings}
+    """Yield groups of findings that differ only in subject, each with its depth below its cause."""
+    present = {Cause.of(one) for one in findings}
     below: dict[Cause | None, list[Finding]] = {}
     for one in findings:
-        cause = one.caused_by[0] if one.caused_by and one.caused_by[0] in told else None
+        cause = None
+        if one.caused_by and one.caused_by[0] in present:
+            cause = one.caused_by[0]
         below.setdefault(cause, []).append(one)
     yield from _grouped(below, below.get(None, []), 0)
 
@@ -25,10 +23,10 @@ def _grouped(
 ) -> Iterator[tuple[list[Finding], int]]:
     for group in alike(findings):
         yield group, depth
-        causes = dict.fromkeys(map(Cause.of, group))
-        yield from _grouped(
-            below, [one for cause in causes for one in below.get(cause, [])], depth + 1
-        )
+        caused: list[Finding] = []
+        for cause in dict.fromkeys(map(Cause.of, group)):
+            caused += below.get(cause, [])
+        yield from _grouped(below, caused, depth + 1)
 
 
 def number_of(findings: Sequence[Finding]) -> str:
@@ -40,7 +38,10 @@ def number_of(findings: Sequence[Finding]) -> str:
             trees += [[one] for one in group]
         else:
             trees[-1] += group
-    faults = [tree for tree in trees if any(one.severity is not Severity.INFO for one in tree)]
+    faults = []
+    for tree in trees:
+        if any(one.severity is not Severity.INFO for one in tree):
+            faults.append(tree)
     follow = sum(len(tree) - 1 for tree in faults)
     notes = sum(map(len, trees)) - follow - len(faults)
     parts = [counted(len(faults), "finding")]
@@ -57,26 +58,27 @@ def number_of(findings: Sequence[Finding]) -> str:
 
 
 def alike(findings: Sequence[Finding]) -> list[list[Finding]]:
-    """Findings that say the same of several subjects, together; in the order of the first of each."""
+    """Group findings that differ only in subject, in the order of the first of each group."""
     groups: dict[object, list[Finding]] = {}
     for one in findings:
-        groups.setdefault(
-            (one.code, one.severity, one.summary, one.remedy, one.accepted), []
-        ).append(one)
+        same = (one.code, one.severity, one.summary, one.remedy, one.accepted)
+        groups.setdefault(same, []).append(one)
     return list(groups.values())
 
 
 def subjects(findings: Sequence[Finding]) -> str:
-    """`worker_low on web1, web2` for the same service of several hosts, else one after the other."""
+    """Name the subjects; for one service of several hosts `worker_low on web1, web2`."""
     names = list(dict.fromkeys(one.subject for one in findings))
     first, on, _ = names[0].partition(" on ")
-    if on and all(name.startswith(first + on) for name in names):
-        return f"{first}{on}{', '.join(name.removeprefix(first + on) for name in names)}"
+    start = first + on
+    if on and all(name.startswith(start) for name in names):
+        hosts = [name.removeprefix(start) for name in names]
+        return start + ", ".join(hosts)
     return ", ".join(names)
 
 
 def evidence(findings: Sequence[Finding]) -> Iterator[str]:
-    """The lines of their evidence; where it is not the same of all, each with whose it is."""
+    """Yield the lines of evidence, below their subjects if the evidence differs."""
     different: dict[tuple[str, ...], list[Finding]] = {}
     for one in findings:
         different.setdefault(one.evidence, []).append(one)

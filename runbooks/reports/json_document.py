@@ -1,23 +1,27 @@
-"""One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON
-line each.
+"""The output for scripts: one JSON document when the verb ends; with `--follow` a line each.
 
-Keys, each only when there is something to say: `about`, `findings`, `next`, `plan`, `undo_plan`,
+Keys that are only there if they apply: `about`, `findings`, `next`, `plan`, `undo_plan`,
 `run`, `changes`, `checks`, `logs`, `recap`, `undo`, `task`, `hosts`, `runs`, `files`, `adopted`,
 `difference`, `archives`, `archived`, `look`, `depths`, `crossings`, `codes`, `messages`,
-`warnings`, `error`, and those of the views (docs/views.md); always `exit_code`, and `schema`,
-`time` (ISO 8601, UTC), `version` of this tool, `application` and `inventory` (null: none is known).
-Where there are many documents, a line each, these five are in each, but not in lines of logs: there
-the first and the last line have them. docs/output.schema.json has all of it, made by `document.py`.
-`next` and `undo` are commands to type. A change of a plan that takes messages out lists every one
-of them, with its reason, under a key `messages` of its own. A line of logs is `time` (ISO 8601,
-UTC; null when nobody knows it), `host`, `log` (the service or the file; empty: the host itself) and
-`line`. `about` is what the first line of the text says: `application`, `inventory`, `broker`,
-`records`, and of `hosts`, `workers` and `queues` how many were `looked_at`, `of` so many;
-`other_run` holds the fleet's lock: its `id`, its `verb`, `by` whom, `since_at`, and the services
-that it `restarts`, null where that is not known; `loaded_at` is when the application was loaded,
-where that was before this look. Null is what does not apply. A finding has `caused_by`, the code
-and subject of those that explain it, and `accepted`, until when and why it is not counted. A check
-is `what`, `ok` (null: it holds as far as could be seen, which was not everything) and `seen`.
+`warnings`, `error`, and those of the views (docs/views.md). Always there: `exit_code`,
+`schema`, `time` (ISO 8601, UTC), `version` of this tool, `application` and `inventory` (null: not
+known). If there are several documents, a line each, the last five are in each of them; of lines of
+logs only the first and the last line have them. docs/output.schema.json describes all of it and is
+written from `document.py`.
+
+- `next` and `undo` are commands to type.
+- A change of a plan that archives messages lists all of them, with the reason, as `messages`.
+- A line of logs has `time` (ISO 8601, UTC; null: not known), `host`, `log` (the service or the
+  file; empty: the host itself) and `line`.
+- `about` is the first line of the text: `application`, `inventory`, `broker`, `records`; of
+  `hosts`, `workers` and `queues` how many were checked (`looked_at`) and how many there are (`of`);
+  `other_run`, which holds the fleet's lock: its `id`, `verb`, `by`, `since_at`, and the services
+  that it `restarts`, null if not known; `loaded_at`, when the application was loaded, if before
+  this look. What does not apply is null.
+- A finding has `caused_by`, the code and subject of those that explain it, and `accepted`, until
+  when and why it is not counted.
+- A check has `what`, `ok` (null: not everything could be seen, and what was seen is fine) and
+  `seen`.
 """
 
 import json
@@ -45,9 +49,12 @@ from runbooks.reports.lines import arrow, problem_of, told
 from runbooks.reports.monitor import look_document
 from runbooks.reports.pipe import Pipe
 
+_LONE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
+"""A surrogate, perhaps without its other half, which other programs do not read."""
+
 
 class JsonReporter:
-    """Gathers everything that happens, and prints it once at the end."""
+    """Collects everything that is reported, and prints it at the end."""
 
     def __init__(self, program: str = "inv", where: str = "", *, only_read: bool = False) -> None:
         self._program, self._where = program, where
@@ -64,22 +71,20 @@ class JsonReporter:
         return typed(text, self._program, self._where)
 
     def _json(self, value: Any, indent: int | None = None) -> str:
-        """Everything is written through here: without secrets, its commands as the operator has to
-        type them.
+        """Return JSON without secrets, with commands as the operator types them.
 
-        A document may list messages by the million, so it is looked through in one piece before any
-        text by itself.
+        A document may list millions of messages, so it is first searched for secrets as one text.
         """
         try:
             text = json.dumps(value, indent=indent, default=str, allow_nan=False)
-        except ValueError:  # a number that JSON has not
+        except ValueError:  # a number that JSON does not have
             text = ""
         if not text or _LONE.search(text) or redact(read := _unescaped(text)) != read:
             text = json.dumps(self._shown(value), indent=indent)
         return typed(text, _inside(self._program), _inside(self._where))
 
     def _shown(self, value: Any) -> Any:
-        """The value with what may be shown of each of its texts."""
+        """Return the value with each of its texts as it may be shown."""
         match value:
             case str():
                 return without_lone_surrogates(redact(self._typed(value)))
@@ -94,7 +99,7 @@ class JsonReporter:
         return self._shown(str(value))
 
     def _with_origin(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The document, headed by where and when it was made."""
+        """Return the document with the keys that every document has."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         where = {"application": self._origin.application, "inventory": self._origin.inventory}
         return {"schema": SCHEMA, "time": now, "version": __version__, **where, **document}
@@ -104,14 +109,7 @@ class JsonReporter:
         self._document["about"] = to_builtins(about)
 
     def findings(self, findings: Sequence[Finding], *, conclusive: bool = True) -> None:  # noqa: ARG002
-        self._document["findings"] = [
-            {
-                **asdict(f),
-                **to_builtins(replace(f, fix=())),
-                "fix": [_change(replace(c, messages=())) for c in f.fix],
-            }
-            for f in findings
-        ]
+        self._document["findings"] = [_finding(one) for one in findings]
 
     def document(self, name: str, text: str) -> None:
         self._document[name] = text
@@ -123,10 +121,9 @@ class JsonReporter:
         self._document |= {"plan": [_change(change) for change in changes], "dry_run": dry_run}
 
     def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None:
-        rows = [
-            {**_change(change), "state": outcome.value, "why": why}
-            for change, outcome, why in items
-        ]
+        rows = []
+        for change, outcome, why in items:
+            rows.append({**_change(change), "state": outcome.value, "why": why})
         self._document |= {"undo_plan": rows, "dry_run": dry_run}
 
     def run_started(self, run_id: str) -> None:
@@ -136,16 +133,12 @@ class JsonReporter:
         pass
 
     def change(self, change: Change, outcome: Outcome, detail: str) -> None:
-        self._add(
-            "changes",
-            {**_change(replace(change, messages=())), "outcome": outcome.value, "result": detail},
-        )
+        shown = _without_messages(change)
+        self._add("changes", {**shown, "outcome": outcome.value, "result": detail})
 
     def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None:
-        self._add(
-            "changes",
-            {**_change(change), "outcome": outcome.value, "result": detail, "undone": undone},
-        )
+        result = {"outcome": outcome.value, "result": detail, "undone": undone}
+        self._add("changes", {**_change(change), **result})
 
     def waiting(self, text: str, share: float | None = None) -> None:
         pass
@@ -165,9 +158,7 @@ class JsonReporter:
         self._add("files", {"host": host, "path": path, "content": content.decode()})
 
     def log(self, lines: Iterable[LogLine], *, brief: bool = False) -> None:  # noqa: ARG002
-        """Logs may be longer than what fits into memory, so the document begins with them as they
-        come.
-        """
+        """Print logs at once, as the first key of the document: they may not fit into memory."""
         self._document["logs"] = []
         for line in lines:
             start = ",\n" if self._logs else '{"logs": [\n'
@@ -186,10 +177,8 @@ class JsonReporter:
         self._document["look"] = look_document(look)
 
     def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None:  # noqa: ARG002
-        self._add(
-            "depths",
-            {"queue": queue, "points": [{"at": at, "depth": depth} for at, depth in points]},
-        )
+        seen = [{"at": at, "depth": depth} for at, depth in points]
+        self._add("depths", {"queue": queue, "points": seen})
 
     def view(self, view: View) -> None:
         self._document |= to_builtins(view, str_keys=True)
@@ -199,13 +188,13 @@ class JsonReporter:
 
     def warning(self, problem: str, advice: str) -> None:
         self._add("warnings", {"problem": problem, "advice": advice})
-        self._tell_error((*told(problem), *arrow(advice)))
+        self._print_error((*told(problem), *arrow(advice)))
 
     def error(self, error: RunbookError) -> None:
         self._document["error"] = {"problem": error.problem, "advice": error.advice}
-        self._tell_error((*problem_of(error), *arrow(error.advice)))
+        self._print_error((*problem_of(error), *arrow(error.advice)))
 
-    def _tell_error(self, lines: Iterable[str]) -> None:
+    def _print_error(self, lines: Iterable[str]) -> None:
         for line in lines:
             print(on_one_line(redact(self._typed(line))), file=self._err)
 
@@ -213,81 +202,79 @@ class JsonReporter:
         self._out.strict = False
         if self._logs:
             del self._document["logs"]
-        document = self._json(
-            self._with_origin({**self._document, "exit_code": int(exit_code)}), indent=2
-        )
-        print("\n],\n" + document.removeprefix("{\n") if self._logs else document, file=self._out)
+        whole = self._with_origin({**self._document, "exit_code": int(exit_code)})
+        document = self._json(whole, indent=2)
+        if self._logs:
+            document = "\n],\n" + document.removeprefix("{\n")
+        print(document, file=self._out)
         return self._out.end(exit_code, self._typed)
 
 
 class JsonLinesReporter(JsonReporter):
-    """For what has no end (`--follow`, `--listen`): each log line and each look is printed as it
-    comes.
+    """For output without an end (`--follow`, `--listen`): each line and each look is a JSON line.
 
-    The first line of logs is what they are about, as each look says itself; what is left to say is
-    the last line.
+    The first line of logs has `about`, and so has each look. The last line has all other keys.
     """
 
     def log(self, lines: Iterable[LogLine], *, brief: bool = False) -> None:  # noqa: ARG002
         if about := self._document.pop("about", None):
-            print(self._json(self._with_origin({"about": about})), file=self._out)
+            self._line({"about": about})
         for line in lines:
             print(self._json(_log_line(line)), file=self._out)
         self._out.flush()
 
     def look(self, look: Look) -> None:
-        about = self._document.pop("about", None)
-        print(
-            self._json(self._with_origin({"about": about, **look_document(look)})), file=self._out
-        )
+        self._line({"about": self._document.pop("about", None), **look_document(look)})
         self._out.flush()
 
     def view(self, view: View) -> None:
-        about = self._document.pop("about", None)
-        print(
-            self._json(self._with_origin({"about": about, **to_builtins(view, str_keys=True)})),
-            file=self._out,
-        )
+        shown = to_builtins(view, str_keys=True)
+        self._line({"about": self._document.pop("about", None), **shown})
         self._out.flush()
 
     def close(self, exit_code: int) -> int:
         self._out.strict = False
-        print(
-            self._json(self._with_origin({**self._document, "exit_code": int(exit_code)})),
-            file=self._out,
-        )
+        self._line({**self._document, "exit_code": int(exit_code)})
         return self._out.end(exit_code, self._typed)
 
-
-_LONE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
-"""Half a character perhaps, as no other program reads it."""
+    def _line(self, document: Mapping[str, Any]) -> None:
+        print(self._json(self._with_origin(document)), file=self._out)
 
 
 def _unescaped(text: str) -> str:
-    """JSON's text nearly as it was before: enough to see whether there may be a secret in it."""
+    """Return JSON text nearly unescaped: enough to find secrets in it."""
     return text.replace("\\\\", "\\").replace("\\n", "\n").replace('\\"', '"')
 
 
 def _inside(text: str) -> str:
-    """The text as it stands between the quotes of a JSON string."""
+    """Return the text as inside the quotes of a JSON string."""
     return json.dumps(text)[1:-1]
 
 
 def _log_line(line: LogLine) -> dict[str, Any]:
-    at = (
-        None
-        if line.at is None
-        else datetime.fromtimestamp(line.at, UTC).isoformat(timespec="microseconds")
-    )
+    at = None
+    if line.at is not None:
+        at = datetime.fromtimestamp(line.at, UTC).isoformat(timespec="microseconds")
     return {"time": at, "host": line.host, "log": line.log, "line": line.text}
 
 
 def _change(change: Change) -> dict[str, Any]:
-    what = {
+    document: dict[str, Any] = {
         "host": change.host,
         "step": change.step,
         "summary": change.summary,
         "detail": change.detail,
+        "do": shown_of(change.do),
     }
-    messages = {"messages": list(change.messages)} if change.messages else {}
-    return {**what, "do": shown_of(change.do), **messages}
+    if change.messages:
+        document["messages"] = list(change.messages)
+    return document
+
+
+def _without_messages(change: Change) -> dict[str, Any]:
+    return _change(replace(change, messages=()))
+
+
+def _finding(one: Finding) -> dict[str, Any]:
+    fixes = [_without_messages(change) for change in one.fix]
+    return {**asdict(one), **to_builtins(replace(one, fix=())), "fix": fixes}

@@ -1,4 +1,4 @@
-"""The expectations that `verify` tested as a JUnit file, which CI systems show.
+"""The expectations that `verify` tested, as a JUnit file for CI systems.
 
 **Source:** the JUnit XML format as Jenkins and GitLab read it: `testsuite` with `tests`,
 `failures`, `skipped` and `timestamp`; `testcase` with `classname` and `name`, and `failure` or
@@ -20,7 +20,7 @@ _NOT_IN_XML = re.compile("[\ufffe\uffff]")
 
 
 def junit(application: str, checks: Sequence[Check], at: float) -> bytes:
-    """The whole file. What could not be seen is skipped: it neither holds nor fails."""
+    """Return the whole file; a check whose result is not known counts as skipped."""
     suite = Element("testsuite")
     suite.attrib |= {
         "name": f"celery-runbooks verify {_shown(application)}",

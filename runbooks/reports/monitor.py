@@ -1,11 +1,11 @@
-r"""The monitor's looks as text: lines that grep well, a line of bars, and JSON.
+r"""The monitor's looks as text: lines for grep, a line of bars, and JSON.
 
-**Format:** every line is `TIME APP STATE …`, STATE being `LOOK`, `ok`, `CROSSED`, `RECOVERED` or
-`UNREACHED`; the rest is `name=value` with the unit in the name, but for a finding's line, which is
-`CODE SUBJECT since=TIME TEXT`, with `caused_by=CODE` before the text where another finding explains
-it, and `seen=earlier` where this look could not see whether it still holds. A value or subject with
-a space or a quote stands in double quotes, as logfmt has it, with `\"` and `\\` inside. The first
-line of a look is its LOOK: where it was, and how much of it was looked at.
+**Format:** every line is `TIME APP STATE …`. STATE is `LOOK`, `ok`, `CROSSED`, `RECOVERED` or
+`UNREACHED`. The rest is `name=value`, with the unit in the name. The line of a finding is
+`CODE SUBJECT since=TIME TEXT`; before the text it has `caused_by=CODE` if another finding explains
+it, and `seen=earlier` if this look could not see whether it still holds. A value or subject with a
+space or a quote is in double quotes, as in logfmt, with `\"` and `\\` inside. The first line of a
+look is its LOOK: the fleet, and how much was checked.
 """
 
 import json
@@ -25,9 +25,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def look_lines(look: Look, about: About) -> Iterator[str]:
-    """What it is about; one line for each queue, the broker and each host of beat's; each finding
-    and each recovery.
-    """
+    """Yield the lines of a look: queues, the broker, hosts of beat, findings, recoveries."""
     start = f"{utc(look.at)} {look.app}"
     yield f"{start} LOOK {' '.join(_about(about))}"
     crossed = {one.subject for one in look.crossings}
@@ -39,9 +37,8 @@ def look_lines(look: Look, about: About) -> Iterator[str]:
         asked = len(look.missing_tasks) + len(look.silent_nodes)
         nodes = f"nodes={len(look.missing_tasks)}/{asked} " if asked else ""
         unacked = f"unacked={look.unacked} unacked_age_s={look.unacked_age_s:.0f}"
-        bad = bool(
-            look.silent_nodes or any(look.missing_tasks.values()) or crossed & {"broker", "unacked"}
-        )
+        lacks_tasks = any(look.missing_tasks.values())
+        bad = bool(look.silent_nodes or lacks_tasks or crossed & {"broker", "unacked"})
         yield f"{start} {_state(bad)} broker {nodes}{unacked}"
     for host, silent_s in look.beat_silence_s.items():
         yield f"{start} {_state(host in crossed)} beat={host} silent_s={silent_s:.0f}"
@@ -56,11 +53,8 @@ def _about(about: About) -> Iterator[str]:
     for name, value in {"broker": about.broker, "inventory": about.inventory}.items():
         if value:
             yield f"{name}={_word(value)}"
-    for name, seen in {
-        "hosts": about.hosts,
-        "workers": about.workers,
-        "queues": about.queues,
-    }.items():
+    counts = {"hosts": about.hosts, "workers": about.workers, "queues": about.queues}
+    for name, seen in counts.items():
         if seen:
             yield f"{name}={seen.looked_at}/{seen.of}"
     if run := about.other_run:
@@ -93,38 +87,43 @@ def _figures(queue: QueueLook) -> str:
     figures.append(f"eta_overdue_s={queue.eta_overdue_s:.0f}")
     if queue.per_s is not None:
         figures.append(f"per_hour={queue.per_s * 3600:+.0f}")
-    if queue.drain_s is not None:
-        figures.append(
-            "drain_s=never" if queue.drain_s == math.inf else f"drain_s={queue.drain_s:.0f}"
-        )
+    if queue.drain_s == math.inf:
+        figures.append("drain_s=never")
+    elif queue.drain_s is not None:
+        figures.append(f"drain_s={queue.drain_s:.0f}")
     if queue.unseen:
         figures.append(f"looked_at={queue.depth - queue.unseen}_of_{queue.depth}")
     return " ".join(figures)
 
 
 def look_document(look: Look) -> dict[str, Any]:
-    """A look as JSON types; a queue that does not drain has `drain_s` null, as has one of which it
-    is not known.
-    """
-    queues = [
-        asdict(queue) | {"drain_s": None if queue.drain_s == math.inf else queue.drain_s}
-        for queue in look.queues
-    ]
+    """Return a look as JSON types; `drain_s` is None if a queue does not drain, or not known."""
+    queues = []
+    for queue in look.queues:
+        drain_s = queue.drain_s
+        if drain_s == math.inf:
+            drain_s = None
+        queues.append({**asdict(queue), "drain_s": drain_s})
     return {**to_builtins(look), "queues": queues}
 
 
 def sparkline(points: Sequence[tuple[float, int]], until_at: float, width: int) -> str:
-    """The depth over time: a column shows the most in its time, or where nobody looked then, what
-    was seen before.
+    """Draw the depth over time.
+
+    A column shows the greatest depth of its time; without a look in that time, the column before.
     """
     columns: list[int | None] = [None] * max(1, width)
     first_at = points[0][0]
+    span_s = max(1.0, until_at - first_at)
     for at, depth in points:
-        n = min(
-            len(columns) - 1, int((at - first_at) / max(1.0, until_at - first_at) * len(columns))
-        )
+        place = int((at - first_at) / span_s * len(columns))
+        n = min(place, len(columns) - 1)
         columns[n] = max(depth, columns[n] or 0)
-    most, bars = max(depth for _, depth in points), ""
+    most = max(1, *(depth for _, depth in points))
+    bars = ""
     for column in columns:
-        bars += bars[-1] if column is None else _BARS[math.ceil(column / most * 7) if most else 0]
+        if column is None:
+            bars += bars[-1]
+        else:
+            bars += _BARS[math.ceil(column / most * (len(_BARS) - 1))]
     return bars

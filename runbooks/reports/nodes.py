@@ -9,42 +9,39 @@ from runbooks.core.wording import ago, counted, span
 Line = tuple[str, str]
 """A text and its style."""
 
-_NOT_SAID = "unknown: the node did not say"
-_FAILED = "how many of these failed the node does not count"
+_NOT_SAID = "unknown: the node did not report it"
+_FAILED = "a node does not count how many of these failed"
 
 
 def nodes_lines(view: NodesView) -> Iterator[Line]:
-    """Each node, and those that are silent."""
+    """Yield each node, then those that do not answer."""
     for number, node in enumerate(view.nodes):
         if number:
             yield "", ""
         yield from _node(view.at, node)
     for name in view.silent:
         yield f"{name}  does not answer", "bold red"
-        yield "  it is bound to remote control: it is busy (solo), hangs, or was killed", ""
+        yield "  it is bound to remote control, so it is busy (solo), hangs, or was killed", ""
 
 
 def _node(at: float, node: NodeView) -> Iterator[Line]:
-    known = f", called {node.worker} here" if node.worker else ""
-    up = "" if node.uptime_s is None else f", up {span(node.uptime_s)}"
-    yield f"{node.name}{known}: {_pids(node.pids)}{up}", "bold"
+    heading = node.name
+    if node.worker:
+        heading += f", called {node.worker} here"
+    heading += f": {_pids(node.pids)}"
+    if node.uptime_s is not None:
+        heading += f", up {span(node.uptime_s)}"
+    yield heading, "bold"
     if node.twins > 1:
-        yield (
-            (
-                f"  {node.twins} processes answer under this name; all that follows is of these"
-                " together"
-            ),
-            "yellow",
-        )
+        yield f"  {node.twins} processes answer to this name; the rest is of all together", "yellow"
+    limits = [f"{task} {limit}" for task, limit in node.rate_limits.items()]
     facts = {
         "queues": ", ".join(node.queues) or "none",
         "pool": _pool(node),
         "prefetch": "" if node.prefetch is None else _prefetch(node.prefetch),
         "started": _started(node.started),
         "done": _NOT_SAID if node.done is None else f"{node.done:,}; {_FAILED}",
-        "rate limits": (
-            ", ".join(f"{task} {limit}" for task, limit in node.rate_limits.items()) or "none"
-        ),
+        "rate limits": ", ".join(limits) or "none",
     }
     yield from ((f"  {name:12}{value}", "") for name, value in facts.items() if value)
     yield from _held("active", node.active, at)
@@ -60,10 +57,12 @@ def _pids(pids: Sequence[int]) -> str:
 def _pool(node: NodeView) -> str:
     if node.pool is None:
         return "unknown"
-    runs = "" if node.size is None else f", {counted(node.size, 'task')} at once"
-    return f"{node.pool}{runs}" + (
-        f" (pid {', '.join(map(str, node.pool_pids))})" if node.pool_pids else ""
-    )
+    pool = node.pool
+    if node.size is not None:
+        pool += f", {counted(node.size, 'task')} at once"
+    if node.pool_pids:
+        pool += f" ({_pids(node.pool_pids)})"
+    return pool
 
 
 def _prefetch(count: int) -> str:
@@ -73,8 +72,9 @@ def _prefetch(count: int) -> str:
 def _started(started: Mapping[str, int] | None) -> str:
     if started is None:
         return _NOT_SAID
-    by_task = ", ".join(f"{count:,} {task}" for task, count in started.items())
-    return f"{sum(started.values()):,}" + (f": {by_task}" if by_task else "")
+    total = f"{sum(started.values()):,}"
+    by_task = [f"{count:,} {task}" for task, count in started.items()]
+    return f"{total}: {', '.join(by_task)}" if by_task else total
 
 
 def _held(what: str, held: Sequence[HeldView] | None, at: float) -> Iterator[Line]:
@@ -83,14 +83,21 @@ def _held(what: str, held: Sequence[HeldView] | None, at: float) -> Iterator[Lin
         return
     yield f"  {what:12}{len(held):,}", ""
     for one in held:
-        since = "" if one.since_at is None else f"for {span(at - one.since_at)}"
-        due = "" if one.eta_at is None else f"due {ago(at - one.eta_at)}"
-        pid = "" if one.pid is None else f"in process {one.pid}"
-        queue = "" if one.queue is None else f"of {one.queue}"
         yield f"    {one.task}  {one.id}", ""
-        yield f"      {', '.join(filter(None, (since, due, queue, pid)))}", "dim"
+        yield f"      {', '.join(_held_facts(one, at))}", "dim"
         if one.args:
             yield f"      {one.args}", "dim"
+
+
+def _held_facts(one: HeldView, at: float) -> Iterator[str]:
+    if one.since_at is not None:
+        yield f"for {span(at - one.since_at)}"
+    if one.eta_at is not None:
+        yield f"due {ago(at - one.eta_at)}"
+    if one.queue is not None:
+        yield f"of {one.queue}"
+    if one.pid is not None:
+        yield f"in process {one.pid}"
 
 
 def _settings(settings: Mapping[str, object] | None) -> Iterator[Line]:
@@ -98,7 +105,5 @@ def _settings(settings: Mapping[str, object] | None) -> Iterator[Line]:
         yield f"  {'settings':12}{_NOT_SAID}", "yellow"
         return
     yield "  settings", ""
-    yield from (
-        (f"    {name:36}{json.dumps(value, default=str)}", "dim")
-        for name, value in settings.items()
-    )
+    for name, value in settings.items():
+        yield f"    {name:36}{json.dumps(value, default=str)}", "dim"

@@ -1,6 +1,4 @@
-"""A stream that a run does not stop for: neither for a reader who has gone away, nor for a disk
-that is full.
-"""
+"""Output that cannot stop a run, even if its reader is gone or the disk is full."""
 
 import errno
 import os
@@ -14,16 +12,15 @@ from runbooks.core.errors import ExitCode
 
 
 class ReaderGone(Exception):
-    """Nobody reads what is printed any more, and there is no other reason to go on."""
+    """The reader of the output is gone, and the verb does nothing but print."""
 
 
 class Pipe:
-    """Standard output or error; what cannot be written goes nowhere, and the run goes on.
+    """Standard output or error; what cannot be written is dropped, and the run goes on.
 
-    A remediation that stopped half-way because `head` had seen enough, or because the disk that its
-    output goes to is full, or because a terminal has no arrow in its encoding, would be worse than
-    one that nobody watched. `strict` raises ReaderGone: for what only shows. A stream that was
-    closed from the start is None in Python.
+    A remediation must not stop half-way because `head` has read enough, because the disk of its
+    output is full, or because the terminal's encoding lacks an arrow. With `strict` ReaderGone is
+    raised, for verbs that only print. A stream that was closed from the start is None in Python.
     """
 
     def __init__(self, stream: TextIO | None, *, strict: bool = False) -> None:
@@ -41,17 +38,14 @@ class Pipe:
         self._guarded(self._stream.flush)
 
     def end(self, code: int, typed: Callable[[str], str]) -> int:
-        """The exit code to end with: output that is lost, but for a reader who went away, is never
-        a success.
-        """
+        """Return the exit code to end with: lost output is a failure, a reader that left is not."""
         self.flush()
-        if self._lost:
-            see = f"what a run has changed is on record: see {Command('runs')}"
-            advice = typed(f"make room there, or send it elsewhere; {see}")
-            print(
-                f"the output could not be written: {self._lost}\n→ {advice}", file=Pipe(sys.stderr)
-            )
-        return ExitCode.FAILED if self._lost and code in (ExitCode.OK, ExitCode.FINDINGS) else code
+        if not self._lost:
+            return code
+        see = f"the changes of a run are recorded: {Command('runs')}"
+        advice = typed(f"free space there, or write the output elsewhere; {see}")
+        print(f"cannot write the output: {self._lost}\n→ {advice}", file=Pipe(sys.stderr))
+        return ExitCode.FAILED if code in (ExitCode.OK, ExitCode.FINDINGS) else code
 
     def _guarded(self, act: Callable[[], object]) -> None:
         try:

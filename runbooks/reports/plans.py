@@ -1,4 +1,4 @@
-"""The details of a plan: of many similar files one is shown whole, and of the others what differs."""
+"""The details of a plan: of similar files one is shown whole, and the others by what differs."""
 
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
@@ -6,15 +6,16 @@ from difflib import SequenceMatcher
 from runbooks.reports.lines import lines_of
 
 _LEAST, _MOST = 10, 500
-"""A detail of fewer lines is short enough; to compare longer ones takes too long."""
+"""Lines. Shorter details are shown whole anyway; comparing longer ones takes too long."""
 _ALIKE = 0.6
 _HEADS = ("--- ", "+++ ", "@@ ")
 
 
 def brief(details: Sequence[str]) -> Iterator[list[str]]:
-    """The lines to show of each change, in the order of a plan, which counts them from 1.
+    """Yield the lines to show of each change, in the order of the plan.
 
-    Lines that only the one shown whole has stand behind `without`.
+    A change is shown as the number of a similar one, counted from 1, and the lines that differ; a
+    line that only the other one has is preceded by `without`.
     """
     whole: list[tuple[int, list[str]]] = []
     for number, detail in enumerate(details, 1):
@@ -23,32 +24,39 @@ def brief(details: Sequence[str]) -> Iterator[list[str]]:
         if not _LEAST <= len(own) <= _MOST:
             yield lines
             continue
-        found = next(
-            ((at, told) for at, other in whole if (told := _difference(other, own)) is not None),
-            None,
-        )
+        found = _similar(own, whole)
         if found is None:
             whole.append((number, own))
             yield lines
-        elif found[1]:
-            yield [f"as {found[0]}, but for:", *found[1]]
+            continue
+        like, differing = found
+        if differing:
+            yield [f"as {like}, except:", *differing]
         else:
-            yield [f"as {found[0]}"]
+            yield [f"as {like}"]
+
+
+def _similar(
+    own: Sequence[str], whole: Sequence[tuple[int, list[str]]]
+) -> tuple[int, list[str]] | None:
+    """Return the number of a similar change and the lines that differ; None if there is none."""
+    for number, other in whole:
+        differing = _difference(other, own)
+        if differing is not None:
+            return number, differing
+    return None
 
 
 def _difference(one: Sequence[str], other: Sequence[str]) -> list[str] | None:
-    """The lines of the other that differ; None where they are not similar."""
+    """Return the lines of the other that differ; None if the two are not similar."""
     matcher = SequenceMatcher(None, one, other, autojunk=False)
-    if (
-        matcher.real_quick_ratio() < _ALIKE
-        or matcher.quick_ratio() < _ALIKE
-        or matcher.ratio() < _ALIKE
-    ):
-        return None
-    told: list[str] = []
+    for ratio in (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio):
+        if ratio() < _ALIKE:
+            return None
+    differing: list[str] = []
     for kind, begin, end, own_begin, own_end in matcher.get_opcodes():
         if kind == "delete":
-            told += [f"without {line}" for line in one[begin:end]]
+            differing += [f"without {line}" for line in one[begin:end]]
         elif kind != "equal":
-            told += other[own_begin:own_end]
-    return told
+            differing += other[own_begin:own_end]
+    return differing

@@ -1,6 +1,4 @@
-"""The schedule as an operator reads it: a row for each entry, and in words what is wrong with its
-way.
-"""
+"""The schedule as an operator reads it: a row for each entry, and what is wrong with its way."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,7 +7,7 @@ from runbooks.core.wording import ago, span
 
 
 def rows(view: ScheduleView) -> list[Mapping[str, str]]:
-    """A row for each entry."""
+    """Return a row for each entry."""
     return [
         {
             "entry": line.entry,
@@ -19,11 +17,7 @@ def rows(view: ScheduleView) -> list[Mapping[str, str]]:
             "priority": "0" if line.priority is None else str(line.priority),
             "consumers": ", ".join(line.consumers) or "none",
             "last sent": _last_sent(view.at, line),
-            "next due": (
-                "not known"
-                if line.next_due_at is None
-                else f"in {span(line.next_due_at - view.at)}"
-            ),
+            "next due": _next_due(view.at, line),
             "its way": _verdict(line),
         }
         for line in view.entries
@@ -31,15 +25,12 @@ def rows(view: ScheduleView) -> list[Mapping[str, str]]:
 
 
 def notes(view: ScheduleView) -> Iterator[tuple[str, str]]:
-    """What is broken, and what is not known, with its reason."""
+    """Yield what is broken, and what is not known and why."""
     for line in view.entries:
         yield from ((f"{line.entry}: {what}", "bold red") for what in line.broken)
         yield from ((f"{line.entry}: {what}", "yellow") for what in line.unknown)
     if any(not line.untold for line in view.entries):
-        yield (
-            "last sent is as beat's scheduler wrote it down, which it does up to minutes later",
-            "dim",
-        )
+        yield "last sent is what beat's scheduler saved, which may be some minutes old", "dim"
     for why in dict.fromkeys(line.untold for line in view.entries if line.untold):
         names = [line.entry for line in view.entries if line.untold == why]
         which = "any entry" if len(names) == len(view.entries) else ", ".join(names)
@@ -52,7 +43,13 @@ def _last_sent(now: float, line: EntryLine) -> str:
     return "never" if line.last_sent_at is None else ago(now - line.last_sent_at)
 
 
+def _next_due(now: float, line: EntryLine) -> str:
+    return "not known" if line.next_due_at is None else f"in {span(line.next_due_at - now)}"
+
+
 def _verdict(line: EntryLine) -> str:
     if not line.enabled:
         return "switched off"
-    return "broken" if line.broken else "not known" if line.unknown else "ok"
+    if line.broken:
+        return "broken"
+    return "not known" if line.unknown else "ok"

@@ -1,6 +1,4 @@
-"""A task's progress on a terminal: one bar, redrawn with every look. What draws it is loaded where
-there is one.
-"""
+"""A task's progress on a terminal: one bar. Rich's bars are imported when one is drawn."""
 
 from collections.abc import Iterator
 
@@ -9,20 +7,21 @@ from rich.console import Console
 from runbooks.core import reporter
 from runbooks.core.wording import span
 
-_BAR_WIDTH = 12  # leaves room for the counts on a terminal of 80 columns
+_BAR_WIDTH = 12
+"""Columns; leaves space for the counts on a terminal of 80."""
 
 
 def numbers(progress: reporter.Progress) -> Iterator[str]:
-    """How far it is, and its times."""
+    """Yield the share that is done, and the times."""
     if progress.percent is not None:
         yield f"{progress.percent:.0f} %"
-    yield f"{span(progress.elapsed_s)} gone"
+    yield f"{span(progress.elapsed_s)} elapsed"
     if progress.left_s is not None:
         yield f"{span(progress.left_s)} left"
 
 
 def words(progress: reporter.Progress) -> Iterator[str]:
-    """What it counts, and what there is to say of it."""
+    """Yield the task's own counts and note."""
     yield from filter(None, (progress.counts, progress.note))
 
 
@@ -34,22 +33,23 @@ class TaskBar:
         from rich.table import Column
 
         state = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
-        told = TextColumn(
-            "{task.fields[told]}",
+        text = TextColumn(
+            "{task.fields[text]}",
             markup=False,
             table_column=Column(overflow="ellipsis", no_wrap=True),
         )
-        self._bar = Progress(state, BarColumn(_BAR_WIDTH), told, console=console, transient=True)
-        self._row = self._bar.add_task("", total=None, told="")
+        self._bar = Progress(state, BarColumn(_BAR_WIDTH), text, console=console, transient=True)
+        self._row = self._bar.add_task("", total=None, text="")
         self._bar.start()
 
     def show(self, progress: reporter.Progress) -> None:
-        """Draw it; where the task tells no percent the bar is only seen to be alive."""
+        """Draw the bar; without a percentage it only moves."""
         total = None if progress.percent is None else 100.0
-        told = "\n".join(filter(None, (" · ".join(numbers(progress)), " · ".join(words(progress)))))
+        lines = (" · ".join(numbers(progress)), " · ".join(words(progress)))
+        text = "\n".join(filter(None, lines))
         done = progress.percent or 0.0
         self._bar.update(
-            self._row, description=progress.state, total=total, completed=done, told=told
+            self._row, description=progress.state, total=total, completed=done, text=text
         )
 
     def stop(self) -> None:

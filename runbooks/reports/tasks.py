@@ -1,6 +1,4 @@
-"""Tasks as an operator reads them: all of them in a table, or one with where it is and what became
-of it.
-"""
+"""Tasks as an operator reads them: a table of all, or the place and result of one."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,7 +15,7 @@ Line = tuple[str, str]
 
 
 def task_rows(view: TasksView) -> list[Mapping[str, str]]:
-    """A row for each task."""
+    """Return a row for each task."""
     named = view.results > view.unnamed
     return [
         {
@@ -35,20 +33,15 @@ def task_rows(view: TasksView) -> list[Mapping[str, str]]:
 
 
 def task_notes(view: TasksView) -> Iterator[Line]:
-    """What stands behind the figures, and what is not known."""
+    """Yield what the figures are based on, and what is not known."""
     for one in view.tasks:
         if one.is_loaded and one.route_unknown:
             yield f"{one.task}: its queue is unknown: {one.route_unknown}", "yellow"
     if view.results:
-        every = "all" if view.results_complete else "an unknown part of all"
-        yield (
-            (
-                f"succeeded and failed are of {counted(view.results, 'result')}, {every} that the"
-                " backend keeps"
-            ),
-            "dim",
-        )
-    yield "how long ended tasks ran is unknown: Celery keeps it in no result", "dim"
+        every = "all" if view.results_complete else "an unknown share of those"
+        results = counted(view.results, "result")
+        yield f"succeeded and failed count {results}, {every} that the backend keeps", "dim"
+    yield "run times of ended tasks are unknown: Celery's results do not contain them", "dim"
     for what in view.unknown:
         yield f"unknown: {what}", "yellow"
 
@@ -62,7 +55,7 @@ def _limits(one: TaskLine) -> Iterator[str]:
     if one.time_limit_s is not None:
         yield f"killed after {span(one.time_limit_s)}"
     if one.soft_time_limit_s is not None:
-        yield f"told to end after {span(one.soft_time_limit_s)}"
+        yield f"soft limit after {span(one.soft_time_limit_s)}"
 
 
 def _retries(one: TaskLine) -> str:
@@ -74,28 +67,28 @@ def _retries(one: TaskLine) -> str:
 def _running(one: TaskLine) -> str:
     if not one.running:
         return ""
-    return str(one.running) + (
-        "" if one.longest_s is None else f", for up to {span(one.longest_s)}"
-    )
+    if one.longest_s is None:
+        return str(one.running)
+    return f"{one.running}, for up to {span(one.longest_s)}"
 
 
 def _failed(now: float, one: TaskLine) -> str:
     if not one.failed:
         return "0"
-    last = "" if one.last_failed_at is None else f", last {ago(now - one.last_failed_at)}"
-    return (
-        f"{one.failed:,}: {', '.join(f'{each.count:,} {each.value}' for each in one.errors)}{last}"
-    )
+    parts = [f"{each.count:,} {each.value}" for each in one.errors]
+    if one.last_failed_at is not None:
+        parts.append(f"last {ago(now - one.last_failed_at)}")
+    return f"{one.failed:,}: {', '.join(parts)}"
 
 
 # --- one task
 
 
 def task_lines(view: TaskView) -> Iterator[Line]:
-    """Where a task is, and what became of it."""
-    yield f"{view.name or 'a task whose name is unknown'}  {view.id}", "bold"
+    """Yield where a task is, and its result."""
+    yield f"{view.name or 'a task of unknown name'}  {view.id}", "bold"
     where = [*(_place(view.at, one) for one in view.places), *_holders(view)]
-    for text in where or ["no queue and no node has it"]:
+    for text in where or ["in no queue and on no node"]:
         yield f"  now      {text}", ""
     if view.revoked_on:
         yield f"  revoked  on {', '.join(view.revoked_on)}", "yellow"
@@ -109,15 +102,17 @@ def task_lines(view: TaskView) -> Iterator[Line]:
 
 
 def _place(now: float, one: TaskPlace) -> str:
-    retries = f", retry {one.retries}" if one.retries else ""
-    due = "" if one.eta_at is None else f", ETA {ago(now - one.eta_at)}"
-    if one.queue is None:
-        since = "" if one.fetched_at is None else f" {ago(now - one.fetched_at)}"
-        return f"a worker fetched it{since} and has not acknowledged it{retries}{due}: {one.args}"
-    return (
-        f"waits in {one.queue}, {counted(one.ahead or 0, 'message')} ahead of it{retries}{due}:"
-        f" {one.args}"
-    )
+    if one.queue is not None:
+        parts = [f"waits in {one.queue}, behind {counted(one.ahead or 0, 'message')}"]
+    elif one.fetched_at is not None:
+        parts = [f"fetched by a worker {ago(now - one.fetched_at)}, and not acknowledged"]
+    else:
+        parts = ["fetched by a worker, and not acknowledged"]
+    if one.retries:
+        parts.append(f"retry {one.retries}")
+    if one.eta_at is not None:
+        parts.append(f"ETA {ago(now - one.eta_at)}")
+    return f"{', '.join(parts)}: {one.args}"
 
 
 def _holders(view: TaskView) -> Iterator[str]:
@@ -128,19 +123,20 @@ def _holders(view: TaskView) -> Iterator[str]:
 
 def _result(now: float, result: TaskResult | None) -> Iterator[Line]:
     if result is None:
-        yield "  result   none can be seen: it has not ended, keeps none, or that has expired", ""
-        return
-    on = f" on {result.worker}" if result.worker else ""
-    ended = "" if result.ended_at is None else f", {ago(now - result.ended_at)}"
-    yield (
-        f"  result   {result.state}{on}{ended}",
-        ("bold red" if result.state == "FAILURE" else "green"),
-    )
-    if result.value is not None:
-        text = (
-            result.value
-            if isinstance(result.value, str)
-            else json.dumps(result.value, indent=2, default=str)
+        yield (
+            "  result   none: the task has not ended, stores no result, or its result has expired",
+            "",
         )
+        return
+    line = f"  result   {result.state}"
+    if result.worker:
+        line += f" on {result.worker}"
+    if result.ended_at is not None:
+        line += f", {ago(now - result.ended_at)}"
+    yield line, "bold red" if result.state == "FAILURE" else "green"
+    if result.value is not None:
+        text = result.value
+        if not isinstance(text, str):
+            text = json.dumps(text, indent=2, default=str)
         yield from ((f"    {line}", "") for line in lines_of(text))
     yield from ((f"    | {line}", "dim") for line in lines_of(result.traceback))

@@ -1,7 +1,7 @@
-"""The views of the broker as text: rows of tables, and lines with their styles."""
+"""The views of the broker as text: rows of tables, and lines with styles."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from runbooks.core.views import (
@@ -21,13 +21,24 @@ Line = tuple[str, str]
 
 _TASKS_SHOWN = 3
 _ARGS_SHOWN = 3
+_DRAINS_BRIEFLY = {
+    "empty": "",
+    "growing": "it grows",
+    "steady": "stands still",
+    "unconsumed": "no consumer",
+}
+_DRAINS = {
+    "growing": "not at this rate: it grows",
+    "steady": "not at this rate: its depth does not change",
+    "unconsumed": "not without a consumer",
+}
 
 
 # --- queues
 
 
 def queue_rows(view: QueuesView) -> list[Mapping[str, str]]:
-    """A row for each queue."""
+    """Return a row for each queue."""
     return [
         {
             "queue": queue.name,
@@ -43,99 +54,100 @@ def queue_rows(view: QueuesView) -> list[Mapping[str, str]]:
 
 
 def _drains_briefly(queue: QueueView) -> str:
-    words = {
-        "empty": "",
-        "growing": "it grows",
-        "steady": "stands still",
-        "unconsumed": "no consumer",
-    }
-    return words.get(queue.drain, "unknown") if queue.drain != "falling" else _drains(queue)
+    if queue.drain == "falling":
+        return _drains(queue)
+    return _DRAINS_BRIEFLY.get(queue.drain, "unknown")
 
 
 def queue_notes(view: QueuesView) -> Iterator[Line]:
-    """What waits in each queue, what holds it back, and how far the figures are to be trusted."""
+    """Yield what waits in each queue, what limits it, and how exact the figures are."""
     for queue in view.queues:
         if queue.depth:
             yield from _note(queue)
     spans = [queue.rate_span_s for queue in view.queues if queue.rate_span_s is not None]
     if spans:
-        yield f"in/s and out/s are of what waits, over {max(spans):.1f} s", "dim"
+        yield f"in/s and out/s are changes of the waiting messages over {max(spans):.1f} s", "dim"
     for what in view.unknown:
         yield f"not known: {what}", "yellow"
 
 
 def _note(queue: QueueView) -> Iterator[Line]:
-    yield (
-        (
-            f"{queue.name}:"
-            f" {_priorities(queue)}{'; not in the inventory' if queue.in_inventory is False else ''}"
-        ),
-        "bold",
-    )
+    heading = f"{queue.name}: {_priorities(queue)}"
+    if queue.in_inventory is False:
+        heading += "; not in the inventory"
+    yield heading, "bold"
     for of in queue.tasks[:_TASKS_SHOWN]:
         yield f"  {of.count:>9,} {of.count / queue.matched:>4.0%}  {of.task}", ""
     if rest := queue.tasks[_TASKS_SHOWN:]:
         yield f"  {sum(of.count for of in rest):>9,}       {counted(len(rest), 'more task')}", ""
     if queue.malformed:
-        yield f"  {queue.malformed:>9,}       malformed: each kills the worker that takes it", "red"
+        yield (
+            f"  {queue.malformed:>9,}       malformed: each kills the worker that receives it",
+            "red",
+        )
     if queue.unreadable:
-        yield f"  {queue.unreadable:>9,}       unreadable: their task is not known", ""
+        yield f"  {queue.unreadable:>9,}       unreadable: their tasks are not known", ""
     if queue.looked_at < queue.depth:
-        yield f"  {_looked_at(queue)}", "dim"
+        yield f"  read: {_read(queue)}", "dim"
     if queue.change_per_s is not None:
         yield f"  {_change(queue)}", "dim"
     yield from ((f"  {limit}", "yellow") for limit in queue.limits)
 
 
 def queue_lines(view: QueuesView, queue: QueueView) -> Iterator[Line]:
-    """One queue, without the tables of what waits in it."""
+    """Yield the facts of one queue."""
     yield f"{queue.name}  {counted(queue.depth, 'message waits', 'messages wait')}", "bold"
-    rates = f"{_rate(queue.in_per_s)}/s in, {_rate(queue.out_per_s)}/s out"
-    facts = {
-        "by priority": _priorities(queue),
-        "in the inventory": "no" if queue.in_inventory is False else "",
-        "set aside": (
-            f"{queue.aside:,}, by a run that works on it or was killed" if queue.aside else ""
-        ),
-        "consumers": "unknown" if queue.consumers is None else ", ".join(queue.consumers) or "none",
-        "rates": (
-            "unknown"
-            if queue.rate_span_s is None
-            else f"{rates}, of what waits, over {queue.rate_span_s:.1f} s"
-        ),
-        "since the monitor": "" if queue.change_per_s is None else _change(queue),
-        "drains": _drains(queue),
-        "limited by": "; ".join(queue.limits) or ("unknown" if queue.depth else ""),
-        "looked at": _looked_at(queue),
-        "held by grep": (
-            f"{queue.matched:,} hold {view.grep!r}; what follows is of these" if view.grep else ""
-        ),
-        "oldest ETA": _ago(view.at, queue.oldest_eta_at),
-        "malformed": (
-            f"{queue.malformed:,}: each kills the worker that takes it" if queue.malformed else ""
-        ),
-        "unreadable": f"{queue.unreadable:,}: their task is not known" if queue.unreadable else "",
-        "written as": _list(queue.forms),
-        "sent by": _list(queue.origins),
-    }
-    yield from ((f"  {name:18}{value}", "") for name, value in facts.items() if value)
+    yield from _named(_queue_facts(view, queue), "  ", 18)
     for what in view.unknown:
         yield f"  not known: {what}", "yellow"
 
 
+def _queue_facts(view: QueuesView, queue: QueueView) -> Iterator[tuple[str, str]]:
+    yield "by priority", _priorities(queue)
+    if queue.in_inventory is False:
+        yield "in the inventory", "no"
+    if queue.aside:
+        yield "set aside", f"{queue.aside:,}, by a run that is going on or was killed"
+    if queue.consumers is None:
+        yield "consumers", "unknown"
+    else:
+        yield "consumers", ", ".join(queue.consumers) or "none"
+    yield "rates", _rates(queue)
+    if queue.change_per_s is not None:
+        yield "since the monitor", _change(queue)
+    yield "drains", _drains(queue)
+    yield "limited by", "; ".join(queue.limits) or ("unknown" if queue.depth else "")
+    yield "read", _read(queue)
+    if view.grep:
+        yield "matched by grep", f"{queue.matched:,} contain {view.grep!r}; the rest is of these"
+    yield "oldest ETA", _ago(view.at, queue.oldest_eta_at)
+    if queue.malformed:
+        yield "malformed", f"{queue.malformed:,}: each kills the worker that receives it"
+    if queue.unreadable:
+        yield "unreadable", f"{queue.unreadable:,}: their tasks are not known"
+    yield "written as", _list(queue.forms)
+    yield "sent by", _list(queue.origins)
+
+
+def _named(facts: Iterable[tuple[str, str]], indent: str, width: int) -> Iterator[Line]:
+    """Yield a line for each fact that has a value."""
+    for name, value in facts:
+        if value:
+            yield f"{indent}{name:{width}}{value}", ""
+
+
 def task_lines(view: QueuesView, queue: QueueView) -> Iterator[Line]:
-    """Each task that waits in a queue, the largest first."""
+    """Yield each task that waits in a queue, the one with most messages first."""
     for of in queue.tasks:
         yield f"  {of.count:>9,} {of.count / queue.matched:>4.0%}  {of.task}", "bold"
+        args = [f"{one.count:,} × {one.value}" for one in of.args[:_ARGS_SHOWN]]
         facts = {
             "retries": ", ".join(_retries(of)),
             "ETA": _etas(view.at, of),
             "expired": f"{of.expired:,}" if of.expired else "",
-            "arguments": "; ".join(f"{one.count:,} × {one.value}" for one in of.args[:_ARGS_SHOWN]),
+            "arguments": "; ".join(args),
         }
-        yield from (
-            (f"                  {name:10}{value}", "") for name, value in facts.items() if value
-        )
+        yield from _named(facts.items(), " " * 18, 10)
 
 
 def _retries(of: TaskTally) -> Iterator[str]:
@@ -145,20 +157,20 @@ def _retries(of: TaskTally) -> Iterator[str]:
 
 
 def _etas(at: float, of: TaskTally) -> str:
-    parts = [
-        f"{of.eta_passed:,} passed" if of.eta_passed else "",
-        f"{of.eta_ahead:,} ahead" if of.eta_ahead else "",
-    ]
-    told = ", ".join(filter(None, parts))
-    if not told:
+    parts = []
+    if of.eta_passed:
+        parts.append(f"{of.eta_passed:,} passed")
+    if of.eta_ahead:
+        parts.append(f"{of.eta_ahead:,} ahead")
+    if not parts:
         return ""
-    return f"{told}, {_ago(at, of.oldest_eta_at)} to {_ago(at, of.furthest_eta_at)}"
+    parts.append(f"{_ago(at, of.oldest_eta_at)} to {_ago(at, of.furthest_eta_at)}")
+    return ", ".join(parts)
 
 
 def _priorities(queue: QueueView) -> str:
-    return ", ".join(
-        f"{depth:,} at priority {step}" for step, depth in queue.depths.items() if depth
-    )
+    parts = [f"{depth:,} at priority {step}" for step, depth in queue.depths.items() if depth]
+    return ", ".join(parts)
 
 
 def _consumers(queue: QueueView) -> str:
@@ -169,34 +181,32 @@ def _rate(per_s: float | None) -> str:
     return "unknown" if per_s is None else f"{per_s:,.1f}"
 
 
+def _rates(queue: QueueView) -> str:
+    if queue.rate_span_s is None:
+        return "unknown"
+    rates = f"{_rate(queue.in_per_s)}/s in, {_rate(queue.out_per_s)}/s out"
+    return f"{rates}: changes of the waiting messages over {queue.rate_span_s:.1f} s"
+
+
 def _drains(queue: QueueView) -> str:
-    if queue.drain_s is not None:
-        return f"in {span(queue.drain_s)}" if queue.depth else ""
-    words = {
-        "growing": "not as it goes: it grows",
-        "steady": "not as it goes: it stays as long as it is",
-        "unconsumed": "not while no node consumes it",
-    }
-    return words.get(queue.drain, "unknown")
+    if queue.drain_s is None:
+        return _DRAINS.get(queue.drain, "unknown")
+    return f"in {span(queue.drain_s)}" if queue.depth else ""
 
 
 def _change(queue: QueueView) -> str:
     assert queue.change_per_s is not None
     assert queue.change_span_s is not None
     fewer = "fewer" if queue.change_per_s < 0 else "more"
-    return (
-        f"{abs(queue.change_per_s):,.1f}/s {fewer} since a look of the monitor's"
-        f" {span(queue.change_span_s)} ago"
-    )
+    since = f"since the monitor's look {span(queue.change_span_s)} ago"
+    return f"{abs(queue.change_per_s):,.1f}/s {fewer} {since}"
 
 
-def _looked_at(queue: QueueView) -> str:
-    if queue.looked_at >= queue.depth:
-        return f"all {counted(queue.looked_at, 'message')}" if queue.depth else ""
-    return (
-        f"{queue.looked_at:,} of {queue.depth:,} messages were looked at, at both ends; --exact"
-        " looks at all"
-    )
+def _read(queue: QueueView) -> str:
+    if queue.looked_at < queue.depth:
+        read = f"{queue.looked_at:,} of {queue.depth:,} messages, from both ends"
+        return f"{read}; --exact reads all"
+    return f"all {counted(queue.looked_at, 'message')}" if queue.depth else ""
 
 
 def _list(values: Sequence[Counted]) -> str:
@@ -211,17 +221,19 @@ def _ago(now: float, at: float | None) -> str:
 
 
 def message_rows(view: MessagesView) -> list[Mapping[str, str]]:
-    """A row for each message."""
+    """Return a row for each message."""
     return [_row(view.at, one) for one in view.messages]
 
 
 def _row(now: float, one: MessageView) -> Mapping[str, str]:
-    task = one.task if one.task is not None else f"{one.state}: {one.why}"
-    place = f"{one.ahead:,}" if one.ahead is not None else ""
+    place = "ahead" if one.fetched_at is None else "fetched"
+    where = _ago(now, one.fetched_at)
+    if one.ahead is not None:
+        where = f"{one.ahead:,}"
     return {
-        "ahead" if one.fetched_at is None else "fetched": place or _ago(now, one.fetched_at),
-        "priority": str(one.priority) + (", set aside" if one.aside else ""),
-        "task": task,
+        place: where,
+        "priority": f"{one.priority}, set aside" if one.aside else str(one.priority),
+        "task": f"{one.state}: {one.why}" if one.task is None else one.task,
         "id": one.id or "",
         "retries": "" if one.retries is None else f"{one.retries:,}",
         "ETA": _ago(now, one.eta_at),
@@ -232,24 +244,14 @@ def _row(now: float, one: MessageView) -> Mapping[str, str]:
 
 
 def message_lines(view: MessagesView) -> Iterator[Line]:
-    """Each message in full."""
+    """Yield each message in full."""
     for number, one in enumerate(view.messages):
         if number:
             yield "", ""
         row = _row(view.at, one)
         yield f"{row['task']}  {row['id']}", "bold"
-        yield from (
-            (f"  {name:10}{value}", "")
-            for name, value in row.items()
-            if value and name not in ("task", "id")
-        )
-        yield (
-            (
-                f"  written   {one.content_type or 'unknown'}{_compression(one)},"
-                f" {one.size_bytes:,} bytes"
-            ),
-            "",
-        )
+        facts = [(name, row[name]) for name in row if name not in ("task", "id")]
+        yield from _named([*facts, ("written", _written(one))], "  ", 10)
         yield from _all_of("envelope", one.envelope)
         if one.body_unread:
             yield f"  {one.body_unread}", "yellow"
@@ -257,8 +259,11 @@ def message_lines(view: MessagesView) -> Iterator[Line]:
             yield from _all_of("body", one.body)
 
 
-def _compression(one: MessageView) -> str:
-    return f", {one.compression}" if one.compression else ""
+def _written(one: MessageView) -> str:
+    parts = [one.content_type or "unknown", f"{one.size_bytes:,} bytes"]
+    if one.compression:
+        parts.insert(1, one.compression)
+    return ", ".join(parts)
 
 
 def _all_of(name: str, value: Any) -> Iterator[Line]:
@@ -270,23 +275,25 @@ def _all_of(name: str, value: Any) -> Iterator[Line]:
 
 
 def messages_told(view: MessagesView) -> str:
-    """What is shown, of what, and whether there may be more."""
+    """Return what is shown, of how many, and how to see more."""
     what = f"{counted(view.depth, 'message waits', 'messages wait')} in {view.queue}"
     if view.fetched:
         what = f"fetched from {view.queue} and not acknowledged"
+    asked = [view.selection] if view.selection else []
+    if view.grep:
+        asked.append(f"--grep {view.grep!r}")
     shown = f"{len(view.messages):,} shown"
-    if asked := " ".join(
-        filter(None, (view.selection, f"--grep {view.grep!r}" if view.grep else ""))
-    ):
-        shown = f"{len(view.messages):,} of {view.looked_at:,} looked at fit {asked}"
-    return f"{what}; {shown}" + ("" if view.complete else "; --limit N shows more")
+    if asked:
+        shown = f"{len(view.messages):,} of {view.looked_at:,} read match {' '.join(asked)}"
+    line = f"{what}; {shown}"
+    return line if view.complete else f"{line}; --limit N shows more"
 
 
 # --- the server
 
 
 def fact_lines(view: BrokerView) -> Iterator[Line]:
-    """Each fact, and below it what it means."""
+    """Yield each fact, and below it what it means."""
     for name, fact in view.facts.items():
         label = name.replace("_", " ")
         if fact.unknown:
@@ -297,7 +304,7 @@ def fact_lines(view: BrokerView) -> Iterator[Line]:
 
 
 def explanation_lines(one: Explanation) -> Iterator[tuple[str, str]]:
-    """What there is to know of a finding's code, with a heading for each part."""
+    """Yield the explanation of a finding's code, with a heading for each part."""
     yield f"{one.code}  {one.title}", "bold"
     parts = {
         "What it means": one.meaning,

@@ -1,16 +1,16 @@
-"""What is going on, on a terminal: one line, with a bar where it is known how far it is, else with
-a sign of life.
+"""What is going on, in one line of a terminal: with a bar if the share is known, else a spinner.
 
-What draws it is loaded where there is one.
+Rich's bars are imported when one is drawn.
 """
 
 from rich.console import Console
 
-_BAR_WIDTH = 16  # leaves room for the counts on a terminal of 80 columns
+_BAR_WIDTH = 16
+"""Columns; leaves space for the counts on a terminal of 80."""
 
 
 class WaitingLine:
-    """Drawn from its making to `stop`, which removes it."""
+    """A line that is shown until `stop` removes it."""
 
     def __init__(self, console: Console, text: str, share: float | None) -> None:
         from rich import progress
@@ -18,16 +18,16 @@ class WaitingLine:
 
         self.has_bar = share is not None
         column = Column(overflow="ellipsis", no_wrap=True)
-        told = progress.TextColumn("{task.description}", markup=False, table_column=column)
+        shown = progress.TextColumn("{task.description}", markup=False, table_column=column)
         left = (progress.TimeRemainingColumn(compact=True), progress.TextColumn("left"))
-        bar = (progress.BarColumn(_BAR_WIDTH), progress.TaskProgressColumn(), told, *left)
-        columns = bar if self.has_bar else (progress.SpinnerColumn(), told)
+        bar = (progress.BarColumn(_BAR_WIDTH), progress.TaskProgressColumn(), shown, *left)
+        columns = bar if self.has_bar else (progress.SpinnerColumn(), shown)
         self._progress = progress.Progress(*columns, console=console, transient=True)
         self._row = self._progress.add_task(text, total=1.0 if self.has_bar else None)
         self._progress.start()
 
     def show(self, text: str, share: float | None) -> None:
-        """Draw it anew, at most ten times a second."""
+        """Draw it again, at most ten times a second."""
         self._progress.update(self._row, description=text, completed=share)
 
     def stop(self) -> None:

@@ -1,6 +1,4 @@
-"""Workers and beats as an operator reads them: what is always asked for in columns, the rest in
-words.
-"""
+"""Workers and beats as an operator reads them: the main facts in columns, the rest in words."""
 
 import math
 from collections.abc import Iterator
@@ -10,27 +8,31 @@ from runbooks.core.wording import counted, span
 
 
 def heading(host: str | None, total: HostTotal | None) -> str:
-    """The host's name with what its processes come to; None is the nodes of no host that was seen."""
+    """Return the host's name and totals; None stands for nodes of no host that was checked."""
     if host is None:
-        return "on no host that was looked at"
+        return "on no host that was checked"
     if total is None:
         return host
     processes = counted(total.processes, "process", "processes")
-    others = f"; {total.of_others} more of other installations" if total.of_others else ""
-    return f"{host}: {processes}, {_memory(total.memory_bytes)}{others}{_clock(total)}"
+    line = f"{host}: {processes}, {_memory(total.memory_bytes)}"
+    if total.of_others:
+        line += f"; {total.of_others} more of other installations"
+    return line + _clock(total)
 
 
 def _clock(total: HostTotal) -> str:
-    """A difference only where it is more than what the time to ask for it may explain."""
+    """Return how far the clock is off; a difference below the margin of error is not one."""
     ahead_s, margin_s = total.clock_ahead_s, total.clock_margin_s
     if ahead_s is None or margin_s is None:
         return ""
     if abs(ahead_s) <= margin_s:
         return f"; clock within {span(math.ceil(abs(ahead_s) + margin_s))} of this machine's"
-    return f"; clock {span(abs(ahead_s))} {'ahead of' if ahead_s > 0 else 'behind'} this machine's"
+    direction = "ahead of" if ahead_s > 0 else "behind"
+    return f"; clock {span(abs(ahead_s))} {direction} this machine's"
 
 
 def cells(line: WorkerLine) -> dict[str, str]:
+    """Return the columns of a worker."""
     return {
         "worker": line.worker,
         "state": line.state,
@@ -41,12 +43,12 @@ def cells(line: WorkerLine) -> dict[str, str]:
         "tasks": ", ".join(_tasks(line)),
         "memory": _memory(line.memory_bytes) if line.processes else "",
         "cpu": span(line.cpu_s) if line.processes else "",
-        "what else": "; ".join(_more(line)),
+        "other facts": "; ".join(_more(line)),
     }
 
 
 def _tasks(line: WorkerLine) -> Iterator[str]:
-    """How many it runs, and of what waits in it only what there is."""
+    """Yield how many tasks it runs, and those that wait in it."""
     if line.active is not None:
         yield f"{line.active} active"
     if line.reserved:
@@ -59,7 +61,7 @@ def _more(line: WorkerLine) -> Iterator[str]:
     if line.run_by:
         yield f"run by {line.run_by}"
     if line.wrappers:
-        yield f"below {', '.join(line.wrappers)}"
+        yield f"started by {', '.join(line.wrappers)}"
     if line.processes > 1:
         yield f"{line.processes} processes"
     if line.pid is not None and line.service is None:
@@ -67,7 +69,7 @@ def _more(line: WorkerLine) -> Iterator[str]:
     if line.state == "silent" and line.broker:
         yield f"at {line.broker}: {line.broker_seen_by}"
     if line.twins:
-        yield f"the same name has {', '.join(line.twins)}"
+        yield f"same name as {', '.join(line.twins)}"
     for task, limit in line.rate_limits.items():
         yield f"{task} {limit}"
 

@@ -86,7 +86,7 @@ def test_one_command_names_what_is_wrong_with_a_fleet_that_no_inventory_describe
         "workers and queues should",
         "results",
     ):
-        assert part in done.out.partition("Not looked at")[2]
+        assert part in done.out.partition("Not checked")[2]
     assert "by the inventory" not in told
 
 
@@ -106,7 +106,7 @@ def test_the_url_comes_from_a_variable_and_each_view_takes_it(url: str, tmp_path
         in inv("tasks", *by, cwd=tmp_path, SHOPS_BROKER=url).out
     )
     nowhere = inv("task", "no-such-id", *by, cwd=tmp_path, SHOPS_BROKER=url)
-    assert (nowhere.code, "no queue and no node has it" in nowhere.out) == (1, True), (
+    assert (nowhere.code, "in no queue and on no node" in nowhere.out) == (1, True), (
         nowhere.out + nowhere.err
     )
     assert "what became of it: the result backend is not known without an inventory" in nowhere.out

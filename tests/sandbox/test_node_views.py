@@ -411,7 +411,7 @@ def test_one_task_is_followed_from_its_queue_to_its_result(shop: Shop) -> None:
     until(lambda: shop.ended(held))
     text = shop.world.inv("task", held).out
     assert "result   SUCCESS on one@here" in text
-    assert "no queue and no node has it" in text
+    assert "in no queue and on no node" in text
     told = shop.world.inv("task", failed, "--json").json
     assert (told["result"]["state"], told["result"]["value"]) == ("FAILURE", "ValueError: no 7")
     taken = shop.world.inv("clean-queues", "--queue", "nowhere", "--yes", "--json")
@@ -424,7 +424,7 @@ def test_one_task_is_followed_from_its_queue_to_its_result(shop: Shop) -> None:
     )
     nobody = shop.world.inv("task", "no-such-id")
     assert nobody.code == 1
-    assert "no queue and no node has it" in nobody.out
+    assert "in no queue and on no node" in nobody.out
 
 
 def controlled(shop: Shop, *line: str) -> str:

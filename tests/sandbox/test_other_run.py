@@ -55,7 +55,7 @@ def test_a_diagnosis_names_the_run_first_and_calls_its_restarts_no_faults(at_wor
     done = at_work.inv("diagnose")
     first, second, *_ = done.out.splitlines()
     assert going_on(at_work) in first
-    assert second == "Nothing is wrong, as far as can be said while that run goes on."
+    assert second == "Nothing is wrong, as far as can be seen while that run is going on."
     assert done.code == 0, done.out
     told = at_work.inv("diagnose", "--json").json
     assert told["about"]["other_run"]["id"] == at_work.run

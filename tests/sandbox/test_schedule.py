@@ -127,10 +127,10 @@ def test_a_misspelt_queue_task_and_call_among_many_rows_of_tables_are_told_befor
     assert found["typo in the task"]["summary"].endswith("; did you mean 'orders.tasks.bill'?")
     assert checked.code == 1
     assert (
-        "FAILED entries of the schedule lead to a worker: 22 of 25; not typo in the queue, typo in"
+        "FAILED  entries of the schedule lead to a worker: 22 of 25; not typo in the queue, typo in"
         in checked.out
     )
-    assert "FAILED entry typo in the queue of the schedule: no worker consumes bils" in checked.out
+    assert "FAILED  entry typo in the queue of the schedule: no worker consumes bils" in checked.out
     assert sent.code == 0, sent.err
     assert "Sent to bills" in sent.out or "SENT" in sent.out, sent.out
     assert (near.code, "the nearest names: nightly" in near.err) == (5, True), near.err

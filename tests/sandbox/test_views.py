@@ -57,7 +57,7 @@ def test_a_queue_and_its_messages_are_shown(broken: World) -> None:
     for told in (
         "5,000 messages wait",
         "no node that answers consumes it",
-        "1,000 of 5,000 messages were looked at",
+        "1,000 of 5,000 messages, from both ends",
     ):
         assert told in shown.out
     found = broken.inv(

@@ -248,7 +248,7 @@ def test_a_reader_of_help_that_goes_away_does_not_trouble_it(asked: str) -> None
 def test_help_that_cannot_be_written_is_no_success(asked: str) -> None:
     done = bash(f"{asked} >/dev/full")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "the output could not be written: No space left on device" in done.stderr
+    assert "cannot write the output: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -21,7 +21,7 @@ def test_a_file_that_is_like_an_earlier_one_has_only_what_differs() -> None:
     nothing, whole, like, same, another = brief(details)
     assert nothing == []
     assert whole == text(*UNIT).split("\n")
-    assert like == ["as 2, but for:", "+Queues=low", "without +line 11"]
+    assert like == ["as 2, except:", "+Queues=low", "without +line 11"]
     assert same == ["as 2"]
     assert another == details[4].split("\n")
 

@@ -357,7 +357,7 @@ def test_on_a_terminal_progress_is_a_bar_that_is_gone_when_the_task_has_ended(
     reporter.progress(Progress("t", "PROGRESS", 3.0, 50.0, "5 of [10]", 2.0, "on high@web1"))
     reporter.task(TaskReport("id-1", "SUCCESS", "t", ended=True))
     out, _ = capsys.readouterr()
-    assert "50 % · 3 s gone · 2 s left" in out
+    assert "50 % · 3 s elapsed · 2 s left" in out
     assert "5 of [10] · on high@web1" in out
     assert out.index("\x1b[2K") < out.index("SUCCESS: t id-1"), "the bar is erased"
 
