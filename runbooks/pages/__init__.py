@@ -1,6 +1,5 @@
-"""What is read in a browser or handed in: what was seen and done, as HTML and Markdown, by
-`templates/report/`.
+"""Pages in HTML and Markdown of looks and runs, from the templates in `templates/report/`.
 
-It asks nobody: records, looks and findings are given to it. It may import `engine` and what that
-may.
+It contacts no host: records, looks and findings are passed to it. It may import `engine` and what
+`engine` may import.
 """

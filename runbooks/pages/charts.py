@@ -1,4 +1,4 @@
-"""Depths over time → the coordinates of a line in a box of 1000 by 100; the page stretches the box."""
+"""Depths over time as the coordinates of a line in a box of 1000 by 100."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,25 +12,24 @@ Points = Sequence[tuple[float, int]]
 
 
 class Chart(Struct, frozen=True):
-    """A queue's depth: `line` and `area` are SVG's points, `dots` those that a run saw itself,
-    `span` when it went on.
-
-    `most` is the depth at the upper edge; the lower edge is 0.
-    """
+    """The depth of a queue over time, as points of an SVG."""
 
     queue: str
     most: int
+    """The depth at the upper edge; the lower edge is 0."""
     now: int
     from_at: float
     until_at: float
     line: str
     area: str
     dots: tuple[str, ...] = ()
+    """The points that the run itself saw."""
     span: tuple[float, float] | None = None
+    """The horizontal coordinates of the run's begin and end."""
 
     @property
     def described(self) -> str:
-        """The chart in words."""
+        """Describe the chart in words."""
         return f"Depth of {self.queue}: at most {self.most:,}, at the end {self.now:,}"
 
 
@@ -42,14 +41,15 @@ def chart(
     own: Points = (),
     span: tuple[float, float] | None = None,
 ) -> Chart | None:
-    """The chart of a queue from its first point to a time, None where there is no point.
+    """Draw a queue from its first point to `until_at`; return None if there is no point.
 
     Between two looks the depth is drawn as the earlier one saw it. `own` are the points of a run,
-    and `span` its times.
+    and `span` its begin and end.
     """
     if not points:
         return None
-    from_at, end_at = points[0][0], max(until_at, points[-1][0])
+    from_at = points[0][0]
+    end_at = max(until_at, points[-1][0])
     most = max(depth for _, depth in points)
 
     def x(at: float) -> float:
@@ -64,20 +64,23 @@ def chart(
     corners.append((x(end_at), corners[-1][1]))
     line = " ".join(f"{one:g},{other:g}" for one, other in dict.fromkeys(corners))
     dots = tuple(f"{x(at):g},{y(depth):g}" for at, depth in own if from_at <= at <= end_at)
-    shaded = (x(max(span[0], from_at)), x(min(span[1], end_at))) if span else None
+    shaded = None
+    if span:
+        shaded = (x(max(span[0], from_at)), x(min(span[1], end_at)))
     area = f"0,{HEIGHT} {line} {x(end_at):g},{HEIGHT}"
     return Chart(queue, most, points[-1][1], from_at, end_at, line, area, dots, shaded)
 
 
 def charts(depths: Mapping[str, Points], until_at: float) -> dict[str, Chart]:
-    """The chart of each queue that was looked at."""
+    """Draw each queue that has points."""
     made = {queue: chart(queue, points, until_at) for queue, points in depths.items()}
     return {queue: one for queue, one in made.items() if one}
 
 
 def _thinned(points: Points, from_at: float, until_at: float) -> Points:
-    """At most three points in a column: its first, its deepest and its last: a day has thousands of
-    looks.
+    """Keep at most three points of a column: the first, the deepest, the last.
+
+    A day has thousands of looks.
     """
     if len(points) <= 2 * _COLUMNS:
         return points
@@ -85,7 +88,8 @@ def _thinned(points: Points, from_at: float, until_at: float) -> Points:
     columns: dict[int, list[tuple[float, int]]] = {}
     for point in points:
         columns.setdefault(int((point[0] - from_at) / width_s), []).append(point)
-    kept = [
-        {column[0], max(column, key=lambda one: one[1]), column[-1]} for column in columns.values()
-    ]
-    return [point for column in kept for point in sorted(column)]
+    kept: list[tuple[float, int]] = []
+    for column in columns.values():
+        deepest = max(column, key=lambda point: point[1])
+        kept += sorted({column[0], deepest, column[-1]})
+    return kept

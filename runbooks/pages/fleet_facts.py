@@ -1,4 +1,4 @@
-"""One look at a fleet → what a page shows of its queues, workers, beat and schedule. Pure."""
+"""What a page shows of one look: queues, workers, beat and schedule. Pure functions."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,39 +15,40 @@ from runbooks.pages.charts import Chart, Points, charts
 
 
 class QueueRow(Struct, frozen=True):
-    """A queue: `word` is how it stands, `limit` the depth that the inventory allows, `spark` its
-    depth over time.
-
-    `per_hour` is how fast it grows, "" where that is not known; `drains` says how long it takes to
-    empty.
-    """
+    """A queue."""
 
     name: str
     word: str
+    """The state: crossed or ok."""
     depth: int
     limit: int
+    """The depth that the inventory allows."""
     consumers: int | None
     per_hour: str
+    """How many messages it gains in an hour, "" if not known."""
     drains: str
+    """How long it takes to empty."""
     retries: int
     unseen: int
+    """How many of its messages were not read."""
     spark: Chart | None
+    """The depth over time."""
 
 
 class WorkerRow(Struct, frozen=True):
-    """A node: `lacks` is how many expected tasks it has not registered; `queues` and `running` of
-    one that answers.
-    """
+    """A node."""
 
     node: str
     word: str
+    """The state: answers, tasks missing, or does not answer."""
     queues: tuple[str, ...] = ()
     lacks: int = 0
+    """How many expected tasks it does not register."""
     running: tuple[str, ...] = ()
 
 
 class BeatRow(Struct, frozen=True):
-    """A host of beat's, and for how long beat has sent nothing."""
+    """A host of beat, and for how long beat has sent nothing."""
 
     host: str
     word: str
@@ -55,26 +56,27 @@ class BeatRow(Struct, frozen=True):
 
 
 class PathRow(Struct, frozen=True):
-    """The way of an entry of the schedule; `weak` is what is weak about it."""
+    """The way of an entry of the schedule."""
 
     name: str
     task: str
     queue: str
     word: str
     weak: tuple[str, ...]
+    """The problems of the way."""
     last_sent_at: float | None
     next_due_at: float | None
 
 
 class Crossed(Struct, frozen=True):
-    """A finding that holds, or has recovered, with what the catalogue says of its code."""
+    """A finding that is open or has recovered, with the explanation of its code."""
 
     one: Crossing
     about: Explanation | None
 
 
 class FleetFacts(Struct, frozen=True):
-    """All that a page shows of one look; `away` has each host that did not answer, and why."""
+    """Everything that a page shows of one look."""
 
     look: Look
     queues: list[QueueRow]
@@ -84,36 +86,39 @@ class FleetFacts(Struct, frozen=True):
     crossed: list[Crossed]
     recovered: list[Crossed]
     away: Mapping[str, str]
+    """Each host that did not answer, with the reason."""
 
 
 def fleet_facts(
     fleet: Fleet, snapshot: Snapshot, look: Look, depths: Mapping[str, Points], ways: Sequence[Path]
 ) -> FleetFacts:
-    """What is shown of a look; `depths` are those of earlier ones, `ways` the entries of the
-    schedule.
+    """Return what is shown of a look.
+
+    `depths` are those of earlier looks, `ways` the entries of the schedule.
     """
-    drawn, known = charts(depths, look.at), catalogue()
+    drawn = charts(depths, look.at)
+    known = catalogue()
     crossed = {one.subject for one in look.crossings}
     nodes = snapshot.broker.nodes if snapshot.broker else {}
+    queues = []
+    for queue in look.queues:
+        queues.append(_queue(fleet, queue, queue.name in crossed, drawn.get(queue.name)))
+    beats = []
+    for host, silent_s in look.beat_silence_s.items():
+        beats.append(BeatRow(host, _word(host in crossed), silent_s))
+    away = {}
+    for name, state in snapshot.hosts.items():
+        if isinstance(state, Unreachable):
+            away[name] = state.why
     return FleetFacts(
         look,
-        [
-            _queue(fleet, queue, queue.name in crossed, drawn.get(queue.name))
-            for queue in look.queues
-        ],
+        queues,
         list(_workers(look, nodes)),
-        [
-            BeatRow(host, _word(host in crossed), silent_s)
-            for host, silent_s in look.beat_silence_s.items()
-        ],
+        beats,
         [_path(way) for way in ways],
         [Crossed(one, known.get(one.code)) for one in look.crossings],
         [Crossed(one, known.get(one.code)) for one in look.recovered],
-        {
-            name: state.why
-            for name, state in snapshot.hosts.items()
-            if isinstance(state, Unreachable)
-        },
+        away,
     )
 
 
@@ -141,30 +146,39 @@ def _drains(queue: QueueLook) -> str:
         return "empty"
     if queue.drain_s is None:
         return "not known"
-    return "not at this rate" if queue.drain_s == math.inf else f"in {span(queue.drain_s)}"
+    if queue.drain_s == math.inf:
+        return "not at this rate"
+    return f"in {span(queue.drain_s)}"
 
 
 def _workers(look: Look, nodes: Mapping[str, NodeState]) -> Iterator[WorkerRow]:
-    """Those that should answer and do not, then all that do."""
+    """Yield the nodes that should answer and do not, then those that answer."""
     yield from (WorkerRow(name, "does not answer") for name in look.silent_nodes)
     for name, node in sorted(nodes.items()):
         lacks = look.missing_tasks.get(name, 0)
         running = tuple(sorted(task.name for task in node.running))
-        yield WorkerRow(
-            name, "lacks tasks" if lacks else "answers", tuple(sorted(node.queues)), lacks, running
-        )
+        word = "tasks missing" if lacks else "answers"
+        yield WorkerRow(name, word, tuple(sorted(node.queues)), lacks, running)
 
 
 def _path(way: Path) -> PathRow:
-    word = "broken" if way.broken else "not known" if way.unknown else "leads to a worker"
-    weak = (*way.broken, *way.unknown, *([way.untold] if way.untold else ()))
-    entry = way.entry
+    problems = [*way.broken, *way.unknown]
+    if way.untold:
+        problems.append(way.untold)
     return PathRow(
-        entry.name,
-        entry.task,
+        way.entry.name,
+        way.entry.task,
         way.queue,
-        word if way.enabled else "switched off",
-        weak,
+        _state(way),
+        tuple(problems),
         way.last_sent_at,
         way.next_due_at,
     )
+
+
+def _state(way: Path) -> str:
+    if not way.enabled:
+        return "disabled"
+    if way.broken:
+        return "broken"
+    return "not known" if way.unknown else "leads to a worker"

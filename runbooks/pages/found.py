@@ -1,6 +1,4 @@
-"""Findings as a page shows them: each below the one that explains it, with what the catalogue says
-of its code.
-"""
+"""Findings as a page shows them: each below its cause, with the explanation of its code."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,23 +11,22 @@ from runbooks.reports.findings import evidence, grouped, subjects
 
 
 class FindingRow(Struct, frozen=True):
-    """Findings that say the same, as one; `depth` is how far below the first cause they stand.
-
-    `kind` is how much they matter: error, warning, note or accepted. `left` says whether one of
-    them was found in the last look, too; None where nobody knows. `about` is None for a code that
-    this version does not know.
-    """
+    """Findings that differ only in subject, as one."""
 
     code: str
     kind: str
+    """error, warning, note or accepted."""
     depth: int
+    """How many causes are above it."""
     subjects: str
     summary: str
     evidence: tuple[str, ...]
     remedy: str | None
     accepted: str
     about: Explanation | None
+    """None for a code that this version does not know."""
     left: bool | None
+    """Whether the last look still found one of them; None if not known."""
 
 
 _KINDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
@@ -38,20 +35,27 @@ _KINDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "
 def finding_rows(
     findings: Sequence[Finding], after: Iterable[Finding] | None = None
 ) -> list[FindingRow]:
-    """The findings in the order of reading; `after` are those of a later look, None where there was
-    none.
+    """Return findings in reading order.
+
+    `after` are the findings of a later look, None if there was no later look.
     """
     known = catalogue()
-    still = None if after is None else {Cause.of(one) for one in after}
-    return [
-        _row(group, depth, known.get(group[0].code), still) for group, depth in grouped(findings)
-    ]
+    still = None
+    if after is not None:
+        still = {Cause.of(one) for one in after}
+    rows = []
+    for group, depth in grouped(findings):
+        rows.append(_row(group, depth, known.get(group[0].code), still))
+    return rows
 
 
 def _row(
     group: Sequence[Finding], depth: int, about: Explanation | None, still: set[Cause] | None
 ) -> FindingRow:
     first = group[0]
+    left = None
+    if still is not None:
+        left = any(Cause.of(one) in still for one in group)
     return FindingRow(
         first.code,
         "accepted" if first.accepted else _KINDS[first.severity],
@@ -62,5 +66,5 @@ def _row(
         first.remedy,
         first.accepted,
         about,
-        None if still is None else any(Cause.of(one) in still for one in group),
+        left,
     )

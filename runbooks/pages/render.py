@@ -1,6 +1,4 @@
-"""Templates and facts → a page. All that a page shows goes through here: no secret, and what is
-outside's is text.
-"""
+"""Render templates with facts. Each value is shown without secrets, and as text, not as markup."""
 
 import base64
 import hashlib
@@ -24,8 +22,9 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 class Pages:
-    """Makes pages for one who types `program`, and the flags `where` that lead to the same fleet
-    and records.
+    """Renders pages whose commands begin with `program` and end with the flags `where`.
+
+    These flags lead to the same fleet and records.
     """
 
     def __init__(self, program: str = "inv", where: str = "") -> None:
@@ -33,9 +32,7 @@ class Pages:
         self._folder = shipped_templates() / "report"
 
     def html(self, name: str, **facts: Any) -> bytes:
-        """A whole page, its style sheet in it; it asks for nothing else. `csp` of this object is
-        its policy.
-        """
+        """Render a self-contained page; `csp` is its content security policy."""
         style = self._style()
         environment = self._environment(self._shown, autoescape=True)
         environment.filters["with_code"] = self._with_code
@@ -45,7 +42,7 @@ class Pages:
         return text.encode()
 
     def markdown(self, name: str, **facts: Any) -> bytes:
-        """The same as Markdown (GitHub's), where a text from outside is a text, too."""
+        """Render a page as GitHub's Markdown."""
         environment = self._environment(
             lambda value: _escaped(self._shown(value)), autoescape=False
         )
@@ -54,7 +51,7 @@ class Pages:
 
     @property
     def csp(self) -> str:
-        """The policy that allows the style sheet of the pages, and nothing else."""
+        """Return the policy that allows the style sheet of the pages, and nothing else."""
         return policy(self._style())
 
     def _style(self) -> Markup:
@@ -82,16 +79,16 @@ class Pages:
         return on_one_line(redact(typed(str(value), self._program, self._where)))
 
     def _with_code(self, text: str) -> Markup:
-        """A text of the catalogue, in which backticks stand around what is typed."""
+        """Return a text of the catalogue as HTML, with `code` for what is in backticks."""
         parts = self._shown(text).split("`")
-        shown = [
-            Markup("<code>{}</code>").format(part) if n % 2 else escape(part)
-            for n, part in enumerate(parts)
-        ]
+        shown = []
+        for number, part in enumerate(parts):
+            is_code = number % 2 == 1
+            shown.append(Markup("<code>{}</code>").format(part) if is_code else escape(part))
         return Markup("").join(shown)
 
     def _fenced(self, lines: list[str], language: str = "") -> Markup:
-        """Lines as a block of code, whose fence is longer than any that stands in it."""
+        """Return lines as a block of code, with a fence longer than any in the lines."""
         text = "\n".join(map(self._shown, lines))
         longest = max(map(len, re.findall(r"`+", text)), default=0)
         fence = "`" * max(3, longest + 1)
@@ -99,8 +96,9 @@ class Pages:
 
 
 def policy(style: str) -> str:
-    """**Source:** Content Security Policy Level 3: a hash is that of all that stands between the
-    tags.
+    """Return the policy that allows only this style sheet.
+
+    **Source:** Content Security Policy Level 3: the hash is of all text between the tags.
     """
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"

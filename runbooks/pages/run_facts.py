@@ -1,6 +1,4 @@
-"""The record of a run, and what was seen around it → what its page says. Pure but for the archives
-that it reads.
-"""
+"""What the page of a run shows: its record, its archives, and what others saw at that time."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,72 +20,88 @@ _EVENTS = 2_000
 _ROWS = 200
 _DIFF_LINES = 400
 _DIFFS_BYTES = 500_000
-"""What a page shows at most of each, so that it opens at once; it says how much more there is."""
+"""The most that a page shows of each, which keeps it small; it says how much more there is."""
+
+_WORDS = {
+    Outcome.CHANGED: "changed",
+    Outcome.ALREADY: "unchanged",
+    Outcome.SKIPPED: "skipped",
+    Outcome.CANNOT: "not possible",
+    Outcome.FAILED: "failed",
+    Outcome.UNKNOWN: "not known",
+}
+_WORST_FIRST = (
+    "failed",
+    "not verified",
+    "not known",
+    "not possible",
+    "skipped",
+    "undone",
+    "changed",
+    "unchanged",
+)
 
 
 class Around(Struct, frozen=True):
-    """What others saw around the time of a run: the monitor's history, and lines of logs.
-
-    `crossings` have the time of their end, None where they last. `notes` say what of it could not
-    be had.
-    """
+    """What the monitor and the logs saw around the time of a run."""
 
     depths: Mapping[str, Points] = field(default_factory=dict)
     crossings: Sequence[tuple[Crossing, float | None]] = ()
+    """Each with the time of its end, None if it is still open."""
     logs: Sequence[LogLine] = ()
     notes: tuple[str, ...] = ()
+    """What is missing here, and why."""
 
 
 class Event(Struct, frozen=True):
-    """A line of the timeline: `kind` is where it is from (run, monitor or log), `word` how it
-    stands or ended.
-    """
+    """A line of the timeline."""
 
     at: float
     kind: str
+    """Its source: run, monitor or log."""
     where: str
     what: str
     word: str = ""
+    """The state or result."""
 
 
 class Depth(Struct, frozen=True):
-    """A queue's depth as the run saw it: `during` are the looks between its first and its last."""
+    """The depth of a queue as the run saw it."""
 
     queue: str
     before: int
     during: tuple[int, ...]
+    """From the looks between the first and the last."""
     after: int | None
 
 
 class Diff(Struct, frozen=True):
-    """The difference that the same change made to a file of several hosts; `more` lines are left
-    out.
-    """
+    """The difference that one change made to a file, on one or several hosts."""
 
     summary: str
     hosts: tuple[str, ...]
     lines: tuple[str, ...]
     more: int
+    """How many lines are not shown."""
 
 
 class Cell(Struct, frozen=True):
-    """What became of the changes of one step on one host: `word` is the worst, `count` how many
-    there were.
-    """
+    """The changes of one step on one host."""
 
     word: str
+    """The worst result."""
     count: int
 
 
 class Facts(Struct):
-    """All that the page of a run says; `found` is None where the run did not judge the fleet, or
-    kept nothing.
-    """
+    """Everything that the page of a run shows."""
 
     record: RunRecord
     until_at: float
     found: list[FindingRow] | None
+    """The findings of the first look; None if the run did not diagnose the fleet."""
     left: list[FindingRow] | None
+    """The new findings of the last look; None if there was no last look."""
     checks: tuple[Check, ...]
     depths: list[Depth]
     charts: list[Chart]
@@ -105,11 +119,9 @@ class Facts(Struct):
 
 
 def facts(record: RunRecord, around: Around) -> Facts:
-    """What is known of a run."""
+    """Collect what is known of a run."""
     judged = [seen for seen in record.seen if seen.findings is not None]
-    first, last = (judged[0], judged[-1]) if judged else (None, None)
-    after = last if last is not first else None
-    before = tuple(first.findings or ()) if first else ()
+    found, left = _findings(judged)
     until_at = record.ended_at or max([record.started_at, *_times(record)])
     events = sorted([*_of_run(record), *_of_others(around)], key=lambda event: event.at)
     diffs, more_diffs = _diffs(record.entries)
@@ -117,9 +129,9 @@ def facts(record: RunRecord, around: Around) -> Facts:
     return Facts(
         record,
         until_at,
-        finding_rows(before, after.findings if after else None) if first else None,
-        finding_rows(_new(before, after.findings or ())) if after else None,
-        last.checks if last else (),
+        found,
+        left,
+        judged[-1].checks if judged else (),
         list(_depths(record.seen)),
         list(_charts(record, around, until_at)),
         list(dict.fromkeys(entry.change.step for entry in record.entries)),
@@ -136,37 +148,30 @@ def facts(record: RunRecord, around: Around) -> Facts:
     )
 
 
+def _findings(judged: Sequence[Seen]) -> tuple[list[FindingRow] | None, list[FindingRow] | None]:
+    """Return the findings of the first look, and the new ones of the last, as in `Facts`."""
+    if not judged:
+        return None, None
+    before = tuple(judged[0].findings or ())
+    if len(judged) == 1:
+        return finding_rows(before), None
+    after = tuple(judged[-1].findings or ())
+    return finding_rows(before, after), finding_rows(_new(before, after))
+
+
 def _new(before: Sequence[Finding], after: Sequence[Finding]) -> list[Finding]:
-    """What the last look found and the first did not."""
+    """Return the findings of the last look that the first did not have."""
     known = {(one.code, one.subject) for one in before}
     return [one for one in after if (one.code, one.subject) not in known]
 
 
 def word(entry: Entry) -> str:
-    """What became of a change, as a page says it."""
+    """Return the result of a change, in the words of a page."""
     if entry.undone and entry.outcome is not Outcome.FAILED:
-        return "taken back"
-    return "not seen after" if entry.unproved else _WORDS[entry.outcome or Outcome.UNKNOWN]
-
-
-_WORDS = {
-    Outcome.CHANGED: "made",
-    Outcome.ALREADY: "right already",
-    Outcome.SKIPPED: "left out",
-    Outcome.CANNOT: "not possible",
-    Outcome.FAILED: "failed",
-    Outcome.UNKNOWN: "not known",
-}
-_WORST_FIRST = (
-    "failed",
-    "not seen after",
-    "not known",
-    "not possible",
-    "left out",
-    "taken back",
-    "made",
-    "right already",
-)
+        return "undone"
+    if entry.unproved:
+        return "not verified"
+    return _WORDS[entry.outcome or Outcome.UNKNOWN]
 
 
 def _outcomes(entries: Sequence[Entry]) -> dict[str, int]:
@@ -175,20 +180,18 @@ def _outcomes(entries: Sequence[Entry]) -> dict[str, int]:
 
 
 def _matrix(record: RunRecord) -> dict[str, dict[str, Cell]]:
-    """By host and step. A host that the run had nothing to change on is not in its record."""
+    """Return the changes by host and step; hosts without changes are not in the record."""
     words: dict[str, dict[str, list[str]]] = {}
     for entry in record.entries:
-        words.setdefault(entry.change.host, {}).setdefault(entry.change.step, []).append(
-            word(entry)
-        )
-    hosts = sorted(words, key=lambda host: host == BROKER)
-    return {
-        host: {
-            step: Cell(min(them, key=_WORST_FIRST.index), len(them))
-            for step, them in words[host].items()
-        }
-        for host in hosts
-    }
+        steps = words.setdefault(entry.change.host, {})
+        steps.setdefault(entry.change.step, []).append(word(entry))
+    matrix: dict[str, dict[str, Cell]] = {}
+    for host in sorted(words, key=lambda host: host == BROKER):
+        matrix[host] = {}
+        for step, results in words[host].items():
+            worst = min(results, key=_WORST_FIRST.index)
+            matrix[host][step] = Cell(worst, len(results))
+    return matrix
 
 
 def _times(record: RunRecord) -> Iterator[float]:
@@ -210,10 +213,13 @@ def _of_run(record: RunRecord) -> Iterator[Event]:
 
 
 def _change(entry: Entry) -> str:
-    """What was changed, and where it did not go well why."""
-    went_well = entry.outcome in (Outcome.CHANGED, Outcome.ALREADY) and not entry.unproved
-    why = "" if went_well else entry.unproved or entry.detail
-    return f"{entry.change.summary}: {' '.join(why.split())}" if why else entry.change.summary
+    """Describe a change, and if it failed the reason."""
+    why = entry.unproved
+    if not why and entry.outcome not in (Outcome.CHANGED, Outcome.ALREADY):
+        why = entry.detail
+    if not why:
+        return entry.change.summary
+    return f"{entry.change.summary}: {' '.join(why.split())}"
 
 
 def _look(seen: Seen) -> str:
@@ -221,16 +227,12 @@ def _look(seen: Seen) -> str:
     if seen.findings is not None:
         parts.append(counted(len(seen.findings), "finding"))
     if seen.checks:
-        parts.append(
-            f"{sum(one.ok is True for one in seen.checks)} of"
-            f" {counted(len(seen.checks), 'check')} hold"
-        )
+        good = sum(one.ok is True for one in seen.checks)
+        parts.append(f"{good} of {counted(len(seen.checks), 'check')} ok")
     if seen.depths:
-        parts.append(
-            f"{counted(sum(seen.depths.values()), 'message')} in"
-            f" {counted(len(seen.depths), 'queue')}"
-        )
-    return f"looked: {', '.join(parts)}" if parts else "looked"
+        messages = counted(sum(seen.depths.values()), "message")
+        parts.append(f"{messages} in {counted(len(seen.depths), 'queue')}")
+    return f"look: {', '.join(parts)}" if parts else "look"
 
 
 def _of_others(around: Around) -> Iterator[Event]:
@@ -245,12 +247,13 @@ def _of_others(around: Around) -> Iterator[Event]:
 
 def _depths(looks: Sequence[Seen]) -> Iterator[Depth]:
     for queue in dict.fromkeys(queue for seen in looks for queue in seen.depths):
-        first, *others = [seen.depths[queue] for seen in looks if queue in seen.depths]
-        yield Depth(queue, first, tuple(others[:-1]), others[-1] if others else None)
+        depths = [seen.depths[queue] for seen in looks if queue in seen.depths]
+        after = depths[-1] if len(depths) > 1 else None
+        yield Depth(queue, depths[0], tuple(depths[1:-1]), after)
 
 
 def _charts(record: RunRecord, around: Around, until_at: float) -> Iterator[Chart]:
-    """Of the queues in which anything waited at any time."""
+    """Draw the queues in which anything waited at any time."""
     own: dict[str, list[tuple[float, int]]] = {}
     for seen in record.seen:
         for queue, depth in seen.depths.items():
@@ -259,27 +262,24 @@ def _charts(record: RunRecord, around: Around, until_at: float) -> Iterator[Char
         points = sorted([*own.get(queue, ()), *around.depths.get(queue, ())])
         if len(points) > 1 and any(depth for _, depth in points):
             span = (record.started_at, until_at)
-            if made := chart(queue, points, until_at, own=own.get(queue, ()), span=span):
-                yield made
+            if drawn := chart(queue, points, until_at, own=own.get(queue, ()), span=span):
+                yield drawn
 
 
 def _diffs(entries: Sequence[Entry]) -> tuple[list[Diff], int]:
-    """What became of files, the same of several hosts once; and how many are left out."""
+    """Return the changes of files, equal ones of several hosts once, and how many more exist."""
     hosts: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
-        if entry.change.path and entry.change.detail:
-            hosts.setdefault((entry.change.summary, entry.change.detail), []).append(
-                entry.change.host
-            )
-    shown, bytes_ = [], 0
+        change = entry.change
+        if change.path and change.detail:
+            hosts.setdefault((change.summary, change.detail), []).append(change.host)
+    shown: list[Diff] = []
+    bytes_ = 0
     for (summary, detail), names in hosts.items():
         lines = redact(detail).split("\n")
         bytes_ += len(detail)
         if bytes_ > _DIFFS_BYTES:
             break
-        shown.append(
-            Diff(
-                summary, tuple(names), tuple(lines[:_DIFF_LINES]), max(0, len(lines) - _DIFF_LINES)
-            )
-        )
+        more = max(0, len(lines) - _DIFF_LINES)
+        shown.append(Diff(summary, tuple(names), tuple(lines[:_DIFF_LINES]), more))
     return shown, len(hosts) - len(shown)

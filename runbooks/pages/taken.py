@@ -1,6 +1,4 @@
-"""What a run took out of queues, by queue, reason and task, each with samples: read from its
-archives.
-"""
+"""The archived messages of a run, by queue, reason and task, each with samples."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,26 +15,25 @@ _SAMPLES = 3
 _UNREAD = "no task can be read in it"
 _FATES = {
     Fate.TAKEN: "in the archive",
-    Fate.RESTORED: "put back",
+    Fate.RESTORED: "restored",
     Fate.MOVED: "moved to another queue",
 }
 
 
 class Taken(Struct):
-    """Messages of one queue and one task that were taken for one reason; `fates` says where they
-    are by now.
-    """
+    """Messages of one queue and one task that were archived for one reason."""
 
     queue: str
     reason: str
     task: str
     count: int
     fates: Mapping[str, int]
+    """How many of them are where now."""
     samples: list[Mapping[str, Any]]
 
 
 def taken(directory: Path) -> tuple[list[Taken], list[str]]:
-    """What the archives in a run's folder hold, the most first; and what of them cannot be read."""
+    """Return the messages in a run's archives, the most first, and what cannot be read there."""
     found: list[Taken] = []
     problems: list[str] = []
     for path in archives_in(directory):

@@ -49,7 +49,7 @@ def _next_due(now: float, line: EntryLine) -> str:
 
 def _verdict(line: EntryLine) -> str:
     if not line.enabled:
-        return "switched off"
+        return "disabled"
     if line.broken:
         return "broken"
     return "not known" if line.unknown else "ok"

@@ -48,7 +48,7 @@ def get(port: int, path: str, host: str = "") -> tuple[int, dict[str, str], str]
 def test_before_the_first_look_the_page_says_so_and_comes_again_soon() -> None:
     page = Site(Pages(), 60.0, 120.0).answer("/")
     assert page
-    assert "The first look is under way" in page.body.decode()
+    assert "The first look is running" in page.body.decode()
     assert page.headers["Refresh"] == "2"
 
 
@@ -57,7 +57,7 @@ def test_the_page_has_what_the_look_has(shown: Site, port: int) -> None:
     assert status == 200
     for text in (
         "700 messages wait", "since 2025-06-15T14:06:40Z", "low_q", "in 2 h 46 min", "not at this rate", "low@web1",
-        "does not answer", "2 expected tasks", "shop.tasks.bill", "beat on web1", "leads to a worker", "switched off",
+        "does not answer", "2 expected tasks", "shop.tasks.bill", "beat on web1", "leads to a worker", "disabled",
         "no worker has shop.tasks.bill", "No route to host", "More messages wait than the inventory allows",
         "worker.not_answering high@web1", "1 of 2 hosts", "it lacks 3 tasks", "An earlier look saw this.",
     ):  # fmt: skip
@@ -85,7 +85,7 @@ def test_the_policy_allows_the_style_sheet_of_the_page_and_nothing_else(
 def test_a_look_can_be_stayed_with(shown: Site, port: int) -> None:
     _, headers, page = get(port, "/still")
     assert "Refresh" not in headers
-    assert "This look stays" in page
+    assert "This page does not change" in page
 
 
 def test_a_name_of_somebody_elses_that_leads_here_reads_nothing(shown: Site, port: int) -> None:
@@ -114,7 +114,7 @@ def test_health_is_lost_when_no_look_is_made_any_more(monkeypatch: pytest.Monkey
         assert answer
         seen.append((answer.status, answer.body))
     assert seen == [
-        (HTTPStatus.OK, b"ok: no look has ended yet, for 1 min 40 s\n"),
+        (HTTPStatus.OK, b"ok: no look has ended for 1 min 40 s\n"),
         (HTTPStatus.OK, b"ok: 0 s since the last look\n"),
         (HTTPStatus.OK, b"ok: 8 min 20 s since the last look\n"),
         (HTTPStatus.SERVICE_UNAVAILABLE, b"late: 10 min since the last look\n"),

@@ -54,8 +54,8 @@ def test_a_run_is_told_with_what_was_wrong_what_was_done_and_how_to_take_it_back
     ]
     assert known.matrix["web2"]["units"].word == "failed"
     assert list(known.matrix) == ["web1", "web2", "the broker"]
-    assert known.matrix["web2"]["workers"].word == "not seen after"
-    assert known.outcomes == {"failed": 2, "not seen after": 1, "made": 5}
+    assert known.matrix["web2"]["workers"].word == "not verified"
+    assert known.outcomes == {"failed": 2, "not verified": 1, "changed": 5}
     assert [(one.task, one.count, len(one.samples)) for one in known.taken] == [
         ("shop.tasks.bill", 9, 3),
         ("shop.tasks.ship", 1, 1),
@@ -95,7 +95,7 @@ def test_a_run_of_a_hundred_hosts_that_took_ten_thousand_messages_makes_a_small_
     page, text = pages(known)
     assert known.taken_count == 10_000
     assert known.more_taken == 10_000 // 400 * 200
-    assert "5,000 messages of other tasks left out here" in page
+    assert "5,000 messages of other tasks not shown" in page
     assert "web99.example.com" in page
     assert len(page) < 2_000_000
     assert len(text) < 2_000_000
@@ -116,10 +116,10 @@ def test_a_record_that_kept_no_look_says_so_and_invents_nothing(tmp_path: Path) 
     assert (known.found, known.left, known.depths, known.charts) == (None, None, [], [])
     page, text = pages(known)
     for told in (
-        "holds no judgement",
-        "kept no look at the queues",
-        "nothing to take back",
-        "No message was taken out",
+        "the fleet was not diagnosed",
+        "recorded no look at the queues",
+        "nothing to undo",
+        "No message was archived",
     ):
         assert told in page
         assert told in text
