@@ -1,6 +1,4 @@
-"""`inv adopt`: an inventory of what is there, or how an inventory differs from it; then what is
-wrong there.
-"""
+"""`inv adopt`: print the inventory of a running fleet, or how yours differs; then diagnose."""
 
 import difflib
 import os
@@ -11,7 +9,7 @@ from typing import Any
 from runbooks.core.command import Command
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import Severity, Snapshot
+from runbooks.core.model import NodeState, Severity, Snapshot
 from runbooks.core.needs import Needs
 from runbooks.core.redaction import url_secrets
 from runbooks.core.settings import PREFIX
@@ -31,6 +29,12 @@ from runbooks.inventory.draft import (
 )
 
 _USUAL_VARIABLE = "CELERY_BROKER_URL"
+_BEGINS = (
+    "The inventory of a running fleet. The comment after each value says where it was found. Check",
+    "it: everything that runs now counts as expected. Variables that were not found are comments;",
+    "docs/inventory.md lists every variable.",
+)
+"""Comments at the beginning of the inventory."""
 
 
 def adopt(
@@ -40,13 +44,11 @@ def adopt(
     secrets_file: Path | None,
     known: Fleet | None,
 ) -> ExitCode:
-    """Print the inventory of the `session` on a draft's fleet, or how the `known` one differs; then
-    diagnose.
+    """Print the inventory of a draft's fleet, or how the `known` one differs; then diagnose.
 
-    `loaded` is the host whose application says where its broker is, None where none does. The
-    broker's URL is written into a new `secrets_file`. Exit code 1 where an error or a warning was
-    found, or the inventory differs. Raises UsageError where the file is there already, or cannot be
-    written.
+    `loaded` is the host whose application names its broker, None if there is none. The broker's URL
+    is written to a new `secrets_file`. Return 1 if an error or a warning was found, or if the
+    inventory differs. Raises UsageError if the file already exists or cannot be written.
     """
     snapshot = session.observe(Needs.EVERYTHING | Needs.SCHEDULE, without_broker=True)
     if secrets_file:
@@ -56,31 +58,16 @@ def adopt(
     if known:
         lines = list(_difference(known, draft, session.options.inventory))
         differs = bool(lines)
-        session.reporter.document(
-            "difference", "\n".join(lines) or "The inventory says what is there."
-        )
+        text = "\n".join(lines) or "The inventory matches the fleet."
+        session.reporter.document("difference", text)
     else:
         session.reporter.document("adopted", text_of(draft, _BEGINS))
     findings = session.diagnose(snapshot)
     if not known:
-        session.reporter.next_step(
-            "Write the inventory into inventory.yaml, read it through, then",
-            Command("remediate", "--dry-run"),
-        )
+        what = "Save the inventory as inventory.yaml, check it, then"
+        session.reporter.next_step(what, Command("remediate", "--dry-run"))
     faults = differs or any(finding.severity is not Severity.INFO for finding in findings)
     return ExitCode.FINDINGS if faults else ExitCode.OK
-
-
-_BEGINS = (
-    (
-        "What was seen of a fleet, as an inventory: where each value was seen stands behind it."
-        " Read it through: what runs"
-    ),
-    (
-        "now is taken for what is to run. A line in comments could not be found; docs/inventory.md"
-        " lists every variable."
-    ),
-)
 
 
 def _whole(
@@ -90,81 +77,67 @@ def _whole(
     loaded: Surveyed | None,
     secrets_file: Path | None,
 ) -> Draft:
-    """The draft with the broker, the results, and the nodes that no host of it runs."""
+    """Return the draft with the broker, the results, and the nodes that none of its hosts runs."""
     values = [*draft.values, _broker(fleet, loaded, secrets_file)]
     lacking = list(draft.lacking)
-    if backend := fleet.app.result_backend:
-        url = backend.get_secret_value()
-        if url == fleet.app.broker_url.get_secret_value():
-            values.append(
-                Value(
-                    "result_backend",
-                    Lookup(f"{{{{ {PREFIX}broker_url }}}}"),
-                    "the application's own",
-                )
-            )
-        elif not url_secrets(url):
-            values.append(
-                _url(
-                    "result_backend",
-                    url,
-                    loaded.backend if loaded else None,
-                    "the application's own",
-                )
-            )
-        else:
-            how = (
-                "the application has one, and its password stays out of here; look it up where that"
-                " is kept"
-            )
-            lacking.append(Lacking("result_backend", "\"{{ lookup('env', 'NAME') }}\"", how))
-    broker = snapshot.broker
-    elsewhere = (
-        sorted(fleet.nodes_by_pattern(broker.nodes).values(), key=lambda one: one.name)
-        if broker
-        else []
-    )
+    match _results(fleet, loaded):
+        case Value() as found:
+            values.append(found)
+        case Lacking() as missing:
+            lacking.append(missing)
+    elsewhere: list[NodeState] = []
+    if snapshot.broker:
+        elsewhere += fleet.nodes_by_pattern(snapshot.broker.nodes).values()
     if elsewhere:
-        source = "nodes that answer, and that no host of this inventory runs"
-        values.append(Value("nodes", list(dict.fromkeys(one.name for one in elsewhere)), source))
-        queues = sorted({queue for one in elsewhere for queue in one.queues})
+        names = sorted({node.name for node in elsewhere})
+        values.append(Value("nodes", names, "nodes that answer, of no host of this inventory"))
+        queues = sorted({queue for node in elsewhere for queue in node.queues})
         values.append(Value("queues", queues, "what these nodes consume"))
     hosts = draft.hosts or (HostDraft("nowhere", {}),)
     return Draft(tuple(values), hosts, tuple(lacking))
 
 
+def _results(fleet: Fleet, loaded: Surveyed | None) -> Value | Lacking | None:
+    """Return the result backend, or how to find it; None if the application has none."""
+    name = "result_backend"
+    if not fleet.app.result_backend:
+        return None
+    url = fleet.app.result_backend.get_secret_value()
+    if url == fleet.app.broker_url.get_secret_value():
+        return Value(name, Lookup(f"{{{{ {PREFIX}broker_url }}}}"), "the application's own")
+    if url_secrets(url):
+        how = "the application has one, with a password, which is not shown; look it up"
+        return Lacking(name, "\"{{ lookup('env', 'NAME') }}\"", how)
+    return _url(name, url, loaded.backend if loaded else None, "the application's own")
+
+
 def _url(name: str, url: str, leads: FromHere | None, source: str) -> Value:
-    """A URL without a password."""
+    """Return the value of a URL that has no password."""
     if not leads or leads.url != url:
         return Value(name, url, source)
     return Value(name, Lookup(leads.looked_up) if leads.looked_up else url, leads.source)
 
 
 def _broker(fleet: Fleet, loaded: Surveyed | None, secrets_file: Path | None) -> Value:
-    """The URL itself where it has no password; else where it is looked up."""
+    """Return the broker's URL if it has no password, else a lookup of it."""
     url = fleet.app.broker_url.get_secret_value()
     if secrets_file:
         lookup = Lookup(f"{{{{ lookup('file', {str(secrets_file)!r}) }}}}")
-        return Value("broker_url", lookup, "written there, for you alone")
+        return Value("broker_url", lookup, "written there, readable for you only")
     if not url_secrets(url):
-        return _url(
-            "broker_url", url, loaded.broker if loaded else None, "what was asked, and answers"
-        )
-    variables = loaded.told.variables if loaded else ()
-    name = variables[0] if variables else _USUAL_VARIABLE
-    source = (
-        "a variable of the application's environment"
-        if variables
-        else "it has a password, which stays out of here"
-    )
+        return _url("broker_url", url, loaded.broker if loaded else None, "it answers")
+    name = _USUAL_VARIABLE
+    source = "it has a password, which is not shown"
+    if loaded and loaded.told.variables:
+        name = loaded.told.variables[0]
+        source = "a variable of the application's environment"
     where = ""
     if loaded and loaded.broker and loaded.broker.url == url:
-        where = f", as it is reached from here: at {place_of(url)}"
+        where = f", as reached from here: at {place_of(url)}"
         source += f"; {loaded.broker.source}"
     hint = f"export {name}, with the URL of the broker{where}"
-    return Value(
-        "broker_url", Lookup(f"{{{{ lookup('env', '{name}') or undef(hint='{hint}') }}}}"), source
-    )
+    lookup = Lookup(f"{{{{ lookup('env', '{name}') or undef(hint='{hint}') }}}}")
+    return Value("broker_url", lookup, source)
 
 
 def _write_secret(path: Path, url: str) -> None:
@@ -172,25 +145,24 @@ def _write_secret(path: Path, url: str) -> None:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(f"{url}\n")
     except FileExistsError:
-        raise UsageError(
-            f"{path} is there already, and is left as it is", "name another --secrets-file"
-        ) from None
+        problem = f"{path} already exists; not changed"
+        raise UsageError(problem, "name another --secrets-file") from None
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error.strerror}", "name another --secrets-file"
-        ) from None
+        problem = f"cannot write {path}: {error.strerror}"
+        raise UsageError(problem, "name another --secrets-file") from None
 
 
 def _difference(known: Fleet, draft: Draft, inventory: str) -> Iterator[str]:
-    """What an inventory says of the hosts that were looked at, against what is there."""
+    """Yield how an inventory differs from the hosts that were checked."""
     seen = fleet_of(draft, "redis://", "", None)
-    names = {
-        host.name: [one.name for one in of.values]
-        for host, of in zip(seen.hosts, draft.hosts, strict=True)
-    }
     there = {host.name: host for host in known.hosts}
-    before = [line for name in names if name in there for line in _lines(there[name], names[name])]
-    after = [line for host in seen.hosts for line in _lines(host, names[host.name])]
+    before: list[str] = []
+    after: list[str] = []
+    for host, of in zip(seen.hosts, draft.hosts, strict=True):
+        names = [one.name for one in of.values]
+        if host.name in there:
+            before += _lines(there[host.name], names)
+        after += _lines(host, names)
     yield from difflib.unified_diff(before, after, inventory, "what is there", n=0, lineterm="")
 
 
@@ -203,13 +175,15 @@ def _lines(host: FleetHost, names: Sequence[str]) -> Iterator[str]:
 
 
 def _plain(worker: Mapping[str, Any]) -> dict[str, Any]:
-    """A worker with its options as far as they say which pool it has, and whether it is a beat,
-    too.
-    """
-    told = options_of(["celery", "worker", *" ".join(worker.get("options", ())).split()])
-    rest = {name: value for name, value in worker.items() if name != "options"}
-    if told and (
-        words := [*filter(None, [told.pool, told.autoscale]), *(["-B"] if told.with_beat else [])]
-    ):
-        rest["options"] = words
-    return rest
+    """Return a worker with only those of its options that set its pool, or make it a beat."""
+    given = " ".join(worker.get("options", ())).split()
+    options = options_of(["celery", "worker", *given])
+    plain = {name: value for name, value in worker.items() if name != "options"}
+    words = []
+    if options:
+        words = [word for word in (options.pool, options.autoscale) if word]
+        if options.with_beat:
+            words.append("-B")
+    if words:
+        plain["options"] = words
+    return plain

@@ -1,11 +1,9 @@
-"""`inv report RUN`: one page of a run, to be read and handed in: what was wrong, what was done, how
-to take it back.
-"""
+"""`inv report RUN`: a page of a run: what was wrong, what was done, how to undo it."""
 
 import heapq
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from runbooks.pages.render import Pages
 from runbooks.pages.run_facts import Around, facts
 
 MARGIN_S = 900.0
-"""How long before and after the run what others saw is shown, too."""
+"""How long before and after the run the monitor and the logs are shown."""
 
 _LOG_LINES = 500
 _NOTABLE = re.compile(
@@ -35,20 +33,20 @@ _NOTABLE = re.compile(
 
 
 class Wanted(Struct, frozen=True):
-    """The files to write, "" for none, and whether hosts are to be asked for their logs."""
+    """What to write."""
 
     html: str = ""
+    """The file, "" for none."""
     markdown: str = ""
+    """The file, "" for none."""
     logs: bool = False
+    """Whether to read the hosts' logs."""
 
     @property
     def files(self) -> Mapping[str, str]:
-        """By flag, those that are wanted."""
-        return {
-            flag: name
-            for flag, name in {"--html": self.html, "--markdown": self.markdown}.items()
-            if name
-        }
+        """The files to write, by flag."""
+        files = {"--html": self.html, "--markdown": self.markdown}
+        return {flag: name for flag, name in files.items() if name}
 
 
 def report(
@@ -59,15 +57,13 @@ def report(
     pages: Pages,
     session: Session | None,
 ) -> ExitCode:
-    """Write the page of a run. Without a `session`, for the inventory cannot be read, only from its
-    record.
+    """Write the page of a run.
 
-    Raises UsageError where no file is named.
+    `session` is None if the inventory cannot be read: then only the record is used. Raises
+    UsageError if no file is named.
     """
     if not wanted.files:
-        raise UsageError(
-            "no file is named for the report", "give --html FILE, or --markdown FILE, or both"
-        )
+        raise UsageError("the report needs a file", "pass --html FILE, or --markdown FILE, or both")
     for flag, name in wanted.files.items():
         require_place(flag, Path(name))
     record = find_run(state_directory, run)
@@ -89,27 +85,22 @@ def report(
 def _around(
     record: RunRecord, session: Session | None, state_directory: Path, *, logs: bool
 ) -> Around:
-    """What the monitor and the logs saw from before the run until after it."""
+    """Return what the monitor and the logs saw from before the run until after it."""
     if session is None:
-        return Around(
-            notes=(
-                "the inventory cannot be read, so the monitor's history and the logs are left out",
-            )
-        )
+        note = "the inventory cannot be read, so the monitor's history and the logs are not shown"
+        return Around(notes=(note,))
     if session.fleet.app.app != record.application or session.broker.name != record.broker:
-        why = (
-            f"the run was on {record.application} at {record.broker}, this inventory is of another"
-            " fleet"
+        note = (
+            f"the run was on {record.application} at {record.broker}, but this inventory is of"
+            " another fleet; the monitor's history and the logs are not shown"
         )
-        return Around(notes=(f"{why}; the monitor's history and the logs are left out",))
-    since_at, until_at = (
-        record.started_at - MARGIN_S,
-        (record.ended_at or record.started_at) + MARGIN_S,
-    )
+        return Around(notes=(note,))
+    since_at = record.started_at - MARGIN_S
+    until_at = (record.ended_at or record.started_at) + MARGIN_S
     notes: list[str] = []
     depths, crossings = _history(session, state_directory, (since_at, until_at), notes)
     if not logs:
-        notes.append("the hosts' logs were not read; --logs reads them")
+        notes.append("the hosts' logs were not read; pass --logs to read them")
     lines = _logs(session, (since_at, until_at), notes) if logs else ()
     return Around(depths, crossings, lines, tuple(notes))
 
@@ -117,20 +108,23 @@ def _around(
 def _history(
     session: Session, state_directory: Path, times: tuple[float, float], notes: list[str]
 ) -> tuple[dict[str, list[tuple[float, int]]], list[tuple[Crossing, float | None]]]:
-    """What the monitor saw between two times."""
+    """Return what the monitor saw between two times."""
     path = history_path(session.fleet, state_directory)
     try:
         require_private(path.parents[2], path.parents[1], path.parent, path)
-        depths, crossings = read_history(path, times[0]) if path.exists() else ({}, [])
+        depths: Mapping[str, Sequence[tuple[float, int]]] = {}
+        crossings: Sequence[tuple[Crossing, float | None]] = ()
+        if path.exists():
+            depths, crossings = read_history(path, times[0])
     except (sqlite3.Error, RunbookError) as error:
         why = error.problem if isinstance(error, RunbookError) else error
         notes.append(f"the monitor's history cannot be read: {why}")
         return {}, []
     if not depths:
-        notes.append("the monitor has no look from around the time of the run")
-    within = {
-        queue: [one for one in points if one[0] <= times[1]] for queue, points in depths.items()
-    }
+        notes.append("the monitor recorded no look around the time of the run")
+    within = {}
+    for queue, points in depths.items():
+        within[queue] = [one for one in points if one[0] <= times[1]]
     return within, [(one, until_at) for one, until_at in crossings if one.since_at <= times[1]]
 
 

@@ -1,6 +1,4 @@
-"""`inv tail-logs`: the workers' logs of every host as one, in the order of time, as they are or as
-they grow.
-"""
+"""`inv tail-logs`: show the workers' logs of all hosts, merged by time."""
 
 import heapq
 import re
@@ -25,23 +23,25 @@ DEFAULT_LINES = 20
 def tail_logs(
     session: Session, patterns: str | None, *, grep: str, since: str, lines: str, following: bool
 ) -> ExitCode:
-    """The last lines of each log that match `grep`, or all since a time; with `following` also
-    those to come.
+    """Show the last lines of each log that match `grep`, or all since a time.
 
-    With `patterns` only the logs of the workers and beats that one of them fits.
+    With `following` also new lines are shown, as they are written. With `patterns` only the logs of
+    workers and beats that match are read.
     """
-    services = chosen(session.fleet, patterns) if patterns is not None else None
+    services = None
+    if patterns is not None:
+        services = chosen(session.fleet, patterns)
     asked = replace(_asked(grep, since, lines, time.time()), services=services)
     if not any(has_logs(host, services) for host in session.fleet.hosts):
         if services is not None:
             raise UsageError(
-                f"{patterns!r} has no log to show: no unit of systemd's, and no file of celery_logs"
-                " with its name",
-                f"all of the logs: {Command('tail-logs')}",
+                f"{patterns!r} has no log: no unit of systemd, and no file in celery_logs with its"
+                " name",
+                f"show all logs: {Command('tail-logs')}",
             )
         raise UsageError(
-            "these hosts have no logs to show: neither systemd nor log files",
-            "name files in celery_logs",
+            "these hosts have no logs: neither units of systemd nor log files",
+            "name log files in celery_logs",
         )
     logs, count, code = _show(session, asked)
     if not count:
@@ -53,9 +53,9 @@ def tail_logs(
 
 
 def show_last(session: Session, *, lines: int, brief: bool) -> None:
-    """Show the last lines of every log, `brief` what of them fits on a screen, and how to see more."""
+    """Show the last lines of every log, with `brief` cut to the screen, and how to see more."""
     _show(session, Asked(bool, lines), brief=brief)
-    session.reporter.message(f"More of the logs: {Command('tail-logs')}")
+    session.reporter.message(f"See more of the logs: {Command('tail-logs')}")
 
 
 def _asked(grep: str, since: str, lines: str, now: float) -> Asked:
@@ -64,15 +64,19 @@ def _asked(grep: str, since: str, lines: str, now: float) -> Asked:
     except re.error as error:
         raise UsageError(f"--grep {grep!r} is not a regular expression: {error}") from None
     if lines and not (lines.isdecimal() and int(lines)):
-        raise UsageError(f"--lines {lines!r}: a number of lines is wanted, at least 1")
-    count = int(lines) if lines else None if since else DEFAULT_LINES
-    return Asked(wanted, count, _since(since, now) if since else None)
+        raise UsageError(f"--lines {lines!r}: expected a number of lines, at least 1")
+    count: int | None = DEFAULT_LINES
+    since_at = None
+    if since:
+        count = None
+        since_at = _since(since, now)
+    if lines:
+        count = int(lines)
+    return Asked(wanted, count, since_at)
 
 
 def _since(text: str, now: float) -> float:
-    """Epoch seconds of `15m` (ago) or of an ISO time, in the operator's own zone where it names
-    none.
-    """
+    """Return epoch seconds of an age (`15m`) or an ISO time, by default in the local time zone."""
     try:
         return now - seconds(text)
     except ValueError:
@@ -81,49 +85,52 @@ def _since(text: str, now: float) -> float:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         raise UsageError(
-            f"--since {text!r} is no time",
-            "write how long ago, e.g. 15m or 2h, or when, e.g. 2026-11-21T12:00",
+            f"--since {text!r} is not a time",
+            "write an age, e.g. 15m or 2h, or a date, e.g. 2026-11-21T12:00",
         ) from None
 
 
 def _nothing(grep: str, since: str) -> str:
     """Say that there is no line to show, and what was asked for."""
-    return (
-        "No line"
-        + (f" since {since}" if since else "")
-        + (f" matches --grep {grep!r}" if grep else " to show")
-        + "."
-    )
+    text = "No line"
+    if since:
+        text += f" since {since}"
+    if grep:
+        return f"{text} matches --grep {grep!r}."
+    return f"{text} to show."
 
 
 def _show(
     session: Session, asked: Asked, *, brief: bool = False
 ) -> tuple[list[HostLogs], int, ExitCode]:
-    """Show what the logs hold, all hosts merged; then which could not be read. Returns how many
-    lines there were.
+    """Show the lines of all logs, merged; then the hosts and logs that could not be read.
+
+    Returns the logs, the number of lines, and the exit code.
     """
     hosts = session.fleet.hosts
     logs = {host.name: HostLogs(host, session.transports[host.name], asked) for host in hosts}
     found = on_hosts(session.transports, hosts, lambda host, _: _beginning(logs[host.name], asked))
     away = {name: answer.why for name, answer in found.items() if isinstance(answer, Unreachable)}
     there = {name: answer for name, answer in found.items() if not isinstance(answer, Unreachable)}
-    lines = (
-        last if asked.lines else _onward(logs[name], away) for name, (_, last) in there.items()
-    )
+    lines: list[Iterable[LogLine]] = []
+    for name, (_, last) in there.items():
+        lines.append(last if asked.lines else _onward(logs[name], away))
     merged = _Counted(heapq.merge(*lines, key=when))
     session.reporter.log(merged, brief=brief)
-    session.reporter.log(line for said, _ in there.values() for line in said)
-    session.reporter.log(
-        LogLine(None, name, "", f"unreachable: {why}") for name, why in away.items()
-    )
-    return list(logs.values()), merged.count, ExitCode.UNREACHABLE if away else ExitCode.OK
+    for said, _ in there.values():
+        session.reporter.log(said)
+    unread = [LogLine(None, name, "", f"unreachable: {why}") for name, why in away.items()]
+    session.reporter.log(unread)
+    code = ExitCode.UNREACHABLE if away else ExitCode.OK
+    return list(logs.values()), merged.count, code
 
 
 class _Counted:
     """Lines, counted as they are taken."""
 
     def __init__(self, lines: Iterable[LogLine]) -> None:
-        self._lines, self.count = lines, 0
+        self._lines = lines
+        self.count = 0
 
     def __iter__(self) -> Iterator[LogLine]:
         for line in self._lines:
@@ -132,7 +139,7 @@ class _Counted:
 
 
 def _beginning(logs: HostLogs, asked: Asked) -> tuple[list[LogLine], list[LogLine]]:
-    """What the host says about its logs, and the last lines where only these are asked for."""
+    """Return what the host reports about its logs, and the last lines if only these are asked."""
     return logs.start(), logs.newest() if asked.lines else []
 
 

@@ -25,7 +25,7 @@ _READY_S = 60.0
 # The shell is the main process: stopping the unit ends it alone, the worker lives on. Nobody sends
 # to `low` any more.
 _UNIT = """\
-# Managed by celery-runbooks for printer_inventory; changes made here are replaced by the next `inv install-units`.
+# Managed by celery-runbooks for printer_inventory; the next `inv install-units` overwrites changes made here.
 [Unit]
 Description=Celery worker_low of the printer inventory
 After=network.target
@@ -42,7 +42,7 @@ Restart=always
 WantedBy=multi-user.target
 """
 CRON = """\
-# Managed by celery-runbooks for printer_inventory; changes made here are replaced by the next `inv install-cron`.
+# Managed by celery-runbooks for printer_inventory; the next `inv install-cron` overwrites changes made here.
 SHELL=/bin/sh
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 

@@ -139,9 +139,9 @@ def test_a_regular_expression_that_is_none_is_an_error(healthy: World) -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--lines", "0"), "--lines '0': a number of lines is wanted"),
+        (("--lines", "0"), "--lines '0': expected a number of lines"),
         (("--lines", "many"), "--lines 'many'"),
-        (("--since", "15 parsecs"), "--since '15 parsecs' is no time"),
+        (("--since", "15 parsecs"), "--since '15 parsecs' is not a time"),
     ],
 )
 def test_a_number_or_a_time_that_is_none_is_an_error(

@@ -631,7 +631,7 @@ def test_the_shipped_inventory_says_that_the_sandbox_has_to_be_put_up_first(tmp_
         "celery_broker_url",
         "celery_result_backend",
     ]
-    assert all("put it up with `inv sandbox`" in problem for problem in found)
+    assert all("start it with `inv sandbox`" in problem for problem in found)
 
 
 # --- secrets
