@@ -1,6 +1,7 @@
-"""The command line: the program, and its verbs.
+"""The command line: the program and its verbs.
 
-Flags become a session and an exit code here. It may import every room; no room imports it.
+It turns flags into a session, and results into an exit code. It may import every room; no room
+imports it.
 """
 
 import sys
@@ -10,10 +11,10 @@ import yaml
 
 
 def _import_invoke() -> None:
-    """Import Invoke without two modules that take a seventh of a verb's start.
+    """Import Invoke without two modules that take a seventh of a verb's start-up time.
 
-    `unittest.mock` serves its MockContext alone; its copy of PyYAML does what the installed one
-    does.
+    Only its MockContext uses `unittest.mock`, and its copy of PyYAML does the same as the installed
+    one.
 
     **Source:** invoke 2.2 `context.py`, `util.py`.
     """

@@ -5,27 +5,54 @@ from collections.abc import Iterator, Mapping
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Start": ("adopt", "init", "completion"),
     "Inspect": (
-        "diagnose", "verify", "explain", "workers", "queues", "messages", "broker", "tasks", "task", "schedule",
-        "tail-logs", "monitor", "hosts", "render",
+        "diagnose",
+        "verify",
+        "explain",
+        "workers",
+        "queues",
+        "messages",
+        "broker",
+        "tasks",
+        "task",
+        "schedule",
+        "tail-logs",
+        "monitor",
+        "hosts",
+        "render",
     ),
     "Change": (
-        "remediate", "clean-queues", "restart-workers", "fix-imports", "install-units", "install-cron", "run-task",
-        "retry", "rate-limit", "pool", "consumer", "revoke", "shutdown",
+        "remediate",
+        "clean-queues",
+        "restart-workers",
+        "fix-imports",
+        "install-units",
+        "install-cron",
+        "run-task",
+        "retry",
+        "rate-limit",
+        "pool",
+        "consumer",
+        "revoke",
+        "shutdown",
     ),
     "Undo": (
-        "runs", "show", "report", "undo", "archive.list", "archive.show", "archive.verify",
+        "runs",
+        "show",
+        "report",
+        "undo",
+        "archive.list",
+        "archive.show",
+        "archive.verify",
         "archive.restore",
     ),
     "Try out": ("sandbox", "fleet"),
-}  # fmt: skip
+}
 REST = "Develop"
 
 
 def grouped(verbs: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Put verbs, each with its help, under the headings of their purposes; a heading without a verb
-    is left out.
-    """
-    known = [name for names in GROUPS.values() for name in names]
+    """Yield each heading that has verbs, with these verbs and their help."""
+    known = {name for names in GROUPS.values() for name in names}
     rest = tuple(name for name in verbs if name not in known)
     for heading, names in (*GROUPS.items(), (REST, rest)):
         if there := [(name, verbs[name]) for name in names if name in verbs]:

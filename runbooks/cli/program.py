@@ -1,6 +1,4 @@
-"""The way in, for `./inv` and for the `runbooks` command: Invoke's program, with this tool's errors
-and exit codes.
-"""
+"""The entry point of `./inv` and `celery-runbooks`: Invoke's program with this tool's errors."""
 
 import atexit
 import gc
@@ -12,7 +10,7 @@ import traceback
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from inspect import getdoc
-from itertools import chain, pairwise
+from itertools import pairwise
 from types import TracebackType
 from typing import NoReturn
 
@@ -33,76 +31,72 @@ from runbooks.core.command import Command, typed
 from runbooks.reports.pipe import Pipe
 
 _COLLECT_AFTER = 200_000
-"""Objects. A verb loads half as many and keeps them to its end: to look through them takes 40 ms,
-and finds nothing.
+"""Objects. A verb loads half as many and keeps them to its end: a collection takes 40 ms, and finds
+nothing.
 """
 
 _FLAG_WITHOUT_VALUE = re.compile(r"Flag <Argument: ([\w-]+).*> needed value")
 """What Invoke says of a flag at the end of the command line that lacks its value."""
 
 _HELP = {"--help", "-h"}
+_PATTERNS = {"worker", "host"}
+"""Positional arguments that take several patterns."""
 _LISTED_BY = {
     "run": (Command("runs"), "lists the runs"),
     "queue": (Command("queues"), "lists the queues"),
     "node": (Command("workers"), "lists the nodes"),
     "task": (Command("tasks"), "lists the tasks"),
     "name": (Command("tasks"), "lists the tasks"),
-    "id": (Command("messages", "QUEUE"), "shows the ids of tasks that wait"),
+    "id": (Command("messages", "QUEUE"), "shows the ids of waiting tasks"),
 }
-"""What shows the values that a positional argument can have, by the argument's name."""
+"""The command that lists the values of a positional argument, by the argument's name."""
 
 
 class _NotCopied(dict[str, ParserContext]):
-    """What each verb takes, by its name; a copy shares it. No verb has an alias."""
+    """The arguments of each verb, by its name; a copy is the same object. No verb has an alias."""
 
     def __deepcopy__(self, memo: object) -> "_NotCopied":
         return self
 
 
 class RunbooksProgram(Program):
-    """What cannot be parsed is told as any other bad input: with what to do next, as JSON where
-    asked, exit code 5.
-    """
+    """Reports a bad command line as any other bad input: with advice, as JSON if asked, exit 5."""
 
     def run(self, argv: list[str] | None = None, exit: bool = True) -> None:
-        """^C ends what is no verb yet, or none any more, at once; Invoke would make of it the exit
-        code of findings.
-        """
+        """Run the program; outside of a verb ^C ends it at once, without Invoke's exit code 1."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        sys.excepthook = _tell_traceback
-        logging.getLogger().addHandler(
-            logging.NullHandler()
-        )  # what libraries log may hold a secret
+        sys.excepthook = _print_traceback
+        # Logs of libraries may contain a secret.
+        logging.getLogger().addHandler(logging.NullHandler())
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
-        atexit.register(
-            gc.freeze
-        )  # else all of it is looked through once more before the process gives it up
+        # Avoids a last collection of all objects when the process ends.
+        atexit.register(gc.freeze)
         super().run(argv, exit)
 
     def core_args(self) -> list[Argument]:
-        """Invoke's own flags, without the letters that mean something else to Ansible."""
+        """Return Invoke's own flags, without letters that mean something else to Ansible."""
         arguments = super().core_args()
         for argument in arguments:
             argument.names = tuple(name for name in argument.names if name not in LETTERS)
         return arguments
 
     def _make_parser(self) -> Parser:
-        """Keep the parser from copying the flags of every verb: it copies those of the verb that it
-        finds once more.
+        """Return a parser that does not copy the flags of every verb.
+
+        It copies the flags of the verb that it finds once more.
         """
         parser = super()._make_parser()
         parser.contexts = _NotCopied(parser.contexts)  # type: ignore[assignment]
         return parser
 
     def print_help(self) -> None:
-        """Show the verbs by purpose; Invoke's own options, which no verb needs, are left out."""
+        """Show the verbs by purpose, without Invoke's own options, which no verb needs."""
         out = sys.stdout
         print(f"Usage: {self.binary} VERB [--options]\n", file=out)
-        for heading, told in grouped(
-            {name: helpline(self.collection[name]) or "" for name in self.parser.contexts}
-        ):
+        purposes = {name: helpline(self.collection[name]) or "" for name in self.parser.contexts}
+        for heading, named in grouped(purposes):
             print(f"{heading}:", file=out)
-            self.print_columns(told)
+            self.print_columns(named)
         print(f"See the options of a verb with: {self.binary} VERB -h", file=out)
 
     def print_task_help(self, name: str) -> None:
@@ -120,49 +114,43 @@ class RunbooksProgram(Program):
             self.print_columns([_with_value(context, *told) for told in context.help_tuples()])
 
     def parse_tasks(self) -> None:
-        """`-h` behind a verb is help, also where it could be an argument or a flag's value."""
+        """Parse the verbs; `-h` after a verb is help, even if it could be an argument or a value."""
         words = self.core.unparsed
         if words and _HELP.intersection(words[1:]):
-            self.core.unparsed, self.args["help"].value = [], words[0]
+            self.args["help"].value = words[0]
+            self.core.unparsed = []
         try:
             super().parse_tasks()
         except ParseError as error:
-            if (
-                self._take_flag_for_argument()
-                or self._join_patterns()
-                or self._leave_out(error.context)
-            ):
+            if self._rewrite(error.context):
                 return self.parse_tasks()
             self._refuse(*self._problem(str(error), error.context))
-        except ValueError as error:  # Invoke's own int(), of a flag that takes a number
-            typed_verbs = [
-                context for name, context in self.parser.contexts.items() if name in self.argv
-            ]
-            self._refuse_number(error, typed_verbs)
+        except ValueError as error:  # Invoke's own int(), of a flag that expects a number
+            verbs_there = self.parser.contexts.keys() & set(self.argv)
+            self._refuse_number(error, [self.parser.contexts[name] for name in verbs_there])
         for context in self.tasks:
             if flag := _flag_without_value(context, self.argv):
-                self._refuse(
-                    f"{flag} expects a value",
-                    f"see: {self.binary} --help {context.name}",
-                )
+                self._refuse(f"{flag} expects a value", f"see: {self.binary} --help {context.name}")
             if _flags_as_arguments(context):
                 self._refuse(*self._problem("", context))
 
+    def _rewrite(self, context: ParserContext | None) -> bool:
+        """Rewrite a command line that Invoke refuses into one that it accepts; False if unneeded."""
+        return self._take_flag_for_argument() or self._join_patterns() or self._leave_out(context)
+
     def _take_flag_for_argument(self) -> bool:
-        """Put `--worker PATTERN` where the argument PATTERN stands if it may be left out: Invoke
-        calls it ambiguous.
+        """Move the value of `--worker PATTERN` to the place of the optional argument PATTERN.
+
+        Invoke would call it ambiguous. Return False if there is no such flag.
         """
         words = self.core.unparsed
-        arguments = (
-            self.parser.contexts[words[0]].positional_args
-            if words[0] in self.parser.contexts
-            else []
-        )
-        for argument in arguments:
-            flag = f"--{argument.name}"
-            at = next((n for n, word in enumerate(words) if word.partition("=")[0] == flag), None)
-            if at is None or not argument.optional:
+        if words[0] not in self.parser.contexts:
+            return False
+        for argument in self.parser.contexts[words[0]].positional_args:
+            names = [word.partition("=")[0] for word in words]
+            if not argument.optional or f"--{argument.name}" not in names:
                 continue
+            at = names.index(f"--{argument.name}")
             _, has_value, value = words.pop(at).partition("=")
             if not has_value and at < len(words):
                 value = words.pop(at)
@@ -171,17 +159,15 @@ class RunbooksProgram(Program):
         return False
 
     def _join_patterns(self) -> bool:
-        """Join several patterns (`restart-workers a b`) into one, as Invoke takes a single word;
-        else False.
+        """Join several patterns (`restart-workers a b`) into one word, as Invoke takes only one.
+
+        Return False if there are not several.
         """
         words = self.core.unparsed
-        context = (
-            self.parser.contexts[words[0]] if words and words[0] in self.parser.contexts else None
-        )
-        if not (
-            context
-            and any(argument.name in ("worker", "host") for argument in context.positional_args)
-        ):
+        if not words or words[0] not in self.parser.contexts:
+            return False
+        context = self.parser.contexts[words[0]]
+        if not _PATTERNS.intersection(argument.name for argument in context.positional_args):
             return False
         places = list(_arguments(words, context, self.parser.contexts))
         if len(places) < 2:
@@ -191,23 +177,22 @@ class RunbooksProgram(Program):
         return True
 
     def _leave_out(self, context: ParserContext | None) -> bool:
-        """Say nothing for a positional argument that may be left out, and was, as Invoke knows no
-        such; else False.
+        """Insert LEFT_OUT for an optional positional argument, which Invoke does not know.
+
+        Return False if none is missing.
         """
-        lacking = context.missing_positional_args if context else []
-        if (
-            not context
-            or not lacking
-            or not lacking[0].optional
-            or context.name not in self.core.unparsed
-        ):
+        if not context or context.name not in self.core.unparsed:
+            return False
+        missing = context.missing_positional_args
+        if not missing or not missing[0].optional:
             return False
         self.core.unparsed.insert(self.core.unparsed.index(context.name) + 1, LEFT_OUT)
         return True
 
     def parse_core(self, argv: list[str] | None) -> None:
-        """Invoke has no module compiled for the next run from here on, which is when most of this
-        tool is loaded.
+        """Parse the core flags; restore the writing of compiled modules, which Invoke disables.
+
+        Most of this tool is imported after this.
         """
         writes_none = sys.dont_write_bytecode
         try:
@@ -224,41 +209,40 @@ class RunbooksProgram(Program):
         except ParseError as error:
             self._refuse(*self._problem(str(error), None))
 
-    def _problem(self, told: str, context: ParserContext | None) -> tuple[str, str]:
-        """What is wrong, and what to do next, from the word that Invoke quotes in what it told."""
+    def _problem(self, said: str, context: ParserContext | None) -> tuple[str, str]:
+        """Return what is wrong and what to do, from Invoke's error, which quotes a word."""
         from runbooks.core.wording import did_you_mean
 
         verb = context.name if context else None
         advice = f"see: {self.binary} --help {verb}" if verb else f"see: {self.binary} --list"
-        word = told.split("'")[1] if told.startswith("No idea") else ""
-        if context and (
-            wrong := [*_flags_as_arguments(context), *([word] if word.startswith("-") else [])]
-        ):
-            if wrong[0] in CHANGING and "--dry-run" not in context.flags:
-                return f"{verb} changes nothing, so it has no flag '{wrong[0]}'", advice
-            if not verb and any(wrong[0] in its.flags for its in self.parser.contexts.values()):
-                return f"'{wrong[0]}' belongs after the verb", advice
-            return (
-                (
-                    f"{verb or self.binary} has no flag"
-                    f" '{wrong[0]}'{did_you_mean(wrong[0], context.flags)}"
-                ),
-                advice,
-            )
-        if context and (lacking := context.missing_positional_args) and "positional" in told:
-            return (
-                _lacks(context, lacking),
-                f"{_where_listed(context, lacking[0])}{self.binary} --help {verb}",
-            )
+        word = said.split("'")[1] if said.startswith("No idea") else ""
+        if context:
+            wrong = _flags_as_arguments(context)
+            if word.startswith("-"):
+                wrong.append(word)
+            if wrong:
+                return self._wrong_flag(wrong[0], context), advice
+            missing = context.missing_positional_args
+            if missing and "positional" in said:
+                where = _where_listed(context, missing[0])
+                return _lacks(context, missing), f"{where}{self.binary} --help {verb}"
         if word:
-            takes = f"{verb} does not take '{word}', and " if verb else ""
-            return (
-                f"{takes}there is no verb '{word}'{did_you_mean(word, self.parser.contexts)}",
-                advice,
-            )
-        if needing := _FLAG_WITHOUT_VALUE.search(told):
+            hint = did_you_mean(word, self.parser.contexts)
+            problem = f"there is no verb '{word}'{hint}"
+            return f"{verb} does not take '{word}', and {problem}" if verb else problem, advice
+        if needing := _FLAG_WITHOUT_VALUE.search(said):
             return f"--{needing[1]} expects a value", advice
-        return re.sub(r"<Argument: ([\w-]+).*?>", r"--\1", told), advice
+        return re.sub(r"<Argument: ([\w-]+).*?>", r"--\1", said), advice
+
+    def _wrong_flag(self, flag: str, context: ParserContext) -> str:
+        from runbooks.core.wording import did_you_mean
+
+        if flag in CHANGING and "--dry-run" not in context.flags:
+            return f"{context.name} changes nothing, so it has no flag '{flag}'"
+        if not context.name and any(flag in its.flags for its in self.parser.contexts.values()):
+            return f"'{flag}' belongs after the verb"
+        name = context.name or self.binary
+        return f"{name} has no flag '{flag}'{did_you_mean(flag, context.flags)}"
 
     def _refuse_number(self, error: ValueError, contexts: Iterable[ParserContext]) -> NoReturn:
         given = str(error).rpartition(": ")[2]
@@ -277,34 +261,31 @@ class RunbooksProgram(Program):
         raise Exit(code=int(reporter.close(error.exit_code)))
 
 
-def _tell_traceback(
+def _print_traceback(
     kind: type[BaseException], error: BaseException, where: TracebackType | None
 ) -> None:
-    """A fault of this tool's own, as Python tells it, but without secrets, and what is in it as
-    text.
-    """
+    """Print the traceback of a bug in this tool, without secrets and control characters."""
     from runbooks.core.outside import on_one_line
     from runbooks.core.redaction import redact
 
     out = Pipe(sys.stderr)
     for part in traceback.format_exception(kind, error, where):
-        first, *further = redact(part).rstrip("\n").split("\n")
-        print(*map(on_one_line, (first, *(f"  {line}" for line in further))), sep="\n", file=out)
+        first, *others = redact(part).rstrip("\n").split("\n")
+        print(on_one_line(first), file=out)
+        for line in others:
+            print(on_one_line(f"  {line}"), file=out)
 
 
 @contextmanager
 def _printing() -> Iterator[None]:
-    """What Invoke itself prints before it ends (the list, a help) ends as the output of a verb
-    does.
-    """
+    """Let output of Invoke itself (the list, a help) end as the output of a verb does."""
     out = Pipe(sys.stdout)
     with redirect_stdout(out):
         try:
             yield
         except Exit as end:
-            raise Exit(
-                end.message, out.end(end.code, lambda text: typed(text, typed_program()))
-            ) from None
+            code = out.end(end.code, lambda text: typed(text, typed_program()))
+            raise Exit(end.message, code) from None
 
 
 def _with_value(context: ParserContext, typed: str, meaning: str | None) -> tuple[str, str]:
@@ -316,63 +297,62 @@ def _with_value(context: ParserContext, typed: str, meaning: str | None) -> tupl
 
 
 def _flag_without_value(context: ParserContext, argv: Sequence[str]) -> str:
-    """A flag that is followed by no value though it takes one, "" where there is none.
+    """Return the first flag that expects a value and has none, "" if there is none.
 
-    Invoke passes over one that may be given several times (2.2.1 `parser/parser.py:
-    complete_flag`): `--task --queue low` would mean all of that queue. One that stands for an
-    argument that may be left out is True then.
+    Invoke (2.2.1 `parser/parser.py: complete_flag`) accepts that for a flag that may be repeated:
+    `--task --queue low` would select everything in that queue. For the flag of an optional
+    positional argument it sets True.
     """
-    bare = [f"--{argument.name}" for argument in context.positional_args if argument.value is True]
-    many = (word for word, after in zip(argv, (*argv[1:], None), strict=True)
-            if word in context.flags and context.flags[word].kind is list
-            if after is None or after in context.flags)  # fmt: skip
-    return next(chain(bare, many), "")
+    for argument in context.positional_args:
+        if argument.value is True:
+            return f"--{argument.name}"
+    for word, after in zip(argv, (*argv[1:], None), strict=True):
+        is_list = word in context.flags and context.flags[word].kind is list
+        if is_list and (after is None or after in context.flags):
+            return word
+    return ""
 
 
 def _flag_of_number(given: str, argv: Sequence[str], contexts: Iterable[ParserContext]) -> str:
-    """The flag that was given this (as Python writes it) for its number: Invoke's error does not
-    name it.
-    """
-    words = [
-        part for word in argv for part in (word.split("=", 1) if word.startswith("--") else (word,))
-    ]
-    flags = (word for word, after in pairwise(words) if repr(after) == given)
+    """Return the flag whose number is `given`, in Python's notation; Invoke does not name it."""
+    words: list[str] = []
+    for word in argv:
+        words += word.split("=", 1) if word.startswith("--") else [word]
     known = [verb.flags for verb in contexts]
-    return next(
-        (flag for flag in flags for its in known if flag in its and its[flag].kind is int), "a flag"
-    )
+    for word, after in pairwise(words):
+        if repr(after) != given:
+            continue
+        if any(word in flags and flags[word].kind is int for flags in known):
+            return word
+    return "a flag"
 
 
 def _arguments(
     words: Sequence[str], context: ParserContext, verbs: Container[str]
 ) -> Iterator[int]:
-    """Where the words of a verb stand that are neither flags nor their values; not those of a
-    further verb.
-    """
-    value, seen = False, False
+    """Yield the places of a verb's words that are neither flags nor values, up to the next verb."""
+    is_value = False
+    has_argument = False
     for place, word in enumerate(words[1:], 1):
-        if value:
-            value = False
+        if is_value:
+            is_value = False
         elif word.startswith("-"):
-            value = (
-                "=" not in word and word in context.flags and bool(context.flags[word].takes_value)
-            )
-        elif seen and word in verbs:
+            is_value = word in context.flags and bool(context.flags[word].takes_value)
+        elif has_argument and word in verbs:
             return
         else:
-            seen = True
+            has_argument = True
             yield place
 
 
 def _lacks(context: ParserContext, lacking: Sequence[Argument]) -> str:
-    """`undo needs RUN: the run's id, …`, for each argument that is missing."""
-    return f"{context.name} needs " + "; ".join(
-        f"{str(one.name).upper()}: {one.help}" for one in lacking
-    )
+    """Name each missing argument: `undo needs RUN: the id of the run, …`."""
+    parts = [f"{str(one.name).upper()}: {one.help}" for one in lacking]
+    return f"{context.name} needs {'; '.join(parts)}"
 
 
 def _where_listed(context: ParserContext, argument: Argument) -> str:
-    """Name the command that shows the values to choose from; "" where there is none."""
+    """Name the command that shows the values to choose from, "" if there is none."""
     if argument.name == "run" and str(context.name).startswith("archive."):
         return f"{Command('archive.list')} lists the archives; see also: "
     listed = _LISTED_BY.get(str(argument.name))
@@ -380,7 +360,7 @@ def _where_listed(context: ParserContext, argument: Argument) -> str:
 
 
 def _flags_as_arguments(context: ParserContext) -> list[str]:
-    """Invoke takes any word for a positional argument, also a flag that the verb does not have."""
+    """Return unknown flags, which Invoke takes for values of positional arguments."""
     return [
         str(argument.value)
         for argument in context.positional_args
@@ -389,7 +369,11 @@ def _flags_as_arguments(context: ParserContext) -> list[str]:
 
 
 def main() -> None:
-    namespace = Collection.from_module(verbs)
-    RunbooksProgram(
-        version=__version__, namespace=namespace, name="celery-runbooks", binary=typed_program()
-    ).run()
+    """Run the program."""
+    program = RunbooksProgram(
+        version=__version__,
+        namespace=Collection.from_module(verbs),
+        name="celery-runbooks",
+        binary=typed_program(),
+    )
+    program.run()

@@ -1,6 +1,6 @@
-"""The verbs: flags in, exit code out. The only room that knows Invoke's task machinery.
+"""The verbs: flags in, exit code out. Only this room uses Invoke's tasks.
 
-Everything heavy is imported when a verb runs, so that `inv --list` and `--help` are quick.
+Large modules are imported when a verb runs, which keeps `inv --list` and `--help` fast.
 """
 
 from invoke.collection import Collection

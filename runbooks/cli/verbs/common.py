@@ -1,6 +1,6 @@
-"""What every verb shares: its flags, the session they make, and the exit code it ends with.
+"""What all verbs share: flags, the session, and the exit code.
 
-Everything heavy is imported when a verb runs, so that `inv --list` and `--help` are quick.
+Large modules are imported when a verb runs, which keeps `inv --list` and `--help` fast.
 """
 
 import os
@@ -49,8 +49,9 @@ if TYPE_CHECKING:
     from runbooks.pages.render import Pages
 
 Said = dict[str, Any]
-"""What the flags of a selection say, as `core/rules.py: from_flags` takes it."""
+"""The values of selection flags, for `core/rules.py: from_flags`."""
 
+_BY_ITS_SCRIPT = {"celery-runbooks": "celery-runbooks", "__main__.py": "python -m runbooks"}
 _EVERYWHERE = ("inventory", "limit", "app", "json", "state_dir")
 _ON_HOSTS = ("forks", "accept_new", "ask_become_pass")
 _CHANGING = ("dry_run", "diff", "yes")
@@ -84,17 +85,11 @@ WORKER = "only workers and beats that match this PATTERN, or one of several: 'hi
 
 
 LEFT_OUT = "\0"
-"""Stands for an optional positional argument that was not given; no shell can give it, as it can an
-empty one.
-"""
+"""The value of an optional positional argument that was not given; no shell can pass it."""
 
 
 class Flags(Struct, frozen=True):
-    """What the command line says to any verb; the defaults are those of the flags.
-
-    `by_broker` and `by_application`: the verb needs no inventory where one of these is named.
-    `only_looks`: it changes nothing. `on_hosts`: it looks at hosts.
-    """
+    """The flags of any verb, with their defaults."""
 
     verb: str
     inventory: tuple[str, ...] = ()
@@ -113,9 +108,13 @@ class Flags(Struct, frozen=True):
     diff: bool = False
     yes: bool = False
     by_broker: bool = False
+    """Whether --broker can replace an inventory."""
     by_application: bool = False
+    """Whether --app can replace an inventory."""
     only_looks: bool = False
+    """Whether the verb changes nothing."""
     on_hosts: bool = False
+    """Whether the verb contacts hosts."""
 
 
 def verb(
@@ -130,14 +129,18 @@ def verb(
     collection: str = "",
     **own: str,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function of `Flags`, and of flags of its own with their help, a task of Invoke.
+    """Turn a function of `Flags`, and of own flags, into a task of Invoke.
 
-    Every verb has the flags that say which fleet; one that works on hosts those that say how to
-    reach them; one that changes something `--dry-run`, `--diff` and `--yes`; one with `selecting`
-    is called with what these flags say as `said`; one that can do `by_broker` takes a broker's URL
-    for an inventory, `by_application` an application. A flag of the function's own stands in for a
-    shared one of its name; an `optional` positional argument may be left out. The function's first
-    paragraph is its help. A verb of a `collection` has that name and a dot in front of its own.
+    - Every verb has the flags that select a fleet.
+    - `hosts`: also the flags for reaching hosts.
+    - `changes`: also `--dry-run`, `--diff` and `--yes`.
+    - `by_broker`, `by_application`: a broker's URL or an application can replace the inventory.
+    - `positional`: own flags that are positional arguments; those in `optional` may be omitted.
+    - `selecting`: selection flags, passed to the function as `said`.
+    - `collection`: its name and a dot precede the name of the verb.
+    - `own`: the help of the function's own flags, which replace shared ones of the same name.
+
+    The first paragraph of the function's docstring is the help of the verb.
     """
     every = (
         *_EVERYWHERE,
@@ -167,24 +170,29 @@ def verb(
             )
             flags = replace(flags, by_broker=by_broker, by_application=by_application)
             flags = replace(flags, only_looks=not changes, on_hosts=hosts)
-            said = {"said": {flag: given.pop(flag) for flag in selecting}} if selecting else {}
-            body(flags, **given, **said)
+            if selecting:
+                given["said"] = {flag: given.pop(flag) for flag in selecting}
+            body(flags, **given)
 
         parameters = [Parameter("c", Parameter.POSITIONAL_OR_KEYWORD)]
-        parameters += [p for p in list(signature(body).parameters.values())[1:] if p.name != "said"]
+        _, *own_parameters = signature(body).parameters.values()
+        parameters += [one for one in own_parameters if one.name != "said"]
         defaults = asdict(Flags(name)) | {"inventory": None}
-        parameters += [
-            Parameter(flag, Parameter.KEYWORD_ONLY, default=defaults[flag]) for flag in shared
-        ]
-        parameters += [
-            Parameter(flag, Parameter.KEYWORD_ONLY, default=unsaid(flag)) for flag in selecting
-        ]
-        run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
+        for flag in shared:
+            parameters.append(Parameter(flag, Parameter.KEYWORD_ONLY, default=defaults[flag]))
+        for flag in selecting:
+            parameters.append(Parameter(flag, Parameter.KEYWORD_ONLY, default=unsaid(flag)))
+        run.__name__ = body.__name__
+        run.__doc__ = body.__doc__
+        run.__module__ = body.__module__
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-        alone = {"app": APP_ALONE} if by_application else {}
-        told = {flag: _HELP[flag] for flag in shared} | alone | own | dict(selecting)
+        texts = {flag: _HELP[flag] for flag in shared}
+        if by_application:
+            texts["app"] = APP_ALONE
+        texts |= own
+        texts |= selecting
         many = ["inventory", *(flag for flag in selecting if flag in MANY)]
-        # Invoke would give the letter that is `--yes` here to `--async` there.
+        # Without own letters: Invoke would give `--yes` of one verb the letter of another's flag.
         made: Callable[..., None] = task(
             klass=AnsibleTask,
             name=short,
@@ -192,7 +200,7 @@ def verb(
             optional=optional,
             auto_shortflags=False,
             iterable=many,
-            help=told,
+            help=texts,
         )(run)
         return made
 
@@ -208,11 +216,12 @@ def run_verb(
     aside: bool = False,
     one_of_several: bool = False,
 ) -> None:
-    """Run a verb's body with its reporter; every way it can end becomes a documented exit code.
+    """Run a verb's body with its reporter, and turn its end into a documented exit code.
 
-    `follow`: it has no end, so JSON comes line by line. `only_read`: it ends when nobody reads what
-    it prints. `aside`: standard output is for a document alone. `one_of_several`: the caller
-    chooses where there are SeveralApplications.
+    - `follow`: the output has no end, so JSON is written line by line.
+    - `only_read`: the verb ends when its output is no longer read.
+    - `aside`: only a document goes to standard output.
+    - `one_of_several`: SeveralApplications is raised, for the caller to choose.
     """
     from runbooks.core.errors import ExitCode, Interrupted, RunbookError, SeveralApplications
     from runbooks.core.redaction import keep_secrets_in
@@ -236,7 +245,7 @@ def run_verb(
             reporter.error(error)
             code = error.exit_code
         except ReaderGone:
-            code = ExitCode.OK  # `tail-logs | head`: the reader has seen enough
+            code = ExitCode.OK  # `tail-logs | head`: the reader has read enough
         except KeyboardInterrupt:
             interrupted = Interrupted("interrupted; nothing was changed")
             if not follow:
@@ -249,17 +258,14 @@ def run_verb(
 
 @contextmanager
 def _signals_as_interrupt() -> Iterator[None]:
-    """^C, a terminal that goes away and a service manager that stops us end a run alike: written
-    down.
-    """
+    """Turn ^C, a closed terminal and a stop by a service manager into the same interrupt."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise KeyboardInterrupt
 
-    before = {
-        number: signal.signal(number, interrupt)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        before[number] = signal.signal(number, interrupt)
     try:
         yield
     finally:
@@ -267,13 +273,8 @@ def _signals_as_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-_BY_ITS_SCRIPT = {"celery-runbooks": "celery-runbooks", "__main__.py": "python -m runbooks"}
-
-
 def typed_program() -> str:
-    """What the operator typed to get here, for the commands that are suggested: `./inv` says how it
-    was called.
-    """
+    """Return the program as the operator typed it, for suggested commands; `./inv` exports it."""
     if typed := os.environ.get("RUNBOOKS_TYPED"):
         return shlex.quote(typed)
     return _BY_ITS_SCRIPT.get(Path(sys.argv[0]).name, "inv")
@@ -282,9 +283,9 @@ def typed_program() -> str:
 def fleet_of(
     flags: Flags, reporter: "Reporter | None" = None, *, only_looks: bool = False
 ) -> "Fleet":
-    """The inventory's fleet; the reporter is told that this is what the output is about.
+    """Return the fleet of the inventory, and report it as the subject of the output.
 
-    What `only_looks` goes without hosts that lack variables.
+    A verb that `only_looks` skips hosts that lack variables.
     """
     from runbooks.core.reporter import About
     from runbooks.inventory.build import limited_fleet
@@ -309,7 +310,7 @@ def fleet_of(
 
 
 def _inventory_of(flags: Flags, fleet: "Fleet") -> str:
-    """The inventory as an output and a record name it."""
+    """Return the inventory as the output and the record of a run name it."""
     return NO_INVENTORY if fleet.found is not None else recorded(sources_of(flags.inventory))
 
 
@@ -326,7 +327,7 @@ def _require_alone(flags: Flags) -> None:
 
 
 def state_directory(flags: Flags, fleet: "Fleet | None" = None) -> Path:
-    """Where runs are recorded; the inventory is read for it only where no flag says it."""
+    """Return where runs are recorded; the inventory is only read if no flag says it."""
     if flags.state_dir is not None:
         return _existing_or_new(flags.state_dir)
     directory = (fleet or fleet_of(flags, only_looks=True)).state_directory
@@ -334,7 +335,7 @@ def state_directory(flags: Flags, fleet: "Fleet | None" = None) -> Path:
 
 
 def records_of(flags: Flags, reporter: "Reporter") -> Path:
-    """Where runs are recorded; the reporter is told that the output is about these."""
+    """Return where runs are recorded, and report it as the subject of the output."""
     from runbooks.core.reporter import About
 
     directory = state_directory(flags)
@@ -343,7 +344,7 @@ def records_of(flags: Flags, reporter: "Reporter") -> Path:
 
 
 def usual_state_directory() -> Path:
-    """Where runs are recorded if nobody says otherwise."""
+    """Return the default folder for the records of runs."""
     from platformdirs import user_state_path
 
     return user_state_path("celery-runbooks")
@@ -361,12 +362,13 @@ def _existing_or_new(name: str) -> Path:
 
 
 def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = None) -> "Session":
+    """Return a verb's session on the fleet that the flags name."""
     fleet = fleet_of(flags, reporter, only_looks=flags.only_looks)
     return session_on(flags, replace(fleet, selection=selection), reporter)
 
 
 def session_on(flags: Flags, fleet: "Fleet", reporter: "Reporter") -> "Session":
-    """A verb's work on this fleet; of one that no inventory describes the queues are found before."""
+    """Return a verb's session on this fleet; without an inventory its queues are searched first."""
     from runbooks.engine.context import Options, Session
     from runbooks.ssh.connect import transports_to
 
@@ -384,17 +386,18 @@ def session_on(flags: Flags, fleet: "Fleet", reporter: "Reporter") -> "Session":
         every_message=flags.json,
     )
     password = _ask_become_password() if flags.ask_become_pass else None
-    reached = {
-        host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))
-    }
+    reached = {host.name: host for host in fleet.hosts}
+    if fleet.tunnel:
+        reached[fleet.tunnel.name] = fleet.tunnel
     transports = transports_to(
         reached.values(), forks=flags.forks, accept_new=flags.accept_new, become_password=password
     )
 
     def broker() -> "Broker":
-        return _broker_of(
-            fleet.app, reporter, transports[fleet.tunnel.name].forward if fleet.tunnel else None
-        )
+        tunnel = None
+        if fleet.tunnel:
+            tunnel = transports[fleet.tunnel.name].forward
+        return _broker_of(fleet.app, reporter, tunnel)
 
     return Session(fleet, transports, broker, templates_of(fleet), reporter, options)
 
@@ -408,7 +411,7 @@ def _broker_of(
 
 
 def asking(session: "Session", **options: bool) -> "Session":
-    """The session, with what flags of the verb's own ask for."""
+    """Return the session with options from the verb's own flags."""
     session.options = replace(session.options, **options)
     return session
 
@@ -425,49 +428,54 @@ def _warn_of_no_check(fleet: "Fleet", reporter: "Reporter") -> None:
 
 
 def _warn_of_unchecked(flags: Flags, fleet: "Fleet", reporter: "Reporter") -> None:
-    """Of a verb that looks at hosts."""
+    """Warn of hosts that lack variables, if the verb contacts hosts."""
     from runbooks.core.wording import enumerated
     from runbooks.inventory.build import ON_HOSTS
 
+    if not flags.on_hosts:
+        return
     hosts: dict[tuple[str, ...], list[str]] = {}
-    for name, lacking in fleet.unchecked.items() if flags.on_hosts else ():
+    for name, lacking in fleet.unchecked.items():
         hosts.setdefault(lacking, []).append(name)
     for lacking, names in hosts.items():
         are = "is" if len(lacking) == 1 else "are"
         reporter.warning(
             f"not checked: services, files and application of {enumerated(names)}, because"
-            f" {enumerated(lacking)} {are} not given",
+            f" {enumerated(lacking)} {are} not set",
             f"{ON_HOSTS} has an example of each",
         )
 
 
 def _where(flags: Flags) -> str:
-    state = f" --state-dir {shlex.quote(flags.state_dir)}" if flags.state_dir else ""
+    """Return the flags that lead to the same fleet and records, for suggested commands."""
     given = {
         "--broker": flags.broker,
         "--app": flags.app,
         "--python": flags.python,
         "--container": flags.container,
+        "--state-dir": flags.state_dir,
     }
-    instead = "".join(f" {name} {shlex.quote(value)}" for name, value in given.items() if value)
-    return flags_for(flags.inventory) + instead + state
+    line = flags_for(flags.inventory)
+    for name, value in given.items():
+        if value:
+            line += f" {name} {shlex.quote(value)}"
+    return line
 
 
 def _ask(question: str) -> bool:
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except (EOFError, KeyboardInterrupt) as ended:
-        print()  # noqa: T201  # the answer's line has no end
+        print()  # noqa: T201  # ends the line of the question
         if isinstance(ended, KeyboardInterrupt):
             raise
         return False
 
 
 def _ask_become_password() -> str:
-    """Ask on the terminal itself, so that standard input and output stay what they are, and before
-    any thread begins.
+    """Ask for the password on the terminal itself, before any thread starts.
 
-    Raises UsageError where nobody can be asked.
+    Standard input and output are not used. Raises UsageError if there is no terminal.
     """
     from getpass import getpass
 
@@ -479,8 +487,8 @@ def _ask_become_password() -> str:
     except OSError:
         raise UsageError(
             "--ask-become-pass: this is not a terminal",
-            "set ansible_become_password in the inventory, looked up where it is kept"
-            " (docs/inventory.md: Secrets)",
+            "set ansible_become_password in the inventory, with a lookup (docs/inventory.md:"
+            " Secrets)",
         ) from None
     password = getpass("become password: ")
     keep_secret(password)
@@ -488,15 +496,16 @@ def _ask_become_password() -> str:
 
 
 def templates_of(fleet: "Fleet") -> "Templates":
-    """The operator's own templates before those that are shipped."""
+    """Return the operator's own templates, then the shipped ones."""
     from runbooks.inventory.templates import Templates
 
-    own = fleet.templates_directory
-    return Templates(*((own, shipped_templates()) if own else (shipped_templates(),)))
+    if own := fleet.templates_directory:
+        return Templates(own, shipped_templates())
+    return Templates(shipped_templates())
 
 
 def pages_of(flags: Flags) -> "Pages":
-    """What makes pages, with the commands on them as the operator types them."""
+    """Return a renderer of pages, with commands as the operator types them."""
     from runbooks.pages.render import Pages
 
     return Pages(typed_program(), _where(flags))
@@ -509,6 +518,7 @@ def on_fleet(
     follow: bool = False,
     only_read: bool = False,
 ) -> None:
+    """Run a page on the fleet that the flags name."""
     run_verb(
         flags,
         lambda reporter: page(session_of(flags, reporter)),
@@ -518,10 +528,9 @@ def on_fleet(
 
 
 def on_each_fleet(flags: Flags, page: Callable[["Session"], "ExitCode"]) -> None:
-    """As `on_fleet`; where the inventory has several applications, and none is chosen, on that of
-    each in turn.
+    """Run a page as `on_fleet`; if no application is chosen, on the fleet of each in turn.
 
-    As JSON each is a line of its own then. The exit code is the greatest.
+    Then each has its own line of JSON, and the exit code is the greatest of all.
     """
     from runbooks.core.errors import ExitCode, SeveralApplications
 

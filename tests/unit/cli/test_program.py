@@ -62,7 +62,7 @@ def inv(*words: str) -> "subprocess.CompletedProcess[str]":
         ("consumer high@web1 add", "consumer needs QUEUE: the QUEUE"),
         (
             "task",
-            "task needs ID: the ID of the task\n→ `inv messages QUEUE` shows the ids of tasks that wait",
+            "task needs ID: the ID of the task\n→ `inv messages QUEUE` shows the ids of waiting tasks",
         ),
         ("diagnose --only x", "diagnose has no flag '--only'\n→ see: inv --help diagnose"),
         ("diagnose --limit", "--limit expects a value"),
