@@ -1,4 +1,4 @@
-"""Expected tasks that nothing imports, and the lines that would."""
+"""Find expected tasks that nothing imports, and offer the lines that would."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,54 +21,50 @@ STEP = "imports"
 
 
 def never_imported(fleet: Fleet, now: ImportProbe) -> list[str]:
-    """The expected tasks that the application does not register, though what they are in can be
-    imported.
-    """
+    """Return the expected tasks that are not registered although their module can be imported."""
     missing = sorted(frozenset(fleet.app.expected_tasks) - now.registered)
-    return [
-        task
-        for task in missing
-        if now.errors.get(_module(task), None if _module(task) else "") == ""
-    ]
+    never = []
+    for task in missing:
+        module = _module(task)
+        error = now.errors.get(module) if module else now.errors.get(module, "")
+        if error == "":
+            never.append(task)
+    return never
 
 
 def faults(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) -> Iterator[Finding]:
-    """A finding of all of them on a host, with the change that imports them there where one was
-    tried.
-    """
-    if not (never := never_imported(fleet, now)):
+    """Yield one finding for all of them on a host, with the change that imports them, if tried."""
+    never = never_imported(fleet, now)
+    if not never:
         return
     insertion = state.insertion
-    offered = insertion is not None and not insertion.why_not
+    registered = counted(len(now.registered), "task")
+    modules = sorted({_module(task) for task in never} - {""})
+    evidence = [
+        f"loaded as a worker loads it, `{fleet.app.app}` registers {registered}, but not these"
+    ]
+    evidence += [f"importing {module} directly works" for module in modules]
+    remedy = None
+    fix: tuple[Change, ...] = ()
+    if insertion:
+        evidence += _described(insertion)
+    if insertion and not insertion.why_not:
+        preview = Command("fix-imports", "--dry-run")
+        remedy = f"import it there, and restart the workers: {preview}"
+        fix = (_insert(host, insertion, never),)
     yield Finding(
         "task.never_imported",
         host.name,
         f"{tasks(never)}: the application never imports it, or has no such task",
-        (
-            (
-                f"loaded as a worker loads it, `{fleet.app.app}` registers"
-                f" {counted(len(now.registered), 'task')}, not these"
-            ),
-            *(
-                f"imported by hand, {module} works"
-                for module in sorted({_module(task) for task in never} - {""})
-            ),
-            *(_told(insertion) if insertion else ()),
-        ),
-        remedy=(
-            f"import it there, and restart the workers: {Command('fix-imports', '--dry-run')}"
-            if offered
-            else None
-        ),
-        fix=(_insert(host, insertion, never),) if insertion and offered else (),
+        tuple(evidence),
+        remedy=remedy,
+        fix=fix,
         blocks=(Block(host.name),),
     )
 
 
 def two_names(fleet: Fleet, host: FleetHost, now: ImportProbe) -> Iterator[Finding]:
-    """Tasks whose file is imported as two modules, by the application or where an expected name
-    asks for the other.
-    """
+    """Yield the tasks whose file is imported under two names, or expected under the other one."""
     concerned = now.registered | frozenset(fleet.app.expected_tasks)
     for short, long, path in now.twins:
         if {short, long} <= concerned:
@@ -77,10 +73,10 @@ def two_names(fleet: Fleet, host: FleetHost, now: ImportProbe) -> Iterator[Findi
                 "task.two_names",
                 host.name,
                 f"{short} and {long} are one task: its file is imported under two names. A worker"
-                " discards a message with the name that it does not know: import the file, expect"
+                " discards messages with the name that it does not know: import the file, expect"
                 " the task and send it by one of them",
                 (
-                    f"both are made in {path}",
+                    f"both are defined in {path}",
                     f"the application registers {' and '.join(known) or 'neither'}",
                 ),
                 severity=Severity.WARNING,
@@ -88,7 +84,7 @@ def two_names(fleet: Fleet, host: FleetHost, now: ImportProbe) -> Iterator[Findi
 
 
 def to_be_inserted(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """The findings of all hosts."""
+    """Yield the findings of all hosts."""
     for host in fleet.hosts:
         state = snapshot.reachable().get(host.name)
         if state and state.imports_now:
@@ -96,32 +92,28 @@ def to_be_inserted(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def not_registered(fleet: Fleet, first: Snapshot, snapshot: Snapshot) -> Iterator[Finding]:
-    """Of the hosts whose file was changed those where the application, loaded now, lacks expected
-    tasks all the same.
+    """Yield the hosts whose file was changed and whose application still lacks expected tasks.
 
-    Each asks for the file that the `first` look wanted once more.
+    The fix of each writes the file of the `first` look once more.
     """
+    expected = frozenset(fleet.app.expected_tasks)
     for host in fleet.hosts:
-        before, state = first.reachable().get(host.name), snapshot.reachable().get(host.name)
-        now, insertion = state.imports_now if state else None, before.insertion if before else None
-        if (
-            now
-            and insertion
-            and not (now.loaded and now.registered >= frozenset(fleet.app.expected_tasks))
-        ):
-            errors = [error.splitlines()[-1] for error in now.errors.values() if error]
-            summary = "; ".join(
-                filter(None, ("loaded, the application lacks tasks", now.failed, *errors))
-            )
-            again = WriteFile(
-                insertion.path, insertion.after, insertion.before.mode, sha256(insertion.after)
-            )
-            yield Finding(
-                "task.never_imported", host.name, summary, fix=(Change(host.name, STEP, summary, again),)
-            )  # fmt: skip
+        before = first.reachable().get(host.name)
+        state = snapshot.reachable().get(host.name)
+        insertion = before.insertion if before else None
+        now = state.imports_now if state else None
+        if not now or not insertion or (now.loaded and now.registered >= expected):
+            continue
+        errors = [error.splitlines()[-1] for error in now.errors.values() if error]
+        reasons = ["loaded, the application lacks tasks", now.failed, *errors]
+        summary = "; ".join(filter(None, reasons))
+        done = sha256(insertion.after)
+        again = WriteFile(insertion.path, insertion.after, insertion.before.mode, done)
+        change = Change(host.name, STEP, summary, again)
+        yield Finding("task.never_imported", host.name, summary, fix=(change,))
 
 
-def _told(insertion: Insertion) -> Iterator[str]:
+def _described(insertion: Insertion) -> Iterator[str]:
     if insertion.why_not:
         yield f"no import is offered: {insertion.why_not}"
         return
@@ -129,17 +121,17 @@ def _told(insertion: Insertion) -> Iterator[str]:
         f"tried on the host: with an import at {insertion.path}, line {insertion.line}, they are"
         " registered"
     )
-    yield from (
-        f"  {line}" for line in _diff(insertion).splitlines()[3:] if line[:1] == "+" and line != "+"
-    )
+    for line in _diff(insertion).splitlines()[3:]:
+        if line.startswith("+") and line != "+":
+            yield f"  {line}"
     yield from _overwritten(insertion)
 
 
 def _overwritten(insertion: Insertion) -> Iterator[str]:
     if insertion.checkout:
         yield (
-            f"{insertion.checkout} is a git checkout, and the next deployment overwrites it: commit"
-            " the lines, too"
+            f"{insertion.checkout} is a git checkout, and the next deployment overwrites the lines:"
+            " commit them, too"
         )
 
 
@@ -148,19 +140,16 @@ def _diff(insertion: Insertion) -> str:
 
 
 def _insert(host: FleetHost, insertion: Insertion, never: Sequence[str]) -> Change:
-    before, after = insertion.before, insertion.after
+    path = insertion.path
+    before = insertion.before
+    after = insertion.after
+    changed_at = before.changed_at or None
     return Change(
         host.name,
         STEP,
-        f"import {tasks(never)} in {insertion.path}, line {insertion.line}",
-        do=WriteFile(insertion.path, after, before.mode, sha256(before.content)),
-        undo=WriteFile(
-            insertion.path,
-            before.content,
-            before.mode,
-            sha256(after),
-            changed_at=before.changed_at or None,
-        ),
+        f"import {tasks(never)} in {path}, line {insertion.line}",
+        do=WriteFile(path, after, before.mode, sha256(before.content)),
+        undo=WriteFile(path, before.content, before.mode, sha256(after), changed_at=changed_at),
         detail="\n".join((_diff(insertion), *_overwritten(insertion))),
     )
 

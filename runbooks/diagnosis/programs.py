@@ -1,9 +1,7 @@
-"""Programs of a supervisord that are somebody else's: what keeps one from starting again, and what
-would be lost.
+"""Take over programs of a supervisord: keep one from starting again, and see what would be lost.
 
-The conf file says from then on that the program does not start with supervisord. supervisord is not
-told to read it again: what it has read lets the program stay stopped, and an `update` would restart
-the program's whole group.
+The conf file gets `autostart=false`. supervisord does not have to read it again: the program stays
+stopped anyway, and an `update` would restart the program's whole group.
 """
 
 import re
@@ -26,9 +24,7 @@ def _program(state: HostState, name: str) -> Program | None:
 
 
 def comes_back(fleet: Fleet, host: FleetHost, state: HostState, name: str) -> bool:
-    """Whether a program does not run, starts with supervisord, and is neither this tool's nor the
-    inventory's.
-    """
+    """Return whether a program is down, starts with supervisord, and is not from the inventory."""
     program = _program(state, name)
     if not program or program.pids or not state.foreign:
         return False
@@ -39,67 +35,62 @@ def comes_back(fleet: Fleet, host: FleetHost, state: HostState, name: str) -> bo
 
 
 def full_names(state: HostState, name: str) -> tuple[str, ...]:
-    """By which supervisord knows the processes of a program; none for what is no program."""
+    """Return supervisord's names for the processes of a program; none if it is not a program."""
     program = _program(state, name)
     return tuple(program.pids) if program else ()
 
 
 def environment_of(state: HostState, name: str) -> str:
-    """What sets variables of its own."""
+    """Return which setting sets its own variables."""
     return "environment= in its conf file" if _program(state, name) else "Environment= in its unit"
 
 
 def why_unmanaged(foreign: Foreign, name: str) -> str:
-    """Why supervisord cannot be told to stop it for good; "" where it can."""
+    """Return why supervisord cannot stop it for good; "" if it can."""
     if foreign.no_programs:
         return (
-            f"its supervisord cannot be asked ({foreign.no_programs}); does celery_supervisor name"
+            f"its supervisord does not answer ({foreign.no_programs}); does celery_supervisor name"
             " its conf and ctl?"
         )
     if name not in foreign.programs:
         return (
-            "it is of another supervisord than the one of celery_supervisor, or its conf file no"
-            " longer has it"
+            "it belongs to another supervisord than the one of celery_supervisor, or its conf file"
+            " no longer has it"
         )
     program = foreign.programs[name]
-    if not _without_autostart(
-        program, foreign.conf_files[program.path].content.decode(errors="replace")
-    ):
-        return f"{program.path} has no line [{program.section}], or several"
+    text = foreign.conf_files[program.path].content.decode(errors="replace")
+    if not _without_autostart(program, text):
+        return f"{program.path} does not have exactly one line [{program.section}]"
     return ""
 
 
 def why_lost(host: FleetHost, state: HostState, name: str) -> str:
-    """Which variables it sets that the environment file does not, where there is no drop-in to
-    carry them over into.
-    """
-    text = (
-        state.foreign.units.get(name) if state.foreign and name in state.foreign.programs else None
-    )
-    if not text or host.manager.has_drop_ins:
+    """Return which of its variables would be lost: no drop-in or environment file has them."""
+    if not _program(state, name) or not state.foreign or host.manager.has_drop_ins:
         return ""
+    text = state.foreign.units.get(name)
+    settings = text.settings if text else ()
     known = host.environment_in(state.files.get(host.settings.env_file)).values
-    set_there = (variable_of(value)[0] for key, value in text.settings if key == "Environment")
-    if lost := [variable for variable in set_there if variable not in known]:
-        return (
-            f"{environment_of(state, name)} sets {', '.join(lost)}, and the environment file does"
-            f" not: write it into {host.settings.env_file}, then run the same command again"
-        )
-    return ""
+    set_there = [variable_of(value)[0] for key, value in settings if key == "Environment"]
+    lost = [variable for variable in set_there if variable not in known]
+    if not lost:
+        return ""
+    return (
+        f"{environment_of(state, name)} sets {', '.join(lost)}, and the environment file does not:"
+        f" write it into {host.settings.env_file}, then run this command again"
+    )
 
 
 def why_killed(host: FleetHost, state: HostState, name: str, rows: Sequence[Row]) -> str:
-    """Why its stop might lose a task: one that does not answer cannot be told before to finish what
-    it holds.
-    """
+    """Return why its stop might lose a task: a worker that does not answer cannot be drained."""
     program = _program(state, name)
     silent = [row for row in rows if row.process and not row.process.is_beat and not row.answer]
     if not program or not silent:
         return ""
     if program.as_group:
         return (
-            "it does not answer, and stopasgroup lets a stop end its tasks at once (--kill-running"
-            " stops it anyway)"
+            "it does not answer, and because of stopasgroup a stop ends its tasks at once"
+            " (--kill-running stops it anyway)"
         )
     if program.stop_wait_s < host.settings.stop_timeout:
         return (
@@ -112,50 +103,47 @@ def why_killed(host: FleetHost, state: HostState, name: str, rows: Sequence[Row]
 def kept_from_starting(
     host: FleetHost, state: HostState, name: str, taken: Sequence[str]
 ) -> Iterator[Change]:
-    """Its conf file says that it does not start with supervisord, nor do the others there that are
-    `taken` over.
+    """Yield the change that keeps it from starting with supervisord.
 
-    That is one change of one file, whichever of them asks for it.
+    Others in its conf file that are `taken` over are in the same change of that file.
     """
     program = _program(state, name)
     if not program or not state.foreign:
         return
     file = state.foreign.conf_files[program.path]
-    found = {
-        one: other
-        for one in taken
-        if (other := _program(state, one)) and other.path == program.path
-    }
-    after = file.content.decode(errors="surrogateescape")
-    for other in found.values():
-        after = _without_autostart(other, after)
-    content = after.encode(errors="surrogateescape")
+    found = []
+    text = file.content.decode(errors="surrogateescape")
+    for one in taken:
+        other = _program(state, one)
+        if other and other.path == program.path:
+            found.append(one)
+            text = _without_autostart(other, text)
+    content = text.encode(errors="surrogateescape")
     if content != file.content:
         they_do = "it does" if len(found) == 1 else "they do"
+        path = program.path
+        before = sha256(file.content)
+        after = sha256(content)
         yield Change(
             host.name,
             STEP,
-            f"set autostart=false of {enumerated([*found])} in {program.path}, so that"
-            f" {they_do} not start with supervisord",
-            WriteFile(program.path, content, file.mode, sha256(file.content)),
-            WriteFile(
-                program.path, file.content, file.mode, sha256(content), changed_at=file.changed_at
-            ),
-            detail=diff(program.path, file.content, content),
+            f"set autostart=false of {enumerated(found)} in {path}, so that {they_do} not start"
+            " with supervisord",
+            WriteFile(path, content, file.mode, before),
+            WriteFile(path, file.content, file.mode, after, changed_at=file.changed_at),
+            detail=diff(path, file.content, content),
         )
 
 
 def _without_autostart(program: Program, text: str) -> str:
-    """The conf file with `autostart=false` in the program's section; "" where that is not there
-    once.
+    """Return the conf file with `autostart=false` in the program's only section; else "".
 
     **Source:** supervisor 4.3.0 `options.py: process_groups_from_parser, UnhosedConfigParser`: a
     later key wins.
     """
     kind, _, own = program.section.partition(":")
-    heads = [
-        *re.finditer(rf"^\[{kind}:[ \t]*{re.escape(own.strip())}[ \t]*\].*$", text, re.MULTILINE)
-    ]
+    head = rf"^\[{kind}:[ \t]*{re.escape(own.strip())}[ \t]*\].*$"
+    heads = list(re.finditer(head, text, re.MULTILINE))
     if len(heads) != 1:
         return ""
     begin = heads[0].end()

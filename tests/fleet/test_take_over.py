@@ -357,7 +357,7 @@ def test_a_unit_that_a_timer_starts_again_is_left_alone(bare: FleetWorld) -> Non
     were = running(bare)
     done = inv(bare, *TAKE_OVER, "--yes")
     assert done.code == 2, done.out + done.err
-    assert "printers.timer starts it, too, and would do so again" in words(done)
+    assert "printers.timer also starts it, and would start it again" in words(done)
     assert running(bare) == were
 
 
@@ -405,7 +405,7 @@ def test_a_unit_at_our_place_that_somebody_wrote_is_replaced_only_where_that_is_
     pid = root(bare, f"systemctl show -P MainPID {HIGH}")
     plain = inv(bare, "remediate", "--yes")
     assert plain.code == 2, plain.out + plain.err
-    assert f"{HIGH} was not written by this tool, so it is left as it is" in words(plain)
+    assert f"{HIGH} was not written by this tool; not changed" in words(plain)
     assert root(bare, f"cat {UNITS}/{HIGH}") == theirs
     assert root(bare, f"systemctl show -P MainPID {HIGH}") == pid
     assert inv(bare, "undo", "last", "--yes").code == 0

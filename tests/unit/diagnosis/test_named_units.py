@@ -218,8 +218,7 @@ def test_programs_of_supervisords_are_watched_as_they_are_and_none_gets_a_conf_f
         "program.stop_loses_tasks"
     ]
     assert (
-        hasty.summary
-        == "supervisord kills shop:high 10 s after it was told to stop (stopwaitsecs), and a stop"
+        hasty.summary == "supervisord kills shop:high 10 s after a stop (stopwaitsecs), but a stop"
         " may take 1 min (celery_stop_timeout): tasks that run longer are lost"
     )
     assert not hasty.fix
@@ -272,7 +271,7 @@ def test_a_stop_that_ends_the_pool_s_tasks_at_once_is_told_with_the_tasks_that_r
         return list(program_stops.faults(fleet, snapshot))
 
     (at_once,) = told(main, child)
-    assert "tells the processes of its pool to end as well (stopasgroup=true)" in at_once.summary
+    assert "also stops the processes of its pool (stopasgroup=true)" in at_once.summary
     assert "a stop now: runs shop.tasks.ship (id-1)" in at_once.evidence[0]
     (longer,) = told(main)  # a pool without processes of its own
     assert "a stop may take 16 min 40 s (a task there runs for so long)" in longer.summary

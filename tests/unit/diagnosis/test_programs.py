@@ -52,6 +52,6 @@ def test_one_line_keeps_a_program_from_starting_with_supervisord(before: str, af
 
 def test_a_program_of_another_supervisord_is_left_alone() -> None:
     assert "another supervisord" in programs.why_unmanaged(Foreign({}), "supervisord")
-    assert "cannot be asked (no such file)" in programs.why_unmanaged(
+    assert "does not answer (no such file)" in programs.why_unmanaged(
         Foreign({}, no_programs="no such file"), "supervisord"
     )

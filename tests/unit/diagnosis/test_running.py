@@ -29,12 +29,12 @@ def test_the_plan_says_what_runs_since_when_and_what_a_restart_does_to_it() -> N
     (change,) = worker_step(FLEET, {"web1": NOW}).plan(snapshot)
     assert change.detail.splitlines() == [
         (
-            "runs shop.tasks.bill (1f) since 2025-06-15T15:06:35Z (5 s), acknowledged early:"
+            "runs shop.tasks.bill (1f) since 2025-06-15T15:06:35Z (5 s), acknowledged early: if"
             " killed, it is lost"
         ),
         (
-            "runs shop.tasks.bill (1f) since 2025-06-15T15:06:33Z (7 s), acknowledged late: killed,"
-            " it runs again after the visibility timeout"
+            "runs shop.tasks.bill (1f) since 2025-06-15T15:06:33Z (7 s), acknowledged late: if"
+            " killed, it runs again after the visibility timeout"
         ),
     ]
     assert not list(would_kill(FLEET, snapshot, stopped_by([change])))

@@ -131,7 +131,7 @@ def test_a_worker_fits_by_its_name_or_by_its_queues_and_what_fits_nothing_stays(
 def test_beat_fits_only_where_the_inventory_has_it() -> None:
     (found,) = findings(a_process("", options=Options("beat", "shop")), host=a_host(beat=False))
     assert found.code == "worker.not_taken_over"
-    assert "fits no service of the inventory on web1" in found.summary
+    assert "matches no service of the inventory on web1" in found.summary
 
 
 def test_what_takes_messages_elsewhere_or_is_another_applications_is_nobodys_business() -> None:
@@ -141,7 +141,7 @@ def test_what_takes_messages_elsewhere_or_is_another_applications_is_nobodys_bus
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"text": a_text(pulled_by=("old.timer",))}, "old.timer starts it, too"),
+        ({"text": a_text(pulled_by=("old.timer",))}, "old.timer also starts it"),
         (
             {
                 "unit": Unit(
@@ -488,7 +488,7 @@ def test_two_programs_of_one_conf_file_are_kept_from_starting_by_one_change() ->
             {},
             "environment= in its conf file sets API_TOKEN, which may be a secret",
         ),
-        ((), {"as_group": True}, "stopasgroup lets a stop end its tasks at once"),
+        ((), {"as_group": True}, "because of stopasgroup a stop ends its tasks at once"),
         ((), {"wait_s": 10.0}, "a stop kills what runs after 10 s (its stopwaitsecs;"),
         (
             (("Environment", '"REGION=eu"'),),

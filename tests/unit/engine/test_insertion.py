@@ -103,7 +103,7 @@ def test_a_file_that_is_imported_under_another_name_is_not_imported_again(place:
     assert finding.code == "task.two_names"
     assert finding.summary.startswith("tasks.bill and parts.tasks.bill are one task")
     assert finding.evidence == (
-        f"both are made in {place}/parts/tasks.py",
+        f"both are defined in {place}/parts/tasks.py",
         "the application registers parts.tasks.bill",
     )
     assert not list(two_names(*looked_at(place, "parts.tasks.bill"))), "under one name it is well"
