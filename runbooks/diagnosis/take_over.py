@@ -36,11 +36,12 @@ UNITS = "units"
 _SOLVED = ("service.runs_elsewhere", "worker.twins", "worker.answered_by_another")
 """The findings that no longer block anything once their runner is taken over."""
 
-_CARRIED = frozenset(
-    "User Group SupplementaryGroups UMask WorkingDirectory Nice OOMScoreAdjust CPUQuota CPUWeight"
-    " CPUShares CPUAffinity CPUSchedulingPolicy MemoryMax MemoryHigh MemoryLimit MemorySwapMax"
-    " IOWeight IOSchedulingClass IOSchedulingPriority TasksMax Slice".split()
-)
+_CARRIED = (
+    "User", "Group", "SupplementaryGroups", "UMask", "WorkingDirectory", "Nice", "OOMScoreAdjust",
+    "CPUQuota", "CPUWeight", "CPUShares", "CPUAffinity", "CPUSchedulingPolicy", "MemoryMax",
+    "MemoryHigh", "MemoryLimit", "MemorySwapMax", "IOWeight", "IOSchedulingClass",
+    "IOSchedulingPriority", "TasksMax", "Slice",
+)  # fmt: skip
 """The settings of a unit that are carried over, besides `Environment` and `Limit…`."""
 
 _LISTS = ("Environment", "SupplementaryGroups", "CPUAffinity")
@@ -49,9 +50,10 @@ _LISTS = ("Environment", "SupplementaryGroups", "CPUAffinity")
 _OF_ITS_NAME = ("%i", "%I", "%n", "%N", "%p", "%P", "%j", "%J")
 """Specifiers whose value depends on the name of the unit. **Source:** systemd.unit(5)."""
 
-_SHELLS = frozenset(
-    "sh,bash,dash,su,sudo,runuser,screen,tmux: server,nohup,timeout,tee,login".split(",")
-)
+_SHELLS = (
+    "sh", "bash", "dash", "su", "sudo", "runuser", "screen", "tmux: server", "nohup", "timeout",
+    "tee", "login",
+)  # fmt: skip
 """What ends with the worker that it started, or ignores its end; others may start it again."""
 
 _OF_LOGINS = ("ssh*.service", "cron*.service", "atd.service", "*getty@*.service", "*-getty.service")

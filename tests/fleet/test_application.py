@@ -71,7 +71,7 @@ def test_two_hosts_with_different_code_are_told_with_both_sides(fleet: FleetWorl
         fleet.ssh("root@web2", f"mv {TASKS}.kept {TASKS}")
     tasks, versions = found["application.tasks_differ"], found["application.versions_differ"]
     assert tasks["subject"] == versions["subject"] == "web1, web2"
-    assert "inventory.tasks.only_here: not there on web1; registered on web2" in tasks["evidence"]
+    assert "inventory.tasks.only_here: missing on web1; registered on web2" in tasks["evidence"]
     assert any(
         line.startswith("kombu: ") and line.endswith("on web1; 0.9 on web2")
         for line in versions["evidence"]

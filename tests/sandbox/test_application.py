@@ -208,7 +208,7 @@ def test_workers_that_use_another_db_by_their_settings_are_not_told_to_restart(s
         refused = shop.world.inv("remediate", "--yes")
     assert set(found) == {"broker.not_the_workers"}
     fault, port = found["broker.not_the_workers"], shop.port
-    assert f"none answers at 127.0.0.1:{port}/0" in fault["summary"]
+    assert f"do not answer at 127.0.0.1:{port}/0" in fault["summary"]
     assert f"their application uses 127.0.0.1:{port}/5: correct one of the two" in fault["summary"]
     settings = shop.world.path / "site/shop/settings.py"
     assert f"{shop.world.path}/shop.env: REDIS_DB is '5', read at {settings}:6" in fault["evidence"]

@@ -479,7 +479,7 @@ def test_a_broker_that_the_workers_do_not_use_is_found_out_before_they_are_resta
     url = (healthy.root / "broker.url").read_text()
     name = at_broker(healthy, url.removesuffix("3") + "7")
     done = healthy.inv("remediate", "--yes", "--inventory", name)
-    refused(done, 2, "nothing was changed", "none answers at")
+    refused(done, 2, "nothing was changed", "do not answer at")
     assert "broker.not_the_workers" in done.out
     assert "is at 127.0.0.1:" in done.out
 

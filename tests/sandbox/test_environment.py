@@ -27,7 +27,7 @@ def test_a_start_script_that_does_not_export_what_it_reads_is_told_and_restarts_
         before = pids(healthy)
         looked = healthy.inv("diagnose")
         assert "environment.not_in_effect" in looked.out, looked.out
-        assert "worker_low has not the GLPI_TIMEOUT_S of" in words(looked.out)
+        assert "worker_low does not have the GLPI_TIMEOUT_S of" in words(looked.out)
         assert "GLPI_TIMEOUT_S: not set" in looked.out
         healthy.inv("remediate", "--yes")
         assert pids(healthy) == before

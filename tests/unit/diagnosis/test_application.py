@@ -97,7 +97,7 @@ def test_silent_workers_whose_application_uses_another_broker_are_one_finding_wi
     )
     assert (finding.code, finding.subject) == ("broker.not_the_workers", "web1, web2")
     assert (
-        "none answers at 127.0.0.1:1/0, the broker that the inventory names; their application uses"
+        "do not answer at 127.0.0.1:1/0, the broker that the inventory names; their application uses"
         " 127.0.0.1:1/5" in (finding.summary)
     )
     assert finding.evidence == (
@@ -275,8 +275,8 @@ def test_what_hosts_say_otherwise_is_one_finding_of_each_kind_that_names_who_say
         f"application.{which}_differ" for which in ("tasks", "routes", "versions", "results")
     }
     assert findings["application.tasks_differ"].evidence == (
-        "b: registered on web1; not there on web2",
-        "c: not there on web1; registered on web2",
+        "b: registered on web1; missing on web2",
+        "c: missing on web1; registered on web2",
     )
     assert findings["application.routes_differ"].evidence == ("a: to x on web1; to y on web2",)
     assert findings["application.versions_differ"].evidence == (

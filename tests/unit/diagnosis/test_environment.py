@@ -153,7 +153,7 @@ def test_a_variable_is_not_judged_where_only_the_shell_knows_it() -> None:
 def test_what_cannot_be_set_without_a_change_of_the_rest_is_told_and_left() -> None:
     (finding,) = found(b"A=1\n# more \\")
     assert (finding.code, finding.fix, finding.remedy) == ("environment.differs", (), None)
-    assert finding.evidence[-1].startswith("it is left as it is: ")
+    assert finding.evidence[-1].startswith("not changed: ")
 
 
 def test_what_a_start_script_does_not_export_is_told_with_what_it_has_to_do_and_restarts_nothing() -> (
@@ -166,7 +166,7 @@ def test_what_a_start_script_does_not_export_is_told_with_what_it_has_to_do_and_
     assert finding.evidence == (
         "TIMEOUT: not set",
         (
-            "its start command has to export what it reads of the file, as set -a does, and not"
+            "its start command has to export what it reads from the file, as set -a does, and not"
             " change it later"
         ),
     )
