@@ -15,29 +15,26 @@ from runbooks.diagnosis.ending import ended_by
 
 _SHOWN = 5
 _TAKES_TURNS = "redbeat"
-"""**Source:** celery-redbeat 2.3 `schedulers.py`: RedBeatScheduler holds a lock in Redis while it
-sends.
-"""
+"""**Source:** celery-redbeat 2.3 `schedulers.py`: RedBeatScheduler holds a lock while it sends."""
 
 
 class Beat(Struct, frozen=True):
-    """A beat that runs: `pid` is its own, and `what` says where it is and who runs it.
-
-    `service` is the service of the inventory that it belongs to, "" for none; `schedule` is its
-    file, "" where its command does not say. `remedy` is what keeps it from running, "" where the
-    inventory alone says that. `started_at` is None where that is not known; `max_interval_s` is
-    that of its command line, 0 where that says none.
-    """
+    """A beat that runs."""
 
     host: str
     pid: int
     what: str
+    """Where it is, and who runs it."""
     service: str = ""
+    """The service of the inventory that it belongs to, "" for none."""
     scheduler: str = ""
     schedule: str = ""
+    """The file of its schedule, "" if its command does not name it."""
     remedy: str = ""
+    """What keeps it from running, "" if the inventory alone decides that."""
     started_at: float | None = None
     max_interval_s: float = 0.0
+    """As its command line says, 0 if it does not."""
 
     @property
     def told(self) -> str:
@@ -45,12 +42,11 @@ class Beat(Struct, frozen=True):
 
 
 def running(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> list[Beat]:
-    """The application's beats on the hosts that answer: beat itself, those of `-B`, and what is
-    left of one.
+    """Return the application's beats on the hosts that answer: beat, those of `-B`, and leftovers.
 
-    A service whose process does not show as Celery's counts where its manager says that it runs.
-    Two names of the inventory for one machine do not make two beats of one. A beat that sends to
-    another broker is none of these.
+    A service whose process is not recognized as Celery's counts if its manager says that it runs.
+    A beat on a machine with two names in the inventory counts once. A beat that sends to another
+    broker does not count.
     """
     states = snapshot.reachable()
     found = dict[tuple[str, int], Beat]()
@@ -78,7 +74,7 @@ def _of(fleet: Fleet, state: HostState, row: Row) -> Iterator[Beat]:
 
 
 def _beats_of(host: FleetHost) -> set[str]:
-    """The services of a host that are a beat: its own, and its workers with -B."""
+    """Return the services of a host that are a beat: its own, and its workers with -B."""
     bundled = {worker.known_as for worker in host.settings.workers if worker.with_beat}
     return bundled | ({host.beat} if host.settings.beat else set())
 
@@ -89,16 +85,18 @@ def _beat(fleet: Fleet, row: Row, one: CeleryProcess, service: str) -> Beat:
     its = fleet.worded(f" (the inventory's {service})", f" ({service})") if service else ""
     if one is not row.process:
         what = f"pid {one.pid} on {row.host}, the -B of {which(row)}{its}"
-        remedy = (
-            "" if service else f"take -B from what starts pid {row.process.pid}, and restart that"
-        )
+        remedy = f"remove -B from the command that starts pid {row.process.pid}, and restart it"
     elif one.leftover:
         what = f"{which(row)}, left of a worker with -B that has ended"
         remedy = f"sudo kill -TERM {one.pid}"
     else:
         what = f"{which(row)}{its}"
-        remedy = "" if service else ended_by(row.by, one.pid)
+        remedy = ended_by(row.by, one.pid)
+    is_left = one is row.process and one.leftover
+    if service and not is_left:
+        remedy = ""
     options = row.process.options
+    interval = options.max_interval
     return Beat(
         row.host,
         one.pid,
@@ -108,23 +106,22 @@ def _beat(fleet: Fleet, row: Row, one: CeleryProcess, service: str) -> Beat:
         one.options.schedule or options.schedule,
         remedy,
         one.started_at,
-        float(options.max_interval) if options.max_interval.replace(".", "", 1).isdigit() else 0.0,
+        float(interval) if interval.replace(".", "", 1).isdigit() else 0.0,
     )
 
 
 def several(fleet: Fleet, snapshot: Snapshot, beats: Sequence[Beat]) -> Iterator[Finding]:
-    """**Source:** Celery's guide "Periodic Tasks": a single scheduler has to run for a schedule at
-    a time.
-    """
+    """**Source:** Celery's guide "Periodic Tasks": only one scheduler may run for a schedule."""
     if len(beats) < 2:
         return
-    number, hosts = len(beats), ", ".join(dict.fromkeys(beat.host for beat in beats))
+    number = len(beats)
+    hosts = ", ".join(dict.fromkeys(beat.host for beat in beats))
     processes = tuple(beat.what for beat in beats)
     if all(_TAKES_TURNS in scheduler.lower() for scheduler in _schedulers(snapshot, beats)):
         yield Finding(
             "beat.several",
             hosts,
-            f"{number} beats run, and take turns, as RedBeat does: only one of them sends",
+            f"{number} beats run, and take turns, as RedBeat does: only one sends at a time",
             processes,
             severity=Severity.INFO,
         )
@@ -145,24 +142,25 @@ def _schedulers(snapshot: Snapshot, beats: Iterable[Beat]) -> Iterator[str]:
 
 def _entries(snapshot: Snapshot) -> Iterator[str]:
     apps = [state.application for state in snapshot.reachable().values() if state.application]
-    if entries := next((app.schedule for app in apps if app.schedule), ()):
-        names = [f"{one.name} ({when})" if (when := _when(one)) else one.name for one in entries]
-        yield f"the schedule has {', '.join(names[:_SHOWN])}" + (
-            ", …" if len(names) > _SHOWN else ""
-        )
+    entries = next((app.schedule for app in apps if app.schedule), ())
+    if entries:
+        more = ", …" if len(entries) > _SHOWN else ""
+        yield f"the schedule has {', '.join(map(_named, entries[:_SHOWN]))}{more}"
 
 
-def _when(entry: ScheduleEntry) -> str:
-    return f"every {span(entry.every_s)}" if entry.every_s else entry.schedule
+def _named(entry: ScheduleEntry) -> str:
+    when = f"every {span(entry.every_s)}" if entry.every_s else entry.schedule
+    return f"{entry.name} ({when})" if when else entry.name
 
 
 def _advice(fleet: Fleet, beats: Sequence[Beat]) -> Iterator[str]:
     own = [beat for beat in beats if beat.service]
     if len(own) > 1:
+        services = ", ".join(f"{beat.service} on {beat.host}" for beat in own)
         yield fleet.worded(
-            f"the inventory itself has {len(own)} of them ({_told(own)}): leave one celery_beat, or"
+            f"the inventory itself has {len(own)} of them ({services}): keep one celery_beat, or"
             " one worker with -B",
-            f"{len(own)} of them are services ({_told(own)}): leave one",
+            f"{len(own)} of them are services ({services}): keep one",
         )
     if not own:
         yield "end all but one of them"
@@ -171,27 +169,23 @@ def _advice(fleet: Fleet, beats: Sequence[Beat]) -> Iterator[str]:
             yield f"to end pid {beat.pid}, on {beat.host}: {beat.remedy}"
 
 
-def _told(beats: Iterable[Beat]) -> str:
-    return ", ".join(f"{beat.service} on {beat.host}" for beat in beats)
-
-
 def without(rows: Iterable[Row], beats: Sequence[Beat]) -> list[Row]:
-    """The rows without the beats that have lost their worker, where these are told among several."""
+    """Return the rows without the beats of ended workers, if `beat.several` reports these."""
     several = {(beat.host, beat.pid) for beat in beats} if len(beats) > 1 else set()
-    return [
-        row
-        for row in rows
-        if not (row.process and row.process.leftover and row.identity in several)
-    ]
+    left = []
+    for row in rows:
+        is_leftover = row.process is not None and row.process.leftover
+        if not (is_leftover and row.identity in several):
+            left.append(row)
+    return left
 
 
 def with_other_schedule(host: FleetHost, beats: Sequence[Beat]) -> tuple[Beat, ...]:
-    """The beats of a host where each was told to keep another schedule than the inventory's; else
-    none.
-    """
+    """Return a host's beats if all of them use another schedule file than the inventory's."""
     its = tuple(beat for beat in beats if beat.host == host.name)
     wanted = _in(host, host.settings.beat_schedule)
-    return its if all(beat.schedule and _in(host, beat.schedule) != wanted for beat in its) else ()
+    others = [beat for beat in its if beat.schedule and _in(host, beat.schedule) != wanted]
+    return its if len(others) == len(its) else ()
 
 
 def _in(host: FleetHost, path: str) -> str:

@@ -1,9 +1,7 @@
-"""Workers that are not where, or not who, the inventory expects: another broker, another name, or a
-name twice.
-"""
+"""Find workers with another broker or name than the inventory expects, or with the same name."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, HostState, NodeState, Severity, Snapshot
@@ -17,16 +15,15 @@ from runbooks.hosts.celery_argv import place_of
 
 
 def faults(fleet: Fleet, snapshot: Snapshot, rows: Sequence[Row]) -> Iterator[Finding]:
-    """Of the workers of the application that were seen; one that is left of an earlier start is to
-    be ended anyway.
+    """Yield the application's workers with another broker or name than expected.
+
+    What is left of an earlier start is to be ended anyway.
     """
     hosts = {host.name: host for host in fleet.hosts}
-    leaked = {
-        (name, process.pid)
-        for name, state in snapshot.reachable().items()
-        for service in state.all_services.values()
-        for process in service.leaked
-    }
+    leaked = set[tuple[str, int]]()
+    for name, state in snapshot.reachable().items():
+        for service in state.all_services.values():
+            leaked.update((name, process.pid) for process in service.leaked)
     for row in rows:
         if not (row.process and row.of_app) or row.process.leftover or row.process.stopped:
             continue
@@ -36,31 +33,36 @@ def faults(fleet: Fleet, snapshot: Snapshot, rows: Sequence[Row]) -> Iterator[Fi
         if row.at_ours is False:
             yield from _elsewhere(fleet, snapshot, row)
         elif is_named_otherwise(fleet, host, row):
-            yield _named_otherwise(
-                host, host.workers_of(row.service)[0], row, snapshot.reachable()[row.host]
-            )
+            worker = host.workers_of(row.service)[0]
+            yield _named_otherwise(host, worker, row, snapshot.reachable()[row.host])
 
 
 def is_named_otherwise(fleet: Fleet, host: FleetHost, row: Row) -> bool:
-    """Whether a worker of the inventory answers, and in another name."""
-    workers, answer = host.workers_of(row.service), row.answer
-    return bool(
-        workers and answer and not any(_is_named(fleet, host, one, answer) for one in workers)
-    )
+    """Return whether a worker of the inventory answers under another name."""
+    workers = host.workers_of(row.service)
+    answer = row.answer
+    if not workers or not answer:
+        return False
+    return not any(_is_named(fleet, host, worker, answer) for worker in workers)
 
 
 def _is_named(fleet: Fleet, host: FleetHost, worker: Worker, node: NodeState) -> bool:
-    """Whether the node has the worker's name, or that of another: of one machine's two names, say."""
+    """Return whether the node has the worker's name, or another name of the inventory.
+
+    One machine may have two names there.
+    """
     wanted = worker.node or host.node(worker)
     return fits(node.name, wanted) or node.name in fleet.all_nodes
 
 
 def _elsewhere(fleet: Fleet, snapshot: Snapshot, row: Row) -> Iterator[Finding]:
-    """One at another broker, or db, than the inventory's; where the application names another, that
-    is the fault.
+    """Yield a worker or beat at another broker or db than the inventory's.
+
+    If the application names another one, that is the fault.
     """
     assert row.process
-    ours, given = place_of(fleet.app.broker_url.get_secret_value()), row.process.options.broker
+    ours = place_of(fleet.app.broker_url.get_secret_value())
+    given = row.process.options.broker
     state = snapshot.reachable()[row.host]
     now = {str(place.usual) for place in state.application.broker} if state.application else set()
     service = row.service if row.expected else ""
@@ -68,27 +70,26 @@ def _elsewhere(fleet: Fleet, snapshot: Snapshot, row: Row) -> Iterator[Finding]:
         return
     kind = row.process.options.role
     if given:
-        help_ = "a restart does not help: what starts it has to name another"
+        advice = "a restart does not help: its start command has to name another broker"
     elif now:
-        help_ = (
-            f"the application on {row.host} names {', '.join(sorted(now))} now, which a restart"
-            " makes it work with"
-        )
+        names = ", ".join(sorted(now))
+        advice = f"the application on {row.host} now names {names}: a restart makes it use that"
     else:
-        help_ = (
-            "a restart does not help, unless what names its broker has changed since it was started"
-        )
-    this = fleet.worded("the inventory's broker", "the broker that was looked at")
+        advice = "a restart does not help, unless its broker setting has changed since its start"
+    severity = Severity.WARNING if row.process.here else Severity.INFO
+    if service:
+        severity = Severity.ERROR
+    blocks: tuple[Block, ...] = ()
+    if service and (given or not now):
+        blocks = (Block(row.host, service),)
+    this = fleet.worded("the inventory's broker", "the broker that was checked")
     yield Finding(
         f"{kind}.other_broker",
         f"{service or f'process {row.process.pid}'} on {row.host}",
-        f"{service or f'a {kind} of {fleet.app.app}'} works with {row.broker}, and {this} is"
-        f" {ours}",
-        (f"seen: {which(row)}", _named_where(row), help_),
-        severity=(
-            Severity.ERROR if service else Severity.WARNING if row.process.here else Severity.INFO
-        ),
-        blocks=(Block(row.host, service),) if service and (given or not now) else (),
+        f"{service or f'a {kind} of {fleet.app.app}'} uses {row.broker}, but {this} is {ours}",
+        (f"seen: {which(row)}", _named_where(row), advice),
+        severity=severity,
+        blocks=blocks,
     )
 
 
@@ -98,15 +99,14 @@ def _named_where(row: Row) -> str:
         return f"its command line names it: -b {row.process.options.broker}"
     if row.seen_by is SeenBy.CLIENT_LIST:
         return f"CLIENT LIST has its connection in db {row.broker.db if row.broker else '?'}"
-    return "its environment names it, as it was when it was started"
+    return "its environment at its start names it"
 
 
 def _named_otherwise(host: FleetHost, worker: Worker, row: Row, state: HostState) -> Finding:
-    """**Source:** celery 5.7.0 `utils/nodenames.py: default_nodename`: with %h it is the host's own
-    name.
-    """
+    """**Source:** celery 5.7.0 `utils/nodenames.py: default_nodename`: %h is the host's name."""
     assert row.answer
-    wanted, (name, _, place) = host.node(worker), row.answer.name.partition("@")
+    wanted = host.node(worker)
+    name, _, place = row.answer.name.partition("@")
     advice = [
         f"give the worker `node: {row.answer.name}` in the inventory",
         f"start it with -n {wanted}",
@@ -116,7 +116,7 @@ def _named_otherwise(host: FleetHost, worker: Worker, row: Row, state: HostState
     return Finding(
         "worker.named_otherwise",
         wanted,
-        f"{worker.name} runs, and answers as {row.answer.name}, not as {wanted}",
+        f"{worker.name} runs, but answers as {row.answer.name}, not as {wanted}",
         (
             f"inspect stats of {row.answer.name}: {which(row)}",
             *given_in(host, worker.known_as, state, "-n", "--hostname"),
@@ -127,79 +127,74 @@ def _named_otherwise(host: FleetHost, worker: Worker, row: Row, state: HostState
 
 
 def twins(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> Iterator[Finding]:
-    """Several workers under one name: as many as answer to it, or as were seen, whichever are more."""
+    """Yield the names of several workers: as many as answer or were seen, whichever are more."""
     assert snapshot.broker
-    workers = {
-        host.node(worker): (host, worker)
-        for host in fleet.hosts
-        for worker in host.settings.workers
-    }
-    seen = defaultdict[str, list[Row]](list)
+    workers = {}
+    for host in fleet.hosts:
+        for worker in host.settings.workers:
+            workers[host.node(worker)] = (host, worker)
     answering = {name: node.twins for name, node in snapshot.broker.nodes.items()}
-    ours = {*workers, *answering}
-    for row in rows:
-        takes_messages = row.process and not (
-            row.process.leftover or row.process.stopped or row.at_ours is False
-        )
-        may_be_ours = row.of_app is None and row.node in ours
-        if takes_messages and row.node and (row.of_app or row.at_ours or may_be_ours):
-            seen[row.node].append(row)
+    seen = _taking_messages(rows, {*workers, *answering})
     for name in sorted({*seen, *answering}):
-        processes, number = seen[name], max(len(seen[name]), answering.get(name, 0))
+        processes = seen[name]
+        answers = answering.get(name, 0)
+        number = max(len(processes), answers)
         if number < 2 or _leaks(snapshot, *workers.get(name, ())):
             continue
-        yield Finding(
-            "worker.twins",
-            name,
-            (
-                f"{number} workers answer as {name}, so one that nobody knows of takes"
-                " messages, too"
-                if answering.get(name, 0) == number
-                else f"{number} workers are called {name}, and each takes messages"
-            ),
-            (
-                f"inspect ping: {counted(answering.get(name, 0), 'answer')} from {name}",
-                *(_told(fleet, snapshot, row) for row in processes),
-                *([] if processes else ["one may be of an older start, or run on another machine"]),
-                *_to_end(fleet, processes),
-                "where all are wanted, start each with a name of its own: -n NAME@HOST",
-            ),
-            blocks=(
-                (Block(workers[name][0].name, workers[name][1].known_as),)
-                if name in workers
-                else ()
-            ),
-        )
+        summary = f"{number} workers are named {name}, and each takes messages"
+        if answers == number:
+            summary = f"{number} workers answer as {name}, so an unknown one takes messages, too"
+        evidence = [f"inspect ping: {counted(answers, 'answer')} from {name}"]
+        evidence += [_seen(fleet, snapshot, row) for row in processes]
+        if not processes:
+            evidence.append("one may be of an older start, or run on another machine")
+        evidence += _to_end(fleet, processes)
+        evidence.append("to keep them all, start each with its own name: -n NAME@HOST")
+        blocks: tuple[Block, ...] = ()
+        if name in workers:
+            host, worker = workers[name]
+            blocks = (Block(host.name, worker.known_as),)
+        yield Finding("worker.twins", name, summary, tuple(evidence), blocks=blocks)
+
+
+def _taking_messages(rows: Iterable[Row], ours: Collection[str]) -> dict[str, list[Row]]:
+    """Return the workers that take messages, by their node names, as far as they may be ours."""
+    seen = defaultdict[str, list[Row]](list)
+    for row in rows:
+        if not row.process or row.process.leftover or row.process.stopped or row.at_ours is False:
+            continue
+        may_be_ours = row.of_app is None and row.node in ours
+        if row.node and (row.of_app or row.at_ours or may_be_ours):
+            seen[row.node].append(row)
+    return seen
 
 
 def _leaks(snapshot: Snapshot, host: FleetHost | None = None, worker: Worker | None = None) -> bool:
-    """Whether what is left of it in its unit is planned to be ended: that is the twin."""
+    """Return whether its unit has processes of an earlier start: then one of them is the twin."""
     state = snapshot.reachable().get(host.name) if host else None
     service = state.services.get(worker.known_as) if state and worker else None
     return bool(service and service.leaked)
 
 
 def _is_service(fleet: Fleet, row: Row) -> bool:
-    """Whether it is of a service, and so told from what else runs."""
-    return row.expected and any(
-        host.name == row.host and fleet.tells_services(host) for host in fleet.hosts
-    )
+    """Return whether it belongs to a service, on a host whose services are known."""
+    if not row.expected:
+        return False
+    return any(host.name == row.host and fleet.tells_services(host) for host in fleet.hosts)
 
 
-def _told(fleet: Fleet, snapshot: Snapshot, row: Row) -> str:
+def _seen(fleet: Fleet, snapshot: Snapshot, row: Row) -> str:
     assert row.process
     age_s = snapshot.reachable()[row.host].clock_at - row.process.started_at
-    its = (
-        fleet.worded(f" (the inventory's {row.service})", f" ({row.service})")
-        if _is_service(fleet, row)
-        else ""
-    )
+    its = ""
+    if _is_service(fleet, row):
+        its = fleet.worded(f" (the inventory's {row.service})", f" ({row.service})")
     below = f", below {row.process.wrappers[0]}" if row.process.wrappers else ""
     return f"seen: {which(row)}{its}{below}; it has been running for {span(age_s)}"
 
 
 def _to_end(fleet: Fleet, rows: Sequence[Row]) -> Iterator[str]:
-    """What ends those that are of no service."""
+    """Yield how to end those that belong to no service."""
     others = [row for row in rows if not _is_service(fleet, row)]
     if others and len(others) == len(rows):
         yield "end all but one of them"

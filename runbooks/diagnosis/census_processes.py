@@ -1,6 +1,4 @@
-"""Processes that do no work or are too many: stopped ones, those whose worker is gone, pools that
-are too large.
-"""
+"""Find processes that do no work or are too many: stopped, left over, or in too large pools."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -16,7 +14,7 @@ from runbooks.hosts.celery_argv import options_of
 
 
 def faults(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> Iterator[Finding]:
-    """Of the application's processes on each host that answers."""
+    """Yield the faults of the application's processes on each host that answers."""
     states = snapshot.reachable()
     for host in fleet.hosts:
         if host.name in states:
@@ -27,43 +25,46 @@ def faults(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> Iterator[Fi
 
 
 def _stopped(rows: Iterable[Row]) -> Iterator[Finding]:
-    """**Source:** signal(7), proc(5): SIGSTOP is not caught; a stopped process gets a SIGTERM when
-    it goes on.
-    """
+    """**Source:** signal(7), proc(5): a stopped process receives a SIGTERM once it continues."""
     for row in rows:
         assert row.process
         stopped = [one for one in (row.process, *row.below) if one.stopped]
         if not stopped:
             continue
-        pids = " ".join(str(one.pid) for one in stopped)
-        if row.process.stopped:
-            what = (
-                f"{which(row)} is stopped (SIGSTOP): it does nothing, and keeps the messages that"
-                " it has taken"
-            )
-        else:
-            number = counted(len(stopped), "process is", "processes are")
-            what = f"{number} stopped (SIGSTOP) in the pool of {which(row)}, and so are their tasks"
+        service = row.service if row.expected else ""
         is_beat = row.process.is_beat
-        if is_beat:
-            what = f"{which(row)} is stopped (SIGSTOP): it sends nothing"
+        what = _what_is_stopped(row, stopped)
+        if service:
+            what += f"; {service} is not changed"
+        pids = " ".join(str(one.pid) for one in stopped)
         traced = any(one.state == "t" for one in stopped)
-        its_service = row.service if row.expected else ""
+        advice = f"continue it, on {row.host}: sudo kill -CONT {pids}"
+        if traced:
+            advice = "a debugger holds it: it continues when the debugger releases it"
         yield Finding(
             "beat.stopped" if is_beat else "worker.stopped",
-            f"{its_service or f'process {row.process.pid}'} on {row.host}",
-            what + (f"; {its_service} is left as it is" if its_service else ""),
+            f"{service or f'process {row.process.pid}'} on {row.host}",
+            what,
             (
                 *(f"pid {one.pid} ({one.kind.value}): state {one.state}" for one in stopped),
-                (
-                    "a debugger holds it: it goes on when that lets it go"
-                    if traced
-                    else f"it goes on with, on {row.host}: sudo kill -CONT {pids}"
-                ),
+                advice,
                 *_to_end(row, traced=traced),
             ),
-            blocks=(Block(row.host, its_service),) if its_service else (),
+            blocks=(Block(row.host, service),) if service else (),
         )
+
+
+def _what_is_stopped(row: Row, stopped: Sequence[CeleryProcess]) -> str:
+    assert row.process
+    if row.process.is_beat:
+        return f"{which(row)} is stopped (SIGSTOP): it sends nothing"
+    if row.process.stopped:
+        return (
+            f"{which(row)} is stopped (SIGSTOP): it does nothing, and keeps the messages that it"
+            " has taken"
+        )
+    number = counted(len(stopped), "process is", "processes are")
+    return f"{number} stopped (SIGSTOP) in the pool of {which(row)}, and so are their tasks"
 
 
 def _to_end(row: Row, *, traced: bool) -> Iterator[str]:
@@ -72,61 +73,56 @@ def _to_end(row: Row, *, traced: bool) -> Iterator[str]:
         pid = row.process.pid
         yield (
             f"to end it instead: sudo kill -TERM {pid}; sudo kill -CONT {pid} (TERM alone waits"
-            " until it goes on)"
+            " until it continues)"
         )
 
 
 def _left(host: FleetHost, state: HostState, rows: Iterable[Row]) -> Iterator[Finding]:
-    """Those that no step ends: what is left in the control group of a service of ours is planned in
-    `services`.
-    """
+    """Yield the leftovers that no step ends; those in control groups of ours are in `services`."""
     planned = {process.pid for service in state.all_services.values() for process in service.leaked}
-    left = [
-        row
-        for row in rows
-        if row.process and row.process.leftover and row.process.pid not in planned
-    ]
-    if left:
-        pids = [row.process.pid for row in left if row.process and not row.process.stopped]
-        yield Finding(
-            "worker.left_processes",
-            host.name,
-            f"{counted(len(left), 'process is', 'processes are')} left of workers that have ended"
-            f" on {host.name}",
-            (
-                *(_told(row) for row in left),
-                *(
-                    [f"to end {them(len(pids))}: sudo kill -TERM {' '.join(map(str, pids))}"]
-                    if pids
-                    else []
-                ),
-            ),
-            severity=Severity.WARNING,
-        )
+    left = []
+    pids = []
+    for row in rows:
+        if row.process and row.process.leftover and row.process.pid not in planned:
+            left.append(row)
+            if not row.process.stopped:
+                pids.append(row.process.pid)
+    if not left:
+        return
+    evidence = [_leftover(row) for row in left]
+    if pids:
+        evidence.append(f"to end {them(len(pids))}: sudo kill -TERM {' '.join(map(str, pids))}")
+    number = counted(len(left), "process is", "processes are")
+    yield Finding(
+        "worker.left_processes",
+        host.name,
+        f"{number} left of workers that have ended on {host.name}",
+        tuple(evidence),
+        severity=Severity.WARNING,
+    )
 
 
-def _told(row: Row) -> str:
+def _leftover(row: Row) -> str:
     assert row.process
     if row.process.kind is Kind.EMBEDDED_BEAT:
-        return f"{which(row)}: the beat of -B, which goes on sending the schedule"
-    return (
-        f"{which(row)}: of a pool; if it has a task, it ends after it, and TERM ends both at once"
-    )
+        return f"{which(row)}: the beat of -B, which still sends the schedule"
+    return f"{which(row)}: of a pool; it ends after its task, if it has one; TERM ends both at once"
 
 
 def _too_many(
     fleet: Fleet, host: FleetHost, state: HostState, rows: Iterable[Row]
 ) -> Iterator[Finding]:
     for row in rows:
-        worker, pool = _worker_of(host, row), _pool(row)
+        worker = _worker_of(host, row)
         if not (row.process and worker and has_too_many(host, row)):
             continue
+        pool = _pool(row)
         allowed = _allowed(worker)
         who = fleet.worded("the inventory", "its command")
         yield Finding(
             "worker.too_many_processes",
             f"{worker.known_as} on {host.name}",
-            f"{worker.name} has {len(pool)} pool processes, and {who} allows for {allowed}",
+            f"{worker.name} has {len(pool)} pool processes, but {who} allows {allowed}",
             (
                 f"{which(row)}; its pool: pid {_pids(pool)}",
                 *given_in(host, row.service, state, "-c", "--concurrency"),
@@ -137,7 +133,7 @@ def _too_many(
 
 
 def has_too_many(host: FleetHost, row: Row) -> bool:
-    """Whether a worker of the inventory has more processes in its pool than that allows for."""
+    """Return whether a worker has more pool processes than the inventory allows."""
     if not (row.process and row.expected) or row.process.leftover:
         return False
     worker = _worker_of(host, row)
@@ -149,26 +145,20 @@ def _pool(row: Row) -> list[CeleryProcess]:
 
 
 def _worker_of(host: FleetHost, row: Row) -> Worker | None:
-    """The worker of the inventory that a process is; None where it is none, or one of several of
-    its unit.
-    """
+    """Return the worker of the inventory that a process is; None if that is not certain."""
     workers = host.workers_of(row.service)
-    its = (
-        workers
-        if len(workers) == 1
-        else [one for one in workers if fits(row.node, one.node or host.node(one))]
-    )
-    return its[0] if len(its) == 1 else None
+    if len(workers) > 1:
+        workers = tuple(one for one in workers if fits(row.node, one.node or host.node(one)))
+    return workers[0] if len(workers) == 1 else None
 
 
 def _allowed(worker: Worker) -> int:
-    """**Source:** celery 5.7.0 `bin/worker.py`: --autoscale MAX,MIN; with it the pool begins with
-    MAX at most.
-    """
-    told = options_of(
-        ["celery", "worker", *(word for option in worker.options for word in option.split())]
-    )
-    most = told.autoscale.partition(",")[0] if told else ""
+    """**Source:** celery 5.7.0 `bin/worker.py`: with --autoscale MAX,MIN a pool has MAX at most."""
+    words = ["celery", "worker"]
+    for option in worker.options:
+        words += option.split()
+    options = options_of(words)
+    most = options.autoscale.partition(",")[0] if options else ""
     return max(worker.concurrency, int(most) if most.isdigit() else 0)
 
 
@@ -178,8 +168,8 @@ def _why(one: CeleryProcess, allowed: int) -> str:
         return f"it was started with --autoscale {options.autoscale}"
     if options.concurrency is None:
         return (
-            "its command line has no -c: then it is the setting worker_concurrency, or the number"
-            " of CPUs"
+            "its command line has no -c, so the setting worker_concurrency counts, or the number of"
+            " CPUs"
         )
     if options.concurrency > allowed:
         return f"it was started with -c {options.concurrency}"

@@ -1,4 +1,4 @@
-"""Faults of the containers that services run in: their state, and how they are ended."""
+"""Find faults of the containers that services run in: their state, and how they are stopped."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,6 @@ from runbooks.core.model import (
     Block,
     Finding,
     HostState,
-    RunningTask,
     ServiceState,
     Severity,
     Snapshot,
@@ -19,14 +18,22 @@ from runbooks.diagnosis.patience import stop_may_take
 from runbooks.diagnosis.services import control
 from runbooks.diagnosis.task_lines import task_line
 
-_HEALS = ("SIGTERM", "SIGINT")
-"""What a worker ends warmly at. **Source:** celery 5.7.0 `apps/worker.py`: QUIT is a cold shutdown,
-or a soft one.
-"""
+_WARM = ("SIGTERM", "SIGINT")
+"""Signals at which a worker finishes its tasks. **Source:** celery 5.7.0 `apps/worker.py`."""
+
+_SHOWN = 3
+
+_EXIT_CODES = {
+    126: "its command cannot be executed",
+    127: "its command is not in the image",
+    137: "it was killed (SIGKILL)",
+    139: "it crashed (SIGSEGV)",
+    143: "it was ended (SIGTERM)",
+}
 
 
 def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Of each host whose services are containers."""
+    """Yield the faults of each host whose services are containers."""
     states = snapshot.reachable()
     for host in fleet.hosts:
         if host.name not in states or not host.manager.in_containers:
@@ -62,13 +69,11 @@ def _no_service(host: FleetHost, service: str, found: ServiceState, snapshot: Sn
     return Finding(
         "container.none",
         f"{service} on {host.name}",
-        f"{service} has no container, so it is left as it is: {found.answer}",
+        f"{service} has no container, so it is not changed: {found.answer}",
         (
-            f"if its name is right, create its container once: docker compose up -d {service}",
-            (
-                "else correct the worker's `service` in the inventory (celery_docker says where it"
-                " is looked for)"
-            ),
+            f"if its name is correct, create its container once: docker compose up -d {service}",
+            "otherwise correct the worker's `service` in the inventory (celery_docker says where to"
+            " look for it)",
         ),
         fix=(control(host, service, "start", "it has no container", snapshot),),
         blocks=(Block(host.name, service),),
@@ -93,9 +98,8 @@ def _state(host: FleetHost, service: str, one: Container) -> Iterator[Finding]:
         yield Finding(
             "container.paused",
             subject,
-            f"the container {one.name} of {service} is paused, so it does nothing; it is left as"
-            " it is",
-            (f"to let it go on, on {host.name}: docker unpause {one.name}",),
+            f"the container {one.name} of {service} is paused, so it does nothing; not changed",
+            (f"continue it, on {host.name}: docker unpause {one.name}",),
             blocks=(Block(host.name, service),),
         )
     elif one.out_of_memory:
@@ -114,9 +118,9 @@ def _state(host: FleetHost, service: str, one: Container) -> Iterator[Finding]:
         yield Finding(
             "container.unhealthy",
             subject,
-            f"the health check of the container {one.name} of {service} fails; Docker restarts"
-            " nothing for that",
-            (f"it said last: {one.health_said or 'nothing'}",),
+            f"the health check of the container {one.name} of {service} fails; Docker does not"
+            " restart it for that",
+            (f"its last output: {one.health_said or 'nothing'}",),
             severity=Severity.WARNING,
         )
 
@@ -124,97 +128,76 @@ def _state(host: FleetHost, service: str, one: Container) -> Iterator[Finding]:
 def _what_it_means(one: Container) -> str:
     if one.out_of_memory:
         return "docker inspect: it ran out of memory (OOMKilled)"
-    meaning = {
-        126: "its command cannot be executed",
-        127: "its command is not in the image",
-        137: "it was killed (SIGKILL)",
-        139: "it crashed (SIGSEGV)",
-        143: "it was ended (SIGTERM)",
-    }
-    return (
-        f"exit code {one.exit_code}:"
-        f" {meaning.get(one.exit_code, 'its program ended with an error')}"
-    )
+    meaning = _EXIT_CODES.get(one.exit_code, "its program ended with an error")
+    return f"exit code {one.exit_code}: {meaning}"
 
 
 def _ending(
     host: FleetHost, service: str, found: ServiceState, snapshot: Snapshot, state: HostState
 ) -> Iterator[Finding]:
-    """Containers whose stop would lose tasks. This tool drains a worker first; whoever else stops
-    it does not.
-    """
+    """Yield the containers whose stop loses tasks. Only this tool drains a worker before a stop."""
     assert snapshot.broker is not None
     node = snapshot.broker.nodes.get(host.node_of(service))
     running = node.running if node else ()
     longest_s, known_by = stop_may_take(host, running, state.clock_at)
     for one in found.containers:
-        if one.pid is not None and (why := _loses(host, one, longest_s, known_by)):
+        why = _loses(host, one, longest_s, known_by) if one.pid is not None else None
+        if why:
             summary, advice = why
+            tasks = [f"a stop now: {task_line(task, state.clock_at)}" for task in running[:_SHOWN]]
             yield Finding(
                 "container.stop_loses_tasks",
                 f"{service} on {host.name}",
                 summary,
-                (*_running(running, state.clock_at), advice),
+                (*tasks, advice),
                 severity=Severity.WARNING,
             )
             return
 
 
-def _running(tasks: tuple[RunningTask, ...], now: float) -> Iterator[str]:
-    yield from (f"a stop now: {task_line(task, now)}" for task in tasks[:3])
-
-
 def _loses(
     host: FleetHost, one: Container, longest_s: float, known_by: str
 ) -> tuple[str, str] | None:
-    """What a stop does to its tasks, and what to do about it; None where it lets them finish.
+    """Return what a stop does to its tasks, and the advice; None if it lets them finish.
 
-    A stop may take `longest_s`, as it is `known_by`.
+    `longest_s` is how long a stop may take, and `known_by` how that is known.
     """
     grace = span(one.grace_s)
-    if one.stop_signal not in _HEALS:
-        if one.stop_signal == "SIGQUIT":
-            return None
-        return (
-            (
-                f"docker stop sends {one.stop_signal} to {one.name}, and its worker ends without"
-                " finishing its tasks"
-            ),
-            (
-                "leave stop_signal out of the Compose file, or --stop-signal out of docker run (the"
-                " default is SIGTERM)"
-            ),
+    if one.stop_signal == "SIGQUIT":
+        return None
+    if one.stop_signal not in _WARM:
+        summary = (
+            f"docker stop sends {one.stop_signal} to {one.name}, and its worker ends without"
+            " finishing its tasks"
         )
-    if one.shell:
-        return (
-            (
-                f"docker stop cannot end {one.name} gently: its first process is {one.shell}, which"
-                f" ignores {one.stop_signal}, so its worker is killed with its tasks after {grace}"
-            ),
-            (
-                "have the shell replaced by the worker (exec celery …), or write the command as a"
-                " list: [celery, …]"
-            ),
+        advice = (
+            "remove stop_signal from the Compose file, or --stop-signal from docker run (the"
+            " default is SIGTERM)"
         )
-    if one.signals_all:
-        return (
-            (
-                f"{one.signals_all} in {one.name} passes {one.stop_signal} to the pool's processes"
-                " as well, so a stop ends their tasks at once"
-            ),
-            "use tini without -g (init: true), or dumb-init --single-child",
+    elif one.shell:
+        summary = (
+            f"docker stop cannot end {one.name} gently: its first process is {one.shell}, which"
+            f" ignores {one.stop_signal}, so its worker is killed with its tasks after {grace}"
         )
-    if one.grace_s < longest_s:
+        advice = (
+            "replace the shell with the worker (exec celery …), or write the command as a list:"
+            " [celery, …]"
+        )
+    elif one.signals_all:
+        summary = (
+            f"{one.signals_all} in {one.name} also passes {one.stop_signal} to the pool's"
+            " processes, so a stop ends their tasks at once"
+        )
+        advice = "use tini without -g (init: true), or dumb-init --single-child"
+    elif one.grace_s < longest_s:
+        summary = (
+            f"docker stop kills {one.name} after {grace}, but a stop may take {span(longest_s)}"
+            f" ({known_by}): tasks that run longer are lost"
+        )
         wanted_s = math.ceil(longest_s)
-        return (
-            (
-                f"docker stop kills {one.name} after {grace}, and a stop may take"
-                f" {span(longest_s)} ({known_by}): tasks that run longer are lost"
-            ),
-            (
-                f"give the service stop_grace_period: {wanted_s}s in the Compose file"
-                if host.settings.docker and host.settings.docker.project
-                else f"run the container with --stop-timeout {wanted_s}"
-            ),
-        )
-    return None
+        advice = f"run the container with --stop-timeout {wanted_s}"
+        if host.settings.docker and host.settings.docker.project:
+            advice = f"give the service stop_grace_period: {wanted_s}s in the Compose file"
+    else:
+        return None
+    return summary, advice

@@ -1,4 +1,4 @@
-"""How long a stop of a worker may take."""
+"""Estimate how long a stop of a worker may take."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,10 +7,9 @@ from runbooks.core.model import RunningTask
 
 
 def stop_may_take(host: FleetHost, running: Sequence[RunningTask], now: float) -> tuple[float, str]:
-    """The longest that is known, in seconds, and how; 0 where nothing is: a default of ours says
-    nothing of the tasks.
+    """Return the longest time that is known, in seconds, and how it is known; 0 if none is.
 
-    `running` are the tasks of the worker.
+    `running` are the tasks of the worker. A default of ours says nothing about the tasks.
     """
     return max(_known(host, running, now), default=(0.0, ""))
 
@@ -22,4 +21,4 @@ def _known(
         yield host.settings.stop_timeout, "celery_stop_timeout"
     for task in running:
         if task.started_at is not None:
-            yield now - task.started_at, "a task there runs for so long"
+            yield now - task.started_at, "a task there has been running that long"

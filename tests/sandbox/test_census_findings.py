@@ -331,7 +331,7 @@ def test_a_service_that_is_stopped_is_continued_and_not_restarted(place: Place) 
     try:
         told = place.first()
         assert told["code"] == "worker.stopped"
-        assert f"it goes on with, on {HOST}: sudo kill -CONT {pid}" in told["evidence"]
+        assert f"continue it, on {HOST}: sudo kill -CONT {pid}" in told["evidence"]
         place.unharmed()
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -420,7 +420,7 @@ def test_a_pool_that_has_grown_is_larger_than_the_inventory_allows(place: Place)
     )
     told = place.first()
     assert told["code"] == "worker.too_many_processes"
-    assert told["summary"] == "one has 4 pool processes, and the inventory allows for 2"
+    assert told["summary"] == "one has 4 pool processes, but the inventory allows 2"
     assert (
         told["evidence"][-1] == "it was started with -c 2, so its pool has grown since (pool_grow)"
     )

@@ -292,7 +292,7 @@ def test_a_beat_of_redbeat_that_is_well_gives_no_finding_and_one_that_is_stopped
             older = found()
             assert list(older) == ["beat.older_schedule"]
             assert older["beat.older_schedule"]["evidence"][:2] == [
-                "it sends in the code (orders.tasks.bill), which the application has no more",
+                "it sends in the code (orders.tasks.bill), which the application no longer has",
                 "it does not send of now (orders.tasks.bill)",
             ]
             settings.write_text(before)

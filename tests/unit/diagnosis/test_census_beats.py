@@ -82,8 +82,7 @@ def test_four_beats_are_an_error_that_says_what_runs_each_and_how_often_each_ent
         "pid 110 on web2, the -B of pid 100 on web2 (the inventory's high)",
         "the schedule has nightly (every 5 min)",
         (
-            "the inventory itself has 2 of them (beat on web1, high on web2): leave one"
-            " celery_beat, or one worker with -B"
+            "the inventory itself has 2 of them (beat on web1, high on web2): keep one celery_beat, or one worker with -B"
         ),
         "to end pid 200, on web1: sudo systemctl disable --now old-beat.service",
         "to end pid 201, on web1: sudo kill -TERM 201",

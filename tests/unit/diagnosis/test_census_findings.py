@@ -82,7 +82,7 @@ def test_a_worker_with_its_pool_is_no_fault() -> None:
 def test_a_service_that_is_stopped_is_told_with_what_continues_it_and_is_not_restarted() -> None:
     finding = only(a_worker(state="T"), nodes=())
     assert (finding.code, finding.subject) == ("worker.stopped", "high on web1")
-    assert "it goes on with, on web1: sudo kill -CONT 100" in finding.evidence
+    assert "continue it, on web1: sudo kill -CONT 100" in finding.evidence
     assert finding.blocks == (Block("web1", "high"),)
     assert not can_be_fixed([finding])
 
@@ -97,8 +97,7 @@ def test_a_stopped_worker_of_an_earlier_start_is_told_once_with_what_ends_it() -
     )
     assert (
         finding.evidence[-1]
-        == "to end it instead: sudo kill -TERM 200; sudo kill -CONT 200 (TERM alone waits until it"
-        " goes on)"
+        == "to end it instead: sudo kill -TERM 200; sudo kill -CONT 200 (TERM alone waits until it continues)"
     )
 
 
@@ -111,7 +110,7 @@ def test_a_stopped_process_of_a_pool_is_told_with_its_worker() -> None:
     assert finding.summary.startswith(
         "1 process is stopped (SIGSTOP) in the pool of pid 100 on web1"
     )
-    assert "it goes on with, on web1: sudo kill -CONT 101" in finding.evidence
+    assert "continue it, on web1: sudo kill -CONT 101" in finding.evidence
 
 
 def test_what_is_left_of_a_worker_is_told_with_what_its_end_costs() -> None:
@@ -123,8 +122,7 @@ def test_what_is_left_of_a_worker_is_told_with_what_its_end_costs() -> None:
     )
     assert finding.evidence == (
         (
-            "pid 300 on web1: of a pool; if it has a task, it ends after it, and TERM ends both at"
-            " once"
+            "pid 300 on web1: of a pool; it ends after its task, if it has one; TERM ends both at once"
         ),
         "to end it: sudo kill -TERM 300",
     )
@@ -145,8 +143,7 @@ def test_what_is_left_of_a_worker_is_told_with_what_its_end_costs() -> None:
             (),
             {},
             (
-                "its command line has no -c: then it is the setting worker_concurrency, or the"
-                " number of CPUs"
+                "its command line has no -c, so the setting worker_concurrency counts, or the number of CPUs"
             ),
         ),
     ],
@@ -162,7 +159,7 @@ def test_a_pool_that_is_larger_than_the_inventory_allows(
     )
     assert [one.code for one in told] == (["worker.too_many_processes"] if why else [])
     if why:
-        assert told[0].summary == "high has 3 pool processes, and the inventory allows for 1"
+        assert told[0].summary == "high has 3 pool processes, but the inventory allows 1"
         assert told[0].evidence == ("pid 100 on web1; its pool: pid 101, 102, 103", why)
 
 
@@ -177,10 +174,7 @@ def test_a_service_at_another_db_is_told_with_both_sides_and_not_restarted_where
     given = Options("worker", "shop", "high@web1", broker=ELSEWHERE)
     finding = only(a_worker(options=given, told_broker=ELSEWHERE), nodes=())
     assert (finding.code, finding.severity) == ("worker.other_broker", Severity.ERROR)
-    assert (
-        finding.summary
-        == "high works with 127.0.0.1:1/5, and the inventory's broker is 127.0.0.1:1/0"
-    )
+    assert finding.summary == "high uses 127.0.0.1:1/5, but the inventory's broker is 127.0.0.1:1/0"
     assert "its command line names it: -b 127.0.0.1:1/5" in finding.evidence
     assert finding.blocks == (Block("web1", "high"),)
 
@@ -240,7 +234,7 @@ def test_a_worker_that_has_the_hosts_own_name_is_told_with_how_to_make_the_names
 def test_twins_of_which_one_does_not_answer_are_told_by_their_processes() -> None:
     other = OtherRunner("process 200", {200: "worker high@web1"})
     finding = only(a_worker(), a_worker(200), others=(other,))
-    assert finding.summary == "2 workers are called high@web1, and each takes messages"
+    assert finding.summary == "2 workers are named high@web1, and each takes messages"
     assert finding.evidence[1:4] == (
         "seen: pid 100 on web1 (the inventory's high); it has been running for 8 min 20 s",
         "seen: pid 200 on web1; it has been running for 8 min 20 s",

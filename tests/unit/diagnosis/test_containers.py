@@ -80,7 +80,7 @@ def test_nothing_is_wrong_with_a_container_that_runs_and_lets_tasks_finish() -> 
             {"status": "exited", "pid": None, "out_of_memory": True}, "container.out_of_memory",
             "docker inspect: OOMKilled is true",
         ),
-        ({"health": "unhealthy", "health_said": "no answer"}, "container.unhealthy", "it said last: no answer"),
+        ({"health": "unhealthy", "health_said": "no answer"}, "container.unhealthy", "its last output: no answer"),
     ],
 )  # fmt: skip
 def test_the_state_of_a_container_is_a_finding(
@@ -111,15 +111,15 @@ def test_one_of_several_containers_that_is_down_is_named() -> None:
             "its first process is dash, which ignores SIGTERM",
             "exec celery",
         ),
-        ({"stop_signal": "SIGKILL"}, "docker stop sends SIGKILL", "leave stop_signal out"),
+        ({"stop_signal": "SIGKILL"}, "docker stop sends SIGKILL", "remove stop_signal"),
         (
             {"command": ("tini", "-g", "celery")},
-            "tini -g in shop_high_1 passes SIGTERM",
+            "tini -g in shop_high_1 also passes SIGTERM",
             "tini without -g",
         ),
         (
             {"grace_s": 10.0},
-            "kills shop_high_1 after 10 s, and a stop may take 30 s",
+            "kills shop_high_1 after 10 s, but a stop may take 30 s",
             "stop_grace_period: 30s",
         ),
     ],

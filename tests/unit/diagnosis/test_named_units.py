@@ -274,5 +274,5 @@ def test_a_stop_that_ends_the_pool_s_tasks_at_once_is_told_with_the_tasks_that_r
     assert "also stops the processes of its pool (stopasgroup=true)" in at_once.summary
     assert "a stop now: runs shop.tasks.ship (id-1)" in at_once.evidence[0]
     (longer,) = told(main)  # a pool without processes of its own
-    assert "a stop may take 16 min 40 s (a task there runs for so long)" in longer.summary
+    assert "a stop may take 16 min 40 s (a task there has been running that long)" in longer.summary
     assert told(main, service=replace(service, program_stop=ProgramStop(1200, as_group=True))) == []

@@ -124,10 +124,10 @@ def test_a_beat_of_before_is_told_with_what_it_sends_otherwise() -> None:
     assert finding.evidence[:3] == (
         f"it does not send new ({TASKS[1]})",
         (
-            f"of nightly it has {TASKS[0]} 0 2 * * *, the application {TASKS[0]} 0 2 * * * with "
+            f"nightly: it has {TASKS[0]} 0 2 * * *, the application {TASKS[0]} 0 2 * * * with "
             "{'queue': 'high_q', 'priority': 5}"
         ),
-        f"it sends stock ({TASKS[1]}), which the application has no more",
+        f"it sends stock ({TASKS[1]}), which the application no longer has",
     )
     (change,) = finding.fix
     assert (change.do, change.undo) == (
@@ -148,5 +148,5 @@ def test_what_a_scheduler_has_besides_the_code_is_no_older_schedule() -> None:
     assert of_beats(SAID, BILL, kind="tables") == []
     (finding,) = of_beats(SAID, BILL, kind="redbeat")
     assert (
-        finding.evidence[0] == f"it sends nightly ({TASKS[0]}), which the application has no more"
+        finding.evidence[0] == f"it sends nightly ({TASKS[0]}), which the application no longer has"
     )
