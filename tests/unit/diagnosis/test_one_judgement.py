@@ -313,6 +313,4 @@ def test_a_disabled_service_that_is_down_is_a_finding_too() -> None:
         host={"service_manager": "systemd", "commands": None},
         state={"services": down},
     )
-    assert [change.summary for change in found.fix] == [
-        "enable high, so that it starts with the host"
-    ]
+    assert [change.summary for change in found.fix] == ["enable high, so that it starts at boot"]
