@@ -1,5 +1,5 @@
-"""The one judgement: a snapshot's findings, with the evidence and the changes that fix them; a file
-for each family.
+"""The one judgement: the findings of a snapshot, with the evidence and the changes that fix them.
 
-Pure: what it knows is the snapshot. It may import `broker`, `hosts` and what they import.
+There is a file for each family of findings. All of it is pure: it knows nothing but the snapshot.
+It may import `broker`, `hosts` and what they import.
 """

@@ -1,4 +1,4 @@
-"""Findings that the operator accepts until a date: they are told, and not counted."""
+"""Findings that the operator accepts until a date: they are shown, but not counted."""
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -14,49 +14,44 @@ from runbooks.diagnosis.codes import catalogue
 
 
 def with_accepted(fleet: Fleet, findings: Iterable[Finding], at: float) -> list[Finding]:
-    """Mark what `celery_accepted` means as accepted: a note without a remedy, which still blocks
-    what it blocks.
+    """Return the findings; those that `celery_accepted` selects become notes without a remedy.
 
-    After its date (UTC) a finding counts again, and says so.
+    They still block what they block. After its date (UTC) a finding counts again, and says so.
     """
     return [_judged(fleet.app.accepted, finding, at) for finding in findings]
 
 
 def unmatched(fleet: Fleet, findings: Iterable[Finding]) -> Iterator[Finding]:
-    """The entries of `celery_accepted` that no finding fits, in a look at everything."""
+    """Yield the entries of `celery_accepted` that match no finding, in a look at everything."""
     findings = list(findings)
     for one in fleet.app.accepted:
-        if any(_means(one, finding) for finding in findings):
+        if any(_matches(one, finding) for finding in findings):
             continue
         known = catalogue()
         wrong = one.code not in known
+        summary = f"celery_accepted has {one.code} of {one.subject}, but nothing matches it"
+        if wrong:
+            nearest = did_you_mean(one.code, known)
+            summary = f"celery_accepted has {one.code}, but there is no such finding{nearest}"
         yield Finding(
             "inventory.accepts_nothing",
             one.code,
-            (
-                f"celery_accepted has {one.code}, and there is no such"
-                f" finding{did_you_mean(one.code, known)}"
-                if wrong
-                else (
-                    f"celery_accepted has {one.code} of {one.subject}, and nothing like it was"
-                    " found"
-                )
-            ),
+            summary,
             (f"reason: {one.reason}", f"until {one.until}"),
             severity=Severity.WARNING if wrong else Severity.INFO,
         )
 
 
 def _judged(accepted: Iterable[Accepted], finding: Finding, at: float) -> Finding:
-    its = [one for one in accepted if _means(one, finding)]
+    its = [one for one in accepted if _matches(one, finding)]
     today = datetime.fromtimestamp(at, UTC).date()
     for one in its:
         if today <= one.until:
-            told = f"until {one.until}: {one.reason}"
-            return replace(finding, severity=Severity.INFO, accepted=told, remedy=None, fix=())
+            why = f"until {one.until}: {one.reason}"
+            return replace(finding, severity=Severity.INFO, accepted=why, remedy=None, fix=())
     over = tuple(f"it was accepted until {one.until}: {one.reason}" for one in its)
     return replace(finding, evidence=(*finding.evidence, *over))
 
 
-def _means(one: Accepted, finding: Finding) -> bool:
+def _matches(one: Accepted, finding: Finding) -> bool:
     return one.code == finding.code and fnmatchcase(finding.subject, one.subject)

@@ -1,8 +1,7 @@
-"""What is expected, what runs and who answers, matched in one place: a row for each worker and
-beat.
+"""Match what is expected, what runs and who answers: a row for each worker and beat.
 
 A finding, a plan and the verb `workers` have to agree on what a process is. So none of them asks a
-host, a node or the broker by itself; each takes its rows from here.
+host, a node or the broker itself; each takes its rows from here.
 """
 
 from collections import defaultdict
@@ -21,50 +20,51 @@ from runbooks.hosts.census import is_its, is_service
 
 
 class SeenBy(Enum):
-    """How it is known which broker a process talks to."""
+    """How the broker of a process is known."""
 
     ANSWER = "it answers through it"
     CLIENT_LIST = "CLIENT LIST has its connection"
-    TOLD = "its environment or command line names it"
+    GIVEN = "its environment or command line names it"
 
 
 class Row(Struct, frozen=True):
-    """A worker or beat: a process, a service that has none, or a node whose process was not seen.
-
-    `host` is its name in the inventory; "" where a node is on none that was seen. `service` is the
-    service that it is or belongs to, "" for none; it is `expected` where the inventory has that
-    service. `process` is its main process, or what is left of one; None where none was seen.
-    `below` are the processes of its pool and its beat, `by` who runs it. `of_app`: whether it is
-    the application's; None where that is not known. `node` is the name it has to remote control, ""
-    where that is not known; `answer` is what the node said, None where it did not, or where it
-    could not be told whether it was this one. `broker` is where it takes messages from, as
-    `seen_by` knows; both None where that is not known. `at_ours`: whether that is the inventory's
-    broker and db; None where that is not known. `twins` are the host and pid of each other main
-    process that has the same node's name.
-    """
+    """A worker or beat: a process, a service without one, or a node whose process was not seen."""
 
     host: str
+    """Its name in the inventory; "" for a node that is on no host that was checked."""
     service: str = ""
+    """The service that it is or belongs to, "" for none."""
     expected: bool = False
+    """Whether the inventory has that service."""
     process: CeleryProcess | None = None
+    """Its main process, or what is left of one; None if none was seen."""
     below: tuple[CeleryProcess, ...] = ()
+    """The processes of its pool, and its beat."""
     by: StartedBy | None = None
+    """Who runs it."""
     of_app: bool | None = None
+    """Whether it is the application's; None: not known."""
     node: str = ""
+    """Its name in remote control, "" if that is not known."""
     answer: NodeState | None = None
+    """What the node said; None if it did not answer, or may be another one."""
     broker: BrokerPlace | None = None
+    """Where it takes messages from; None: not known."""
     seen_by: SeenBy | None = None
+    """How that is known."""
     at_ours: bool | None = None
+    """Whether that is the inventory's broker and db; None: not known."""
     twins: tuple[tuple[str, int], ...] = ()
+    """Host and pid of each other main process with the same node name."""
 
     @property
     def identity(self) -> tuple[str, int]:
-        """Its host and pid; 0 where it has no process."""
+        """Its host and pid; the pid is 0 if it has no process."""
         return self.host, self.process.pid if self.process else 0
 
 
 def which(row: Row) -> str:
-    """The row's process, where it is, and who runs it, for the evidence."""
+    """Return the row's process, its host, and who runs it, for the evidence."""
     assert row.process
     assert row.by
     where = f"pid {row.process.pid} on {row.host}"
@@ -74,38 +74,34 @@ def which(row: Row) -> str:
 
 
 def table(fleet: Fleet, snapshot: Snapshot) -> tuple[Row, ...]:
-    """The rows by host and service, in the inventory's order; last the nodes whose processes were
-    not seen.
+    """Return the rows by host and service, in the inventory's order.
 
-    A host that did not answer, or was not asked for its processes, has none but those of its nodes
-    that answer.
+    The last ones are nodes whose processes were not seen. A host that did not answer, or was not
+    asked for its processes, has only rows of its nodes that answer.
     """
     states = snapshot.reachable()
-    seen = [
-        row
-        for host in fleet.hosts
-        if host.name in states
-        for row in _at(fleet, host, states[host.name])
-    ]
+    seen = list[Row]()
+    for host in fleet.hosts:
+        if host.name in states:
+            seen += _at(fleet, host, states[host.name])
     seen = _each_once(seen, states)
     nodes = snapshot.broker.nodes if snapshot.broker else {}
-    answers, hostnames = _answers(fleet, snapshot, seen, nodes), _hostnames(fleet, snapshot)
+    answers = _answers(fleet, snapshot, seen, nodes)
+    hostnames = _hostnames(fleet, snapshot)
     rows = [_with_node(fleet, row, answers.get(row.identity), hostnames) for row in seen]
     rows = [_of_its_application(fleet, _with_broker(fleet, row, snapshot)) for row in rows]
     rows = list(_of_unseen_services(fleet, rows, nodes))
-    unseen = [
-        _of_node(fleet, node)
-        for name, node in nodes.items()
-        if not any(row.answer is node for row in rows)
-    ]
+    unseen = []
+    for node in nodes.values():
+        if not any(row.answer is node for row in rows):
+            unseen.append(_of_node(fleet, node))
     return (*_with_twins(rows), *unseen)
 
 
 def _each_once(rows: Sequence[Row], states: Mapping[str, HostState]) -> list[Row]:
-    """Without what a second host of the inventory, which is the same machine, sees of a process
-    once more.
+    """Return the rows with each process once, if two hosts of the inventory are one machine.
 
-    The host whose service it is keeps it.
+    The host with its service keeps it.
     """
 
     def key(row: Row) -> tuple[str, int]:
@@ -119,13 +115,12 @@ def _each_once(rows: Sequence[Row], states: Mapping[str, HostState]) -> list[Row
 
 
 def _at(fleet: Fleet, host: FleetHost, state: HostState) -> list[Row]:
-    """The services of the inventory in its order, then what else there is."""
+    """Return the rows of the inventory's services in its order, then the others."""
     rows = list(_processes(fleet, host, state))
     running = {row.service for row in rows if row.process and not row.process.leftover}
     if state.census is not None:
-        rows += [
-            Row(host.name, name, True, of_app=True) for name in host.services if name not in running
-        ]
+        down = [name for name in host.services if name not in running]
+        rows += [Row(host.name, name, True, of_app=True) for name in down]
     order = {name: n for n, name in enumerate(host.services)}
     return sorted(rows, key=lambda row: (order.get(row.service, len(order)), row.identity))
 
@@ -136,6 +131,9 @@ def _processes(fleet: Fleet, host: FleetHost, state: HostState) -> Iterator[Row]
             continue
         assert state.census
         service = _service_of(one, state.all_services)
+        of_app: bool | None = True
+        if not service:
+            of_app = is_its(fleet.app.app, one, everywhere=host.manager.is_the_machines)
         yield Row(
             host.name,
             service,
@@ -143,41 +141,35 @@ def _processes(fleet: Fleet, host: FleetHost, state: HostState) -> Iterator[Row]
             one,
             tuple(state.census.children_of(one.pid)),
             started_by(one, state.census.units),
-            (
-                True
-                if service
-                else is_its(fleet.app.app, one, everywhere=host.manager.is_the_machines)
-            ),
+            of_app,
         )
 
 
 def _service_of(one: CeleryProcess, services: Mapping[str, ServiceState]) -> str:
-    return next(
-        (name for name, state in services.items() if one.pid == state.pid or one.pid in state.pids),
-        "",
-    )
+    for name, state in services.items():
+        if one.pid == state.pid or one.pid in state.pids:
+            return name
+    return ""
 
 
 def _hostnames(fleet: Fleet, snapshot: Snapshot) -> dict[str, str]:
-    """What the containers of services take for their host's name, by their ids."""
+    """Return the host names inside of the services' containers, by container id."""
     states = snapshot.reachable()
-    services = (
-        found
-        for host in fleet.hosts
-        if host.name in states
-        for found in states[host.name].services.values()
-    )
-    return {one.id: one.hostname for found in services for one in found.containers}
+    hostnames = dict[str, str]()
+    for host in fleet.hosts:
+        for found in states[host.name].services.values() if host.name in states else ():
+            hostnames.update((one.id, one.hostname) for one in found.containers)
+    return hostnames
 
 
 def _answers(
     fleet: Fleet, snapshot: Snapshot, rows: Sequence[Row], nodes: Mapping[str, NodeState]
 ) -> dict[tuple[str, int], NodeState]:
-    """Which process is which node, as far as that is certain.
+    """Return which process is which node, as far as that is certain.
 
-    A node tells the pid by which it knows itself, which may be that of several processes: on other
-    hosts, or in containers. Its name then tells the host, or the pids of its pool do. Without a pid
-    it is that process of its service, where only one answers to the name.
+    A node reports its own pid, which several processes may have: on other hosts, or in containers.
+    Then the host in its name, or the pids of its pool decide. A node without a pid is the process
+    of its service, if only one node answers to the name.
     """
     found = dict[tuple[str, int], NodeState]()
     mains = [row for row in rows if row.process and row.process.kind in (Kind.MAIN, Kind.UNCLEAR)]
@@ -191,29 +183,29 @@ def _answers(
                     found[row.identity] = node
     mains = [row for row in mains if row.identity not in found]
     matched = {node.name for node in found.values() if node.twins == 1}
+    unmatched = [node for node in nodes.values() if node.name not in matched]
     of_pid = defaultdict[int, list[Row]](list)
     for row in mains:
         assert row.process
         of_pid[row.process.inner_pid].append(row)
-    for node in (node for node in nodes.values() if node.name not in matched):
+    for node in unmatched:
         for pid in node.pids:
             for row in _one_of(_called(node, of_pid[pid]), node):
                 found[row.identity] = node
         if not node.pids and node.twins == 1:
-            so_called = [
-                row for row in _called(node, mains) if _nodes_name(fleet, row) == node.name
-            ]
-            found |= {row.identity: node for row in so_called if len(so_called) == 1}
+            named_so = [row for row in _called(node, mains) if _nodes_name(fleet, row) == node.name]
+            if len(named_so) == 1:
+                found[named_so[0].identity] = node
     return found
 
 
 def _called(node: NodeState, rows: Iterable[Row]) -> list[Row]:
-    """Those that their command lines do not say are another node."""
+    """Return the rows without those that have another node's name on their command lines."""
     return [row for row in rows if row.process and is_service(row.process.options, node.name)]
 
 
 def _one_of(rows: Sequence[Row], node: NodeState) -> Sequence[Row]:
-    """The one of these that the node is; none where it could be several."""
+    """Return the only one of these that the node can be; none if several can."""
     place = node.name.partition("@")[2]
     pools = [row for row in rows if node.pool_pids & {child.inner_pid for child in row.below}]
     for likely in (rows, [row for row in rows if row.host == place], pools):
@@ -223,18 +215,16 @@ def _one_of(rows: Sequence[Row], node: NodeState) -> Sequence[Row]:
 
 
 def _nodes_name(fleet: Fleet, row: Row) -> str:
-    """The node's name as far as the command line, or the inventory of its service, tells it."""
+    """Return the node's name, if its command line or the inventory has it; otherwise ""."""
     assert row.process
     given = row.process.options.node
     if "@" in given and "%" not in given:
         return given
-    nodes = [
-        host.node(worker)
-        for host in fleet.hosts
-        if host.name == row.host
-        for worker in host.workers_of(row.service)
-        if not worker.node and is_service(row.process.options, host.node(worker))
-    ]
+    nodes = []
+    for host in fleet.hosts:
+        for worker in host.workers_of(row.service) if host.name == row.host else ():
+            if not worker.node and is_service(row.process.options, host.node(worker)):
+                nodes.append(host.node(worker))
     return nodes[0] if len(nodes) == 1 else ""
 
 
@@ -251,9 +241,7 @@ def _with_node(
 def _of_unseen_services(
     fleet: Fleet, rows: Sequence[Row], nodes: Mapping[str, NodeState]
 ) -> Iterator[Row]:
-    """The rows; a service whose process was not seen has the answer in its name, unless that came
-    from another row.
-    """
+    """Yield the rows; a service without a process has the answer in its name, if that is free."""
     hosts = {host.name: host for host in fleet.hosts}
     for row in rows:
         own = hosts[row.host].nodes_of(row.service) if row.expected and not row.process else ()
@@ -273,63 +261,53 @@ def _of_node(fleet: Fleet, node: NodeState) -> Row:
 
 
 def _with_broker(fleet: Fleet, row: Row, snapshot: Snapshot) -> Row:
-    """The best of what tells it: its answer, the broker's own list of connections, what it was
-    started with.
+    """Return the row with its broker, by the best evidence.
+
+    That is its answer, else the broker's list of connections, else what it was started with.
     """
     if row.process is None or snapshot.broker is None:
         return row
     place = place_of(fleet.app.broker_url.get_secret_value())
-    ours = (
-        place if place is None or snapshot.broker.unseen else replace(place, db=snapshot.broker.db)
-    )
-    told = row.process.told_broker
+    ours = place
+    if place and not snapshot.broker.unseen:
+        ours = replace(place, db=snapshot.broker.db)
+    given = row.process.told_broker
     if row.answer:
         return replace(row, broker=ours, seen_by=SeenBy.ANSWER, at_ours=True)
     found = _clients_of(row.process, snapshot.broker.clients or (), place)
     dbs = {client.db for client in found if client.takes_messages}
     if not dbs and snapshot.broker.db in {client.db for client in found}:
         dbs = {snapshot.broker.db}
-    if dbs or (
-        found and not told
-    ):  # one that takes no messages may be at its results, in a db of theirs
+    # a connection that takes no messages may be that of its results, in another db
+    if dbs or (found and not given):
         db = dbs.pop() if len(dbs) == 1 else None
         broker = replace(ours, db=db) if ours else None
-        return replace(
-            row,
-            broker=broker,
-            seen_by=SeenBy.CLIENT_LIST,
-            at_ours=None if db is None else db == snapshot.broker.db,
-        )
-    if told:
-        same_host = ours and told.host == ours.host  # another name may be one of the same server
-        return replace(
-            row, broker=told, seen_by=SeenBy.TOLD, at_ours=told == ours if same_host else None
-        )
+        at_ours = None if db is None else db == snapshot.broker.db
+        return replace(row, broker=broker, seen_by=SeenBy.CLIENT_LIST, at_ours=at_ours)
+    if given:
+        same_host = ours and given.host == ours.host  # another name may be one of the same server
+        at_ours = given == ours if same_host else None
+        return replace(row, broker=given, seen_by=SeenBy.GIVEN, at_ours=at_ours)
     return row
 
 
 def _of_its_application(fleet: Fleet, row: Row) -> Row:
-    """The row; one in a container that works with another server's port is another installation's.
+    """Return the row; a container with another server's port is of another installation.
 
-    A container may know the server by another name, and its published port may differ. So what
-    answers, or has a connection at the inventory's broker, is the inventory's application all the
-    same.
+    A container may know the server by another name, and its published port may differ. So a worker
+    that answers, or has a connection at the inventory's broker, is still the inventory's.
     """
-    place, told = (
-        place_of(fleet.app.broker_url.get_secret_value()),
-        (row.process.told_broker if row.process else None),
-    )
-    if (
-        not (row.process and row.process.container and row.of_app and place and told)
-        or row.service
-        or row.at_ours
-    ):
+    if not (row.process and row.process.container and row.of_app) or row.service or row.at_ours:
         return row
-    return replace(row, of_app=False, at_ours=False) if told.port != place.port else row
+    place = place_of(fleet.app.broker_url.get_secret_value())
+    given = row.process.told_broker
+    if place and given and given.port != place.port:
+        return replace(row, of_app=False, at_ours=False)
+    return row
 
 
 def in_other_installations(fleet: Fleet, snapshot: Snapshot) -> dict[str, frozenset[int]]:
-    """By host the processes in containers that work with another broker than the inventory's."""
+    """Return the processes in containers that use another broker than the inventory's, by host."""
     found: dict[str, set[int]] = {}
     for row in table(fleet, snapshot):
         if row.process and row.process.container and row.of_app is False:
@@ -340,10 +318,10 @@ def in_other_installations(fleet: Fleet, snapshot: Snapshot) -> dict[str, frozen
 def _clients_of(
     one: CeleryProcess, clients: Iterable[Client], ours: BrokerPlace | None
 ) -> list[Client]:
-    """The broker's connections that are this process's.
+    """Return the broker's connections of this process.
 
-    An address alone does not tell: from one host a connection to another server may have the same
-    port. Where something forwards connections, the process and the broker know the broker's end by
+    An address alone proves nothing: a connection from one host to another server may have the same
+    port. If connections are forwarded, the process and the broker know the broker's end by
     different addresses; the port is then that of the inventory's URL.
     """
     peers = defaultdict[str, list[str]](list)
@@ -352,15 +330,17 @@ def _clients_of(
 
     def is_its(client: Client) -> bool:
         likely = peers.get(client.address, ())
-        return client.to in likely or bool(
-            ours and any(peer.endswith(f":{ours.port}") for peer in likely)
-        )
+        if client.to in likely:
+            return True
+        if ours is None:
+            return False
+        return any(peer.endswith(f":{ours.port}") for peer in likely)
 
     return [client for client in clients if is_its(client)]
 
 
 def _with_twins(rows: Sequence[Row]) -> Iterator[Row]:
-    """What is left of a worker has its name and is none, nor is one at another broker."""
+    """Yield the rows with their twins; leftovers and workers at other brokers do not count."""
     named = defaultdict[str, list[Row]](list)
     for row in rows:
         if row.node and row.process and not row.process.leftover and row.at_ours is not False:

@@ -1,7 +1,7 @@
 """The catalogue: every code that a finding may have, and what an operator should know about it.
 
 The texts are in `catalogue/`, one TOML file per subject and one table per code: `[no_consumer]` of
-`queue.toml` is `queue.no_consumer`. `inv explain` prints them, and docs/findings.md is made from
+`queue.toml` is `queue.no_consumer`. `inv explain` prints them, and docs/findings.md is written from
 them.
 """
 
@@ -18,14 +18,10 @@ def catalogue() -> dict[str, Explanation]:
     """Read the explanation of every code, in alphabetical order."""
     import tomllib  # 2 ms, and most looks do not need it
 
-    return {
-        f"{path.stem}.{name}": convert(
-            {
-                "code": f"{path.stem}.{name}",
-                **{key: " ".join(text.split()) for key, text in texts.items()},
-            },
-            Explanation,
-        )
-        for path in sorted(_FOLDER.glob("*.toml"))
-        for name, texts in tomllib.loads(path.read_text()).items()
-    }
+    found = {}
+    for path in sorted(_FOLDER.glob("*.toml")):
+        for name, texts in tomllib.loads(path.read_text()).items():
+            code = f"{path.stem}.{name}"
+            fields = {key: " ".join(text.split()) for key, text in texts.items()}
+            found[code] = convert({"code": code, **fields}, Explanation)
+    return found

@@ -1,4 +1,4 @@
-"""Faults of cron itself: entries that nothing runs."""
+"""Find hosts on which no cron runs the entries."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from runbooks.diagnosis.wanted_files import runs_timers
 
 
 def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Of each host that is to have entries in /etc/cron.d."""
+    """Yield the hosts with entries in /etc/cron.d and no cron."""
     states = snapshot.reachable()
     for host in fleet.hosts:
         state = states.get(host.name)
@@ -16,17 +16,12 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding(
                 "cron.not_running",
                 host.name,
-                f"no cron runs on {host.name}, so nothing runs the entries that the inventory has"
-                " for it",
+                f"no cron runs on {host.name}, so nothing runs the inventory's entries for it",
                 (
-                    (
-                        "no process is called cron, crond or bcron-sched, and systemd has no active"
-                        " cron.target"
-                    ),
-                    (
-                        f"on {host.name}: sudo systemctl enable --now cron (on Red Hat: crond);"
-                        " where there is no such unit, install its package"
-                    ),
+                    "no process is named cron, crond or bcron-sched, and systemd has no active"
+                    " cron.target",
+                    f"on {host.name}: sudo systemctl enable --now cron (on Red Hat: crond);"
+                    " if there is no such unit, install its package",
                 ),
                 severity=Severity.WARNING,
             )

@@ -1,4 +1,4 @@
-"""What ends a process of somebody else's for good, or lets it go on, as a command for its host."""
+"""The command that ends a process of another owner for good, on its host."""
 
 from collections.abc import Iterable
 
@@ -6,8 +6,9 @@ from runbooks.core.census import Manager, StartedBy
 
 
 def end_of(manager: Manager | None, name: str, pids: Iterable[int]) -> str:
-    """What ends these processes for good, as far as that is known; `manager` and `name` are those
-    of `StartedBy`.
+    """Return what ends these processes for good, as far as that is known.
+
+    `manager` and `name` are those of `StartedBy`.
     """
     match manager:
         case Manager.SYSTEMD:
@@ -22,14 +23,14 @@ def end_of(manager: Manager | None, name: str, pids: Iterable[int]) -> str:
             return f"sudo {manager.value} stop {name.removeprefix('container ')}"
         case Manager.SUPERVISORD:
             return (
-                "sudo supervisorctl stop, with the name that sudo supervisorctl status shows beside"
+                "sudo supervisorctl stop, with the name that sudo supervisorctl status shows for"
                 " its pid"
             )
         case Manager.CONTAINER:
-            return "whatever runs that container has to stop it"
+            return "stop that container by what runs it"
     return f"sudo kill -TERM {' '.join(map(str, pids))}"
 
 
 def ended_by(by: StartedBy, *pids: int) -> str:
-    """The same, of what a row says who runs it."""
+    """Return the same for the runner of a row."""
     return end_of(by.manager, by.name, pids)

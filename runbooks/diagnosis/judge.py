@@ -1,8 +1,7 @@
-"""The one judgement: a snapshot's findings, each with the evidence for it and the changes that fix
-it.
+"""The one judgement: the findings of a snapshot, with the evidence and the changes that fix them.
 
-A plan is the changes of findings; `diagnose`, `verify`, the proof and the monitor are views of the
-same findings.
+A plan is the changes of findings; `diagnose`, `verify`, the verification after a run and the
+monitor are views of the same findings.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -38,31 +37,43 @@ from runbooks.diagnosis.possible import possible
 from runbooks.diagnosis.wanted_files import Kind, Wanted
 
 _UNHEARD = ("worker.no_remote_control", "broker.not_the_workers", "broker.options_differ")
-"""Why workers do not answer what they are asked, though they may be well: where it blocks,
-restarting mends nothing.
-"""
+"""Why healthy workers may not answer: if one of these blocks, a restart does not help."""
+
+_SAYS_WHY = ("worker.named_otherwise", "worker.other_broker", "worker.stopped", "beat.stopped")
+_NO_ANSWER = ("worker.busy", "worker.node_unclear", "worker.not_answering", "worker.other_process")
+"""Findings of a worker's silence, which is left out if one of `_SAYS_WHY` explains it."""
+
+_SILENT = (
+    "worker.not_answering",
+    "worker.busy",
+    "worker.none_fits",
+    "queue.no_consumer",
+    "queue.few_consumers",
+)
+"""Findings that are made if nodes do not answer."""
+
+_UNLOADED = ("task.import_fails", "host.probe_failed")
+"""Findings whose fix sets the environment, which is then not a finding of its own."""
 
 
 def judge(
     fleet: Fleet, snapshot: Snapshot, wanted: Mapping[Kind, Wanted], *, taking: bool = False
 ) -> tuple[Finding, ...]:
-    """Every fault of the fleet, causes and errors first. Pure: all it knows is a snapshot of
-    everything.
+    """Return every fault of the fleet, causes and errors first, from a snapshot of everything.
 
-    What another fault explains is left out, and the fault that explains it has its changes. What
-    another run is doing just now is no fault. `taking`: what others have started is to be taken
-    over.
+    A fault that another one explains is left out; the other one has its changes. What another run
+    is doing now is not a fault. `taking`: what others have started is to be taken over.
     """
     files_ = [
         *environment.faults(fleet, snapshot),
         *files.faults(fleet, snapshot, wanted, taking=taking),
     ]
-    files_ += files.may_not_be_written(
-        snapshot, [change for fault in files_ for change in fault.fix]
-    )
+    planned = [change for fault in files_ for change in fault.fix]
+    files_ += files.may_not_be_written(snapshot, planned)
     on_files = list(services.with_restarts(fleet, snapshot, files_))
     at_work = [*services.faults(fleet, snapshot), *code.not_registered(fleet, snapshot)]
     known = [*on_files, *at_work]
+    of_services = [fault for fault in known if fault.code != "task.not_registered"]
     findings = [
         *application.faults(fleet, snapshot, known),
         *broker.faults(fleet, snapshot),
@@ -72,9 +83,7 @@ def judge(
         *containers.faults(fleet, snapshot),
         *program_stops.faults(fleet, snapshot),
         *at_work,
-        *older_code.workers(
-            fleet, snapshot, [fault for fault in known if fault.code != "task.not_registered"]
-        ),
+        *older_code.workers(fleet, snapshot, of_services),
         *older_code.beats(fleet, snapshot),
         *schedule.faults(fleet, snapshot),
         *queues.faults(fleet, snapshot, known),
@@ -84,58 +93,59 @@ def judge(
         *cron.faults(fleet, snapshot),
         *on_files,
     ]
-    unloaded = ("task.import_fails", "host.probe_failed")
-    explained = {
-        finding.subject for finding in findings if finding.code in unloaded and finding.fix
-    }
-    findings = [
-        f for f in findings if not (f.code == "environment.differs" and f.subject in explained)
-    ]
-    findings = list(_explained(fleet, findings))
-    unheard = {
-        block.host for finding in findings if finding.code in _UNHEARD for block in finding.blocks
-    }
+    findings = list(_explained(fleet, _without_environments(findings)))
+    unheard = set[str]()
+    for finding in findings:
+        if finding.code in _UNHEARD:
+            unheard.update(block.host for block in finding.blocks)
     findings = list(without_its_doing(fleet, snapshot, _heard(fleet, snapshot, findings, unheard)))
-    told = with_accepted(fleet, possible(fleet, findings), snapshot.at)
-    return causes_first(fleet, snapshot, [*told, *unmatched(fleet, told)])
+    reported = with_accepted(fleet, possible(fleet, findings), snapshot.at)
+    return causes_first(fleet, snapshot, [*reported, *unmatched(fleet, reported)])
+
+
+def _without_environments(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings without the environments that the fix of another finding sets."""
+    set_by_others = {one.subject for one in findings if one.code in _UNLOADED and one.fix}
+    left = []
+    for finding in findings:
+        if finding.code != "environment.differs" or finding.subject not in set_by_others:
+            left.append(finding)
+    return left
 
 
 def _explained(fleet: Fleet, findings: Sequence[Finding]) -> Iterator[Finding]:
-    """Without the silence of workers of which it is known why; its changes are those of the fault
-    that says so.
+    """Yield the findings without a worker's silence that another one explains.
+
+    The other one gets its changes.
     """
-    nodes = {
-        f"{service} on {host.name}": host.node_of(service)
-        for host in fleet.hosts
-        for service in host.services
-        if len(host.workers_of(service)) == 1
-    }
+    nodes = {}
+    for host in fleet.hosts:
+        for service in host.services:
+            if len(host.workers_of(service)) == 1:
+                nodes[f"{service} on {host.name}"] = host.node_of(service)
 
     def node_of(finding: Finding) -> str:
         return nodes.get(finding.subject, finding.subject)
 
     why = {node_of(finding) for finding in findings if finding.code in _SAYS_WHY}
-    silent = {
-        node_of(finding): finding
-        for finding in findings
-        if finding.code in _NO_ANSWER and node_of(finding) in why
-    }
+    silent = {}
     for finding in findings:
-        if finding.code in _SAYS_WHY and (its := silent.get(node_of(finding))):
+        if finding.code in _NO_ANSWER and node_of(finding) in why:
+            silent[node_of(finding)] = finding
+    for finding in findings:
+        its = silent.get(node_of(finding)) if finding.code in _SAYS_WHY else None
+        if its:
             yield finding if finding.blocks else replace(finding, remedy=its.remedy, fix=its.fix)
         elif finding not in silent.values():
             yield finding
 
 
-_SAYS_WHY = ("worker.named_otherwise", "worker.other_broker", "worker.stopped", "beat.stopped")
-_NO_ANSWER = ("worker.busy", "worker.node_unclear", "worker.not_answering", "worker.other_process")
-
-
 def _heard(
     fleet: Fleet, snapshot: Snapshot, findings: Sequence[Finding], hosts: Collection[str]
 ) -> list[Finding]:
-    """Without what only says that workers of these hosts do not answer; of all workers where nobody
-    could be asked.
+    """Return the findings without those that only say that workers of these hosts do not answer.
+
+    If no node could be asked, this applies to all workers.
     """
     assert snapshot.broker is not None
     if snapshot.broker.unasked:
@@ -143,40 +153,28 @@ def _heard(
     return [finding for finding in findings if not _only_unheard(fleet, finding, hosts)]
 
 
-_SILENT = (
-    "worker.not_answering",
-    "worker.busy",
-    "worker.none_fits",
-    "queue.no_consumer",
-    "queue.few_consumers",
-)
-"""What is found where nodes are asked and do not answer."""
-
-
 def _only_unheard(fleet: Fleet, finding: Finding, hosts: Collection[str]) -> bool:
-    """Whether it only says that workers of these hosts do not answer, with a remedy that would not
-    help there.
-    """
+    """Return whether it only says that workers of these hosts do not answer."""
     if finding.code == "worker.not_answering":
         return finding.subject.rpartition("@")[2] in hosts
     if finding.code != "queue.no_consumer":
         return False
-    consuming = {
-        h.name
-        for h in fleet.hosts
-        for worker in h.settings.workers
-        if finding.subject in worker.queues
-    }
+    consuming = set()
+    for host in fleet.hosts:
+        if any(finding.subject in worker.queues for worker in host.settings.workers):
+            consuming.add(host.name)
     return bool(consuming) and consuming <= set(hosts)
 
 
 def watch(fleet: Fleet, snapshot: Snapshot, besides: Iterable[Finding] = ()) -> tuple[Finding, ...]:
-    """What of it shows without asking more hosts than those of beat: the monitor's faults, causes
-    and errors first.
+    """Return the monitor's faults, causes and errors first: they need only the hosts of beat.
 
-    `besides` is what only earlier looks show.
+    `besides` are faults that only earlier looks show.
     """
-    asked = [host for host in fleet.hosts if host.name in snapshot.hosts]
+    of_beats = list[Finding]()
+    for host in fleet.hosts:
+        if host.name in snapshot.hosts:
+            of_beats += workers.of_beat(fleet, host, snapshot.hosts[host.name])
     findings = [
         *broker.faults(fleet, snapshot),
         *code.unregistered(fleet, snapshot),
@@ -187,32 +185,24 @@ def watch(fleet: Fleet, snapshot: Snapshot, besides: Iterable[Finding] = ()) -> 
         *workers.strangers(fleet, snapshot),
         *queues.faults(fleet, snapshot),
         *stuck.faults(fleet, snapshot),
-        *(
-            finding
-            for host in asked
-            for finding in workers.of_beat(fleet, host, snapshot.hosts[host.name])
-        ),
+        *of_beats,
         *besides,
     ]
-    findings = list(
-        possible(fleet, without_its_doing(fleet, snapshot, _heard(fleet, snapshot, findings, ())))
-    )
-    faults = [
-        one
-        for one in with_accepted(fleet, findings, snapshot.at)
-        if one.severity is not Severity.INFO
-    ]
+    heard = _heard(fleet, snapshot, findings, ())
+    left = possible(fleet, without_its_doing(fleet, snapshot, heard))
+    judged = with_accepted(fleet, left, snapshot.at)
+    faults = [finding for finding in judged if finding.severity is not Severity.INFO]
     return causes_first(fleet, snapshot, faults)
 
 
 def can_be_fixed(findings: Iterable[Finding]) -> bool:
-    """Whether a remediation would have something to do: a change that nothing blocks."""
+    """Return whether a remediation would have something to do: a change that is not blocked."""
     findings = list(findings)
     blocks = [block for finding in findings for block in finding.blocks]
     return any(is_free(change, blocks) for finding in findings for change in finding.fix)
 
 
 def is_free(change: Change, blocks: Iterable[Block]) -> bool:
-    """Whether no block covers a change."""
+    """Return whether no block covers a change."""
     services = change.services or ("",)
     return not any(block.covers(change.host, service) for block in blocks for service in services)

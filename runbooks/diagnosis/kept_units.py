@@ -1,6 +1,4 @@
-"""Units that are left as they are: masked ones, names of a unit of somebody else's, and one that is
-not there.
-"""
+"""Find units that are not changed: masked ones, aliases of other units, and missing ones."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
@@ -16,41 +14,41 @@ def faults(host: FleetHost, state: HostState) -> Iterator[Finding]:
 
 
 def of(host: FleetHost, state: HostState) -> dict[str, str]:
-    """The unit files that are left as they are, each with its service, "" for none."""
-    aliases = {
-        host.unit_path(name): name
-        for name, service in _own(host, state).items()
-        if service.alias_of
-    }
-    return {**_masked_units(host, state), **aliases}
+    """Return the unit files that are not changed, each with its service, "" for none."""
+    kept = _masked_units(host, state)
+    for name, service in _own(host, state).items():
+        if service.alias_of:
+            kept[host.unit_path(name)] = name
+    return kept
 
 
 def _masked(host: FleetHost, state: HostState) -> Iterator[Finding]:
-    """A unit that somebody masked is left as it is: they do not want it to start."""
+    """Yield the masked units of ours: they are not to start, so they are not changed."""
     for path, service in _masked_units(host, state).items():
-        evidence = (
-            [f"systemctl show: {state.services[service].answer}"]
-            if service in state.services
-            else []
-        )
+        evidence = []
+        if service in state.services:
+            evidence.append(f"systemctl show: {state.services[service].answer}")
         if path in state.files and state.files[path].content == b"":
             evidence.append(f"{path} is empty, or a link to /dev/null")
         yield _is_left_masked(host, PurePosixPath(path).name, service, evidence)
 
 
 def _is_left_masked(host: FleetHost, unit: str, service: str, evidence: Iterable[str]) -> Finding:
+    blocks: tuple[Block, ...] = ()
+    if service and host.manager.starts_from_units:
+        blocks = (Block(host.name, service),)
     return Finding(
         "unit.masked",
         f"{service or unit} on {host.name}",
-        f"{unit} is masked: somebody does not want it to start, so it is left as it is",
-        (*evidence, f"if it is to run again, on {host.name}: sudo systemctl unmask {unit}"),
-        blocks=(Block(host.name, service),) if service and host.manager.starts_from_units else (),
+        f"{unit} is masked, so that it does not start; not changed",
+        (*evidence, f"to run it again, on {host.name}: sudo systemctl unmask {unit}"),
+        blocks=blocks,
         severity=Severity.ERROR if service else Severity.WARNING,
     )
 
 
 def _named_units(host: FleetHost, state: HostState) -> Iterator[Finding]:
-    """Units that the inventory names and that are not there to be started, or go by another name."""
+    """Yield units that the inventory names and that are missing, masked, or have another name."""
     for name, service in state.services.items():
         if not host.is_others(name):
             continue
@@ -60,8 +58,7 @@ def _named_units(host: FleetHost, state: HostState) -> Iterator[Finding]:
             yield Finding(
                 "unit.alias",
                 f"{name} on {host.name}",
-                f"{name} is only another name of {service.alias_of}, so it is left as it is, and"
-                " not looked at",
+                f"{name} is an alias of {service.alias_of}; not checked, and not changed",
                 (
                     f"systemctl show {name}: Id={service.alias_of}",
                     f"name {service.alias_of} in the inventory",
@@ -76,48 +73,42 @@ def _named_units(host: FleetHost, state: HostState) -> Iterator[Finding]:
                 " which the inventory names, so it cannot be started",
                 (
                     f"{host.manager.shown_by} {name}: {service.answer}",
-                    f"what it has, on {host.name}: {host.manager.listed_by}",
+                    f"to list what it has, on {host.name}: {host.manager.listed_by}",
                 ),
                 blocks=(Block(host.name, name),),
             )
 
 
 def _own(host: FleetHost, state: HostState) -> dict[str, ServiceState]:
-    """The services whose units are this tool's, or would be."""
+    """Return the services whose units are this tool's, or would be."""
     return {name: service for name, service in state.services.items() if not host.is_others(name)}
 
 
 def _aliases(host: FleetHost, state: HostState) -> Iterator[Finding]:
-    """A service whose unit's name stands for a unit of somebody else's: that is neither written nor
-    controlled.
-    """
+    """Yield the services whose unit's name is an alias of another unit, which is not changed."""
     for name, service in _own(host, state).items():
         if service.alias_of:
             unit = PurePosixPath(host.unit_path(name)).name
             yield Finding(
                 "unit.alias",
                 f"{name} on {host.name}",
-                f"{unit} is only another name of {service.alias_of}, so {name} is left as it is,"
-                " and not looked at",
+                f"{unit} is an alias of {service.alias_of}, so {name} is not checked, and not"
+                " changed",
                 (
                     f"systemctl show {unit}: Id={service.alias_of}",
-                    (
-                        f"if the inventory's service is to do that work, on {host.name}: sudo"
-                        f" systemctl disable --now {service.alias_of}; remove the Alias= or the"
-                        " link that gives it this name; sudo systemctl daemon-reload"
-                    ),
+                    f"if the inventory's service should do that work, on {host.name}: sudo"
+                    f" systemctl disable --now {service.alias_of}; remove the Alias= or the link"
+                    " that gives it this name; sudo systemctl daemon-reload",
                 ),
                 blocks=(Block(host.name, name),),
             )
 
 
 def _masked_units(host: FleetHost, state: HostState) -> dict[str, str]:
-    """The unit files that somebody masked, each with its service, "" for none: these are not to
-    start.
+    """Return the masked unit files, each with its service, "" for none: these are not to start.
 
-    **Source:** systemctl(1), `mask`: a link to /dev/null; systemd takes an empty file for the same.
-    With `--runtime` the link is under /run, where a file that was put in place here would outrank
-    it.
+    **Source:** systemctl(1), `mask`: a link to /dev/null; systemd treats an empty file the same
+    way. With `--runtime` the link is under /run, and a file installed here would take precedence.
     """
     if not (host.manager.units and host.manager.units.maskable):
         return {}
@@ -127,7 +118,7 @@ def _masked_units(host: FleetHost, state: HostState) -> dict[str, str]:
 
 
 def _is_masked(state: HostState, path: str, service: str) -> bool:
+    if path in state.files and state.files[path].content == b"":
+        return True
     found = state.services.get(service)
-    return (path in state.files and state.files[path].content == b"") or (
-        found is not None and found.masked
-    )
+    return found is not None and found.masked

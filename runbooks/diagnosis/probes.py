@@ -1,4 +1,4 @@
-"""Faults that the inventory's own probes found."""
+"""Find faults by the inventory's own probes."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ _LINES = 10
 
 
 def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Each probe that did not end as it should, with the end of what it printed."""
+    """Yield each probe that failed, with its last lines of output."""
     for host in fleet.hosts:
         state = snapshot.reachable().get(host.name)
         commands = {probe.name: probe.command for probe in host.settings.probes}

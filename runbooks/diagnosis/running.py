@@ -1,4 +1,4 @@
-"""Workers that are not to be stopped now, for their tasks would not survive it."""
+"""Find workers that must not be stopped now, because their tasks would not survive it."""
 
 from collections.abc import Collection, Iterator
 
@@ -14,32 +14,29 @@ _SHOWN = 3
 def would_kill(
     fleet: Fleet, snapshot: Snapshot, stopped: Collection[tuple[str, str]]
 ) -> Iterator[Finding]:
-    """Of the services (host, service) that are to be stopped the workers whose tasks would not
-    survive it.
+    """Yield those of the services (host, service) to be stopped whose tasks would not survive it.
 
-    These are the ones where a task has run for longer already than a stop may take, and those of
-    one process that are busy: what they do, and since when, nobody can ask them. Some may be
-    services that the inventory no longer has.
+    A task there has already run longer than a stop may take; or it is a busy worker of one process,
+    which cannot say what it runs, or since when. The inventory may no longer have a service.
     """
     assert snapshot.broker is not None
     busy = busy_solo(fleet, snapshot)
     for host in fleet.hosts:
-        for service in (service for name, service in stopped if name == host.name):
+        for service in [service for name, service in stopped if name == host.name]:
             now = snapshot.reachable()[host.name].clock_at
-            names, nodes = host.nodes_of(service), snapshot.broker.nodes
-            running = [task for name in names if name in nodes for task in nodes[name].running]
+            names = host.nodes_of(service)
+            nodes = [snapshot.broker.nodes[name] for name in names if name in snapshot.broker.nodes]
+            running = [task for node in nodes for task in node.running]
             long = [task for task in running if _is_longer(task, now, host.settings.stop_timeout)]
             if long:
-                shown = "; ".join(task_line(task, now) for task in long[:_SHOWN]) + "; …" * (
-                    len(long) > _SHOWN
-                )
-                yield _finding(
-                    host, service, f"a task there has run for longer already: it {shown}"
-                )
+                lines = [task_line(task, now) for task in long[:_SHOWN]]
+                if len(long) > _SHOWN:
+                    lines.append("…")
+                why = f"a task there has already run longer: it {'; '.join(lines)}"
+                yield _finding(host, service, why)
             elif busy.intersection(names):
-                yield _finding(
-                    host, service, "it is busy with a task and cannot be asked which, or since when"
-                )
+                why = "it is busy with a task, and cannot say which, or since when"
+                yield _finding(host, service, why)
 
 
 def _is_longer(task: RunningTask, now: float, limit_s: float) -> bool:

@@ -1,4 +1,4 @@
-"""What a step is: the changes of one name that findings ask for, made and proved together."""
+"""A step: the changes of one name that findings ask for, made and verified together."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -12,50 +12,49 @@ from runbooks.core.needs import Needs
 
 
 class Step(Protocol):
-    """A part of a plan. It has worked when nothing is `lacking` in a new look; that is the only
-    proof that counts.
-
-    `rolling` says that its changes interrupt service, so that hosts are changed in batches.
-    `patience_s` is how long the state may take to come about after the changes are made (workers
-    start slowly). `puts_back` says that a host where it has not worked gets back what the run has
-    changed there.
-    """
+    """A part of a plan. It has worked if nothing is `lacking` in a new look, and only then."""
 
     @property
     def name(self) -> str: ...
     @property
     def needs(self) -> Needs: ...
+
     @property
-    def rolling(self) -> bool: ...
+    def rolling(self) -> bool:
+        """Whether its changes interrupt service, so that hosts are changed in batches."""
+        ...
+
     @property
-    def patience_s(self) -> float: ...
+    def patience_s(self) -> float:
+        """How long the state may take to come about after the changes: workers start slowly."""
+        ...
+
     @property
-    def puts_back(self) -> bool: ...
+    def puts_back(self) -> bool:
+        """Whether a host where it has not worked gets back what the run has changed there."""
+        ...
 
     def findings(self, snapshot: Snapshot) -> Iterable[Finding]:
-        """The findings whose changes it may make, and others."""
+        """Return the findings whose changes it may make, and others."""
         ...
 
     def plan(self, snapshot: Snapshot) -> tuple[Change, ...]:
-        """The changes to make; empty when all is right."""
+        """Return the changes to make; empty if there is nothing to change."""
         ...
 
     def lacking(self, snapshot: Snapshot) -> tuple[Change, ...]:
-        """The changes that are still missing in a look after they were made."""
+        """Return the changes that are still missing in a look after they were made."""
         ...
 
 
 class Fixing(Struct, frozen=True):
-    """The step that makes the changes of its name that `judge` finds, in this order if there is
-    one.
-
-    `proof` is what a look after them is judged by, where that is something else.
-    """
+    """The step that makes the changes of its name that `judge` finds."""
 
     name: str
     needs: Needs
     judge: Callable[[Snapshot], Iterable[Finding]]
     proof: Callable[[Snapshot], Iterable[Finding]] | None = None
+    """Judges a look after the changes; None: `judge` does."""
     order: Callable[[Change], int | tuple[int, int]] = lambda change: 0  # noqa: ARG005
     rolling: bool = False
     patience_s: float = 0.0
@@ -78,41 +77,40 @@ class Fixing(Struct, frozen=True):
 
 
 def changes(findings: Iterable[Finding], step: str) -> tuple[Change, ...]:
-    """The changes of a step that findings ask for: each effect once, with the reasons of all who
-    ask for it.
-    """
+    """Return the changes of a step that findings ask for: each effect once, with all reasons."""
     merged: list[Change] = []
-    for change in (change for finding in findings for change in finding.fix if change.step == step):
-        same = next(
-            (
-                n
-                for n, one in enumerate(merged)
-                if one.host == change.host and _is_one(one.do, change.do)
-            ),
-            None,
-        )
-        if same is None:
-            merged.append(change)
-        else:
-            why = tuple(dict.fromkeys((*merged[same].why, *change.why)))
-            merged[same] = replace(change if _recreates(change.do) else merged[same], why=why)
-    return tuple(_told(change) for change in merged)
+    for finding in findings:
+        for change in finding.fix:
+            if change.step == step:
+                _merge(merged, change)
+    return tuple(_with_reasons(change) for change in merged)
+
+
+def _merge(merged: list[Change], change: Change) -> None:
+    """Add a change, or only its reasons if one of the same effect is there already."""
+    for n, one in enumerate(merged):
+        if one.host == change.host and _is_one(one.do, change.do):
+            why = tuple(dict.fromkeys((*one.why, *change.why)))
+            merged[n] = replace(change if _recreates(change.do) else one, why=why)
+            return
+    merged.append(change)
 
 
 def _is_one(one: Effect, other: Effect) -> bool:
-    """Whether one effect is enough; to recreate a service is to restart it, too."""
+    """Return whether one effect is enough: recreating a service also restarts it."""
+    if one == other:
+        return True
     if not (isinstance(one, ControlService) and isinstance(other, ControlService)):
-        return one == other
-    return one == other or (
-        one.service == other.service and {one.action, other.action} == {"restart", "recreate"}
-    )
+        return False
+    actions = {one.action, other.action}
+    return one.service == other.service and actions == {"restart", "recreate"}
 
 
 def _recreates(effect: Effect) -> bool:
     return isinstance(effect, ControlService) and effect.action == "recreate"
 
 
-def _told(change: Change) -> Change:
+def _with_reasons(change: Change) -> Change:
     if not change.why:
         return change
     return replace(change, summary=f"{change.summary}: {'; '.join(change.why)}", why=())

@@ -1,6 +1,4 @@
-"""The steps there are: which findings each takes its changes from, what it has to see, and whether
-it interrupts.
-"""
+"""All steps: the findings that each takes its changes from, and what it has to see for them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -24,24 +22,23 @@ from runbooks.diagnosis.possible import possible
 from runbooks.diagnosis.step import Fixing, Step
 from runbooks.diagnosis.wanted_files import Kind, Wanted
 
+Judge = Callable[[Snapshot], Iterable[Finding]]
+
 
 def environment_step(fleet: Fleet) -> Step:
     """The environment file of each host has the inventory's values."""
     return Fixing(environment.STEP, Needs.FILES, partial(environment.faults, fleet))
 
 
-Judge = Callable[[Snapshot], Iterable[Finding]]
-
-
 def taken_over(fleet: Fleet, wanted: Wanted, *, kill: bool) -> Judge:
-    """What others have started and is to be taken over."""
+    """Return the judgement of what others have started and is to be taken over."""
     return partial(take_over.findings, fleet, wanted=wanted, kill=kill)
 
 
 def unit_steps(fleet: Fleet, wanted: Wanted, of_others: Judge | None = None) -> tuple[Step, ...]:
     """Stale services are stopped, the unit files are in place, and systemd works with them.
 
-    `of_others` is `taken_over`, None where what others have started is left alone.
+    `of_others` is `taken_over`; None: what others have started is not changed.
     """
 
     def judge(snapshot: Snapshot) -> Iterator[Finding]:
@@ -50,14 +47,13 @@ def unit_steps(fleet: Fleet, wanted: Wanted, of_others: Judge | None = None) -> 
         yield from files.of_systemd(fleet, snapshot)
 
     names = (files.STALE, files.STEPS["unit"], files.MANAGER)
-    needs, judge_once = Needs.FILES | Needs.SERVICES, _once(judge)
+    needs = Needs.FILES | Needs.SERVICES
+    judge_once = _once(judge)
     return tuple(Fixing(name, needs, judge_once, order=_as_rendered(wanted)) for name in names)
 
 
 def _once(judge: Judge) -> Judge:
-    """The same, for several steps: a snapshot is judged when the first of them asks, and not again
-    for the others.
-    """
+    """Return the same judgement for several steps, which judges each snapshot only once."""
     last: tuple[Snapshot, Sequence[Finding]] | None = None
 
     def remembered(snapshot: Snapshot) -> Sequence[Finding]:
@@ -74,7 +70,7 @@ def file_steps(
 ) -> tuple[Step, ...]:
     """The cron entries, for cron or as timers, and the rotation of the logs are in place.
 
-    `taking`: files that somebody else wrote are replaced, too.
+    `taking` also replaces files of other owners.
     """
     return (
         cron_step(fleet, wanted["cron"], wanted["timer"], taking=taking),
@@ -83,9 +79,7 @@ def file_steps(
 
 
 def cron_step(fleet: Fleet, cron: Wanted, timers: Wanted, *, taking: bool) -> Step:
-    """The cron entries are in place: timers that nobody wants are stopped before, the others are
-    started after.
-    """
+    """The cron entries are in place: stale timers are stopped before, the others started after."""
     as_rendered = _as_rendered(timers)
 
     def judge(snapshot: Snapshot) -> Iterator[Finding]:
@@ -111,9 +105,7 @@ def file_step(fleet: Fleet, kind: Kind, wanted: Wanted, *, taking: bool = False)
 
 
 def _as_rendered(wanted: Wanted) -> Callable[[Change], int]:
-    """The order of the files of a host, those that go last: after one that is refused no other is
-    put in place.
-    """
+    """Return the order of a host's files: the rest is not installed if one is refused."""
     places = {(host, path): n for host, paths in wanted.items() for n, path in enumerate(paths)}
 
     def place(change: Change) -> int:
@@ -123,8 +115,9 @@ def _as_rendered(wanted: Wanted) -> Callable[[Change], int]:
 
 
 def import_step(fleet: Fleet, first: Snapshot) -> Step:
-    """The application imports all expected tasks. A host where it does not after that gets back the
-    file of before, which the `first` look has seen.
+    """The application imports all expected tasks.
+
+    A host where it still does not gets back the earlier file, which the `first` look has seen.
     """
     judge = partial(imports.to_be_inserted, fleet)
     proof = partial(imports.not_registered, fleet, first)
@@ -132,9 +125,7 @@ def import_step(fleet: Fleet, first: Snapshot) -> Step:
 
 
 def queue_step(fleet: Fleet) -> Step:
-    """Nothing waits that a rule means, or that would kill a worker; all else stays where it is, in
-    order.
-    """
+    """Nothing waits that a rule selects or that would kill a worker; the rest keeps its order."""
 
     def judge(snapshot: Snapshot) -> Iterator[Finding]:
         assert snapshot.broker is not None
@@ -146,9 +137,7 @@ def queue_step(fleet: Fleet) -> Step:
 
 
 def leaked_step(fleet: Fleet, *, kill: bool = False) -> Step:
-    """No process of an earlier start lives on in a service's control group, as after
-    `KillMode=process`.
-    """
+    """No process of an earlier start is left in a service's control group (`KillMode=process`)."""
     return Fixing(services.LEAKED, Needs.SERVICES, partial(services.leaked, fleet, kill=kill))
 
 
@@ -158,13 +147,13 @@ def worker_step(
     before: Sequence[Step] = (),
     of_others: Judge | None = None,
 ) -> Step:
-    """Every worker and beat runs, since its files last changed, and proves it.
+    """Every worker and beat runs with its present files, answers and consumes.
 
-    `since` asks besides that each was started at or after this time of its host's clock (host →
-    epoch seconds): a restart is a state too, so one that did nothing is a failure, and one that was
-    done is not done twice. What the steps `before` it change makes services restart that load it.
-    `of_others` is `taken_over`, None where what others have started is left alone; it is stopped
-    before anything is started on its host.
+    `since` (host → epoch seconds of the host's clock) also requires that each was started at or
+    after that time. So a restart is a state: one that did nothing is a failure, and one that was
+    done is not done twice. Services restart if the steps `before` change files that they load.
+    `of_others` is `taken_over`; None: what others have started is not changed. It is stopped before
+    anything is started on its host.
     """
 
     def judge(snapshot: Snapshot) -> Iterator[Finding]:
@@ -177,7 +166,8 @@ def worker_step(
         yield from working(snapshot, proving=True)
 
     def working(snapshot: Snapshot, *, proving: bool = False) -> Iterator[Finding]:
-        yield from of_others(snapshot) if of_others else ()
+        if of_others:
+            yield from of_others(snapshot)
         yield from services.at_work(fleet, snapshot, since, proving=proving)
         yield from code.not_registered(fleet, snapshot)
         yield from older_code.workers(fleet, snapshot)
@@ -191,7 +181,7 @@ def worker_step(
     place = {service: n for n, service in enumerate(services_of)}
 
     def order(change: Change) -> tuple[int, int]:
-        """By host, and there what is taken over first."""
+        """Return the order: by host, and there what is taken over first."""
         return hosts[change.host], place.get((change.host, change.service), -1)
 
     patience_s = max((host.settings.start_timeout for host in fleet.hosts), default=0.0)

@@ -1,6 +1,4 @@
-"""The files that each host is to have, as the templates render them: units, the cron file, the
-rotation of logs.
-"""
+"""The files that each host is to have, rendered from templates: units, cron file, log rotation."""
 
 import difflib
 import re
@@ -20,20 +18,16 @@ from runbooks.inventory.templates import Templates
 MODE = 0o644
 
 Wanted = Mapping[str, Mapping[str, bytes]]
-"""Host name → path → the bytes that are wanted there."""
+"""Host name → path → the bytes that the file is to have."""
 
 TIMERS = "celery-cron-"
-"""How the names of timers and their services begin; the application's follows, and the number of
-the entry.
-"""
+"""Prefix of timers and their services; then come the application and the number of the entry."""
 
 Kind = Literal["unit", "cron", "timer", "logrotate"]
 
 
 def unit_files(fleet: Fleet, templates: Templates) -> Wanted:
-    """The unit files of every host: one per worker, beat's where it runs, and the target that holds
-    them together.
-    """
+    """Return the unit files of every host: one for each worker, beat's, and their common target."""
     return {host.name: _units(fleet, host, templates) for host in fleet.hosts}
 
 
@@ -41,45 +35,38 @@ def _units(fleet: Fleet, host: FleetHost, templates: Templates) -> dict[str, byt
     units = host.wanted_units
     if not host.own_services or not units:
         return {}
-    directory, common = host.settings.unit_directory, _common(fleet, host)
+    directory = host.settings.unit_directory
+    common = _common(fleet, host)
 
     def rendered(name: str, **values: Any) -> bytes:
         return templates.render(f"{units.folder}/{name}.j2", **values, **common)
 
-    files = {
-        host.unit_path(worker.known_as): rendered(
-            units.worker.format(""), worker=worker, node=host.node(worker)
-        )
-        for worker in host.settings.workers
-        if not (worker.unit or worker.service or worker.node)
-    }
+    files = {}
+    for worker in host.settings.workers:
+        if not (worker.unit or worker.service or worker.node):
+            path = host.unit_path(worker.known_as)
+            name = units.worker.format("")
+            files[path] = rendered(name, worker=worker, node=host.node(worker))
     if "beat" in host.own_services:
         files[host.unit_path("beat")] = rendered(units.beat)
     return files | {f"{directory}/{name}": rendered(name) for name in units.common}
 
 
 def cron_files(fleet: Fleet, templates: Templates) -> Wanted:
-    """The application's cron file on every host that has cron entries, or runs the monitor, and may
-    have a cron.
-    """
-    return {
-        host.name: (
-            {
-                f"{host.settings.cron_directory}/{_file_name(fleet)}": templates.render(
-                    "cron/celery.j2", entries=entries, **_common(fleet, host)
-                )
-            }
-            if (entries := _entries(fleet, host)) and host.settings.cron_scheduler != "systemd"
-            else {}
-        )
-        for host in fleet.hosts
-    }
+    """Return the application's cron file on every host with entries that may have a cron."""
+    return {host.name: _cron(fleet, host, templates) for host in fleet.hosts}
+
+
+def _cron(fleet: Fleet, host: FleetHost, templates: Templates) -> dict[str, bytes]:
+    entries = _entries(fleet, host)
+    if not entries or host.settings.cron_scheduler == "systemd":
+        return {}
+    content = templates.render("cron/celery.j2", entries=entries, **_common(fleet, host))
+    return {f"{host.settings.cron_directory}/{_file_name(fleet)}": content}
 
 
 def timer_files(fleet: Fleet, templates: Templates) -> Wanted:
-    """The same entries as systemd's timers, each with its service, on every host that may be
-    without a cron.
-    """
+    """Return the same entries as systemd's timers, on every host that may be without a cron."""
     return {host.name: _timers(fleet, host, templates) for host in fleet.hosts}
 
 
@@ -101,7 +88,7 @@ def _timers(fleet: Fleet, host: FleetHost, templates: Templates) -> dict[str, by
 
 
 def timer_of(path: str) -> str:
-    """The name of the timer that a file of ours describes, "" for none."""
+    """Return the name of the timer that a file of ours describes, or ""."""
     name = basename(path)
     return name if name.startswith(TIMERS) and name.endswith(".timer") else ""
 
@@ -109,9 +96,7 @@ def timer_of(path: str) -> str:
 def without_the_other(
     host: FleetHost, state: HostState, kind: Kind, wanted: Mapping[str, bytes]
 ) -> Mapping[str, bytes]:
-    """The files that are wanted there: entries are run by cron or by timers, not by both, and logs
-    rotated once.
-    """
+    """Return the files to install: cron or timers run the entries, and logs are rotated once."""
     if kind == "logrotate":
         return {} if rotated_by_others(host, state, wanted) else wanted
     others: Kind = "cron" if runs_timers(host, state) else "timer"
@@ -121,32 +106,30 @@ def without_the_other(
 def rotated_by_others(
     host: FleetHost, state: HostState, ours: Collection[str]
 ) -> dict[str, list[Rotation]]:
-    """The log files of a host that files of others rotate, each with where."""
+    """Return the log files of a host that files of others rotate, each with where."""
     others = [
         one for one in state.rotations if one.path not in ours and one.path not in state.managed
     ]
-    found = {
-        log: [one for one in others if _covers(one.pattern, log)] for log in host.settings.logs
-    }
-    return {log: places for log, places in found.items() if places}
+    found = {}
+    for log in host.settings.logs:
+        places = [one for one in others if _covers(one.pattern, log)]
+        if places:
+            found[log] = places
+    return found
 
 
 def _covers(pattern: str, log: str) -> bool:
-    """Whether a file that one of the two means may be one that the other means. **Source:**
-    glob(7).
-    """
+    """Return whether two patterns may match the same file. **Source:** glob(7)."""
     same_folder = pattern.count("/") == log.count("/")
     return same_folder and (fnmatchcase(log, pattern) or fnmatchcase(pattern, log))
 
 
 def runs_timers(host: FleetHost, state: HostState) -> bool:
-    """Whether timers run the entries: where the inventory says so, or nothing, and the host has no
-    cron.
-    """
+    """Return whether timers run the entries: as the inventory says, or because cron is missing."""
     chosen = host.settings.cron_scheduler
-    return host.manager.has_timers and (
-        chosen == "systemd" or (chosen is None and state.lacks_cron)
-    )
+    if not host.manager.has_timers:
+        return False
+    return chosen == "systemd" or (chosen is None and state.lacks_cron)
 
 
 def _entries(fleet: Fleet, host: FleetHost) -> tuple[CronEntry, ...]:
@@ -160,41 +143,32 @@ def _monitor_entry(fleet: Fleet, host: FleetHost) -> tuple[CronEntry, ...]:
     words = [monitor.command, "monitor", "--inventory", monitor.inventory]
     words += ["--textfile", monitor.textfile] if monitor.textfile else []
     command = f"{' '.join(map(quote, words))} >>{quote(monitor.log)} 2>&1"
-    return (
-        CronEntry(
-            schedule=monitor.schedule, user=monitor.user or host.settings.user, command=command
-        ),
-    )
+    user = monitor.user or host.settings.user
+    return (CronEntry(schedule=monitor.schedule, user=user, command=command),)
 
 
 def logrotate_files(fleet: Fleet, templates: Templates) -> Wanted:
-    """The rotation of the application's log files on every host that has some."""
-    return {
-        host.name: (
-            {
-                f"{host.settings.logrotate_directory}/{_file_name(fleet)}": templates.render(
-                    "logrotate/celery.j2", logs=logs, **_common(fleet, host)
-                )
-            }
-            if host.settings.logrotate
-            and (logs := (*host.settings.logs, *_monitor_log(fleet, host)))
-            else {}
-        )
-        for host in fleet.hosts
-    }
+    """Return the rotation of the application's log files on every host with log files."""
+    return {host.name: _rotation(fleet, host, templates) for host in fleet.hosts}
+
+
+def _rotation(fleet: Fleet, host: FleetHost, templates: Templates) -> dict[str, bytes]:
+    logs = (*host.settings.logs, *_monitor_log(fleet, host))
+    if not logs or not host.settings.logrotate:
+        return {}
+    content = templates.render("logrotate/celery.j2", logs=logs, **_common(fleet, host))
+    return {f"{host.settings.logrotate_directory}/{_file_name(fleet)}": content}
 
 
 def _monitor_log(fleet: Fleet, host: FleetHost) -> tuple[str, ...]:
-    """Rotated with the application's logs where the application's user writes it too: only that one
-    may there.
-    """
+    """Return the monitor's log if the application's user writes it: it is rotated, too."""
     monitor = fleet.app.monitor
     own = monitor.user in (None, host.settings.user)
     return (monitor.log,) if monitor.log and own and host.name == fleet.monitor_host else ()
 
 
 def all_files(fleet: Fleet, templates: Templates) -> Mapping[Kind, Wanted]:
-    """Every file from a template, by its kind."""
+    """Return every file from a template, by its kind."""
     return {
         "unit": unit_files(fleet, templates),
         "cron": cron_files(fleet, templates),
@@ -213,7 +187,7 @@ def _common(fleet: Fleet, host: FleetHost) -> dict[str, Any]:
 
 
 def _file_name(fleet: Fleet) -> str:
-    """A name that cron takes: it ignores those with a dot. **Source:** cron(8)."""
+    """Return a name that cron accepts: it ignores those with a dot. **Source:** cron(8)."""
     return _plain(f"celery-{fleet.app.app}")
 
 
@@ -224,39 +198,38 @@ def _plain(name: str) -> str:
 def stale_files(
     fleet: Fleet, host: FleetHost, state: HostState, kind: Kind, wanted: Wanted
 ) -> dict[str, FileState]:
-    """The files of ours on a host that nobody wants there any more, also because another runs the
-    entries.
-    """
-    settings, mark = host.settings, mark_of(fleet.app.app).encode()
+    """Return the files of ours that are no longer needed, also because others run the entries."""
+    settings = host.settings
+    mark = mark_of(fleet.app.app).encode()
     directories = {"cron": settings.cron_directory, "logrotate": settings.logrotate_directory}
-    there = {
-        path: file
-        for path in wanted[host.name]
-        if (file := state.files[path]).content and mark in file.content
-    }
+    directory = directories.get(kind, settings.unit_directory)
+    ours = dict(state.managed)
+    for path in wanted[host.name]:
+        content = state.files[path].content
+        if content and mark in content:
+            ours[path] = state.files[path]
     kept = without_the_other(host, state, kind, wanted[host.name])
-    return {
-        path: file
-        for path, file in {**state.managed, **there}.items()
-        if dirname(path) == directories.get(kind, settings.unit_directory)
-        and (kind == "timer") == basename(path).startswith(TIMERS)
-        and path not in kept
-    }
+    stale = {}
+    for path, file in ours.items():
+        is_timer = basename(path).startswith(TIMERS)
+        if dirname(path) == directory and (kind == "timer") == is_timer and path not in kept:
+            stale[path] = file
+    return stale
 
 
 def diff(path: str, before: bytes | None, after: bytes | None) -> str:
-    """A unified diff of two states of a text file; None is no file. What an edited file sets
-    secrets to is hidden.
-    """
-    old, new = ((text or b"").decode(errors="replace").splitlines() for text in (before, after))
-    names = ("/dev/null" if before is None else path, "/dev/null" if after is None else path)
-    return "\n".join(map(_without_secrets, difflib.unified_diff(old, new, *names, lineterm="")))
+    """Return a unified diff of two states of a text file (None: no file), without secrets."""
+    old = (before or b"").decode(errors="replace").splitlines()
+    new = (after or b"").decode(errors="replace").splitlines()
+    old_name = "/dev/null" if before is None else path
+    new_name = "/dev/null" if after is None else path
+    lines = difflib.unified_diff(old, new, old_name, new_name, lineterm="")
+    return "\n".join(map(_without_secrets, lines))
 
 
 def _without_secrets(line: str) -> str:
-    """What follows the first secret's name and a `=` is hidden, for it may be quoted in more ways
-    than one.
-    """
-    names = (found for found in re.finditer(r"(\w+)\s*=\s*", line) if is_secret_name(found[1]))
-    name = next(names, None)
-    return redact(f"{line[: name.end()]}{HIDDEN}" if name else line)
+    """Return the line, cut after the first secret's name and `=`: quoting may vary after that."""
+    for found in re.finditer(r"(\w+)\s*=\s*", line):
+        if is_secret_name(found[1]):
+            return redact(f"{line[: found.end()]}{HIDDEN}")
+    return redact(line)

@@ -74,7 +74,7 @@ def test_a_worker_whose_redis_user_may_not_use_channels_is_neither_started_nor_r
         )
     assert done.code == 2, done.out + done.err
     assert "PSUBSCRIBE /3.celery.pidbox: " in finding["evidence"][0]
-    assert "its Redis user may not do what a worker does" in finding["summary"]
+    assert "its Redis user lacks rights that a worker needs" in finding["summary"]
     assert pids(healthy) == before
     assert not Path(f"/proc/{stopped}").exists()
     assert healthy.inv("remediate", "--yes").code == 0

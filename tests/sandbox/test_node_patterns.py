@@ -149,7 +149,7 @@ def test_the_page_on_kubernetes_shows_what_is_printed_of_a_pod(
         pod.wait()
 
 
-HINT = "what restarts their workers: kubectl rollout restart deployment/worker"
+HINT = "to restart their workers: kubectl rollout restart deployment/worker"
 
 
 def test_a_remediation_cleans_the_queues_and_leaves_restarts_to_the_platform(cloud: World) -> None:

@@ -427,19 +427,19 @@ def test_under_none_all_is_put_right_but_what_the_platform_restarts(place: Place
     done = place.inv("remediate", "--yes", "--inventory", name)
     assert "SIZE=1" in (place.path / "tiny.env").read_text()
     assert "this tool does not restart one on" in done.out
-    assert "what restarts one: ps-restart one a" in done.out
-    assert "| what restarts beat: ps-restart beat " in done.out
+    assert "to restart one: ps-restart one a" in done.out
+    assert "| to restart beat: ps-restart beat " in done.out
     assert place.pids() == before
     asked = place.inv("restart-workers", "two", "--yes", "--inventory", name)
     assert asked.code == 2, asked.out + asked.err
     assert (
-        "this tool does not restart it: celery_service_manager is none; what restarts two:"
-        " ps-restart two b" in asked.err
+        "this tool does not restart it: celery_service_manager is none; to restart two: ps-restart two b"
+        in asked.err
     )
     os.kill(before["two"], signal.SIGKILL)
     until(lambda: not place.mains()["two"])
     told = place.findings("--inventory", name)[f"worker.not_running two on {HOST}"]
-    assert (told["remedy"], told["evidence"][-1]) == (None, "what restarts two: ps-restart two b")
+    assert (told["remedy"], told["evidence"][-1]) == (None, "to restart two: ps-restart two b")
     left = place.inv("remediate", "--yes", "--inventory", name)
     assert left.code == 1, left.out + left.err
     assert not place.mains()["two"]

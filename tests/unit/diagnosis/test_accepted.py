@@ -59,7 +59,7 @@ def test_another_subject_counts_and_what_fits_nothing_is_told() -> None:
     told = findings["inventory.accepts_nothing"]
     assert (told.severity, told.summary) == (
         Severity.INFO,
-        "celery_accepted has worker.not_running of low on *, and nothing like it was found",
+        "celery_accepted has worker.not_running of low on *, but nothing matches it",
     )
     told = found(fleet_that_accepts("worker.not_runing"))["inventory.accepts_nothing"]
     assert told.severity is Severity.WARNING

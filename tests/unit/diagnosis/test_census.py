@@ -147,14 +147,14 @@ TOLD = BrokerPlace("redis", 6380, 2)
     [
         ((Client("10.0.0.1:5", 0, True, REDIS),), None, OURS, SeenBy.CLIENT_LIST, True),
         ((Client("10.0.0.1:5", 3, True, REDIS),), None, replace(OURS, db=3), SeenBy.CLIENT_LIST, False),
-        ((Client("10.0.0.1:5", 3, False, REDIS),), OURS, OURS, SeenBy.TOLD, True),  # at its results
+        ((Client("10.0.0.1:5", 3, False, REDIS),), OURS, OURS, SeenBy.GIVEN, True),  # at its results
         ((Client("10.0.0.1:5", 3, False, REDIS),), None, replace(OURS, db=None), SeenBy.CLIENT_LIST, None),
-        ((Client("10.0.0.2:5", 3, True, REDIS),), TOLD, TOLD, SeenBy.TOLD, None),  # perhaps the same server
+        ((Client("10.0.0.2:5", 3, True, REDIS),), TOLD, TOLD, SeenBy.GIVEN, None),  # perhaps the same server
         ((Client("10.0.0.1:5", 0, True, "10.0.0.9:6380"),), None, None, None, None),  # a port is free for each server
-        (None, TOLD, TOLD, SeenBy.TOLD, None),
-        (None, OURS, OURS, SeenBy.TOLD, True),
-        (None, replace(OURS, db=4), replace(OURS, db=4), SeenBy.TOLD, False),
-        (None, replace(OURS, port=2), replace(OURS, port=2), SeenBy.TOLD, False),
+        (None, TOLD, TOLD, SeenBy.GIVEN, None),
+        (None, OURS, OURS, SeenBy.GIVEN, True),
+        (None, replace(OURS, db=4), replace(OURS, db=4), SeenBy.GIVEN, False),
+        (None, replace(OURS, port=2), replace(OURS, port=2), SeenBy.GIVEN, False),
         (None, None, None, None, None),
     ],
 )  # fmt: skip

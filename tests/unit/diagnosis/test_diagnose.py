@@ -1127,7 +1127,7 @@ def test_an_expected_task_whose_name_says_no_module_is_told_without_an_error_of_
          "sudo systemctl disable --now celery.service"),
         ("session-3.scope", None, "", "sudo kill -TERM 7 8"),
         ("container 0123456789ab", Manager.DOCKER, "", "sudo docker stop 0123456789ab"),
-        ("supervisord", Manager.SUPERVISORD, "", "status shows beside its pid"),
+        ("supervisord", Manager.SUPERVISORD, "", "status shows for its pid"),
     ],
 )  # fmt: skip
 def test_whoever_else_runs_workers_is_told_with_what_ends_them(
@@ -1172,7 +1172,7 @@ def test_a_masked_unit_is_told_as_such_and_not_as_edited() -> None:
     finding = only(
         findings(hosts={"web1": state(files=files)}, units={UNIT: b"[Unit]"}), "unit.masked"
     )
-    assert finding.summary.startswith("celery-beat.service is masked: ")
+    assert finding.summary.startswith("celery-beat.service is masked, ")
     assert (finding.blocks, finding.remedy) == ((), None), "without systemd a unit starts nothing"
 
 
@@ -1206,9 +1206,7 @@ def test_a_name_that_stands_for_another_unit_is_told_and_neither_written_nor_sta
     found = diagnose(fleet, make_snapshot(fleet, hosts={"web1": seen}), wanted)
     finding = one(found, "unit.alias")
     assert finding.blocks == (Block("web1", "beat"),)
-    assert finding.summary.startswith(
-        "celery-beat.service is only another name of printer-beat.service"
-    )
+    assert finding.summary.startswith("celery-beat.service is an alias of printer-beat.service")
     assert not {"unit.differs", "beat.not_running", "unit.not_enabled"} & {
         finding.code for finding in found
     }
@@ -1425,7 +1423,7 @@ def test_a_probe_that_works_with_the_inventorys_environment_has_a_remedy_and_its
             "the broker refuses its user or password",
         ),
         ("PSUBSCRIBE /0.celery.pidbox: No permissions to access a channel", "ACL SETUSER"),
-        ("what nobody has seen yet", "it does not get in"),
+        ("what nobody has seen yet", "the broker does not accept it"),
     ],
 )
 def test_a_worker_that_would_be_locked_out_keeps_its_host_as_it_is(error: str, why: str) -> None:
@@ -1438,7 +1436,7 @@ def test_a_worker_that_would_be_locked_out_keeps_its_host_as_it_is(error: str, w
     assert error in finding.evidence[0]
     assert finding.blocks == (Block("web1"),)
     assert finding.evidence[-1].startswith(
-        "workers that run there answer: they keep the connections"
+        "workers that run there answer: they keep their connections"
     )
 
 

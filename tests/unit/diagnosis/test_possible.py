@@ -89,7 +89,7 @@ def test_what_a_platform_restarts_is_told_with_its_command() -> None:
     assert (finding.code, finding.fix, finding.remedy) == ("worker.not_running", (), None)
     assert finding.evidence[-2:] == (
         "this tool does not start high on web1: celery_service_manager is none",
-        "what restarts high: kubectl rollout restart deployment/high",
+        "to restart high: kubectl rollout restart deployment/high",
     )
 
 
@@ -101,5 +101,5 @@ def test_of_a_node_without_a_host_what_is_not_known_stays_a_placeholder() -> Non
     )
     (finding,) = possible(fleet, [missing])
     assert finding.evidence == (
-        "what restarts celery@pod-1: kubectl delete pod celery@pod-1 # {queues}",
+        "to restart celery@pod-1: kubectl delete pod celery@pod-1 # {queues}",
     )

@@ -82,7 +82,9 @@ def test_where_a_file_starts_it_so_again_the_line_is_told_and_no_restart_planned
     assert (finding.fix, finding.remedy) == ((), None)
     assert finding.evidence[1] == "pid 7 was started with -Q high_q"
     assert finding.evidence[2] == lines[0]
-    assert finding.evidence[-1].startswith("a restart starts it the same: write mail there, then ")
+    assert finding.evidence[-1].startswith(
+        "a restart starts it the same way: add mail there, then "
+    )
 
 
 @pytest.mark.parametrize(
