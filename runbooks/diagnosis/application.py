@@ -8,11 +8,10 @@ import msgspec
 from msgspec import Struct
 
 from runbooks.core.application import Application, Place, Route
-from runbooks.core.effects import Change
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, HostState, Severity, Snapshot
 from runbooks.core.redaction import is_secret_name
-from runbooks.diagnosis.code import SET_VALUES, environment_of
+from runbooks.diagnosis.code import blocking, environment_of, with_values
 from runbooks.hosts.describe_application import places
 
 Held = tuple[FleetHost, HostState, Application]
@@ -116,27 +115,24 @@ def _at_another(
     else:
         summary = f"a worker started on {names} would use {theirs} and not {here}, {which}"
     advice = fleet.worded("correct one of the two", "omit --broker, or correct the application's")
-    fix: tuple[Change, ...] = ()
-    blocks = tuple(Block(host.name) for host, _ in elsewhere.hosts)
     fixed = all(_is_fixed(state, ours) for _, state in elsewhere.hosts)
     if fixed:
         advice = "with the inventory's celery_env it uses that one"
-        changes = [change for host, _ in elsewhere.hosts for change in environment_of(host, known)]
-        fix = tuple(changes)
-        blocks = ()
     evidence = list[str]()
     for host, state in elsewhere.hosts:
         evidence += _where_from(host, state, elsewhere.theirs)
     evidence.append(f"{fleet.worded('celery_broker_url of the inventory', 'checked')}: {here}")
-    return Finding(
+    finding = Finding(
         "broker.not_the_workers" if elsewhere.silent else "broker.would_be_another",
         names,
         f"{summary}: {advice}",
         tuple(dict.fromkeys(evidence)),
-        remedy=SET_VALUES if fixed else None,
-        fix=fix,
-        blocks=blocks,
     )
+    hosts = [host for host, _ in elsewhere.hosts]
+    if not fixed:
+        return blocking(finding, *hosts)
+    changes = [change for host in hosts for change in environment_of(host, known)]
+    return with_values(finding, tuple(changes))
 
 
 def _leads_elsewhere(theirs: Sequence[Place], ours: Sequence[Place], *, same_server: bool) -> bool:

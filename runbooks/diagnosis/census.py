@@ -126,10 +126,11 @@ def _at(fleet: Fleet, host: FleetHost, state: HostState) -> list[Row]:
 
 
 def _processes(fleet: Fleet, host: FleetHost, state: HostState) -> Iterator[Row]:
-    for one in state.census.processes if state.census else ():
+    if not state.census:
+        return
+    for one in state.census.processes:
         if one.kind in (Kind.CHILD, Kind.EMBEDDED_BEAT) and not one.leftover:
             continue
-        assert state.census
         service = _service_of(one, state.all_services)
         of_app: bool | None = True
         if not service:
@@ -157,7 +158,9 @@ def _hostnames(fleet: Fleet, snapshot: Snapshot) -> dict[str, str]:
     states = snapshot.reachable()
     hostnames = dict[str, str]()
     for host in fleet.hosts:
-        for found in states[host.name].services.values() if host.name in states else ():
+        if host.name not in states:
+            continue
+        for found in states[host.name].services.values():
             hostnames.update((one.id, one.hostname) for one in found.containers)
     return hostnames
 
@@ -222,7 +225,9 @@ def _nodes_name(fleet: Fleet, row: Row) -> str:
         return given
     nodes = []
     for host in fleet.hosts:
-        for worker in host.workers_of(row.service) if host.name == row.host else ():
+        if host.name != row.host:
+            continue
+        for worker in host.workers_of(row.service):
             if not worker.node and is_service(row.process.options, host.node(worker)):
                 nodes.append(host.node(worker))
     return nodes[0] if len(nodes) == 1 else ""
@@ -347,5 +352,7 @@ def _with_twins(rows: Sequence[Row]) -> Iterator[Row]:
             named[row.node].append(row)
     for row in rows:
         its = named[row.node]
-        twins = [other.identity for other in its if other is not row] if row in its else []
-        yield replace(row, twins=tuple(twins)) if twins else row
+        if row in its and len(its) > 1:
+            twins = [other.identity for other in its if other is not row]
+            row = replace(row, twins=tuple(twins))
+        yield row

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from runbooks.core.application import Application
 from runbooks.core.command import Command
 from runbooks.core.effects import Change
@@ -275,15 +277,23 @@ def _probe_failed(
     if fixed:
         evidence += _differences(host, state)
         evidence.append(f"{_TRIED} it loads, and registers the expected tasks")
-    return Finding(
+    finding = Finding(
         "host.probe_failed",
         host.name,
         f"could not ask the application on {host.name} what it registers: {why}",
         tuple(evidence),
-        remedy=SET_VALUES if fixed else None,
-        fix=fix if fixed else (),
-        blocks=() if fixed else (Block(host.name),),
     )
+    return with_values(finding, fix) if fixed else blocking(finding, host)
+
+
+def with_values(finding: Finding, fix: tuple[Change, ...]) -> Finding:
+    """Return the finding of a fault that the inventory's environment fixes."""
+    return replace(finding, remedy=SET_VALUES, fix=fix)
+
+
+def blocking(finding: Finding, *hosts: FleetHost) -> Finding:
+    """Return the finding of a fault that lets nothing start on these hosts."""
+    return replace(finding, blocks=tuple(Block(host.name) for host in hosts))
 
 
 def _tried(state: HostState) -> bool:
@@ -331,11 +341,14 @@ def not_registered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 def _all_know(fleet: Fleet, snapshot: Snapshot, lacking: Mapping[str, frozenset[str]]) -> bool:
     """Return whether the application, loaded on each node's host, has everything that it lacks."""
-    its = {host.node(worker): host.name for host in fleet.hosts for worker in host.settings.workers}
+    known: dict[str, Application | None] = {}
     states = snapshot.reachable()
+    for host in fleet.hosts:
+        state = states.get(host.name)
+        for worker in host.settings.workers:
+            known[host.node(worker)] = state.application if state else None
     for node, missing in lacking.items():
-        state = states.get(its.get(node, ""))
-        own = state.application if state else None
+        own = known.get(node)
         if own is None or not all(own.task(name) for name in missing):
             return False
     return True
@@ -371,10 +384,9 @@ def _not_registered(
     """`loaded`: the application has the tasks now, so a restart is enough."""
     remedy = "restart the workers" if loaded else "restart the workers once the import works"
     unknown = frozenset[str]().union(*lacking.values())
-    evidence = [
-        f"inspect registered: {name} lacks {', '.join(sorted(missing))}"
-        for name, missing in sorted(lacking.items())
-    ]
+    evidence = []
+    for name, missing in sorted(lacking.items()):
+        evidence.append(f"inspect registered: {name} lacks {', '.join(sorted(missing))}")
     if not fleet.app.expected_tasks:
         evidence.append(_ROUTED)
     return Finding(
@@ -396,42 +408,36 @@ def _discarded(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     `worker/control.py: registered`; `worker/consumer/consumer.py: on_unknown_task`.
     """
     assert snapshot.broker is not None
-    own = {host.node(worker) for host in fleet.hosts for worker in host.settings.workers}
-    own |= fleet.nodes_by_pattern(snapshot.broker.nodes).keys()
-    nodes = {
-        name: node
-        for name, node in sorted(snapshot.broker.nodes.items())
-        if name in own and node.queues
-    }
     expected = expected_by(fleet, snapshot)
+    nodes = {}
+    for name, node in sorted(snapshot.broker.nodes.items()):
+        if name in expected and node.queues:
+            nodes[name] = node
     ways = _ways(snapshot)
     for name, node in nodes.items():
         known = node.registered | expected[name]
         waiting = _waiting_unknown(snapshot, node, known)
-        peers = [peer for peer in nodes.values() if peer is not node]
-        differing = [
-            (peer, peer.registered - known)
-            for peer in peers
-            if peer.queues <= node.queues and peer.registered - known
-        ]
+        differing = []
+        for peer in nodes.values():
+            more = peer.registered - known
+            if more and peer is not node and peer.queues <= node.queues:
+                differing.append((peer, more))
         sent = [way for way in ways if way[1] in node.queues and way[0] not in known]
         unknown = frozenset(task for task, *_ in (*waiting, *sent))
         unknown = unknown.union(*(more for _, more in differing))
         if not unknown:
             continue
-        evidence = [
-            f"{count:,} × {task} wait in {queue}, which it consumes"
-            for (task, queue), count in waiting.items()
-        ]
+        evidence = []
+        for (task, queue), count in waiting.items():
+            evidence.append(f"{count:,} × {task} wait in {queue}, which it consumes")
         for peer, more in differing:
             shared = ", ".join(sorted(peer.queues))
             evidence.append(
                 f"inspect registered: {peer.name}, which shares {shared} with it, knows"
                 f" {', '.join(sorted(more))}"
             )
-        evidence += [
-            f"{who} sends {task} to {queue}, which it consumes" for task, queue, who in sent
-        ]
+        for task, queue, who in sent:
+            evidence.append(f"{who} sends {task} to {queue}, which it consumes")
         yield Finding(
             "task.discarded",
             name,
@@ -510,7 +516,7 @@ def _imports(
         own = [task for task in missing if _module(task) == module] or missing
         fixed = wanted is not None and wanted.loaded and frozenset(own) <= wanted.registered
         effect = f"{tasks(own)} cannot be registered" if own else "none of its tasks is registered"
-        yield Finding(
+        finding = Finding(
             "task.import_fails",
             host.name,
             f"{module or fleet.app.app} fails to import, so {effect}: {error.splitlines()[-1]}",
@@ -519,10 +525,8 @@ def _imports(
                 *_read(host, state, now, module),
                 *_environment(host, state, module, fixed=fixed),
             ),
-            remedy=SET_VALUES if fixed else None,
-            fix=fix if fixed else (),
-            blocks=() if fixed else (Block(host.name),),
         )
+        yield with_values(finding, fix) if fixed else blocking(finding, host)
 
 
 def _mute(host: FleetHost, snapshot: Snapshot, now: ImportProbe) -> Iterator[Finding]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from runbooks.core.effects import Change
 from runbooks.core.errors import Trouble
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import Block, Finding, ImportProbe, Snapshot
+from runbooks.core.model import Finding, ImportProbe, Snapshot
 from runbooks.diagnosis.broker import is_at
-from runbooks.diagnosis.code import environment_of
+from runbooks.diagnosis.code import blocking, environment_of, with_values
 
 _REACH = "correct the host and port in its broker URL, or let this host through"
 _OF_A_USER = (
@@ -104,16 +104,13 @@ def _finding(
             "workers that run there answer: they keep their connections until these are lost"
         )
     origin = f" from {tried.broker_at}" if tried.broker_at else ""
-    remedy = "set the inventory's values in the environment file, then restart"
-    return Finding(
+    finding = Finding(
         "worker.would_be_locked_out",
         host.name,
         f"a worker started on {host.name} {when} would get no messages{origin}: {why}; {advice}",
         tuple(evidence),
-        remedy=remedy if fix else None,
-        fix=fix,
-        blocks=() if fix else (Block(host.name),),
     )
+    return with_values(finding, fix) if fix else blocking(finding, host)
 
 
 def _cause_of(error: str) -> tuple[str, str]:

@@ -7,13 +7,14 @@ that part, too.
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from runbooks.core.census import CeleryProcess, Manager, Options, StartedBy
+from runbooks.core.census import CeleryProcess, Manager, Options, StartedBy, Unit
 from runbooks.core.command import Command
 from runbooks.core.effects import Change, ControlOther, LinkUnit, StartByHand, WriteFile, sha256
 from runbooks.core.fleet import Fleet, FleetHost, mark_of
@@ -102,11 +103,11 @@ def units_to_ask(fleet: Fleet, host: FleetHost, state: HostState) -> list[str]:
 
     They may have the names of ours.
     """
-    own = {
-        PurePosixPath(host.unit_path(name)).name: host.unit_path(name)
-        for name in host.own_services
-        if host.wanted_units
-    }
+    own = {}
+    if host.wanted_units:
+        for name in host.own_services:
+            path = host.unit_path(name)
+            own[PurePosixPath(path).name] = path
     units = state.census.units if state.census else {}
     found = []
     for name, unit in units.items():
@@ -208,12 +209,11 @@ def offer(fleet: Fleet, snapshot: Snapshot, host: str, name: str) -> Iterator[st
     """Yield the next command if a runner of this name can be taken over, as far as is known yet."""
     if fleet.found:
         return
-    found = [
-        one
-        for one in runners(fleet, snapshot, kill=True)
-        if (one.host.name, one.by.name) == (host, name)
-    ]
-    if found and not any(one.why_not for one in found):
+    reasons = []
+    for one in runners(fleet, snapshot, kill=True):
+        if (one.host.name, one.by.name) == (host, name):
+            reasons.append(one.why_not)
+    if reasons and not any(reasons):
         yield f"preview taking it over: {Command('remediate', '--take-over', '--dry-run')}"
 
 
@@ -231,7 +231,7 @@ def _running(
         assert by
         left = tuple(one for one in all_left if by.manager is Manager.SYSTEMD and one.by == by)
         matching = [_services_of(host, row.process.options, row) for row in its if row.process]
-        services = tuple(dict.fromkeys(service for found in matching for service in found))
+        services = tuple(dict.fromkeys(chain.from_iterable(matching)))
         runner = Runner(host, by, name, tuple(its), services, left=left)
         reasons = _reasons(state, runner, matching, kill=kill)
         yield replace(runner, why_not=next(filter(None, reasons), ""))
@@ -299,8 +299,8 @@ def _stopped(
 
 def _is_enabled(host: FleetHost, state: HostState, name: str) -> bool:
     """Return whether a unit is down, starts at boot, and does not have the name of one of ours."""
-    unit = state.census.units.get(name) if state.census else None
-    text = state.foreign.units[name] if state.foreign else None
+    unit = _unit_of(state, name)
+    text = _text_of(state, name)
     own = []
     if host.wanted_units:
         own = [PurePosixPath(host.unit_path(service)).name for service in host.own_services]
@@ -314,7 +314,7 @@ def _command_of(text: UnitText) -> Options | None:
 
 
 def _last(text: UnitText, key: str) -> str:
-    return next((value for name, value in reversed(text.settings) if name == key), "")
+    return dict(text.settings).get(key, "")
 
 
 def _services_of(host: FleetHost, options: Options, row: Row | None) -> tuple[str, ...]:
@@ -347,7 +347,7 @@ def _why_unmanaged(by: StartedBy, name: str, state: HostState) -> str:
         return programs.why_unmanaged(state.foreign, name)
     if by.manager is not Manager.SYSTEMD or not state.foreign:
         return ""
-    unit = state.census.units.get(name) if state.census else None
+    unit = _unit_of(state, name)
     text = state.foreign.units.get(name)
     if unit is None or text is None or not text.settings:
         return "its unit file cannot be read"
@@ -403,7 +403,7 @@ def _why_stopped(rows: Sequence[Row]) -> str:
 
 def _secrets(host: FleetHost, state: HostState, name: str) -> str:
     """Return why the secrets of its unit would be lost: the environment file does not have them."""
-    text = state.foreign.units.get(name) if state.foreign else None
+    text = _text_of(state, name)
     known = host.environment_in(state.files.get(host.settings.env_file)).values
     found = []
     for variable, value in _variables(text):
@@ -418,7 +418,7 @@ def _secrets(host: FleetHost, state: HostState, name: str) -> str:
 
 
 def _specifiers(state: HostState, name: str) -> str:
-    text = state.foreign.units.get(name) if state.foreign else None
+    text = _text_of(state, name)
     lines = [*_lines(text), *_environment_files(text, ())] if text else []
     for line in lines:
         if any(one in line.replace("%%", "") for one in _OF_ITS_NAME):
@@ -427,8 +427,19 @@ def _specifiers(state: HostState, name: str) -> str:
     return ""
 
 
+def _text_of(state: HostState, name: str) -> UnitText | None:
+    """Return the text of a unit of another owner; None if it is not known."""
+    return state.foreign.units.get(name) if state.foreign else None
+
+
+def _unit_of(state: HostState, name: str) -> Unit | None:
+    """Return a unit as the census has it; None if it is not known."""
+    return state.census.units.get(name) if state.census else None
+
+
 def _variables(text: UnitText | None) -> Iterator[tuple[str, str]]:
-    for key, value in text.settings if text else ():
+    settings = text.settings if text else ()
+    for key, value in settings:
         if key == "Environment":
             for word in words_of(value):
                 name, _, content = variable_of(word)
@@ -457,7 +468,7 @@ def _ended(
 ) -> Iterator[Change]:
     host = runner.host
     name = runner.name
-    text = state.foreign.units.get(name) if state.foreign else None
+    text = _text_of(state, name)
     if runner.by.manager is Manager.SYSTEMD and text and text.links:
         yield Change(
             host.name,
@@ -478,11 +489,10 @@ def _stop(state: HostState, runner: Runner, *, kill: bool) -> Change:
     for row in (*runner.rows, *runner.left):
         if row.process:
             identities += [(one.pid, one.start_ticks) for one in (row.process, *row.below)]
-    nodes = {
-        row.answer.name: tuple(sorted(row.answer.queues))
-        for row in runner.rows
-        if row.answer and row.answer.twins == 1 and not row.twins
-    }
+    nodes = {}
+    for row in runner.rows:
+        if row.answer and row.answer.twins == 1 and not row.twins:
+            nodes[row.answer.name] = tuple(sorted(row.answer.queues))
     manager = _controlled_by(runner)
     full_names = programs.full_names(state, name)
     stop = ControlOther(manager, name, "stop", tuple(identities), kill, nodes, full_names)
@@ -515,7 +525,8 @@ def _detail(host: FleetHost, state: HostState, runner: Runner) -> Iterator[str]:
         user = row.process.user
         if user and user != own_user and not runner.by.manager:
             yield f"it runs as {user}; the inventory's services run as {own_user}"
-        for task in row.answer.running if row.answer else ():
+        running = row.answer.running if row.answer else ()
+        for task in running:
             yield f"{row.node} {task_line(task, state.clock_at)}"
     for row in runner.left:
         assert row.process
@@ -532,21 +543,31 @@ def _as_started(process: CeleryProcess) -> str:
 
 def command_of(options: Options) -> str:
     """Return the command as far as its options are known; the raw one may hold secrets."""
-    words = ["celery", *(["-A", options.app] if options.app else []), options.role]
-    words += ["-n", options.node] if options.node else []
-    words += ["-Q", ",".join(options.queues)] if options.queues else []
-    words += ["-P", options.pool] if options.pool else []
-    words += ["-c", str(options.concurrency)] if options.concurrency else []
-    words += ["--autoscale", options.autoscale] if options.autoscale else []
-    words += ["-B"] if options.with_beat else []
-    words += ["-S", options.scheduler] if options.scheduler else []
-    words += ["-s", options.schedule] if options.schedule else []
+    words = ["celery"]
+    if options.app:
+        words += ["-A", options.app]
+    words.append(options.role)
+    concurrency = str(options.concurrency or "")
+    for name, value in (
+        ("-n", options.node),
+        ("-Q", ",".join(options.queues)),
+        ("-P", options.pool),
+        ("-c", concurrency),
+        ("--autoscale", options.autoscale),
+    ):
+        if value:
+            words += [name, value]
+    if options.with_beat:
+        words.append("-B")
+    for name, value in (("-S", options.scheduler), ("-s", options.schedule)):
+        if value:
+            words += [name, value]
     return " ".join(words)
 
 
 def _carried_over(state: HostState, runner: Runner, wanted: Wanted) -> Iterator[Change]:
     """Yield the unit's user, limits and the like, for each service that does not run yet."""
-    text = state.foreign.units.get(runner.name) if state.foreign else None
+    text = _text_of(state, runner.name)
     if not (text and runner.rows):
         return
     for service in runner.services:
@@ -637,7 +658,7 @@ def _at_our_places(
         if is_ours(fleet.app.app, state.files.get(path, FileState(None))):
             continue
         why_not = _secrets(host, state, unit)
-        text = state.foreign.units.get(unit) if state.foreign else None
+        text = _text_of(state, unit)
         if why_not:
             yield _kept(host, service, why_not)
         elif text:
