@@ -220,7 +220,7 @@ def test_the_incident_is_healed_by_restarting_all_and_taken_back(place: Place) -
     assert down["evidence"] == [
         f"the list of its processes says: no worker two@{HOST} of tiny in {place.path}"
     ]
-    assert down["remedy"] == "restart it with all that its command starts"
+    assert down["remedy"] == "restart it, with everything that its command starts"
 
     done = place.inv("remediate", "--yes")
     assert done.code == 0, done.out + done.err
