@@ -1,9 +1,7 @@
-"""`inv retry`: send tasks again that failed, as the result backend has them: the same arguments, a
-new id.
+"""`inv retry`: send failed tasks again, with the arguments in the result backend and a new id.
 
-The new id follows from the old one, so what was sent again is known and never sent twice. The new
-messages are in the run's archive before the first is sent; where a run was killed, the next goes on
-with it.
+The new id follows from the old one, so a task is never sent twice. The new messages are in the
+run's archive before the first is sent; if a run is killed, the next one continues it.
 """
 
 import socket
@@ -34,154 +32,178 @@ _EVER = float("inf")
 
 
 class Asked(Struct, frozen=True):
-    """Which failures are meant: patterns for task and exception, and how long ago at most; how many
-    a second.
-    """
+    """Says which failures to retry, and how fast."""
 
     task: str
+    """A pattern."""
     exception: str
+    """A pattern."""
     since_s: float | None
+    """How long ago they failed at most; None for any time."""
     per_s: float
+    """Tasks sent a second."""
 
 
 class _Sorted(Struct):
-    """The failures that are meant: to be sent, by queue; to be gone on with, by archive; left out,
-    by reason.
-    """
+    """Holds the failures, sorted by what to do about them."""
 
     new: dict[str, list[StoredResult]] = field(default_factory=lambda: defaultdict(list))
+    """To be sent, by queue."""
     begun: dict[Path, list[StoredResult]] = field(default_factory=lambda: defaultdict(list))
+    """To be continued, by archive."""
     left_out: Counter[str] = field(default_factory=Counter)
+    """Skipped, by reason."""
 
 
 def retry(session: Session, asked: Asked) -> ExitCode:
-    """Exit code 2 where a failure that is meant has to be left out. Raises UsageError where results
-    cannot be read.
+    """Send failures again; exit code 2 if one of them cannot be sent.
+
+    Raises UsageError if results cannot be read.
     """
     session.require_consent_possible()
     if not named_redis(session.fleet):
         raise UsageError(
             "the inventory names no Redis as celery_result_backend",
-            "only there failures can be read",
+            "failures can be read only from a Redis",
         )
     snapshot = session.observe(Needs.NODES)
     session.require_alone(snapshot.other_run)
     assert snapshot.broker is not None
-    sorted_out = _sort(session, asked, snapshot.broker.nodes, snapshot.at)
+    found = _sort(session, asked, snapshot.broker.nodes, snapshot.at)
     recap = Recap()
-    for why, count in sorted_out.left_out.most_common():
-        session.reporter.warning(f"{counted(count, 'failure')} left out: {why}", "")
-        recap.at(BROKER).blocked += not why.startswith("sent again")
-    changes = [*_going_on(sorted_out, asked), *_new(sorted_out, asked, snapshot.at)]
-    return one_by_one(
-        session, changes, recap, "Send them again?", lambda run: _write_down(run, sorted_out)
-    )
+    for why, count in found.left_out.most_common():
+        session.reporter.warning(f"{counted(count, 'failure')} skipped: {why}", "")
+        if not why.startswith("sent again"):
+            recap.at(BROKER).blocked += 1
+    changes = [*_going_on(found, asked), *_new(found, asked, snapshot.at)]
+
+    def write_down(run: Run) -> None:
+        _write_down(run, found)
+
+    return one_by_one(session, changes, recap, "Send them again?", write_down)
 
 
 def _sort(session: Session, asked: Asked, nodes: Mapping[str, NodeState], now: float) -> _Sorted:
-    """Read every result; those that are meant are sorted by what is to be done about them, the
-    oldest first.
-    """
-    look, there, meant = Results(), set[str](), list[StoredResult]()
+    """Read every result, and sort the selected failures, the oldest first."""
+    look = Results()
+    known: set[str] = set()
+    selected: list[StoredResult] = []
     for result in session.broker.results("", look, _EVER):
-        there.add(result.id)
-        if result.state == "FAILURE" and _is_meant(result, asked, now):
-            meant.append(result)
+        known.add(result.id)
+        if result.state == "FAILURE" and _is_selected(result, asked, now):
+            selected.append(result)
     earlier = sent_earlier(session)
     found = _Sorted()
-    for result in sorted(meant, key=lambda one: (one.ended_at or 0.0, one.id)):
+    for result in sorted(selected, key=lambda one: (one.ended_at or 0.0, one.id)):
         before = earlier.get(new_id(result.id))
+        why = _why_not(result, nodes)
         if before and before.sent:
             found.left_out[f"sent again by run {before.run} already"] += 1
-        elif new_id(result.id) in there:
+        elif new_id(result.id) in known:
             found.left_out["sent again already: the new task has a result"] += 1
-        elif why := _why_not(result, nodes):
+        elif why:
             found.left_out[why] += 1
         elif before:
             found.begun[before.archive].append(result)
         else:
             found.new[result.queue or ""].append(result)
     if look.unread:
-        found.left_out[f"{look.unread:,} results are no JSON, so what they say is unknown"] += 1
+        found.left_out[f"{look.unread:,} results are not JSON and cannot be read"] += 1
     return found
 
 
-def _is_meant(result: StoredResult, asked: Asked, now: float) -> bool:
-    recent = asked.since_s is None or (
-        result.ended_at is not None and now - result.ended_at <= asked.since_s
-    )
-    named = asked.task == "*" or (result.task is not None and fits(asked.task, result.task))
-    return recent and named and fits(asked.exception, result.error)
+def _is_selected(result: StoredResult, asked: Asked, now: float) -> bool:
+    if asked.since_s is not None and not _ended_within(result, now, asked.since_s):
+        return False
+    if asked.task != "*" and (result.task is None or not fits(asked.task, result.task)):
+        return False
+    return fits(asked.exception, result.error)
+
+
+def _ended_within(result: StoredResult, now: float, seconds: float) -> bool:
+    return result.ended_at is not None and now - result.ended_at <= seconds
 
 
 def _why_not(result: StoredResult, nodes: Mapping[str, NodeState]) -> str:
-    """Why a failure cannot be sent again, or not safely; "" where it can."""
+    """Why a failure cannot be sent again, or not safely; "" if it can."""
     if result.task is None:
         return "its result has no name and no arguments: result_extended is off"
     if not isinstance(result.args, list) or not isinstance(result.kwargs, dict):
         return f"the arguments of {result.task} are not stored as JSON"
     if result.in_group:
-        return f"{result.task} was one of a group or chord, which would not learn of another task"
+        return f"{result.task} belongs to a group or chord, which would ignore the new task"
     consumers = [node for node in nodes.values() if result.queue in node.queues]
     if not consumers:
         return f"no node that answers consumes {result.queue or 'its queue, which is not stored'}"
     if not all(result.task in node.registered for node in consumers):
         return (
-            f"a node that consumes {result.queue} does not know {result.task}, and would discard it"
+            f"a node that consumes {result.queue} does not register {result.task}, and would"
+            " discard it"
         )
     return ""
 
 
 def _new(found: _Sorted, asked: Asked, now: float) -> Iterator[Change]:
     for queue, results in found.new.items():
-        yield _change(archive_name(queue), queue, results, asked, now, "")
+        yield send_change(
+            archive_name(queue),
+            queue,
+            _old(results),
+            asked.per_s,
+            _lines(results, asked, now),
+        )
 
 
 def _going_on(found: _Sorted, asked: Asked) -> Iterator[Change]:
     for path, results in found.begun.items():
-        was = f"written down by run {path.parent.name}, which did not send them, or was undone"
-        yield _change(str(path.absolute()), queue_of(path), results, asked, time.time(), was)
+        lines = _lines(results, asked, time.time())
+        lines.append(f"written by run {path.parent.name}, which did not send them, or was undone")
+        yield send_change(
+            str(path.absolute()),
+            queue_of(path),
+            _old(results),
+            asked.per_s,
+            lines,
+        )
 
 
-def _change(
-    archive: str, queue: str, results: list[StoredResult], asked: Asked, now: float, was: str
-) -> Change:
+def _old(results: list[StoredResult]) -> list[Old]:
+    return [Old(one.id, one.task or "", one.error) for one in results]
+
+
+def _lines(results: list[StoredResult], asked: Asked, now: float) -> list[str]:
+    """What a plan says of failures that are sent again."""
+    kinds = Counter((one.task, one.error) for one in results)
+    lines = [f"{n:,} × {task}: {error}" for (task, error), n in kinds.most_common()]
+    lines.append(f"failed {_when(results, now)}; at most {asked.per_s:g} a second")
+    lines.append("priority, expiry, callbacks and rest of a chain are not stored, so not sent")
     parents = sum(one.has_parent for one in results)
-    lines = [
-        *(
-            f"{n:,} × {task}: {error}"
-            for (task, error), n in Counter((r.task, r.error) for r in results).most_common()
-        ),
-        f"failed {_when(results, now)}; no more than {asked.per_s:g} a second",
-        "a result stores no priority, expiry, callbacks or rest of a chain: these are not sent",
-        *(
-            [f"{parents:,} of them were sent by another task, which does not learn of the new one"]
-            if parents
-            else []
-        ),
-        *([was] if was else []),
-    ]
-    tasks = [Old(one.id, one.task or "", one.error) for one in results]
-    return send_change(archive, queue, tasks, asked.per_s, lines)
+    if parents:
+        lines.append(f"{parents:,} were sent by another task, which does not know the new one")
+    return lines
 
 
 def _when(results: list[StoredResult], now: float) -> str:
     times = [one.ended_at for one in results if one.ended_at is not None]
     if not times:
         return "at unknown times"
-    first, last = ago(now - min(times)), ago(now - max(times))
-    return first if first == last else f"{first} to {last}"
+    first = ago(now - min(times))
+    last = ago(now - max(times))
+    if first == last:
+        return first
+    return f"{first} to {last}"
 
 
 def _write_down(run: Run, found: _Sorted) -> None:
     """Put every new message into the run's archives before the first is sent."""
-    origin = f"celery-runbooks@{socket.gethostname()}"
     for queue, results in found.new.items():
-        messages = (
-            (
-                reason_for(one.id),
-                task_message(new_id(one.id), one.task or "", one.args, one.kwargs, queue, origin),
-            )
-            for one in results
-        )
-        run.session.broker.archive_new(run.journal.directory / archive_name(queue), queue, messages)
+        path = run.journal.directory / archive_name(queue)
+        run.session.broker.archive_new(path, queue, _messages(queue, results))
+
+
+def _messages(queue: str, results: list[StoredResult]) -> Iterator[tuple[str, bytes]]:
+    origin = f"celery-runbooks@{socket.gethostname()}"
+    for one in results:
+        new = new_id(one.id)
+        message = task_message(new, one.task or "", one.args, one.kwargs, queue, origin)
+        yield reason_for(one.id), message

@@ -1,8 +1,7 @@
-"""`inv retry --archive RUN`: send tasks again whose messages were taken out of a queue: the same
-message, a new id.
+"""`inv retry --archive RUN`: send archived tasks again, with the same message and a new id.
 
-As with failures, what was sent before is known by its new id, and never sent twice. The old message
-stays where it is.
+As with failures, the new id shows what was sent before, so a task is never sent twice. The old
+message stays in its archive.
 """
 
 from collections import Counter, defaultdict
@@ -16,7 +15,14 @@ from runbooks.broker.archive.reader import Archived, Fate, Ledger, read
 from runbooks.broker.archive.search import archive_name, queue_of
 from runbooks.broker.messages.body import links, unread
 from runbooks.broker.messages.build import under_another_id
-from runbooks.broker.messages.parse import Message, envelope_of, headers_of, parse
+from runbooks.broker.messages.parse import (
+    Malformed,
+    Message,
+    Unreadable,
+    envelope_of,
+    headers_of,
+    parse,
+)
 from runbooks.core.effects import BROKER, Change
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.model import NodeState, Rule
@@ -39,147 +45,164 @@ from runbooks.engine.sent_again import (
 _DONE = "already"
 """The last word of a reason that leaves nothing to do."""
 
+_WHERE = {Fate.RESTORED: "restored to their queue", Fate.MOVED: "moved to another queue"}
 
-class _Meant(Struct, frozen=True):
-    """A message to be sent again: where it stands, and what an operator has to know of it."""
+
+class _Selected(Struct, frozen=True):
+    """Describes a message to be sent again."""
 
     path: Path
+    """Its archive."""
     n: int
+    """Its number there."""
     task: Old
     retries: int
     is_linked: bool
+    """Whether it has callbacks, or a chain that continues after it."""
     has_parent: bool
     was_fetched: bool
 
 
 class _Sorted(Struct):
-    """The messages that are meant: to be sent, by queue; to be gone on with, by archive; left out,
-    by reason.
-    """
+    """Holds the selected messages, sorted by what to do about them."""
 
-    new: dict[str, list[_Meant]] = field(default_factory=lambda: defaultdict(list))
-    begun: dict[Path, list[_Meant]] = field(default_factory=lambda: defaultdict(list))
+    new: dict[str, list[_Selected]] = field(default_factory=lambda: defaultdict(list))
+    """To be sent, by queue."""
+    begun: dict[Path, list[_Selected]] = field(default_factory=lambda: defaultdict(list))
+    """To be continued, by archive."""
     left_out: Counter[str] = field(default_factory=Counter)
+    """Skipped, by reason."""
 
 
 def retry_archived(session: Session, run: str, rule: Rule | None, per_s: float) -> ExitCode:
-    """Exit code 2 where a message that is meant has to be left out. Raises RunbookError for a
-    damaged archive.
+    """Send archived messages again; exit code 2 if a selected one cannot be sent.
+
+    Raises RunbookError for a damaged archive.
     """
     record = find_archives(session.options.state_directory, run)
     session.require_consent_possible()
     if record.broker != session.broker.name:
         raise UsageError(
-            f"they came from {record.broker}, not {session.broker.name}", "name the right inventory"
+            f"the messages came from {record.broker}, not {session.broker.name}",
+            "name the right inventory",
         )
     if record.verb == RETRY:
         raise UsageError(
-            f"run {record.id} has sent tasks again itself",
-            "to go on with it give its own command again",
+            f"run {record.id} itself sent tasks again",
+            "to continue it, give its own command again",
         )
     snapshot = session.observe(Needs.NODES)
     session.require_alone(snapshot.other_run)
     assert snapshot.broker is not None
-    looked_at = _Look(session, snapshot.broker.nodes, snapshot.at)
+    look = _Look(session, snapshot.broker.nodes, snapshot.at)
     for path, ledger in archives_of(session.reporter, record, rule):
-        looked_at.at(path, ledger, rule)
-    found, recap = looked_at.found, Recap()
+        look.at(path, ledger, rule)
+    found = look.found
+    recap = Recap()
     for why, count in found.left_out.most_common():
-        session.reporter.warning(f"{counted(count, 'message')} left out: {why}", "")
-        recap.at(BROKER).blocked += not why.endswith(_DONE)
+        session.reporter.warning(f"{counted(count, 'message')} skipped: {why}", "")
+        if not why.endswith(_DONE):
+            recap.at(BROKER).blocked += 1
     changes = [*_going_on(found, per_s), *_new(found, per_s)]
-    return one_by_one(
-        session, changes, recap, "Send them again?", lambda run: _write_down(run, found)
-    )
+
+    def write_down(run: Run) -> None:
+        _write_down(run, found)
+
+    return one_by_one(session, changes, recap, "Send them again?", write_down)
 
 
 class _Look:
-    """Sorts the messages of archives by what is to be done about them."""
+    """Sorts the messages of archives by what to do about them."""
 
     def __init__(self, session: Session, nodes: Mapping[str, NodeState], now: float) -> None:
-        self._session, self._nodes, self._now = session, nodes, now
+        self._session = session
+        self._nodes = nodes
+        self._now = now
         self._earlier: Mapping[str, Earlier] = sent_earlier(session)
         self.found = _Sorted()
 
     def at(self, path: Path, ledger: Ledger, rule: Rule | None) -> None:
-        """Sort those of an archive that the rule means."""
+        """Sort the messages of an archive that the rule selects."""
         if ledger.problems:
             raise RunbookError(
                 f"{path} is damaged: {ledger.problems[0]}",
-                "put the file back from a backup, then run again",
+                "restore the file from a backup, then run again",
             )
         differs, note = self._session.broker.difference(path)
         if note:
-            self._session.reporter.warning(
-                f"{path.name}: {note.replace('RUN', path.parent.name)}", ""
-            )
-        stands = {*differs.here, *differs.doubtful}
+            text = note.replace("RUN", path.parent.name)
+            self._session.reporter.warning(f"{path.name}: {text}", "")
+        in_redis = {*differs.here, *differs.doubtful}
         for message in out_of_queue(ledger, rule):
             look = parse(message.item)
-            before = self._earlier.get(new_id(look.id)) if isinstance(look, Message) else None
-            if why := self._why_not(path, ledger, message, look, before, stands):
+            why = _why_not_taken(ledger, message, in_redis) or self._why_not(path, message, look)
+            if why:
                 self.found.left_out[why] += 1
                 continue
             assert isinstance(look, Message)
-            meant = _meant(path, message, look)
+            before = self._earlier.get(new_id(look.id))
+            selected = _selected(path, message, look)
             if before:
-                self.found.begun[before.archive].append(meant)
+                self.found.begun[before.archive].append(selected)
             else:
-                self.found.new[queue_of(path)].append(meant)
+                self.found.new[queue_of(path)].append(selected)
 
     def _why_not(
         self,
         path: Path,
-        ledger: Ledger,
         message: Archived,
-        look: object,
-        before: Earlier | None,
-        stands: set[int],
+        look: Message | Malformed | Unreadable,
     ) -> str:
-        """Why a message cannot be sent again, or not safely; "" where it can."""
-        if ledger.fates[message.n] is not Fate.TAKEN:
-            return f"{_WHERE[ledger.fates[message.n]]} {_DONE}"
-        if message.n in ledger.unsure:
-            return "the run was killed, and whether they were taken out is not known"
-        if message.n in stands:
-            return "Redis went back: it stands in its queue again, or it may have run"
+        """Why a message cannot be sent again, or not safely; "" if it can."""
         if not isinstance(look, Message):
-            return "it is malformed, or its task is not known"
+            return "it is malformed, or its task is unknown"
+        before = self._earlier.get(new_id(look.id))
         if before and before.sent:
             return f"sent again by run {before.run} {_DONE}"
-        return _not_safe(message.item, look, self._now) or self._not_taken(
-            look.task, queue_of(path)
-        )
+        why = _not_safe(message.item, look, self._now)
+        return why or self._not_consumed(look.task, queue_of(path))
 
-    def _not_taken(self, task: str, queue: str) -> str:
+    def _not_consumed(self, task: str, queue: str) -> str:
         consumers = [node for node in self._nodes.values() if queue in node.queues]
         if not consumers:
             return f"no node that answers consumes {queue}"
         if not all(task in node.registered for node in consumers):
-            return f"a node that consumes {queue} does not know {task}, and would discard it"
+            return f"a node that consumes {queue} does not register {task}, and would discard it"
         return ""
 
 
-_WHERE = {Fate.RESTORED: "put back into their queue", Fate.MOVED: "moved to another queue"}
+def _why_not_taken(ledger: Ledger, message: Archived, in_redis: set[int]) -> str:
+    """Why a message does not count as archived; "" if it does."""
+    fate = ledger.fates[message.n]
+    if fate is not Fate.TAKEN:
+        return f"{_WHERE[fate]} {_DONE}"
+    if message.n in ledger.unsure:
+        return "the run was killed, so it is unknown whether they left the queue"
+    if message.n in in_redis:
+        return "Redis went back in time: it is in its queue again, or may have run"
+    return ""
 
 
 def _not_safe(raw: bytes, look: Message, now: float) -> str:
-    """What of a message itself forbids that it is sent again."""
+    """Why a message itself forbids to send it again; "" if it does not."""
     if look.form.protocol != 2:
         return f"{look.task} has a message of protocol 1, with its id in the body"
-    if (linked := links(raw)) is None:
-        return f"{look.task} has a body {unread(raw)}, so whether a chord waits for it is not known"
+    linked = links(raw)
+    if linked is None:
+        return (
+            f"{look.task} has a body {unread(raw)}, so it is unknown whether a chord waits for it"
+        )
     names, group = linked
     if group or "chord" in names:
-        return f"{look.task} was one of a group or chord, which would not learn of another task"
+        return f"{look.task} belongs to a group or chord, which would ignore the new task"
     if look.expires_at is not None and look.expires_at <= now:
         return f"{look.task} has expired, so a worker would discard it"
     return ""
 
 
-def _meant(path: Path, message: Archived, look: Message) -> _Meant:
+def _selected(path: Path, message: Archived, look: Message) -> _Selected:
     names, _ = links(message.item) or ((), "")
-    return _Meant(
+    return _Selected(
         path,
         message.n,
         Old(look.id, look.task, message.reason),
@@ -197,57 +220,56 @@ def _new(found: _Sorted, per_s: float) -> Iterator[Change]:
 
 def _going_on(found: _Sorted, per_s: float) -> Iterator[Change]:
     for path, some in found.begun.items():
-        was = f"written down by run {path.parent.name}, which did not send them, or was undone"
+        was = f"written by run {path.parent.name}, which did not send them, or was undone"
         yield _change(str(path.absolute()), queue_of(path), some, per_s, was)
 
 
-def _change(archive: str, queue: str, some: list[_Meant], per_s: float, was: str) -> Change:
-    retried, linked = sum(one.retries > 0 for one in some), sum(one.is_linked for one in some)
-    parents, fetched = sum(one.has_parent for one in some), sum(one.was_fetched for one in some)
+def _change(archive: str, queue: str, some: list[_Selected], per_s: float, was: str) -> Change:
     kinds = Counter((one.task.task, one.task.why) for one in some).most_common()
-    lines = [
-        *(f"{n:,} × {task}, taken out: {why}" for (task, why), n in kinds),
-        f"no more than {per_s:g} a second; arguments, priority, ETA and all else stay as they were",
-        *([f"{retried:,} of them go on with the retries that they had"] if retried else []),
-        *(
-            [f"{linked:,} of them have callbacks, or a chain that goes on after them"]
-            if linked
-            else []
-        ),
-        *(
-            [f"{parents:,} of them were sent by another task, which does not learn of the new one"]
-            if parents
-            else []
-        ),
-        *(
-            [f"{fetched:,} of them had been fetched by a worker, and may have run in part"]
-            if fetched
-            else []
-        ),
-        *([was] if was else []),
-        (
-            "the old messages stay in their archive, and are not put back while the new ones count"
-            " as sent"
-        ),
-    ]
-    return send_change(archive, queue, [one.task for one in some], per_s, lines, of_archive=True)
+    lines = [f"{n:,} × {task}, archived: {why}" for (task, why), n in kinds]
+    lines.append(f"at most {per_s:g} a second; arguments, priority, ETA and all else are unchanged")
+    lines.extend(_notes(some))
+    if was:
+        lines.append(was)
+    lines.append(
+        "the old messages stay in their archive, and cannot be restored while the new ones count as"
+        " sent"
+    )
+    tasks = [one.task for one in some]
+    return send_change(archive, queue, tasks, per_s, lines, of_archive=True)
+
+
+def _notes(some: list[_Selected]) -> Iterator[str]:
+    """What a plan says of the messages' past."""
+    retried = sum(one.retries > 0 for one in some)
+    linked = sum(one.is_linked for one in some)
+    parents = sum(one.has_parent for one in some)
+    fetched = sum(one.was_fetched for one in some)
+    if retried:
+        yield f"{retried:,} keep the number of retries that they had"
+    if linked:
+        yield f"{linked:,} have callbacks, or a chain that continues after them"
+    if parents:
+        yield f"{parents:,} were sent by another task, which does not know the new one"
+    if fetched:
+        yield f"{fetched:,} had been fetched by a worker, and may have run in part"
 
 
 def _write_down(run: Run, found: _Sorted) -> None:
     """Put every new message into the run's archives before the first is sent."""
     for queue, some in found.new.items():
-        run.session.broker.archive_new(
-            run.journal.directory / archive_name(queue), queue, _made(some, queue)
-        )
+        path = run.journal.directory / archive_name(queue)
+        run.session.broker.archive_new(path, queue, _messages(some, queue))
 
 
-def _made(some: list[_Meant], queue: str) -> Iterator[tuple[str, bytes]]:
+def _messages(some: list[_Selected], queue: str) -> Iterator[tuple[str, bytes]]:
     ledgers = {path: read(path) for path in {one.path for one in some}}
     for one in some:
-        made = under_another_id(ledgers[one.path].messages[one.n].item, new_id(one.task.id), queue)
-        if made is None:
+        old = ledgers[one.path].messages[one.n].item
+        message = under_another_id(old, new_id(one.task.id), queue)
+        if message is None:
             raise RunbookError(
                 f"the message of {one.task.id} cannot be sent under another id",
                 "leave it out with --id",
             )
-        yield reason_for(one.task.id), made
+        yield reason_for(one.task.id), message

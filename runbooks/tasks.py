@@ -1,6 +1,4 @@
-"""`inv tasks`: every task there is, who knows it, what applies to it and what became of it; changes
-nothing.
-"""
+"""`inv tasks`: every task, who registers it, its limits and its results; changes nothing."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -24,7 +22,7 @@ _ERRORS_SHOWN = 10
 
 
 class _Outcomes(Struct):
-    """What the results say of one task."""
+    """Counts the results of one task."""
 
     succeeded: int = 0
     failed: int = 0
@@ -33,42 +31,62 @@ class _Outcomes(Struct):
 
 
 def tasks(session: Session) -> ExitCode:
-    """Exit code 4 where a host or the broker does not answer; what it shows is no judgement."""
+    """Show all tasks; exit code 4 if a host or the broker does not answer."""
     snapshot = session.observe(_NEEDS, without_broker=True)
     unknown = list(_unseen(session.fleet, snapshot))
-    look, outcomes = Results(), defaultdict[str, _Outcomes](_Outcomes)
+    look = Results()
+    outcomes = defaultdict[str, _Outcomes](_Outcomes)
     unnamed = _read_results(session, snapshot, look, outcomes, unknown)
-    loaded = {task.name: task for state in snapshot.reachable().values() if state.application
-              for task in reversed(state.application.own_tasks)}  # fmt: skip
-    nodes = snapshot.broker.nodes if snapshot.broker else {}
-    registered = {task for node in nodes.values() for task in node.registered}
-    names = sorted({*loaded, *registered, *outcomes, *session.fleet.app.expected_tasks})
-    lines = tuple(
-        _line(name, loaded.get(name), nodes, outcomes[name], snapshot.at) for name in names
+    loaded = _loaded(snapshot)
+    nodes: Mapping[str, NodeState] = {}
+    if snapshot.broker:
+        nodes = snapshot.broker.nodes
+    names = {*loaded, *outcomes, *session.fleet.app.expected_tasks}
+    for node in nodes.values():
+        names.update(node.registered)
+    lines: list[TaskLine] = []
+    for name in sorted(names):
+        lines.append(_line(name, loaded.get(name), nodes, outcomes[name], snapshot.at))
+    complete: bool | None = None
+    if look.looked_at or look.complete:
+        complete = look.complete
+    view = TasksView(
+        snapshot.at,
+        tuple(lines),
+        look.looked_at,
+        unnamed,
+        complete,
+        tuple(unknown),
     )
-    complete = look.complete if look.looked_at or look.complete else None
-    session.reporter.view(
-        TasksView(snapshot.at, lines, look.looked_at, unnamed, complete, tuple(unknown))
-    )
+    session.reporter.view(view)
     return start_recap(session, snapshot).exit_code
+
+
+def _loaded(snapshot: Snapshot) -> dict[str, RegisteredTask]:
+    """The application's own tasks by name; of several with one name the first of the last host."""
+    loaded: dict[str, RegisteredTask] = {}
+    for state in snapshot.reachable().values():
+        if state.application:
+            for task in reversed(state.application.own_tasks):
+                loaded[task.name] = task
+    return loaded
 
 
 def _unseen(fleet: Fleet, snapshot: Snapshot) -> Iterator[str]:
     """Why routes, limits or nodes are not all known."""
     for name, state in snapshot.hosts.items():
+        what = f"what the application says on {name}"
         if isinstance(state, Unreachable):
-            yield f"what the application says on {name}: {state.why}"
+            yield f"{what}: {state.why}"
         elif state.application is None:
-            yield (
-                f"what the application says on {name}: it could not be loaded, or the host runs no"
-                " service of it"
-            )
+            yield f"{what}: it could not be loaded, or the host runs none of its services"
     if not snapshot.hosts:
-        no_host = "no host of the inventory has the application"
-        reason = "they are not known without an inventory" if fleet.found else no_host
+        reason = "no host of the inventory has the application"
+        if fleet.found:
+            reason = "unknown without an inventory"
         yield f"routes, limits and retries: {reason}"
-    if snapshot.broker and (why := snapshot.broker.unasked):
-        yield f"who registers the tasks: {why.problem}"
+    if snapshot.broker and snapshot.broker.unasked:
+        yield f"who registers the tasks: {snapshot.broker.unasked.problem}"
 
 
 def _read_results(
@@ -78,7 +96,7 @@ def _read_results(
     outcomes: dict[str, _Outcomes],
     unknown: list[str],
 ) -> int:
-    """Count what the results say by task; returns how many do not say whose they are."""
+    """Count the results by task; return how many do not name their task."""
     if not named_redis(session.fleet):
         unknown.append(f"failures: {no_redis(session.fleet)}")
         return 0
@@ -93,30 +111,28 @@ def _read_results(
         unknown.append(f"failures: {error.problem}")
     if unnamed:
         unknown.append(
-            f"whose {unnamed:,} of {look.looked_at:,} results are: they have no name"
+            f"the tasks of {unnamed:,} of {look.looked_at:,} results: they have no name"
             " (result_extended is off)"
         )
     return unnamed + look.unread
 
 
 def _prefix(snapshot: Snapshot) -> str:
-    """What stands before the names of results, as the application says; "" where it could not be
-    loaded.
-    """
-    said = [
-        state.application.backend_prefix
-        for state in snapshot.reachable().values()
-        if state.application
-    ]
-    return next(filter(None, said), "")
+    """The prefix of results' keys, as the application says; "" if it could not be loaded."""
+    for state in snapshot.reachable().values():
+        if state.application and state.application.backend_prefix:
+            return state.application.backend_prefix
+    return ""
 
 
 def _count(of: _Outcomes, result: StoredResult) -> None:
-    of.succeeded += result.state == "SUCCESS"
+    if result.state == "SUCCESS":
+        of.succeeded += 1
     if result.state == "FAILURE":
         of.failed += 1
         of.errors[result.error] += 1
-        of.last_failed_at = max(filter(None, (of.last_failed_at, result.ended_at)), default=None)
+        if result.ended_at:
+            of.last_failed_at = max(of.last_failed_at or 0.0, result.ended_at)
 
 
 def _line(
@@ -127,36 +143,37 @@ def _line(
     now: float,
 ) -> TaskLine:
     route = task.route if task else Route()
-    running = [
-        run.started_at for node in nodes.values() for run in node.running if run.name == name
-    ]
-    began = [at for at in running if at is not None]
+    registered_by: list[str] = []
+    rate_limits: dict[str, str] = {}
+    began: list[float | None] = []
+    for node in nodes.values():
+        if name in node.registered:
+            registered_by.append(node.name)
+        if name in node.rate_limits:
+            rate_limits[node.name] = node.rate_limits[name]
+        began.extend(run.started_at for run in node.running if run.name == name)
+    known = [at for at in began if at is not None]
+    errors = [Counted(error, count) for error, count in of.errors.most_common(_ERRORS_SHOWN)]
     return TaskLine(
         task=name,
         is_loaded=task is not None,
-        registered_by=tuple(
-            sorted(node.name for node in nodes.values() if name in node.registered)
-        ),
+        registered_by=tuple(sorted(registered_by)),
         queue=route.queue or None,
         priority=route.priority,
         route_unknown=_route_unknown(task),
         rate_limit=task.rate_limit or None if task else None,
-        node_rate_limits={
-            node.name: node.rate_limits[name] for node in nodes.values() if name in node.rate_limits
-        },
+        node_rate_limits=rate_limits,
         time_limit_s=task.time_limit_s if task else None,
         soft_time_limit_s=task.soft_time_limit_s if task else None,
         max_retries=task.max_retries if task else None,
         acks_late=task.acks_late if task else None,
         ignores_result=task.ignores_result if task else None,
-        running=len(running),
-        longest_s=now - min(began) if began else None,
+        running=len(began),
+        longest_s=now - min(known) if known else None,
         succeeded=of.succeeded,
         failed=of.failed,
         last_failed_at=of.last_failed_at,
-        errors=tuple(
-            Counted(error, count) for error, count in of.errors.most_common(_ERRORS_SHOWN)
-        ),
+        errors=tuple(errors),
     )
 
 
@@ -166,5 +183,7 @@ def _route_unknown(task: RegisteredTask | None) -> str:
     if task.route.error:
         return task.route.error
     if task.route.looks_at_arguments:
-        return "its router looks at the arguments"
-    return "" if task.route.queue else f"it goes to the exchange {task.route.exchange!r}"
+        return "its router depends on the arguments"
+    if task.route.queue:
+        return ""
+    return f"it goes to the exchange {task.route.exchange!r}"

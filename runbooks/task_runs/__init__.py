@@ -1,4 +1,4 @@
-"""What `run-task` consists of: the call, the way to a worker, sending, watching, and progress.
+"""The parts of `run-task`: the call, the way to a worker, sending, watching, and progress.
 
-It may import `engine` and what that imports.
+It may import `engine` and the rooms below it.
 """

@@ -1,9 +1,8 @@
-"""A task as the application itself sends it: which way it would go, and sending it, in the
-application's own Python.
-"""
+"""Asks the application, in its own Python on a host, for routes and results, and to send a task."""
 
 import difflib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -16,65 +15,87 @@ from runbooks.core.settings import TaskCall
 from runbooks.hosts.application import ask_application, parse_application
 from runbooks.hosts.script import Answer
 
+_ENTRIES_SHOWN = 20
+_NEAREST = 3
+_NOT_OF_THE_ANSWER = ("host", "registered", "results", "args")
+"""Fields of AppTask that are converted, or not in the answer."""
+
 
 def ask_route(
-    host: FleetHost, app: str, environment: Mapping[str, str], call: TaskCall, entry: str = ""
+    host: FleetHost,
+    app: str,
+    environment: Mapping[str, str],
+    call: TaskCall,
+    entry: str = "",
 ) -> str:
-    """Which way a task would go; where an `entry` of the schedule is named, what that calls."""
+    """Return the question where a call, or an `entry` of the schedule, would go."""
     return ask_application(host, app, environment, call=_call(call), **_entry(entry))
 
 
 def parse_route(host: FleetHost, answer: Answer, entry: str = "") -> AppTask:
-    """Raises RunbookError where the application cannot be loaded or its router fails, UsageError
-    for no such entry.
+    """Return the route.
+
+    Raises RunbookError if the application cannot be loaded or its router fails, UsageError if there
+    is no such entry.
     """
     found = parse_application(host, answer)
     if "entries" in found:
         raise _no_entry(host, entry, found["entries"])
     if "registered" not in found:
         raise RunbookError(
-            f"nothing was sent: the application on {host.name} cannot be asked for its"
-            f" routes:\n{_fault(found)}",
-            f"{Command('diagnose')} tells whether the environment or the code is the cause",
+            f"nothing was sent: cannot read the routes of the application on {host.name}:"
+            f"\n{_fault(found)}",
+            _find_cause(),
         )
-    own = ("host", "registered", "results", "args")
-    known = {name: found[name] for name in AppTask.__struct_fields__ if name not in own}
-    results, args = _results(found["results"]), tuple(found["args"])
-    return AppTask(host.name, frozenset(found["registered"]), **known, results=results, args=args)
+    known: dict[str, Any] = {}
+    for name in AppTask.__struct_fields__:
+        if name not in _NOT_OF_THE_ANSWER:
+            known[name] = found[name]
+    known["results"] = _results(found["results"])
+    known["args"] = tuple(found["args"])
+    return AppTask(host.name, frozenset(found["registered"]), **known)
+
+
+def _find_cause() -> str:
+    return f"{Command('diagnose')} shows whether the environment or the code is the cause"
 
 
 def _no_entry(host: FleetHost, name: str, entries: Sequence[str]) -> UsageError:
-    near = [one for one in entries if name.lower() in one.lower()] or difflib.get_close_matches(
-        name, entries, n=3
-    )
-    there = ", ".join(entries[:_MOST]) + ", …" * (len(entries) > _MOST)
+    near = [one for one in entries if name.lower() in one.lower()]
+    if not near:
+        near = difflib.get_close_matches(name, entries, n=_NEAREST)
+    shown = list(entries[:_ENTRIES_SHOWN])
+    if len(entries) > _ENTRIES_SHOWN:
+        shown.append("…")
+    if near:
+        advice = f"the nearest names: {', '.join(near)}"
+    else:
+        advice = f"the entries are: {', '.join(shown) or 'none'}"
     return UsageError(
         f"nothing was sent: the schedule of the application on {host.name} has no entry {name!r}",
-        f"the nearest names: {', '.join(near)}" if near else f"there are: {there or 'none at all'}",
+        advice,
     )
-
-
-_MOST = 20
 
 
 def ask_results(host: FleetHost, app: str, environment: Mapping[str, str]) -> str:
+    """Return the question where the application keeps results."""
     return ask_application(host, app, environment, results=True)
 
 
 def parse_results(host: FleetHost, answer: Answer) -> AppResults:
-    """Raises RunbookError where the application cannot be loaded."""
+    """Return where results are kept. Raises RunbookError if the application cannot be loaded."""
     found = parse_application(host, answer)
     if "registered" not in found:
         raise RunbookError(
-            f"the application on {host.name} cannot be asked where it keeps"
-            f" results:\n{_fault(found)}",
-            f"{Command('diagnose')} tells whether the environment or the code is the cause",
+            f"cannot ask the application on {host.name} where it keeps results:\n{_fault(found)}",
+            _find_cause(),
         )
     return _results(found["results"])
 
 
 def _results(found: Mapping[str, str]) -> AppResults:
-    return msgspec.convert({name: redact(text) for name, text in found.items()}, AppResults)
+    redacted = {name: redact(text) for name, text in found.items()}
+    return msgspec.convert(redacted, AppResults)
 
 
 def ask_result(
@@ -85,24 +106,28 @@ def ask_result(
     seen: str,
     limit_s: float,
 ) -> str:
-    """What became of a task, told once it is not as it was `seen`, a digest, or after `limit_s`."""
-    return ask_application(
-        host, app, environment, result_of={"task_id": task_id, "seen": seen, "limit_s": limit_s}
-    )  # fmt: skip
+    """Return the question for a task's state.
+
+    The answer comes once the state's digest is not `seen`, or after `limit_s`.
+    """
+    question = {"task_id": task_id, "seen": seen, "limit_s": limit_s}
+    return ask_application(host, app, environment, result_of=question)
 
 
 def parse_result(host: FleetHost, answer: Answer) -> tuple[TaskState, str]:
-    """With its digest. Raises BrokerUnreachable where the application could not read it; the next
-    look may.
+    """Return a task's state and its digest.
+
+    Raises BrokerUnreachable if the application could not read it; a later look may succeed.
     """
     found = parse_application(host, answer)
-    told = found.get("result") or {"unread": _fault(found)}
-    if "unread" in told:
+    result = found.get("result") or {"unread": _fault(found)}
+    if "unread" in result:
         raise BrokerUnreachable(
-            f"the application on {host.name} cannot read its results: {redact(told['unread'])}",
-            "see that its workers can keep them: what its result_backend names has to be there",
+            f"the application on {host.name} cannot read its results: {redact(result['unread'])}",
+            "check that the server or directory of its result_backend exists",
         )
-    return TaskState(told["state"], told["result"], told["traceback"]), told["digest"]
+    state = TaskState(result["state"], result["result"], result["traceback"])
+    return state, result["digest"]
 
 
 def ask_send(
@@ -113,13 +138,19 @@ def ask_send(
     task_id: str,
     entry: str = "",
 ) -> str:
+    """Return the request to send a call, or an `entry` of the schedule, under this id."""
     return ask_application(
-        host, app, environment, call=_call(call), send_as=task_id, **_entry(entry)
+        host,
+        app,
+        environment,
+        call=_call(call),
+        send_as=task_id,
+        **_entry(entry),
     )
 
 
 def parse_send(host: FleetHost, answer: Answer) -> None:
-    """Raises RunbookError where sending failed; the message may have been sent all the same."""
+    """Raise RunbookError if sending failed; the message may have been sent nevertheless."""
     found = parse_application(host, answer)
     if "registered" not in found:
         raise RunbookError(f"the application on {host.name} failed to send it:\n{_fault(found)}")
@@ -130,10 +161,15 @@ def _fault(found: Mapping[str, str]) -> str:
 
 
 def _entry(name: str) -> dict[str, str]:
-    return {"entry": name} if name else {}
+    if name:
+        return {"entry": name}
+    return {}
 
 
 def _call(call: TaskCall) -> dict[str, object]:
-    options = {"queue": call.queue, "priority": call.priority}
-    given = {name: value for name, value in options.items() if value is not None}
-    return {"name": call.task, "args": list(call.args), "kwargs": call.kwargs, "options": given}
+    options: dict[str, object] = {}
+    if call.queue is not None:
+        options["queue"] = call.queue
+    if call.priority is not None:
+        options["priority"] = call.priority
+    return {"name": call.task, "args": list(call.args), "kwargs": call.kwargs, "options": options}

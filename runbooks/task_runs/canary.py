@@ -1,4 +1,4 @@
-"""The canary task: sent as the proof that the fleet works, and watched to its end."""
+"""Sends the canary task, which shows that the fleet works, and watches it to its end."""
 
 import uuid
 from collections.abc import Mapping
@@ -18,18 +18,21 @@ from runbooks.task_runs.results import WatchedBy, named_redis, watched_by, watch
 from runbooks.task_runs.send import way_beside
 from runbooks.task_runs.watch import Trace, Watched
 
+_TRACEBACK_LINES = 5
+
 
 def run_canary(run: Run, canary: Canary, nodes: Mapping[str, NodeState]) -> None:
-    """Send the inventory's canary task and follow it to its end; it counts as a change, for it did
-    something.
+    """Send the inventory's canary task and watch it to its end; it counts as a change.
 
-    It is not sent where only workers outside --limit consume its queue and none of them answers: it
-    would wait there. Nor where nobody could read what becomes of it, which is a failure.
+    It is skipped if only workers outside --limit consume its queue and none of them answers: it
+    would wait there. If its result cannot be read, it is not sent, which is a failure.
     """
-    session, recap = run.session, run.recap.at(BROKER)
+    session = run.session
+    recap = run.recap.at(BROKER)
     task_id = str(uuid.uuid4())
     change = Change(BROKER, "canary", canary.said, RunTask(canary.task, canary.queue, task_id))
-    if why := _why_unsent(session, canary.queue, nodes):
+    why = _why_unsent(session, canary.queue, nodes)
+    if why:
         recap.skipped += 1
         session.reporter.change(change, Outcome.SKIPPED, why)
         return
@@ -44,21 +47,32 @@ def run_canary(run: Run, canary: Canary, nodes: Mapping[str, NodeState]) -> None
         n = run.journal.intend(change)
         ended = session.broker.run_task(canary, task_id, watch, session.reporter.waiting)
         session.reporter.waiting("")
-        expected = Expected(canary.result) if canary.expects_result else None
         watched = Watched(
-            session, task_id, canary.task, canary.queue, expected=expected, by_events=bool(by.nodes)
+            session,
+            task_id,
+            canary.task,
+            canary.queue,
+            expected=Expected(canary.result) if canary.expects_result else None,
+            by_events=bool(by.nodes),
         )
-        outcome, told = _outcome(watched, ended, canary.timeout)
-    detail = as_lines([*told, *filter(None, (by.said,))])
+        outcome, lines = _outcome(watched, ended, canary.timeout)
+    if by.said:
+        lines.append(by.said)
+    detail = as_lines(lines)
     run.journal.finished(n, outcome, detail)
-    recap.changed += outcome is Outcome.CHANGED
-    recap.failed += outcome is Outcome.FAILED
+    if outcome is Outcome.CHANGED:
+        recap.changed += 1
+    else:
+        recap.failed += 1
     session.reporter.change(change, outcome, detail)
 
 
 def _not_sent(error: RunbookError) -> list[str]:
     first, *others = _without_prefix(error).splitlines()
-    return [f"not sent: {first}", *others, *filter(None, (error.advice,))]
+    lines = [f"not sent: {first}", *others]
+    if error.advice:
+        lines.append(error.advice)
+    return lines
 
 
 def _without_prefix(error: RunbookError) -> str:
@@ -67,7 +81,10 @@ def _without_prefix(error: RunbookError) -> str:
 
 def _watched_by(session: Session, canary: Canary, nodes: Mapping[str, NodeState]) -> WatchedBy:
     call = TaskCall(
-        task=canary.task, kwargs=canary.kwargs, queue=canary.queue, priority=canary.priority
+        task=canary.task,
+        kwargs=canary.kwargs,
+        queue=canary.queue,
+        priority=canary.priority,
     )
     try:
         way = way_beside(session, call, nodes)
@@ -75,43 +92,43 @@ def _watched_by(session: Session, canary: Canary, nodes: Mapping[str, NodeState]
         if not named_redis(session.fleet):
             raise
         why = _without_prefix(error).splitlines()[0].rstrip(":")
-        return WatchedBy(
-            said=f"whether the application keeps its results there is not known: {why}"
-        )
+        said = f"unknown whether the application keeps its results there: {why}"
+        return WatchedBy(said=said)
     return watched_by(session.fleet, way)
 
 
 def _outcome(watched: Watched, ended: TaskState, timeout_s: float) -> tuple[Outcome, list[str]]:
-    """What became of it, and what there is to say. Where no node told anything of it, that is not
-    known.
-    """
+    """What became of it, with the lines to print; no event of any node is not a failure."""
     report = watched.judged(ended, watched.report(ended, ""))
     if ended.state == "SUCCESS":
-        outcome = Outcome.FAILED if report.differs else Outcome.CHANGED
-        return outcome, [f"SUCCESS: {report.result}", *filter(None, (report.unlike,))]
+        lines = [f"SUCCESS: {report.result}"]
+        if report.unlike:
+            lines.append(report.unlike)
+        return (Outcome.FAILED if report.differs else Outcome.CHANGED), lines
     trace = watched.trace(ended) if ended.state == "PENDING" else Trace()
     if trace.lost and watched.by_events:
-        return Outcome.CHANGED, [
-            f"sent; whether it ran is not known: no node told of it within {span(timeout_s)}, and"
-            " no queue and no node has it any more"
-        ]
-    in_time = ended.ended or ended.state == "RETRY"
-    told = f"{report.state}{'' if in_time else f' after {span(timeout_s)}'}: {report.result}"
-    return Outcome.FAILED, [
-        told,
-        *filter(None, (watched.where(ended, trace),)),
-        *report.traceback.strip().splitlines()[-5:],
-        f"task {watched.id} was revoked, so that no retry of it runs later",
-    ]
+        line = f"sent; unknown whether it ran: no node reported it within {span(timeout_s)}, and"
+        line += " no queue and no node has it any more"
+        return Outcome.CHANGED, [line]
+    state = report.state
+    if not ended.ended and state != "RETRY":
+        state = f"{state} after {span(timeout_s)}"
+    lines = [f"{state}: {report.result}"]
+    where = watched.where(ended, trace)
+    if where:
+        lines.append(where)
+    lines.extend(report.traceback.strip().splitlines()[-_TRACEBACK_LINES:])
+    lines.append(f"task {watched.id} was revoked, so no retry of it runs later")
+    return Outcome.FAILED, lines
 
 
 def _why_unsent(session: Session, queue: str, nodes: Mapping[str, NodeState]) -> str:
-    inside = any(
-        queue in worker.queues for host in session.fleet.hosts for worker in host.settings.workers
-    )
-    if inside or any(queue in node.queues for node in nodes.values()):
+    for host in session.fleet.hosts:
+        if any(queue in worker.queues for worker in host.settings.workers):
+            return ""
+    if any(queue in node.queues for node in nodes.values()):
         return ""
     return (
-        f"not sent: no node that answers consumes {queue}, and by the inventory only hosts outside"
-        " --limit do"
+        f"not sent: no node that answers consumes {queue}; the inventory says that only hosts"
+        " outside --limit do"
     )

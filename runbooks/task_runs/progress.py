@@ -1,8 +1,7 @@
-"""What a task tells of itself with `update_state`, as an operator reads it: percent, counts, and
-how long it may take.
+"""Reads what a task reports with `update_state`: percent, counts, and the estimated time left.
 
 **Source:** the keys `current` and `total` are those of Celery's guide ("Custom states"); `percent`
-goes before them.
+takes precedence.
 """
 
 from collections.abc import Mapping
@@ -16,50 +15,69 @@ _SHOWN = 60
 
 
 class Meter:
-    """Reads one task's looks in turn; what is left is estimated from its speed since it first told
-    how far it was.
-    """
+    """Reads the looks at one task; the time left follows from its speed since its first report."""
 
     def __init__(self, task: str, started_at: float) -> None:
-        self._task, self._started_at = task, started_at
+        self._task = task
+        self._started_at = started_at
         self._first: tuple[float, float] | None = None
+        """Time and percent of the first report."""
 
     def read(self, seen: TaskState, now: float, note: str) -> Progress:
-        meta = seen.result if isinstance(seen.result, Mapping) and seen.state != "STARTED" else {}
-        counts = str(seen.result).partition("\n")[0] if seen.state == "RETRY" else _counts(meta)
+        """Return the progress that a look at time `now` shows."""
+        meta: Mapping[str, Any] = {}
+        if isinstance(seen.result, Mapping) and seen.state != "STARTED":
+            meta = seen.result
+        counts = _counts(meta)
+        if seen.state == "RETRY":
+            counts = str(seen.result).partition("\n")[0]
         percent = _percent(meta)
         if percent is None:
             self._first = None
         elif self._first is None:
             self._first = (now, percent)
-        elapsed_s = now - self._started_at
         return Progress(
-            self._task, seen.state, elapsed_s, percent, counts, self._left_s(now, percent), note
+            self._task,
+            seen.state,
+            elapsed_s=now - self._started_at,
+            percent=percent,
+            counts=counts,
+            left_s=self._left_s(now, percent),
+            note=note,
         )
 
     def _left_s(self, now: float, percent: float | None) -> float | None:
-        if percent is None or self._first is None or percent <= self._first[1]:
+        if percent is None or self._first is None:
             return None
-        since_s, gone = now - self._first[0], percent - self._first[1]
-        return since_s / gone * (100 - percent)
+        first_at, first_percent = self._first
+        done = percent - first_percent
+        if done <= 0:
+            return None
+        return (now - first_at) / done * (100 - percent)
 
 
 def _percent(meta: Mapping[str, Any]) -> float | None:
-    percent, current, total = (_number(meta.get(name)) for name in ("percent", "current", "total"))
+    percent = _number(meta.get("percent"))
+    current = _number(meta.get("current"))
+    total = _number(meta.get("total"))
     if percent is None and current is not None and total:
         percent = 100 * current / total
-    return None if percent is None else min(100.0, max(0.0, percent))
+    if percent is None:
+        return None
+    return min(100.0, max(0.0, percent))
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    return None
 
 
 def _counts(meta: Mapping[str, Any]) -> str:
-    of = f"{meta['current']} of {meta['total']}" if {"current", "total"} <= meta.keys() else ""
-    others = (
-        f"{name.replace('_', ' ')} {str(value)[:_SHOWN]}"
-        for name, value in meta.items()
-        if name not in _OWN
-    )
-    return ", ".join(filter(None, (of, *others)))
+    counts: list[str] = []
+    if "current" in meta and "total" in meta:
+        counts.append(f"{meta['current']} of {meta['total']}")
+    for name, value in meta.items():
+        if name not in _OWN:
+            counts.append(f"{name.replace('_', ' ')} {str(value)[:_SHOWN]}")
+    return ", ".join(counts)

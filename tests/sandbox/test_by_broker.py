@@ -102,14 +102,14 @@ def test_the_url_comes_from_a_variable_and_each_view_takes_it(url: str, tmp_path
         done = inv(*words, *by, cwd=tmp_path, SHOPS_BROKER=url)
         assert (done.code, shown in done.out) == (0, True), done.out + done.err
     assert (
-        "routes, limits and retries: they are not known without an inventory"
+        "routes, limits and retries: unknown without an inventory"
         in inv("tasks", *by, cwd=tmp_path, SHOPS_BROKER=url).out
     )
     nowhere = inv("task", "no-such-id", *by, cwd=tmp_path, SHOPS_BROKER=url)
     assert (nowhere.code, "in no queue and on no node" in nowhere.out) == (1, True), (
         nowhere.out + nowhere.err
     )
-    assert "what became of it: the result backend is not known without an inventory" in nowhere.out
+    assert "what became of it: the result backend is unknown without an inventory" in nowhere.out
     watched = inv("monitor", *by, cwd=tmp_path, SHOPS_BROKER=url)
     assert (watched.code, "CROSSED queue.no_consumer mails" in watched.out) == (1, True), (
         watched.out + watched.err

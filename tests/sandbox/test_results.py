@@ -214,7 +214,7 @@ def test_another_redis_than_the_applications_is_named_and_the_applications_is_re
     ("kept", "why"),
     [
         ("rpc://", "gives a result only to the process that sent the task"),
-        ("cache+memory://", "keeps results in the memory of the process that makes them"),
+        ("cache+memory://", "keeps results in the memory of the process that creates them"),
     ],
 )
 def test_a_result_that_nobody_else_can_read_is_heard_of_and_that_is_said(
@@ -224,7 +224,7 @@ def test_a_result_that_nobody_else_can_read_is_heard_of_and_that_is_said(
     done = place.run_task("tiny.sync")
     assert done.code == 0, done.out + done.err
     assert why in done.out
-    assert "its workers' events are followed" in done.out
+    assert "following its workers' events" in done.out
     assert place.remediate(kept).code == 0
 
 
@@ -232,7 +232,7 @@ def test_a_task_that_ignores_its_result_proves_by_its_nodes_word_that_it_ran(pla
     place.keeps(place.url)
     done = place.run_task("tiny.quiet", "--result", '"done"')
     assert done.code == 0, done.out + done.err
-    assert "The task keeps no result: its workers' events are followed" in done.out
+    assert "The task keeps no result: following its workers' events" in done.out
     proved = place.remediate(place.url, "task: tiny.quiet, queue: q, timeout: 20s, result: done")
     assert proved.code == 0, proved.out + proved.err
     assert "SUCCESS: 'done'" in proved.out
@@ -262,7 +262,7 @@ def test_a_task_that_returns_something_else_than_was_expected_has_failed(place: 
     assert done.code == 2
     assert (
         "its result is not as expected: status: expected 'ok', got 'error'; token: expected"
-        " '********', got '********'; n: expected 1, and there is none" in done.out
+        " '********', got '********'; n: expected 1, but it is missing" in done.out
     )
     assert "s3cret-value" not in done.out + done.err + place.world.inv("show", "last").out
     assert "status: expected 'ok', got 'error'" in place.world.inv("show", "last").out
@@ -314,7 +314,7 @@ def test_a_backend_that_cannot_be_loaded_is_refused_with_its_file_and_line_befor
         refused(
             done,
             2,
-            "nothing was sent: the result backend of the application on here cannot be loaded",
+            "nothing was sent: the application on here cannot load its result backend",
         )
         assert f"{place.path}/tiny.py, line {BACKEND_LINE})" in done.err
         assert "pa55word" not in done.err + done.out

@@ -93,7 +93,7 @@ def test_a_task_sent_without_watching_is_looked_up_later_by_its_id(healthy: Worl
     task_id = sent.json["task"]["id"]
     running = healthy.inv("run-task", "--status", task_id)
     assert running.code == 1
-    assert "runs on worker_high@sandbox since" in running.out
+    assert "has been running on worker_high@sandbox for" in running.out
     glpi(healthy, {})
     watched = healthy.inv("run-task", "--status", task_id, "--sync")
     assert (watched.code, "SUCCESS" in watched.out) == (0, True)
@@ -110,7 +110,7 @@ def test_ctrl_c_leaves_the_task_running_and_says_how_to_look_again(healthy: Worl
     _, err = process.communicate(timeout=30)
     assert process.returncode == 99
     task_id = sent_id(healthy)
-    assert f"the task goes on\n→ to look at it again: `inv run-task --status {task_id}`" in err
+    assert f"the task goes on\n→ see its state: `inv run-task --status {task_id}`" in err
     assert healthy.inv("run-task", "--status", task_id, "--sync").code == 0
 
 
@@ -185,14 +185,14 @@ def test_without_a_result_backend_the_workers_events_are_followed_and_that_is_sa
     glpi(healthy, {"latency_s": 0.02})
     done = healthy.inv("run-task", "check-glpi", "--inventory", name)
     assert done.code == 0, done.out + done.err
-    assert "no celery_result_backend: its workers' events are followed" in done.out
+    assert "no celery_result_backend: following its workers' events" in done.out
     assert "STARTED" in done.out
     assert "'found': 44" in done.out
     log = (healthy.root / "app/logs/worker_high.log").read_text()
     assert log.count("Events of group {task} enabled by remote.") == 1
     assert log.count("Events of group {task} disabled by remote.") == 1
     unknown = healthy.inv("run-task", "--status", sent_id(healthy), "--inventory", name)
-    refused(unknown, 5, "no trace of task", "no celery_result_backend to ask")
+    refused(unknown, 5, "no trace of task", "without celery_result_backend its end is unknown")
 
 
 def test_a_run_that_is_killed_has_it_on_record_at_which_workers_it_left_events_on(

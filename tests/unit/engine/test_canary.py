@@ -41,7 +41,7 @@ def test_a_canary_whose_queue_only_silent_hosts_outside_limit_consume_is_not_sen
     assert outcome is Outcome.SKIPPED
     assert (
         why
-        == "not sent: no node that answers consumes low_q, and by the inventory only hosts outside"
+        == "not sent: no node that answers consumes low_q; the inventory says that only hosts outside"
         " --limit do"
     )
     assert world.last_run().entries == []

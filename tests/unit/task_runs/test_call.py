@@ -40,5 +40,5 @@ def test_every_wrong_flag_is_told_at_once_with_what_it_should_be() -> None:
     assert [line.split(":")[0].split(" ")[0] for line in told] == [
         "--args", "--kwargs", "--queue", "--priority", "--timeout",
     ]  # fmt: skip
-    assert "no JSON" in told[0]
+    assert "not JSON" in told[0]
     assert "a JSON object" in told[1]

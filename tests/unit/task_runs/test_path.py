@@ -60,9 +60,11 @@ def test_an_unknown_task_is_told_with_the_nearest_names_of_tasks_and_shortcuts()
     only(
         links(task="shop.task.bil", **unknown),
         UsageError,
-        "no node answers to say whether it registers shop.task.bil",
+        "no node answers, so it is unknown whether one registers shop.task.bil",
     )
-    only(links(*NODES, task="xyz", **unknown), UsageError, f"there are: bill-all, {BILL}, {SHIP}")
+    only(
+        links(*NODES, task="xyz", **unknown), UsageError, f"the tasks are: bill-all, {BILL}, {SHIP}"
+    )
     only(
         links(*NODES, task="bill", signature=None, import_error="ValueError: Empty module name"),
         UsageError,
@@ -102,7 +104,7 @@ def test_an_application_that_publishes_elsewhere_is_told(broker: str, told: bool
     found = links(*NODES, broker=broker)
     assert bool(found) is told
     if told:
-        only(found, RunbookError, "is not the broker that was looked at", broker)
+        only(found, RunbookError, "is not the broker that was checked", broker)
 
 
 def test_no_node_that_answers_is_told() -> None:
@@ -124,13 +126,13 @@ def test_a_queue_that_nobody_consumes_is_told_with_those_that_are() -> None:
         links(*NODES, queue="low_q"),
         RunbookError,
         "the application's routes lead to low_q",
-        "consumed are: high_q",
+        "consumed queues: high_q",
     )
 
 
 def test_a_consumer_that_would_discard_the_message_is_told() -> None:
     old = NodeState("high@web2", frozenset({SHIP}), frozenset({"high_q"}))
-    only(links(*NODES, old), RunbookError, "high@web2 consumes high_q", "discards")
+    only(links(*NODES, old), RunbookError, "high@web2 consumes high_q", "would discard")
 
 
 def test_a_route_without_a_queue_asks_for_one() -> None:
