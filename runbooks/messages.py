@@ -1,5 +1,6 @@
-"""`inv messages QUEUE`: the messages of a queue, the next to run first; changes nothing, and
-unpickles nothing.
+"""`inv messages QUEUE`: the messages of a queue, the next to run first.
+
+It changes nothing and unpickles nothing.
 """
 
 from runbooks.broker.views.message_looks import Wanted
@@ -9,9 +10,15 @@ from runbooks.engine.context import Session
 
 
 def messages(session: Session, queue: str, wanted: Wanted) -> ExitCode:
-    """Show those that are wanted of what waits in the queue, or of what was fetched from it."""
+    """Show the wanted messages that wait in the queue, or were fetched from it."""
     view = session.broker.messages(queue, session.fleet.queues, wanted)
-    where = (session.fleet.app.app, session.options.inventory, session.broker.name)
-    session.reporter.about(About(*where, queues=Seen(1, 1), other_run=session.broker.other_run()))
+    about = About(
+        session.fleet.app.app,
+        session.options.inventory,
+        session.broker.name,
+        queues=Seen(1, 1),
+        other_run=session.broker.other_run(),
+    )
+    session.reporter.about(about)
     session.reporter.view(view)
     return ExitCode.OK

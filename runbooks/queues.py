@@ -1,4 +1,4 @@
-"""`inv queues`: every queue, or one in detail, as it is now; changes nothing."""
+"""`inv queues`: every queue, or one in detail; changes nothing."""
 
 import sqlite3
 from collections.abc import Mapping
@@ -15,27 +15,32 @@ from runbooks.monitoring.history import depths_before, history_path
 
 
 def queues(session: Session, asked: Asked, *, watch: str) -> ExitCode:
-    """Look at the queues; with `watch`, which says how often, again and again until ^C."""
+    """Show the queues; with `watch`, an interval, repeatedly until ^C."""
     if (asked.grep or asked.exact) and watch:
         raise UsageError(
-            "--watch looks at lengths and samples again and again",
-            "leave --grep and --exact out with it",
+            "--watch shows lengths and samples repeatedly",
+            "use it without --grep and --exact",
         )
-    look = session.broker.queue_looks(
-        session.fleet.queues, lambda at, depths: _before(session, at, depths)
-    )
+
+    def before(at: float, depths: Mapping[str, int]) -> Mapping[str, tuple[float, int]]:
+        return _before(session, at, depths)
+
+    look = session.broker.queue_looks(session.fleet.queues, before)
 
     def show() -> ExitCode:
         view = look(asked)
         if session.fleet.found:
-            view = replace(
-                view, queues=tuple(replace(queue, in_inventory=None) for queue in view.queues)
-            )
+            without = tuple(replace(queue, in_inventory=None) for queue in view.queues)
+            view = replace(view, queues=without)
         count = len(view.queues)
-        where = (session.fleet.app.app, session.options.inventory, session.broker.name)
-        session.reporter.about(
-            About(*where, queues=Seen(count, count), other_run=session.broker.other_run())
+        about = About(
+            session.fleet.app.app,
+            session.options.inventory,
+            session.broker.name,
+            queues=Seen(count, count),
+            other_run=session.broker.other_run(),
         )
+        session.reporter.about(about)
         session.reporter.view(view)
         return ExitCode.OK
 
@@ -43,12 +48,16 @@ def queues(session: Session, asked: Asked, *, watch: str) -> ExitCode:
 
 
 def _before(
-    session: Session, at: float, depths: Mapping[str, int]
+    session: Session,
+    at: float,
+    depths: Mapping[str, int],
 ) -> Mapping[str, tuple[float, int]]:
-    """What the monitor saw of the queues; nothing where it has no history that can be read."""
+    """What the monitor saw of the queues; empty if it has no readable history."""
     path = history_path(session.fleet, session.options.state_directory)
     try:
         require_private(path.parents[2], path.parents[1], path.parent, path)
-        return depths_before(path, at, depths) if path.exists() else {}
+        if path.exists():
+            return depths_before(path, at, depths)
     except (sqlite3.Error, OSError, RunbookError):
-        return {}
+        pass
+    return {}

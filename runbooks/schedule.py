@@ -1,8 +1,6 @@
-"""`inv schedule`: every entry of the schedule, where it leads, and when it was sent; changes
-nothing.
-"""
+"""`inv schedule`: every entry of the schedule, its queue, and its times; changes nothing."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import Snapshot, Unreachable
@@ -17,8 +15,9 @@ _NEEDS = Needs.FILES | Needs.SERVICES | Needs.IMPORTS | Needs.NODES | Needs.BEAT
 
 
 def schedule(session: Session) -> ExitCode:
-    """Exit code 4 where a host or the broker does not answer; `verify` is what fails for a broken
-    way.
+    """Show all entries; exit code 4 if a host or the broker does not answer.
+
+    A broken way to a worker does not change the exit code; `verify` fails for it.
     """
     snapshot = session.observe(_NEEDS, without_broker=True)
     found = paths(session.fleet, snapshot)
@@ -29,30 +28,36 @@ def schedule(session: Session) -> ExitCode:
 
 
 def _left_out(snapshot: Snapshot, shown: Iterable[Path]) -> Iterator[str]:
-    """What could not be read, and is not told as the reason of an entry's unknown times."""
-    untold = {path.untold for path in shown}
+    """What could not be read, unless an entry gives it as the reason for unknown times."""
+    reasons = {path.untold for path in shown}
     for name, state in snapshot.hosts.items():
         if isinstance(state, Unreachable):
-            yield f"{name} is left out: {state.why}"
+            yield f"{name} was not checked: {state.why}"
         elif state.application is None:
             yield (
-                f"{name} is left out: its application could not be loaded, or the host runs no"
-                " service of it"
+                f"{name} was not checked: its application could not be loaded, or the host runs"
+                " none of its services"
             )
-        elif state.kept and state.kept.error and not any(state.kept.error in why for why in untold):
-            yield (
-                f"what beat's scheduler on {name} ({state.kept.scheduler}) keeps is left out:"
-                f" {state.kept.error}"
-            )
+        elif state.kept and _is_new(state.kept.error, reasons):
+            scheduler = f"beat's scheduler on {name} ({state.kept.scheduler})"
+            yield f"cannot read what {scheduler} stores: {state.kept.error}"
+
+
+def _is_new(error: str, reasons: Collection[str]) -> bool:
+    return bool(error) and not any(error in why for why in reasons)
 
 
 def _line(path: Path) -> EntryLine:
-    entry, route = path.entry, path.entry.route
+    entry = path.entry
+    route = entry.route
+    schedule = entry.schedule
+    if entry.every_s is not None:
+        schedule = f"every {span(entry.every_s)}"
     return EntryLine(
         entry=entry.name,
         host=path.host,
         task=entry.task,
-        schedule=entry.schedule if entry.every_s is None else f"every {span(entry.every_s)}",
+        schedule=schedule,
         enabled=path.enabled,
         queue=path.queue or None,
         priority=route.priority if route else None,

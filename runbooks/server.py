@@ -1,6 +1,4 @@
-"""`inv broker`: what the broker's server tells of itself, and what it means for Celery; changes
-nothing.
-"""
+"""`inv broker`: what the Redis server reports, and what it means for Celery; changes nothing."""
 
 from runbooks.core.errors import ExitCode
 from runbooks.core.reporter import About
@@ -8,10 +6,9 @@ from runbooks.engine.context import Session
 
 
 def server(session: Session) -> ExitCode:
-    """Ask the server once."""
+    """Show the server's facts once."""
     view = session.broker.server(session.fleet.queues)
-    session.reporter.about(
-        About(session.fleet.app.app, session.options.inventory, session.broker.name)
-    )
+    about = About(session.fleet.app.app, session.options.inventory, session.broker.name)
+    session.reporter.about(about)
     session.reporter.view(view)
     return ExitCode.OK

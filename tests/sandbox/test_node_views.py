@@ -476,7 +476,7 @@ def test_a_pool_grows_and_shrinks_and_a_consumer_comes_and_goes(shop: Shop) -> N
     assert (size("one@here"), size("two@here")) == (2, 1)
     refused = shop.world.inv("pool", "two@here", "--shrink", "1", "--yes")
     assert refused.code == 2
-    assert "two@here is left as it is: its pool has 1 process, and one has to stay" in refused.err
+    assert "two@here is not changed: its pool has 1 process, and one has to stay" in refused.err
     run = controlled(shop, "consumer", "two@here", "add", "work")
     assert {one["name"] for one in shop.inspect("active_queues", "two@here")} == {"rest", "work"}
     undone(shop, run)
@@ -491,7 +491,7 @@ def test_a_node_is_kept_from_a_queue_whose_messages_it_would_discard(shop: Shop)
     done = shop.world.inv("consumer", "two@here", "add", "foreign", "--yes")
     assert done.code == 2
     assert (
-        "messages of other.task wait in foreign, which it does not know: it would discard them"
+        "messages of other.task wait in foreign, which it does not register: it would discard them"
         in done.err
     )
     assert [one["name"] for one in shop.inspect("active_queues", "two@here")] == ["rest"]
@@ -506,7 +506,7 @@ def test_what_is_revoked_is_discarded_by_every_node(shop: Shop) -> None:
     waiting = [shop.send("add", n, n) for n in range(20)]
     plan = shop.world.inv("revoke", waiting[-1], "--dry-run").out
     assert "shop.add" in plan
-    assert "this cannot be taken back" in plan
+    assert "this cannot be undone" in plan
     assert waiting[-1] not in shop.inspect("revoked")
     typed = shop.world.inv("revoke", waiting[-1], "--yes")
     assert typed.code == 0, typed.err
@@ -533,7 +533,7 @@ def test_a_name_that_two_answer_to_is_told_nothing(shop: Shop) -> None:
             done = shop.world.inv(*line, "--yes")
             assert done.code == 2
             assert (
-                "two@here is left as it is: 2 processes answer to it, and each would do it"
+                "two@here is not changed: 2 processes answer to it, and each would do it"
                 in done.err
             )
         [both] = shop.world.inv("workers", "two@here", "--json").json["nodes"]
@@ -655,7 +655,7 @@ def test_what_was_taken_out_is_sent_again_once_and_is_not_put_back_besides(shop:
     assert again.json["plan"] == []
     assert f"3 messages skipped: sent again by run {sent.json['run']} already" in again.err
     back = shop.world.inv("archive.restore", taken.json["run"], "--id", ",".join(waiting), "--yes")
-    assert "Nothing to put back" in back.out
+    assert "Nothing to restore" in back.out
     assert f"sent again under new ids by run {sent.json['run']}" in back.err
     undone_first = shop.world.inv("undo", taken.json["run"], "--yes")
     assert undone_first.code == 5

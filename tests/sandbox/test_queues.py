@@ -350,7 +350,7 @@ def test_the_list_of_a_priority_that_no_worker_polls_is_told_taken_moved_and_put
     refused = broken.inv("clean-queues", *meant, "--yes")
     assert refused.code == 5
     assert "there is no list of priority 4" in refused.err
-    assert "a message of priority 4 waits in that of 3" in refused.err
+    assert "a message of priority 4 waits in the list of 3" in refused.err
 
 
 def test_a_move_killed_between_taking_and_putting_is_told_by_the_next_run_until_it_is_undone(
@@ -435,7 +435,7 @@ def test_archives_are_listed_shown_verified_and_restored_by_choice_and_that_is_u
     assert broken.queue() == without
     assert broken.inv(*some, "--place", "next", "--yes").code == 0
     assert id_of(broken.queue()[-1]) == ids[5]
-    assert "Nothing to put back" in broken.inv(*some, "--yes").out
+    assert "Nothing to restore" in broken.inv(*some, "--yes").out
     undo_last(broken, without)
     assert broken.inv(*some, "--yes").code == 0
     assert broken.queue() == [
@@ -466,7 +466,7 @@ def test_a_damaged_archive_is_found_and_nothing_is_restored_from_it(broken: Worl
             ("--queue", "low_prioritty"),
             "there is no queue 'low_prioritty'; did you mean 'low_priority'?",
         ),
-        (("--queue", "x*"), "no queue fits 'x*'"),
+        (("--queue", "x*"), "no queue matches 'x*'"),
         (("--retries", "2", "--eta-overdue", "soon"), "--eta-overdue: a duration is"),
         (("--requeue-to", "high_priority"), "name at least a queue"),
         (
@@ -485,7 +485,7 @@ def test_wrong_flags_are_refused_before_anything_is_looked_at(
 
 def test_a_selection_that_fits_nothing_says_so(broken: World) -> None:
     done = broken.inv("clean-queues", "--task", "nope.*", "--yes")
-    assert (done.code, "No message fits: --task 'nope.*'" in done.out) == (0, True)
+    assert (done.code, "No message matches: --task 'nope.*'" in done.out) == (0, True)
 
 
 def test_without_a_node_nobody_can_say_what_is_unregistered(broken: World) -> None:

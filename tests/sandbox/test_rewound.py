@@ -75,7 +75,7 @@ def test_an_undo_after_redis_went_back_says_so_and_doubles_nothing(
                 "no record of its last step",
             )
             shown = world.inv("archive.show", "last")
-            assert (shown.code, shown.out.count("taken, but stands in Redis")) == (0, 50), shown.out
+            assert (shown.code, shown.out.count("taken, but in Redis")) == (0, 50), shown.out
             assert f"in Redis already, and left there: {COUNT}" in shown.out + shown.err
 
             dry = world.inv("undo", "last", "--dry-run")
@@ -106,9 +106,7 @@ def test_an_undo_after_redis_went_back_says_so_and_doubles_nothing(
             assert asked.code == 99, asked.out
             words = " ".join(asked.out.split())
             assert (
-                words.index(LOST)
-                < words.index("put 20 messages back into low")
-                < words.index("[y/N]")
+                words.index(LOST) < words.index("restore 20 messages to low") < words.index("[y/N]")
             ), words
             assert len(low(server)) == COUNT - 20
         finally:
@@ -129,12 +127,12 @@ def test_what_redis_lost_of_a_restore_is_said_and_put_back_once_where_that_is_as
         try:
             assert low(server) == []
             shown = world.inv("archive.show", run)
-            assert (shown.code, shown.out.count("restored, but stands nowhere")) == (
+            assert (shown.code, shown.out.count("restored, but not in Redis")) == (
                 0,
                 50,
             ), shown.out
             nothing = world.inv("archive.restore", run, "--yes")
-            assert (nothing.code, "Nothing to put back" in nothing.out) == (0, True), nothing.out
+            assert (nothing.code, "Nothing to restore" in nothing.out) == (0, True), nothing.out
             said = nothing.out + nothing.err
             assert (
                 f"put back or moved by the archive, and nowhere, so consumed or lost: {COUNT}"
@@ -150,12 +148,12 @@ def test_what_redis_lost_of_a_restore_is_said_and_put_back_once_where_that_is_as
             words = " ".join(asked.out.split())
             assert (
                 words.index(LOST)
-                < words.index(f"put {COUNT} messages back into low")
+                < words.index(f"restore {COUNT} messages to low")
                 < words.index("[y/N]")
             ), words
             assert low(server) == before
             once = world.inv(*again, "--yes")
-            assert (once.code, "Nothing to put back" in once.out, low(server)) == (
+            assert (once.code, "Nothing to restore" in once.out, low(server)) == (
                 0,
                 True,
                 before,

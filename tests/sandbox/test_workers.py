@@ -90,4 +90,4 @@ def test_without_a_broker_the_processes_are_shown_and_who_answers_is_not_known(
     done = healthy.inv("workers", "--json", "-i", inventory)
     assert done.code == 4
     assert {line["state"] for line in done.json["workers"]} == {"runs"}
-    assert any("who answers is not known" in one["problem"] for one in done.json["warnings"])
+    assert any("unknown which answer" in one["problem"] for one in done.json["warnings"])
