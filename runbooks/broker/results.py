@@ -1,4 +1,4 @@
-"""Reads what tasks left in a result backend that is a Redis, as it is stored: nothing is unpickled.
+"""Reads results from a Redis result backend as they are stored: nothing is unpickled.
 
 **Source:** celery 5.7.0 `backends/base.py: Backend._get_result_meta, prepare_exception`,
 `KeyValueStoreBackend` (`celery-task-meta-ID`); the name, the arguments, the worker and the queue
@@ -6,6 +6,7 @@ only with `result_extended`.
 """
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any, cast
@@ -21,59 +22,63 @@ _KEYS_AT_ONCE = 1000
 
 
 class StoredResult(Struct, frozen=True):
-    """What a result says; None is what it does not. `args` and `kwargs` are JSON values as they are
-    stored.
-
-    Of a failure `error` is the exception's type and `message` what it says. `in_group`: it is one
-    of a group, perhaps of a chord. `ended_at` is None also while the task runs.
-    """
+    """Describes a result; None stands for what it does not say."""
 
     id: str
     state: str
     value: Any
     traceback: str
     error: str
+    """The type of a failure's exception."""
     message: str
+    """The text of a failure's exception."""
     task: str | None
     args: Any
+    """A JSON value as it is stored, like `kwargs`."""
     kwargs: Any
     worker: str | None
     queue: str | None
     retries: int | None
     ended_at: float | None
+    """None also while the task runs."""
     in_group: bool
+    """Whether it belongs to a group, perhaps of a chord."""
     has_parent: bool
 
     @property
     def ended(self) -> bool:
+        """Whether the task has ended."""
         return self.state in ENDED
 
 
 class Results(Struct):
-    """How far a look at results came: `looked_at` were read, `unread` are no JSON; `complete` where
-    these were all.
-    """
+    """Says how far a look at results came."""
 
     looked_at: int = 0
+    """Results that were read."""
     unread: int = 0
+    """Those of them that are not JSON."""
     complete: bool = False
+    """Whether these were all."""
 
     def each(self, client: "redis.Redis", prefix: str, until: float) -> Iterator[StoredResult]:
-        """The results under a key prefix, until a time (monotonic s). Raises NoPermissionError,
-        redis-py's errors.
+        """Yield the results under a key prefix, until a time (monotonic s).
+
+        Raises NoPermissionError and redis-py's other errors.
         """
         start = prefix.encode() + _MARK
+        pattern = _escaped(start) + b"*"
         cursor = 0
         while True:
-            cursor, keys = client.scan(cursor, match=_glob(start), count=_KEYS_AT_ONCE)
+            cursor, keys = client.scan(cursor, match=pattern, count=_KEYS_AT_ONCE)
             names = cast("list[bytes]", keys)
-            for key, raw in zip(names, client.mget(names) if names else (), strict=True):
+            values = cast("list[bytes | None]", client.mget(names)) if names else []
+            for key, raw in zip(names, values, strict=True):
                 if raw is None:  # it expired since SCAN named it
                     continue
                 self.looked_at += 1
-                if found := stored(
-                    key.removeprefix(start).decode(errors="replace"), cast(bytes, raw)
-                ):
+                found = stored(key.removeprefix(start).decode(errors="replace"), raw)
+                if found:
                     yield found
                 else:
                     self.unread += 1
@@ -82,21 +87,25 @@ class Results(Struct):
                 return
 
 
-def _glob(start: bytes) -> bytes:
-    escaped = b"".join(b"\\" + bytes([c]) if chr(c) in "*?[]\\^" else bytes([c]) for c in start)
-    return escaped + b"*"
+def _escaped(start: bytes) -> bytes:
+    """The text for a pattern of SCAN that matches exactly these bytes."""
+    return re.sub(rb"[*?\[\]\\^]", rb"\\\g<0>", start)
 
 
 def one_result(
-    client: "redis.Redis", prefix: str, task_id: str
+    client: "redis.Redis",
+    prefix: str,
+    task_id: str,
 ) -> tuple[bool, StoredResult | None]:
-    """Whether there is a result under this id, and what it says; None where that is no JSON."""
+    """Return whether there is a result under this id, and the result; None if it is not JSON."""
     raw = client.get(f"{prefix}{_MARK.decode()}{task_id}")
-    return raw is not None, None if raw is None else stored(task_id, cast(bytes, raw))
+    if raw is None:
+        return False, None
+    return True, stored(task_id, cast(bytes, raw))
 
 
 def stored(task_id: str, raw: bytes) -> StoredResult | None:
-    """What a result says; None where it is not Celery's JSON."""
+    """Return a result; None if it is not Celery's JSON."""
     try:
         meta = json.loads(raw)
         state = meta["status"]
@@ -104,8 +113,11 @@ def stored(task_id: str, raw: bytes) -> StoredResult | None:
         return None
     if not isinstance(state, str):
         return None
-    value, retries = meta.get("result"), meta.get("retries")
-    failed = value if state in ("FAILURE", "RETRY", "REVOKED") and isinstance(value, dict) else {}
+    value = meta.get("result")
+    retries = meta.get("retries")
+    failed: dict[str, Any] = {}
+    if state in ("FAILURE", "RETRY", "REVOKED") and isinstance(value, dict):
+        failed = value
     return StoredResult(
         id=task_id,
         state=state,
@@ -126,9 +138,14 @@ def stored(task_id: str, raw: bytes) -> StoredResult | None:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    if isinstance(value, str):
+        return value
+    return None
 
 
 def _message(value: Any) -> str:
-    parts = value if isinstance(value, list) else [] if value is None else [value]
-    return ", ".join(map(str, parts))
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)

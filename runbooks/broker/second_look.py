@@ -1,8 +1,8 @@
-"""Looks at the broker a second time, where the first look left a suspicion that a queue is stuck.
+"""Looks at the broker a second time, if the first look suggests that a queue is stuck.
 
-One look cannot tell a queue that is being worked on from one that is not: in both, messages wait
-while a worker happens to hold none. Two looks can: in a queue that moves, another message is next
-to run the second time.
+One look cannot distinguish a queue that workers process from one that is stuck: in both, messages
+may wait while a worker holds none. Two looks can: in a queue that moves, another message is next to
+run the second time.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ READ_OF_EACH_LIST = 400
 FETCHED_READ = 1000
 
 Next = Mapping[str, bytes]
-"""The message that is next to run, by the key of each list that holds any."""
+"""The message that is next to run, by list key; empty lists have none."""
 
 
 def look_again(
@@ -32,25 +32,24 @@ def look_again(
     pause: Callable[[], float],
     ask_nodes: Callable[[], Mapping[str, NodeState]],
 ) -> SecondLook:
-    """Watch queues for as long as `pause` takes, and ask the nodes once more.
+    """Compare queues before and after `pause`, and ask the nodes once more.
 
-    `pause` waits and returns for how many seconds. Raises BrokerError where the broker cannot be
-    asked.
+    `pause` waits, and returns for how many seconds. Raises BrokerError.
     """
     queues = list(queues)
     before = {queue: _next(store, queue) for queue in queues}
     after_s = pause()
     nodes = ask_nodes()
-    unmoved = frozenset(
-        queue for queue in queues if before[queue] and _next(store, queue) == before[queue]
-    )
+    unmoved = [queue for queue, item in before.items() if item and _next(store, queue) == item]
     fetched = _fetched(store)
-    waiting = frozenset[str]().union(*(node.reserved for node in nodes.values()))
+    waiting: set[str] = set()
+    for node in nodes.values():
+        waiting.update(node.reserved)
     reserved = [entry for entry in fetched if entry.message.id in waiting]
     return SecondLook(
         after_s,
         nodes,
-        unmoved=unmoved,
+        unmoved=frozenset(unmoved),
         senders={queue: _senders(store, queue, reserved) for queue in queues},
         held_back=_held_back(fetched, nodes),
         reserved=dict(Counter(entry.queue for entry in reserved)),
@@ -59,7 +58,7 @@ def look_again(
 
 
 def _fetched(store: Store) -> list[Entry]:
-    """So many of the messages that workers have fetched; none where they may not be looked at."""
+    """Some of the messages that workers have fetched; none if they may not be read."""
     try:
         return unacked.entries(store, FETCHED_READ)
     except BrokerRefused:
@@ -67,9 +66,7 @@ def _fetched(store: Store) -> list[Entry]:
 
 
 def _next(store: Store, queue: str) -> Next:
-    """**Source:** kombu 5.7.0 `transport/redis.py`: messages are pushed on the left and popped on
-    the right.
-    """
+    """**Source:** kombu 5.7.0 `transport/redis.py`: messages are pushed left and popped right."""
     found: dict[str, bytes] = {}
     with store.errors():
         for key in store.keys.queue(queue):
@@ -80,8 +77,7 @@ def _next(store: Store, queue: str) -> Next:
 
 
 def _senders(store: Store, queue: str, reserved: Iterable[Entry]) -> Mapping[str, int]:
-    """The tasks that sent what waits, in the queue or in a worker, each with how many of the
-    messages read.
+    """Count the tasks that sent the messages in the queue, or reserved by a worker.
 
     **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`: the header `parent_id`.
     """
@@ -89,22 +85,30 @@ def _senders(store: Store, queue: str, reserved: Iterable[Entry]) -> Mapping[str
     with store.errors():
         for key in store.keys.queue(queue):
             items += both_ends(store.client, key, READ_OF_EACH_LIST).items
-    parents = (headers_of(envelope_of(item)).get("parent_id") for item in items)
-    return dict(Counter(parent for parent in parents if isinstance(parent, str)))
+    senders: Counter[str] = Counter()
+    for item in items:
+        parent = headers_of(envelope_of(item)).get("parent_id")
+        if isinstance(parent, str):
+            senders[parent] += 1
+    return dict(senders)
 
 
 def _held_back(
-    fetched: Iterable[Entry], nodes: Mapping[str, NodeState]
+    fetched: Iterable[Entry],
+    nodes: Mapping[str, NodeState],
 ) -> Mapping[tuple[str, str], int]:
-    """What workers have fetched and do not list, by queue and task: they hold it for a rate limit,
-    or are gone.
+    """Count by queue and task the fetched messages that no node lists.
+
+    A rate limit holds them back, or their worker has ended.
     """
-    listed = frozenset[str]().union(*(node.holds or () for node in nodes.values()))
-    return dict(
-        Counter(
-            (entry.queue, entry.message.task) for entry in fetched if entry.message.id not in listed
-        )
-    )
+    listed: set[str] = set()
+    for node in nodes.values():
+        listed.update(node.holds or ())
+    held: Counter[tuple[str, str]] = Counter()
+    for entry in fetched:
+        if entry.message.id not in listed:
+            held[entry.queue, entry.message.task] += 1
+    return dict(held)
 
 
 def _waiting_clients(store: Store) -> int | None:
@@ -114,6 +118,8 @@ def _waiting_clients(store: Store) -> int | None:
     if clients is None:
         return None
     db = str(db_of(store.client))
-    return sum(
-        consumes(client) and "b" in client["flags"] and client["db"] == db for client in clients
-    )
+    waiting = 0
+    for client in clients:
+        if consumes(client) and "b" in client["flags"] and client["db"] == db:
+            waiting += 1
+    return waiting

@@ -76,13 +76,13 @@ def test_an_undo_after_redis_went_back_says_so_and_doubles_nothing(
             )
             shown = world.inv("archive.show", "last")
             assert (shown.code, shown.out.count("taken, but in Redis")) == (0, 50), shown.out
-            assert f"in Redis already, and left there: {COUNT}" in shown.out + shown.err
+            assert f"already in Redis, not changed: {COUNT}" in shown.out + shown.err
 
             dry = world.inv("undo", "last", "--dry-run")
             assert (
                 dry.code,
                 LOST in dry.out,
-                f"in Redis already, and left there: {COUNT}" in dry.out,
+                f"already in Redis, not changed: {COUNT}" in dry.out,
             ) == (
                 0,
                 True,
@@ -135,10 +135,9 @@ def test_what_redis_lost_of_a_restore_is_said_and_put_back_once_where_that_is_as
             assert (nothing.code, "Nothing to restore" in nothing.out) == (0, True), nothing.out
             said = nothing.out + nothing.err
             assert (
-                f"put back or moved by the archive, and nowhere, so consumed or lost: {COUNT}"
-                in said
+                f"restored or moved before, but not in Redis, so consumed or lost: {COUNT}" in said
             )
-            assert f"`inv archive.restore {run} --even-restored` puts them back" in said
+            assert f"`inv archive.restore {run} --even-restored` restores them" in said
             undone = world.inv("undo", back, "--yes")
             assert (undone.code, low(server)) == (0, []), undone.out
 

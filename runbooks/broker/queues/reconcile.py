@@ -1,10 +1,9 @@
-"""Finds out whether Redis went back to an older state than an archive knows, and makes the archive
-agree with it.
+"""Finds out whether Redis went back to an older state, and makes an archive agree with it.
 
-A snapshot that was loaded, an AOF whose last second was lost, or a replica that lagged and became
-the master: then what the archive calls taken may stand in its queue again, and what it calls put
-back may be nowhere. Redis remembers the last step of each archive (see `keys.py`: batches): where
-it does, no queue need be read.
+Redis goes back if it loads a snapshot, loses the last second of its AOF, or if a replica that
+lagged becomes the master. Then messages that the archive calls taken may be in their queue again,
+and messages that it calls restored may be missing. Redis remembers the last step of each archive
+(see `keys.py`: batches); if it does, no queue has to be read.
 """
 
 import re
@@ -25,31 +24,31 @@ from runbooks.core.errors import BrokerRefused
 _TAG = re.compile(rb'"delivery_tag": ?"([^"]+)"')
 
 CONSUMED = (
-    "Redis remembers this run's last step, so what stands nowhere was most likely consumed, and"
-    " would run twice"
+    "Redis remembers this run's last step, so messages that are missing were most likely consumed,"
+    " and would run twice"
 )
-"""The warning where what the archive calls put back is to be put back all the same."""
+"""The warning before messages that the archive calls restored are restored again."""
 
 
 class Rewound(Struct, frozen=True):
-    """How an archive and Redis differ; messages by their n."""
+    """Says how an archive and Redis differ; messages are given by their n."""
 
     here: tuple[int, ...] = ()
-    """Taken out by the archive, and standing in Redis."""
+    """Taken according to the archive, but in Redis."""
     missing: tuple[int, ...] = ()
-    """Put back or moved by the archive, and standing nowhere."""
+    """Restored or moved according to the archive, but not in Redis."""
     doubtful: tuple[int, ...] = ()
-    """Taken out by the archive and standing nowhere, where Redis is behind: it ran again, or Redis
-    has lost it.
+    """Taken according to the archive and not in Redis, which is behind: they ran again, or are
+    lost.
     """
     held_known: bool = True
-    """False where what workers hold may not be looked at."""
+    """False if this user may not read what workers hold."""
 
 
 def is_behind(store: Store, ledger: Ledger) -> bool:
-    """Whether Redis has no record of the last step that the archive calls done.
+    """Return whether Redis has no record of the last step that the archive calls done.
 
-    It went back to an older state, was emptied, or the step is longer ago than Redis remembers it.
+    It went back to an older state, was emptied, or has forgotten an old step.
     """
     if not ledger.last_done:
         return False
@@ -63,24 +62,24 @@ def is_behind(store: Store, ledger: Ledger) -> bool:
     return int(through or 0) < ledger.last_done and not record
 
 
-def told(found: Rewound) -> str:
-    """What an operator has to know before an archive is restored that Redis is behind of."""
+def warning(found: Rewound) -> str:
+    """Return what an operator has to know before restoring, if Redis is behind."""
     days = REMEMBERED_S // 86_400
     said = f"Redis has no record of this run's last step, which it keeps for {days} days:"
     said += " it may have gone back to an older state"
     if found.here:
-        said += f"; in Redis already, and left there: {len(found.here):,}"
+        said += f"; already in Redis, not changed: {len(found.here):,}"
     if not found.held_known:
-        said += "; whether workers hold some is unknown, for this user may not look"
+        said += "; unknown whether workers hold some: this user may not read that"
     if found.doubtful:
-        said += "; nowhere, so run again since or lost, and left in the archive:"
+        said += "; not in Redis, so run again or lost, left in the archive:"
         said += f" {len(found.doubtful):,}"
     if found.missing:
-        said += "; put back or moved by the archive, and nowhere, so consumed or lost:"
+        said += "; restored or moved before, but not in Redis, so consumed or lost:"
         said += f" {len(found.missing):,}"
     if found.doubtful or found.missing:
         command = Command("archive.restore", "RUN", "--even-restored")
-        said += f" ({command} puts them back, and what has run would run twice)"
+        said += f" ({command} restores them; those that have run would run twice)"
     return said
 
 
@@ -89,9 +88,7 @@ def compare(
     ledger: Ledger,
     on_progress: Progress = no_progress,
 ) -> Rewound:
-    """Look for every message of an archive in the lists it came from, or was moved to, and in what
-    workers hold.
-    """
+    """Look for every message of an archive in its lists, and in what workers hold."""
     standing: Counter[bytes] = Counter()
     _count_waiting(store, _lists_of(ledger), standing, on_progress)
     held_known = _count_held(store, standing)
@@ -136,7 +133,7 @@ def _count_waiting(
 
 
 def _count_held(store: Store, standing: Counter[bytes]) -> bool:
-    """Count what workers hold; False where that may not be looked at."""
+    """Count what workers hold; return False if this user may not read that."""
     try:
         with store.errors():
             for _, value in store.client.hscan_iter(store.keys.unacked, count=100):
@@ -166,7 +163,7 @@ def _stand(
     numbers: Iterable[int],
     standing: Counter[bytes],
 ) -> dict[int, bool]:
-    """Which of these messages stand; each that does uses up one of those that are `standing`."""
+    """Whether each of these messages is in Redis; each that is uses up one of the `standing`."""
     found = {}
     for n in numbers:
         identity = _identity(ledger.messages[n].item)
@@ -177,7 +174,7 @@ def _stand(
 
 
 def _held(value: bytes) -> bytes | None:
-    """The identity of the message of an entry; None where it holds none."""
+    """The identity of an entry's message; None if it has none."""
     try:
         return _identity(fetched_item(value))
     except (ValueError, TypeError, LookupError):
@@ -185,8 +182,7 @@ def _held(value: bytes) -> bytes | None:
 
 
 def _identity(item: bytes) -> bytes:
-    """The tag that a message keeps for its whole life, also where it is given back or moved; else
-    its checksum.
+    """The tag that a message keeps even if it is returned or moved; else its checksum.
 
     **Source:** kombu 5.7.0 `transport/virtual/base.py: Channel._inplace_augment_message`.
     """
@@ -204,11 +200,11 @@ def agree(
     reclaim: frozenset[int] = frozenset(),
     on_progress: Progress = no_progress,
 ) -> frozenset[int]:
-    """Make the archive agree with Redis: what stands there is not taken out; what stands nowhere
-    is, where its n is to be reclaimed.
+    """Make the archive agree with Redis, and return the n in doubt, which must stay archived.
 
-    Returns the n that must stay in the archive: in doubt, and not among these. To be called once
-    the batches of unknown fate are settled, under the run's lock.
+    Messages that are in Redis count as restored. Missing ones count as taken if their n is in
+    `reclaim`; these are not in doubt. Call this under the run's lock, after the batches of unknown
+    fate are settled.
     """
     ledger = archive.ledger()
     if not (reclaim or is_behind(store, ledger)):

@@ -15,7 +15,7 @@ import redis
 from lab.redis_server import RedisServer
 from runbooks.broker import observe
 from runbooks.broker.messages.selection import Facts
-from runbooks.broker.observe import observe_broker
+from runbooks.broker.observe import Known, observe_broker
 from runbooks.broker.queues import scan
 from runbooks.broker.queues.scan import Reading, scan_queue, windows
 from runbooks.broker.server.connection import connect, db_of
@@ -116,7 +116,7 @@ def test_what_a_killed_run_has_left_in_a_work_list_is_counted_and_named(
     client.rename("work", KEYS.work("work"))
     client.sadd(KEYS.detached, "work")
     send("report", "work")
-    state = observe_broker(Store(client, KEYS), ["work"], [], time.time(), {})
+    state = observe_broker(Store(client, KEYS), ["work"], [], Known(time.time()))
     assert state.queues["work"].by_task["report"].count == state.queues["work"].depth == 4
     assert state.queues["work"].aside == 3
     assert state.other_lists == {}
@@ -126,7 +126,7 @@ def test_a_full_redis_can_still_be_read(client: "redis.Redis", send: Send) -> No
     send("report")
     client.config_set("maxmemory", 1)
     try:
-        state = observe_broker(Store(client, KEYS), ["work"], [], 0, {})
+        state = observe_broker(Store(client, KEYS), ["work"], [], Known(0))
     finally:
         client.config_set("maxmemory", 0)
     assert state.queues["work"].depth == 1
@@ -152,7 +152,7 @@ def test_the_broker_is_described_with_its_other_lists_and_dbs(
     client.hset("unacked", "tag", json.dumps([{}, "", "work"]))
     other_db.lpush("work", "a", "b")
     other_db.lpush("unknown", "a")
-    state = observe_broker(Store(client, KEYS), ["work", "empty"], [], time.time(), {})
+    state = observe_broker(Store(client, KEYS), ["work", "empty"], [], Known(time.time()))
     assert state.version.startswith(client.info()["redis_version"])
     assert (state.db, state.unacked, state.depths_by_db) == (5, 1, {6: 2})
     assert state.other_lists == {"misspelt\\x06\\x163": (1, True), "invoices": (2, False)}
@@ -183,7 +183,7 @@ def test_clients_waiting_in_brpop_in_this_db_are_counted(
         sum(c["cmd"] == "brpop" for c in client.client_list()) < 2 and time.monotonic() < deadline
     ):
         time.sleep(0.01)
-    seen = observe_broker(Store(client, KEYS), [], [], 0, {})
+    seen = observe_broker(Store(client, KEYS), [], [], Known(0))
     assert seen.blocked_clients == 1
     assert seen.clients
     mine, other = (db_of(one) for one in (client, other_db))
@@ -196,7 +196,7 @@ def test_clients_waiting_in_brpop_in_this_db_are_counted(
     assert {one.to for one in seen.clients} == {
         f"127.0.0.1:{client.get_connection_kwargs()['port']}"
     }
-    slow = observe_broker(Store(client, KEYS), [], [], time.time() - 60, {})
+    slow = observe_broker(Store(client, KEYS), [], [], Known(time.time() - 60))
     assert pytest.approx(-60, abs=10) in (slow.consumer_ages_s or ()), (
         "as it was when the look began"
     )
@@ -222,7 +222,7 @@ def test_what_the_user_may_not_ask_is_left_out(
     )
     try:
         limited = connect(f"redis://ops:pw@127.0.0.1:{redis_server.port}/5")
-        state = observe_broker(Store(limited, KEYS), ["work"], [], 0, {})
+        state = observe_broker(Store(limited, KEYS), ["work"], [], Known(0))
         limited.close()
     finally:
         client.acl_deluser("ops")
@@ -242,7 +242,7 @@ def test_a_prefix_is_part_of_every_key(client: "redis.Redis", send: Send) -> Non
     assert keys.queue("work") == ("{app1}:work", "{app1}:work:5")
     send("report")
     client.rename("work", "{app1}:work")
-    assert observe_broker(Store(client, keys), ["work"], [], 0, {}).queues["work"].depth == 1
+    assert observe_broker(Store(client, keys), ["work"], [], Known(0)).queues["work"].depth == 1
 
 
 def test_reading_ends_with_a_sample_when_its_time_is_over_and_what_was_not_read_is_counted(
@@ -271,11 +271,12 @@ def test_reading_ends_with_a_sample_when_its_time_is_over_and_what_was_not_read_
 
 def test_the_oldest_unacknowledged_message_is_known(client: "redis.Redis") -> None:
     assert (
-        observe_broker(Store(client, KEYS), ["work"], [], time.time(), {}).oldest_unacked_at is None
+        observe_broker(Store(client, KEYS), ["work"], [], Known(time.time())).oldest_unacked_at
+        is None
     )
     client.zadd(KEYS.unacked_index, {"a": 2000.5, "b": 1000.25})
     assert (
-        observe_broker(Store(client, KEYS), ["work"], [], time.time(), {}).oldest_unacked_at
+        observe_broker(Store(client, KEYS), ["work"], [], Known(time.time())).oldest_unacked_at
         == 1000.25
     )
 
@@ -285,19 +286,19 @@ def test_a_clock_that_goes_wrong_is_told_by_the_servers(
 ) -> None:
     now = time.time()
     right = observe_broker(
-        Store(client, KEYS), (), (), now - 600, {}
+        Store(client, KEYS), (), (), Known(now - 600)
     )  # hosts that do not answer can take that long
     monkeypatch.setattr(
         observe, "time", SimpleNamespace(time=lambda: now + 7200, monotonic=time.monotonic)
     )
-    ahead = observe_broker(Store(client, KEYS), (), (), now, {})
+    ahead = observe_broker(Store(client, KEYS), (), (), Known(now))
     assert not right.clocks_differ
     assert ahead.clocks_differ
     assert ahead.clock_ahead_s == pytest.approx(7200, abs=30)
 
 
 def look(client: "redis.Redis") -> BrokerState:
-    return observe_broker(Store(client, KEYS), ["work"], (), time.time(), {})
+    return observe_broker(Store(client, KEYS), ["work"], (), Known(time.time()))
 
 
 def test_replies_and_results_that_never_expire_are_counted(client: "redis.Redis") -> None:
@@ -342,9 +343,13 @@ def test_a_binding_that_a_node_relies_on_and_redis_lacks_is_seen(client: "redis.
         client.sadd(
             KEYS.binding(one.exchange), KEYS.sep.join([one.routing_key, "a pattern", one.queue])
         )
-    assert observe_broker(Store(client, KEYS), ["work"], (), time.time(), nodes).unbound == ()
+    assert (
+        observe_broker(Store(client, KEYS), ["work"], (), Known(time.time(), nodes)).unbound == ()
+    )
     client.delete(KEYS.binding("to-mail"))
-    assert observe_broker(Store(client, KEYS), ["work"], (), time.time(), nodes).unbound == (mail,)
+    assert observe_broker(Store(client, KEYS), ["work"], (), Known(time.time(), nodes)).unbound == (
+        mail,
+    )
 
 
 def test_an_eta_without_a_zone_is_told_where_it_is_far_off(

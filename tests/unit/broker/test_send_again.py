@@ -63,7 +63,7 @@ def test_what_waits_is_recalled_and_may_be_sent_anew(
     client.rpop("work")
     found = broker.recallable(path, "one")
     assert (found.count, found.gone) == (6, 1)
-    assert broker.recall(path, "one") == "6 messages taken out again, into the archive"
+    assert broker.recall(path, "one") == "6 messages returned to the archive"
     assert listed(client, "work") == []
     assert (
         broker.send_again(SendAgain(str(path), IDS, 100, "two"), path) == "6 messages sent to work"

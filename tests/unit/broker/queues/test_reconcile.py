@@ -40,7 +40,7 @@ def send(server: RedisServer, task: str, count: int = COUNT, queue: str = "work"
 
 def take(server: RedisServer, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    assert f"{COUNT} taken out" in broker_at(server).take(
+    assert f"{COUNT} archived" in broker_at(server).take(
         TakeMessages("work", path.name, ("--task stale",)), path
     )
 
@@ -152,12 +152,12 @@ def test_what_stands_in_the_queue_again_is_not_put_back_beside_itself(
         seen = broker_at(server).restorable(path, malformed=False)
         assert seen.count == 0
         assert "Redis has no record of this run's last step" in seen.note
-        assert f"in Redis already, and left there: {COUNT}" in seen.note
-        assert broker_at(server).restore(path, malformed=False).startswith("0 messages put back")
+        assert f"already in Redis, not changed: {COUNT}" in seen.note
+        assert broker_at(server).restore(path, malformed=False).startswith("0 messages restored")
         assert queue(server) == before
         with client_of(server) as client:
             client.delete("work")  # workers run them
-        assert broker_at(server).restore(path, malformed=False).startswith("0 messages put back"), (
+        assert broker_at(server).restore(path, malformed=False).startswith("0 messages restored"), (
             "they would run twice"
         )
         assert queue(server) == []
@@ -180,9 +180,9 @@ def test_what_stands_nowhere_may_have_run_again_and_stays_in_the_archive_until_i
         assert f"left in the archive: {COUNT // 2}" in seen.note
         for _ in range(2):
             assert (
-                broker_at(server).restore(path, malformed=False).startswith("0 messages put back")
+                broker_at(server).restore(path, malformed=False).startswith("0 messages restored")
             )
-            assert restore(server, path).startswith("0 messages put back")
+            assert restore(server, path).startswith("0 messages restored")
         assert queue(server) == before[: COUNT // 2]
         assert restore(server, path, even_restored=True).startswith(f"{COUNT // 2} messages")
         assert queue(server) == before
@@ -202,9 +202,7 @@ def test_what_was_put_back_and_lost_is_said_and_put_back_again_when_asked_for(
         assert queue(server) == []
         found, note = broker_at(server).difference(path)
         assert len(found.missing) == COUNT
-        assert (
-            f"put back or moved by the archive, and nowhere, so consumed or lost: {COUNT}" in note
-        )
+        assert f"restored or moved before, but not in Redis, so consumed or lost: {COUNT}" in note
         assert "--even-restored" in note
         assert restore(server, path).startswith("0 messages")
         assert restore(server, path, even_restored=True).startswith(f"{COUNT} messages")
@@ -245,7 +243,7 @@ def test_what_a_worker_holds_again_is_not_put_back(start: Start, path: Path) -> 
             found, _ = broker_at(server).difference(path)
             assert (len(found.here), found.missing) == (COUNT, ())
             assert (
-                broker_at(server).restore(path, malformed=False).startswith("0 messages put back")
+                broker_at(server).restore(path, malformed=False).startswith("0 messages restored")
             )
             held.requeue()
         assert len(queue(server)) == COUNT

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from runbooks.broker.archive.reader import Fate, verify
 from runbooks.broker.archive.writer import Archive
 from runbooks.broker.messages.selection import Facts
-from runbooks.broker.observe import observe_broker
+from runbooks.broker.observe import Known, observe_broker
 from runbooks.broker.queues import requeue, take_restore, unacked
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
@@ -130,9 +130,9 @@ def test_how_long_fetched_messages_are_held_until_their_eta_is_known(
         send(task, "work", countdown=countdown_s)
     fetch(app, Queue("work"), 4)  # type: ignore[no-untyped-call]
     client.hset("unacked", "junk", b"{}")
-    held_s = observe_broker(Store(client, KEYS), ["work"], [], time.time(), {}).held_s
+    held_s = observe_broker(Store(client, KEYS), ["work"], [], Known(time.time())).held_s
     assert {task: round(s, -1) for task, s in held_s.items()} == {"retry": 4800, "later": 60}
-    assert observe_broker(Store(client, KEYS), [], [], time.time(), {}).held_s == {}, (
+    assert observe_broker(Store(client, KEYS), [], [], Known(time.time())).held_s == {}, (
         "waiting for nodes reads no messages"
     )
 

@@ -14,7 +14,7 @@ from runbooks.broker.archive.writer import Archive
 from runbooks.broker.broker import Broker
 from runbooks.broker.messages.selection import Facts
 from runbooks.broker.nodes.control import observe_nodes
-from runbooks.broker.observe import observe_broker
+from runbooks.broker.observe import Known, observe_broker
 from runbooks.broker.queues import requeue, take_restore
 from runbooks.broker.server import preflight
 from runbooks.broker.server.connection import broker_errors, connect
@@ -290,7 +290,7 @@ def test_a_command_that_the_server_lacks_is_one_that_may_not_be_run(tmp_path: Pa
     try:
         client = connect(server.url())
         assert observe_nodes(server.url(), timeout_s=0.1) == {}
-        seen = observe_broker(Store(client, KEYS), ["work"], (), time.time(), {})
+        seen = observe_broker(Store(client, KEYS), ["work"], (), Known(time.time()))
         assert seen.blocked_clients is None
         with pytest.raises(BrokerRefused, match=r"lacks rights: \+eval$"):
             preflight.require_able(Store(client, KEYS), ["work"], "r1")
