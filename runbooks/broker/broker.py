@@ -73,6 +73,7 @@ from runbooks.core.model import (
     TaskState,
     silent_nodes,
 )
+from runbooks.core.needs import Needs
 from runbooks.core.nodes import under_their_names
 from runbooks.core.operator import user_name
 from runbooks.core.outside import as_lines
@@ -162,17 +163,15 @@ class Broker:
         self,
         fleet: Fleet,
         now: float,
+        needs: Needs,
         *,
-        queues: bool,
-        nodes: bool,
         samples: int | None = SAMPLES,
         read_until: float = math.inf,
         without_nodes: bool = False,
-        holdings: bool = False,
     ) -> BrokerState:
-        """Return the broker's state; the queues and the nodes only on request, as they take time.
+        """Return the broker's state; of queues, nodes and what these hold as much as is needed.
 
-        With `holdings` the nodes report what they hold also if no message is unacknowledged.
+        Nodes report what they hold also if a message is unacknowledged.
 
         If the nodes cannot be asked because Redis takes no writes, or, with `without_nodes`, for any
         reason, the queues are still read if they are requested.
@@ -180,6 +179,8 @@ class Broker:
         `samples` of the selected messages are remembered, None: all. Messages are read until
         `read_until` (monotonic s).
         """
+        queues = Needs.QUEUES in needs
+        nodes = Needs.NODES in needs
         with_unacked = queues and nodes and any(rule.unacked for rule in fleet.rules)
         fetched: list[Entry] = []
         if queues and nodes:
@@ -192,7 +193,7 @@ class Broker:
                 answering, answered = ask_nodes(
                     self._url,
                     self._options,
-                    holdings=holdings or with_unacked or bool(fetched),
+                    holdings=Needs.HOLDINGS in needs or with_unacked or bool(fetched),
                     settings=queues,
                 )
         except BrokerError as error:

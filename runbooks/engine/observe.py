@@ -220,9 +220,7 @@ def _first_look(fleet: Fleet, broker: OpenBroker, asked: Looking, now: float) ->
         state = broker().observe(
             fleet,
             now,
-            queues=Needs.QUEUES in asked.needs,
-            nodes=Needs.NODES in asked.needs,
-            holdings=Needs.HOLDINGS in asked.needs,
+            asked.needs,
             without_nodes=asked.without_broker,
             samples=asked.samples,
             read_until=asked.read_until,

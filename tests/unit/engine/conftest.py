@@ -116,18 +116,16 @@ class FakeBroker:
         self,
         fleet: Fleet,
         now: float,
+        needs: Needs,
         *,
-        queues: bool,
-        nodes: bool,
         samples: int | None = None,
         read_until: float = 0.0,
         without_nodes: bool = False,
-        holdings: bool = False,
     ) -> BrokerState:
-        state = make_broker(fleet, nodes=self._nodes(fleet) if nodes else {})
-        return replace(
-            state, queues={name: self._queue(name) for name in fleet.queues} if queues else {}
-        )
+        nodes = self._nodes(fleet) if Needs.NODES in needs else {}
+        queues = fleet.queues if Needs.QUEUES in needs else ()
+        state = make_broker(fleet, nodes=nodes)
+        return replace(state, queues={name: self._queue(name) for name in queues})
 
     def _nodes(self, fleet: Fleet) -> dict[str, NodeState]:
         return {
