@@ -1,5 +1,4 @@
-"""Reading a message as a worker would, without ever unpickling, and deciding whether a rule means
-it.
+"""Reads messages as a worker would, without ever unpickling, and decides which ones a rule selects.
 
-It asks Redis for nothing. It may import `broker.server`'s names of keys, and `core`.
+It asks Redis for nothing. It may import the key names of `broker.server`, and `core`.
 """

@@ -1,5 +1,4 @@
-"""Reads what stands in a message's body, without ever unpickling: its arguments, and what waits for
-it.
+"""Reads a message's body, without ever unpickling: its arguments, and what waits for the task.
 
 Under protocol 2 the body is `[args, kwargs, {callbacks, errbacks, chain, chord}]`, under protocol 1
 an object with `args`, `kwargs`, `callbacks` and `chord`. JSON, msgpack and YAML are read, plain or
@@ -26,14 +25,14 @@ _LINKS = ("chord", "chain", "callbacks")
 
 
 class Body(Struct, frozen=True, dict=True):
-    """What stands in a message's body, and its group."""
+    """Holds a message's body, and its group."""
 
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     links: tuple[str, ...]
-    """Which of chord, chain and callbacks go on after it."""
+    """Which of chord, chain and callbacks continue after it."""
     group: str = ""
-    """Empty where it has none."""
+    """"" if it has none."""
 
     @cached_property
     def _texts(self) -> frozenset[str]:
@@ -43,7 +42,7 @@ class Body(Struct, frozen=True, dict=True):
         return frozenset(texts)
 
     def has(self, args: Sequence[str]) -> bool:
-        """True where all of these stand among its arguments, as `rules.QueueRule` writes them."""
+        """Return whether its arguments include all of these, written as in `rules.QueueRule`."""
         return self._texts.issuperset(args)
 
 
@@ -63,10 +62,10 @@ _DECODE: Mapping[str, Callable[[bytes], Any]] = {
 
 
 def read_body(raw: bytes) -> Body | None:
-    """The body of a sound message; None where it cannot be read."""
+    """Return the body of a valid message; None if it cannot be read."""
     try:
         return _read_body(raw)
-    except Exception:  # whatever a decoder makes of bytes that it cannot read
+    except Exception:  # a decoder raises anything for bytes that it cannot read
         return None
 
 
@@ -91,7 +90,7 @@ def _read_body(raw: bytes) -> Body:
 
 
 def body_bytes(raw: bytes) -> bytes | None:
-    """A message's body out of its base64 and its compression; None where these cannot be undone."""
+    """Return a message's decoded and decompressed body; None if that fails."""
     try:
         return _plain(json.loads(raw))
     except Exception:
@@ -99,9 +98,7 @@ def body_bytes(raw: bytes) -> bytes | None:
 
 
 def body_value(raw: bytes) -> Any:
-    """The whole body of a message, as JSON types and the like; None where it cannot be read: see
-    `unread`.
-    """
+    """Return the whole body as plain values; None if it cannot be read: see `unread`."""
     try:
         return _decoded(json.loads(raw))
     except Exception:
@@ -126,7 +123,7 @@ def _plain(envelope: Mapping[str, Any]) -> bytes:
     return plain
 
 
-# Most bodies end as Celery writes them where nothing waits: seen without reading the arguments.
+# If nothing waits for a task, its body ends as Celery writes it: no need to read the arguments.
 
 
 class _Embed(Struct, gc=False):
@@ -152,8 +149,9 @@ _three = msgspec.json.Decoder(tuple[msgspec.Raw, msgspec.Raw, _Embed]).decode
 
 
 def links(raw: bytes) -> tuple[tuple[str, ...], str] | None:
-    """Which of chord, chain and callbacks go on after a message, and its group; None where its body
-    cannot be read.
+    """Return which of chord, chain and callbacks continue after a message, and its group.
+
+    None if its body cannot be read.
     """
     try:
         envelope = _envelope(raw)
@@ -167,15 +165,15 @@ def links(raw: bytes) -> tuple[tuple[str, ...], str] | None:
 
 
 def unread(raw: bytes) -> str:
-    """Why `read_body` does not read a message's body, for a sentence about it."""
+    """Return why `read_body` cannot read a message's body, to follow the words "a body"."""
     envelope = json.loads(raw)
     headers = envelope.get("headers") or {}
     kind = envelope.get("content-type")
     compression = str(headers.get("compression") or "")
     if compression and compression not in DECOMPRESS:
-        return f"compressed as {compression}, and only gzip, bzip2 and lzma are undone"
+        return f"compressed as {compression} (supported: gzip, bzip2, lzma)"
     if str(kind) not in _DECODE:
-        return f"of the type {kind or 'application/data'}, and only JSON, msgpack and YAML are read"
+        return f"of the type {kind or 'application/data'} (supported: JSON, msgpack, YAML)"
     try:
         _plain(envelope)
     except TooLargeError as error:
@@ -186,9 +184,9 @@ def unread(raw: bytes) -> str:
 
 
 def likeness(task: str, raw: bytes) -> bytes:
-    """A checksum that messages share which call the same task with the same arguments.
+    """Return a checksum that messages share if they call the same task with the same arguments.
 
-    Of bodies that cannot be read those are alike that are the same bytes.
+    Bodies that cannot be read are alike if their bytes are equal.
     """
     body = read_body(raw)
     parts: list[Any]

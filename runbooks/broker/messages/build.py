@@ -1,4 +1,4 @@
-"""Writes a message as Celery's producers do, or another one's again.
+"""Writes a message as Celery's producers do, or a copy of one under another id.
 
 **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`; kombu 5.7.0 `transport/virtual/base.py:
 Channel`.
@@ -22,8 +22,9 @@ def task_message(
     queue: str,
     origin: str,
 ) -> bytes:
-    """A message of protocol 2 in JSON; the arguments are as kombu's JSON has them. Without ETA,
-    expiry or callbacks.
+    """Return a message of protocol 2 in JSON, without ETA, expiry or callbacks.
+
+    The arguments are as kombu's JSON writes them.
     """
     embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
     headers: dict[str, Any] = {
@@ -68,12 +69,11 @@ def task_message(
 
 
 def under_another_id(raw: bytes, task_id: str, queue: str) -> bytes | None:
-    """A message of protocol 2 as a task of its own in `queue`; all else in it stays. None where
-    that is not sure.
+    """Return a message of protocol 2 as a separate task in `queue`, otherwise unchanged.
 
-    Under protocol 1 the id stands in the body, and such a message is left as it is.
-    **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`; kombu 5.7.0 `transport/redis.py:
-    Channel._do_restore_message`, for the marks of a message that was given back.
+    None if that is not certain. Under protocol 1 the id is in the body; such a message is not
+    changed. **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`; kombu 5.7.0
+    `transport/redis.py: Channel._do_restore_message`, for the marks of a returned message.
     """
     [before] = read([raw])
     if not isinstance(before, (Headers, Message)):

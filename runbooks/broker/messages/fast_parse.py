@@ -1,11 +1,10 @@
-"""Reads a message cheaply where its shape is proven to be what Celery writes, and says so where it
-is not.
+"""Reads a message cheaply if its shape is exactly what Celery writes.
 
-`parse.parse` is the judge: it knows what a worker dies of, and takes 30 µs. `glance` takes 2 µs and
-answers only for an envelope of protocol 2 in plain JSON whose every member that a worker trips over
-has the type that Celery gives it; for everything else it returns None, and `parse` is asked. The
-whole text is read as JSON, what is not looked at too, so nothing malformed passes.
-`tests/unit/broker/messages/test_fast_parse.py` holds the two against each other.
+`parse.parse` decides: it knows what kills a worker, and takes 30 µs. `glance` takes 2 µs. It
+accepts only an envelope of protocol 2 in plain JSON in which every member that can kill a worker
+has Celery's type; for everything else it returns None, and `parse` is used. All of the text is read
+as JSON, so nothing malformed passes. `tests/unit/broker/messages/test_fast_parse.py` compares the
+two.
 
 **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`; kombu 5.7.0 `utils/json.py: object_hook`.
 """
@@ -20,7 +19,7 @@ from msgspec import Struct, field
 
 from runbooks.broker.messages.parse import Malformed, Message, Unreadable, epoch, parse
 
-# Where the JSON reader of the standard library gives up, and this one need not.
+# Limits at which the standard library's JSON reader fails, and this one may not.
 _NESTED_BYTES = 1500
 _NESTED_MOST = 200
 _DIGITS_MOST = 4300
@@ -31,9 +30,9 @@ _ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 
 _Moment = Annotated[str, msgspec.Meta(min_length=1)] | None
 
-# What Celery itself writes and nothing else: no deeper nesting, no object that kombu would turn
-# into something else, no text that is not one. Fields stand in Celery's order, for that is where
-# the reader looks first.
+# What Celery itself writes and nothing else: no deeper nesting, no object that kombu would convert,
+# and strings only where Celery writes them. The fields have Celery's order, in which the reader
+# finds them fastest.
 
 
 class _Delivery(Struct, gc=False, forbid_unknown_fields=True):
@@ -72,7 +71,7 @@ class _Times:
 
 
 class Headers(_Times, Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
-    """What a rule and a count need, among others; `eta` and `expires` are ISO 8601 texts."""
+    """Holds a message's headers; `eta` and `expires` are ISO 8601 texts."""
 
     lang: str | None = None
     task: str
@@ -104,7 +103,7 @@ class _Envelope(Struct, gc=False, forbid_unknown_fields=True):
     properties: _Properties
 
 
-# The same with more in it: what an application, or what traces it, has added.
+# The same with additions of an application, or of tracing.
 
 
 class _MoreDelivery(_Delivery, gc=False, forbid_unknown_fields=False):
@@ -125,11 +124,11 @@ class _MoreEnvelope(_Envelope, gc=False, forbid_unknown_fields=False):
     properties: _MoreProperties
 
 
-# The least: half the time goes into making texts of all the other members.
+# The minimum: creating strings for all the other members takes half of the time.
 
 
 class Outline(_Times, Struct, gc=False):
-    """What an item says of itself if it is a message at all."""
+    """Holds the few headers that most decisions need, if the item is a message at all."""
 
     task: str
     id: str
@@ -149,7 +148,7 @@ _three = msgspec.json.Decoder(tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw]).deco
 
 
 def glance(raw: bytes) -> Headers | None:
-    """The headers of a sound message, None where only `parse` can judge."""
+    """Return the headers of a valid message; None if only `parse` can decide."""
     envelope: _Envelope
     try:
         envelope = _only_celerys(raw)
@@ -171,14 +170,12 @@ Read = Headers | Message | Malformed | Unreadable
 
 
 def read(items: Iterable[bytes]) -> list[Read]:
-    """What each item of a queue is: at a glance where that is enough, else as `parse` says."""
+    """Return what each item of a queue is: by `glance` if that is enough, else by `parse`."""
     return [glance(raw) or parse(raw) for raw in items]
 
 
 def outlines(items: Iterable[bytes]) -> list[Outline | None]:
-    """What each item says of itself, sound or not: `read` says the same; None where only `read`
-    knows.
-    """
+    """Return each item's outline, valid or not, as `read` sees it; None if only that knows."""
     found: list[Outline | None] = []
     for raw in items:
         try:
@@ -189,11 +186,10 @@ def outlines(items: Iterable[bytes]) -> list[Outline | None]:
 
 
 def redirected(raw: bytes, queue: str, priority: int | None) -> bytes | None:
-    """A message as it would be had it been sent to `queue`, with `priority` where given; None where
-    that is not sure.
+    """Return a message as if it had been sent to `queue`, with `priority` if given.
 
-    Where a message goes when it is given back or retried is written in it, so a move has to change
-    that; all else, the body and the delivery tag too, stays. **Source:** kombu 5.7.0
+    None if that is not certain. A message contains its destination for a return or retry, so a move
+    has to change that; all else, including body and delivery tag, stays. **Source:** kombu 5.7.0
     `transport/redis.py: Channel._do_restore_message`; celery 5.7.0 `app/task.py:
     Context.as_execution_options`.
     """
@@ -212,14 +208,12 @@ def redirected(raw: bytes, queue: str, priority: int | None) -> bytes | None:
 
 
 def _unusual(raw: bytes) -> bool:
-    """True where what was not looked at may be read differently, or not at all, by the JSON reader
-    that workers use.
-    """
+    """Whether the workers' JSON reader may read the members that were skipped differently."""
     if not raw.isascii():
         return True
     if len(raw) > _NESTED_BYTES and raw.count(b"[") + raw.count(b"{") > _NESTED_MOST:
         return True
-    # kombu turns such objects into values of other types while it reads.
+    # kombu converts such objects while it reads.
     if b"__type__" in raw:
         return True
     if b"\\" not in raw:

@@ -1,6 +1,4 @@
-"""Looks for a text anywhere in a message: in its envelope, and in its body out of base64 and
-compression.
-"""
+"""Searches a whole message for a text: its envelope, and its decoded and decompressed body."""
 
 import json
 
@@ -8,9 +6,7 @@ from runbooks.broker.messages.body import body_bytes
 
 
 class Grep:
-    """Whether an item holds a text, as it is or as JSON escapes it; case matters. An empty text
-    stands everywhere.
-    """
+    """Says whether an item contains a text, as it is or as JSON escapes it; case matters."""
 
     def __init__(self, text: str) -> None:
         plain = text.encode(errors="surrogatepass")

@@ -1,7 +1,7 @@
 """Reads one item of a queue's list as a worker would, without ever unpickling.
 
 An envelope is a JSON object `{body, content-type, content-encoding, headers, properties}`. Under
-protocol 2 the task stands in the headers and the body is base64 of `[args, kwargs, embed]`; under
+protocol 2 the headers have the task and the body is base64 of `[args, kwargs, embed]`; under
 protocol 1 the headers are empty and the body is base64 of an object with task, id, args, eta and
 expires.
 
@@ -40,8 +40,8 @@ COMPRESSIONS = (
 )
 """The names of each compression that kombu knows. **Source:** kombu 5.7.0 `compression.py`."""
 
-# Built once: `isinstance(x, str | bytes)` makes a new union at every call, and this runs for every
-# message.
+# Built once: `isinstance(x, str | bytes)` creates a new union at every call, and this runs for
+# every message.
 _TEXT = (str, bytes)
 _SCALAR = (str, bytes, int, float)
 _UNHASHABLE = (list, dict)
@@ -49,19 +49,19 @@ _CONTAINER = (str, list, dict)
 _SIZED = (str, bytes, list, dict)
 
 UNPACKED_BYTES = 16 * 1024 * 1024
-"""No more of a compressed body is unpacked: a few megabytes may hold gigabytes. `unpack_up_to` sets
-it.
+"""Limit for unpacking a compressed body, since a few megabytes may hold gigabytes; `unpack_up_to`
+sets it.
 """
 
 
 def unpack_up_to(most_bytes: int) -> None:
-    """Unpack so much of a compressed body from now on, in this whole process."""
+    """Set the limit for unpacking a compressed body, in this whole process."""
     global UNPACKED_BYTES
     UNPACKED_BYTES = most_bytes
 
 
 class TooLargeError(ValueError):
-    """A body that unpacks to more than the limit; its text says so, for a sentence about it."""
+    """A body that unpacks to more than the limit; its text is the predicate of a sentence."""
 
     def __init__(self) -> None:
         super().__init__(f"unpacks to more than {UNPACKED_BYTES // 1024**2} MiB")
@@ -89,9 +89,7 @@ DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
 
 
 class Message(Struct, frozen=True):
-    """What a selection and a report need of a waiting task; times are epoch seconds, None where it
-    has none.
-    """
+    """Describes a waiting task for selections and reports; times are epoch seconds or None."""
 
     id: str
     task: str
@@ -103,7 +101,7 @@ class Message(Struct, frozen=True):
     form: Form = Form()
 
     def summary(self) -> MessageSummary:
-        """The message as a report shows it."""
+        """Return the message as a report shows it."""
         return MessageSummary(
             self.id,
             self.task,
@@ -115,19 +113,15 @@ class Message(Struct, frozen=True):
 
 
 class Malformed(Struct, frozen=True):
-    """An item whose receipt raises inside a worker, even one that knows the task: it dies, or loses
-    its connection.
-    """
+    """An item that makes any worker that receives it die or lose its connection."""
 
     raw: bytes
     why: str
-    """One of a few fixed phrases, so that items can be counted by it."""
+    """One of a few fixed phrases, so items can be counted by it."""
 
 
 class Unreadable(Struct, frozen=True):
-    """A proper envelope whose task cannot be known without unpickling, or not at all; workers
-    survive it.
-    """
+    """A valid envelope whose task is unknown, perhaps without unpickling; workers survive it."""
 
     raw: bytes
     why: str
@@ -136,9 +130,9 @@ class Unreadable(Struct, frozen=True):
 
 
 def fetched_item(value: bytes) -> bytes:
-    """The message of an entry of the `unacked` hash, as it stood in its list.
+    """Return the message of an entry of the `unacked` hash, as it was in its list.
 
-    Raises ValueError, TypeError or LookupError where the entry holds none.
+    Raises ValueError, TypeError or LookupError if the entry has none.
     **Source:** kombu 5.7.0 `transport/redis.py: QoS.append`: the value is `[message, exchange,
     routing_key]`.
     """
@@ -146,7 +140,7 @@ def fetched_item(value: bytes) -> bytes:
 
 
 def envelope_of(raw: bytes) -> dict[str, Any]:
-    """The JSON object that an item is, to show it; an empty one where it is something else."""
+    """Return an item's JSON object, to show it; an empty one if it is something else."""
     try:
         envelope = json.loads(raw)
     except (ValueError, RecursionError):
@@ -157,7 +151,7 @@ def envelope_of(raw: bytes) -> dict[str, Any]:
 
 
 def headers_of(envelope: Mapping[str, Any]) -> dict[str, Any]:
-    """The headers of an envelope; {} where they are not an object."""
+    """Return the headers of an envelope; {} if they are not an object."""
     headers = envelope.get("headers")
     if not isinstance(headers, dict):
         return {}
@@ -165,7 +159,7 @@ def headers_of(envelope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def priority_of(envelope: Mapping[str, Any]) -> int:
-    """The priority by which kombu finds the list of a message.
+    """Return the priority by which kombu finds the list of a message.
 
     **Source:** kombu 5.7.0 `transport/virtual/base.py: Channel._get_message_priority`.
     """
@@ -176,7 +170,7 @@ def priority_of(envelope: Mapping[str, Any]) -> int:
 
 
 def origin_of(raw: bytes) -> str | None:
-    """Who sent a message, as its envelope has it: `gen4242@web1`. None where it does not say.
+    """Return who sent a message, as its envelope says: `gen4242@web1`; None if it does not.
 
     **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`.
     """
@@ -187,7 +181,7 @@ def origin_of(raw: bytes) -> str | None:
 
 
 def routing_key_of(raw: bytes) -> str | None:
-    """The routing key of a message, as its envelope has it. None where it does not say.
+    """Return the routing key in a message's envelope; None if there is none.
 
     **Source:** kombu 5.7.0 `transport/virtual/base.py: Channel.basic_publish`.
     """
@@ -208,7 +202,7 @@ class _FatalError(Exception):
 
 
 def parse(raw: bytes) -> Message | Malformed | Unreadable:
-    """Read one list item; never raises, whatever the bytes."""
+    """Read one list item; never raises."""
     form = Form()
     try:
         envelope = _load(raw.decode(errors="replace"))
@@ -229,7 +223,7 @@ def parse(raw: bytes) -> Message | Malformed | Unreadable:
     except _FatalError as fatal:
         return Malformed(raw, str(fatal))
     if not isinstance(fields["task"], str):
-        return Unreadable(raw, "its task is no text", form)
+        return Unreadable(raw, "its task is not a string", form)
     return Message(
         id=str(fields.get("id")),
         task=fields["task"],
@@ -271,9 +265,7 @@ def _load(text: str) -> Any:
 
 
 def _receive(envelope: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """What kombu does when it pops an item; returns the decoded body, the properties and the
-    headers.
-    """
+    """Do as kombu does when it pops an item; return the decoded body, properties and headers."""
     if not isinstance(envelope, dict):
         raise _FatalError("not a JSON object")
     properties = envelope.get("properties")
@@ -284,9 +276,9 @@ def _receive(envelope: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     if body:
         body = _decode_body(body, properties.get("body_encoding"))
     if not isinstance(headers, dict):
-        raise _FatalError("headers that are no object")
+        raise _FatalError("headers that are not an object")
     _check_delivery(properties)
-    # Celery logs the body's length on every way of discarding a message.
+    # Celery logs the body's length whenever it discards a message.
     if not isinstance(body, _SIZED):
         raise _FatalError("no body")
     return body, properties, headers
@@ -308,7 +300,7 @@ def _decode_body(body: Any, encoding: Any) -> Any:
 
 
 def _check_delivery(properties: dict[str, Any]) -> None:
-    """What kombu writes into `unacked` and `unacked_index` before the message is handed over."""
+    """Check what kombu writes to `unacked` and `unacked_index` before it delivers the message."""
     tag = properties.get("delivery_tag")
     if isinstance(tag, bool) or not isinstance(tag, _SCALAR) or not _encodable(tag):
         raise _FatalError("no delivery_tag")
@@ -319,7 +311,7 @@ def _check_delivery(properties: dict[str, Any]) -> None:
 
 
 def _encodable(value: Any) -> bool:
-    """False for a text with half a surrogate pair, which JSON can hold and redis-py cannot send."""
+    """False for a string with half a surrogate pair: JSON allows it, redis-py cannot send it."""
     if not isinstance(value, str):
         return True
     try:
@@ -334,9 +326,7 @@ def _check_protocol_2(
     headers: dict[str, Any],
     body: Any,
 ) -> None:
-    """What Celery needs of the headers and the body before it hands a task that it knows to its
-    pool.
-    """
+    """Check what Celery needs of headers and body before it gives a known task to its pool."""
     try:
         body = _decompressed(body, headers)
         if _unhashable(headers["task"]) or _unhashable(envelope.get("content-type")):
@@ -350,7 +340,7 @@ def _check_payload(payload: Any, headers: dict[str, Any]) -> None:
     if not isinstance(payload, _CONTAINER):
         raise _FatalError("a body that is not [args, kwargs, embed]")
     if "args" in payload:
-        return  # a hybrid of both protocols, or taken for one and discarded
+        return  # a hybrid of both protocols, or treated as one and discarded
     if "id" not in headers or _unhashable(headers["id"]):
         raise _FatalError("a task without an id")
     if any(_empty(headers.get(name)) for name in ("eta", "expires")):
@@ -359,7 +349,7 @@ def _check_payload(payload: Any, headers: dict[str, Any]) -> None:
         raise _FatalError("a body that is not [args, kwargs, embed]")
     limits = headers.get("timelimit")
     if limits and (not isinstance(limits, list) or len(limits) != 2):
-        raise _FatalError("a timelimit that is no pair")
+        raise _FatalError("a timelimit that is not a pair")
 
 
 class _DiscardedError(Exception):
@@ -367,9 +357,7 @@ class _DiscardedError(Exception):
 
 
 def _decompressed(body: Any, headers: dict[str, Any]) -> Any:
-    """The body without its compression; one that cannot be undone makes Celery discard the message
-    unseen.
-    """
+    """The decompressed body; if it cannot be decompressed, Celery discards the message unseen."""
     if not headers.get("compression"):
         return body
     try:
@@ -381,7 +369,7 @@ def _decompressed(body: Any, headers: dict[str, Any]) -> Any:
 
 
 def _payload(envelope: dict[str, Any], body: Any) -> Any:
-    """The decoded body, of the content types that can be read safely."""
+    """The decoded body, for content types that can be read safely."""
     from kombu.serialization import loads as decode
     from kombu.utils.json import loads
 
@@ -390,7 +378,7 @@ def _payload(envelope: dict[str, Any], body: Any) -> Any:
     if kind not in ("application/json", "application/data", "application/text"):
         raise _DiscardedError
     if encoding and not isinstance(encoding, _TEXT):
-        raise _FatalError("a content-encoding that is no text")
+        raise _FatalError("a content-encoding that is not a string")
     try:
         if body and kind == "application/json":
             return loads(body)  # type: ignore[no-untyped-call]
@@ -436,9 +424,7 @@ def _empty(value: Any) -> bool:
 
 
 def args_text(args: Any, kwargs: Any) -> str:
-    """The arguments as a report shows them, from the texts that a message has of them; what is cut
-    has no secrets.
-    """
+    """Return a message's arguments for a report; secrets are removed before a cut."""
     parts: list[str] = []
     for part in (args, kwargs):
         if isinstance(part, str) and part not in ("", "{}"):
@@ -456,8 +442,9 @@ def _whole(value: Any) -> int:
 
 
 def epoch(value: Any) -> float | None:
-    """Epoch seconds of an ISO 8601 text; without a zone it is UTC, as in
-    `celery.utils.time.maybe_make_aware`.
+    """Return the epoch seconds of an ISO 8601 text.
+
+    Without a zone it is UTC, as in `celery.utils.time.maybe_make_aware`.
     """
     if value is None:
         return None

@@ -1,6 +1,4 @@
-"""Decides which messages of a queue a rule means, and why: pure, but for the two looks ahead it is
-given.
-"""
+"""Decides which messages of a queue a rule selects, and why, without reading Redis."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
@@ -16,21 +14,17 @@ from runbooks.core.rules import destination, fits, says_how_written, says_only_h
 
 _IDS_LISTED = 100
 
-_UNREAD = "cannot be read ({why}), and stay"
-_UNKNOWN = "with a body {why}: left alone, for a chord may wait (--with-workflows takes these too)"
-_NO_ARGS = "with a body {why}: left alone, for the arguments are not known"
-_STRANDED = (
-    "left alone, for a chord, a chain or a callback waits (--with-workflows takes these too)"
-)
-_STRANDING = "taken although a chord, a chain or a callback waits, which will not come to its end"
-_GROUPED = "taken, and of groups whose results will not become ready; the groups"
-_NO_MOVE = (
-    "cannot be sent to another queue, for their envelope is not as Celery writes it, and stay"
-)
+_UNREAD = "skipped: cannot be read ({why})"
+_UNKNOWN = "skipped: with a body {why}, so a chord may wait (--with-workflows selects these too)"
+_NO_ARGS = "skipped: with a body {why}, so the arguments are unknown"
+_STRANDED = "skipped: a chord, a chain or a callback waits (--with-workflows selects these too)"
+_STRANDING = "selected although a chord, a chain or a callback waits, which will never complete"
+_GROUPED = "selected, of groups whose results will never be ready; the groups"
+_NO_MOVE = "skipped: cannot be moved, because the envelope is not as Celery writes it"
 
 
 def _names() -> dict[str, tuple[str, ...]]:
-    """The names of what a header names by one of them.
+    """All names of a type or compression, by each of them.
 
     **Source:** kombu 5.7.0 `serialization.py`, `compression.py`.
     """
@@ -50,7 +44,7 @@ _NAMES = _names()
 
 
 def for_queue(rules: Iterable[Rule], queue: str) -> tuple[Rule, ...]:
-    """The rules that speak of this queue, in their order."""
+    """Return the rules for this queue, in their order."""
     return tuple(rule for rule in rules if fits(rule.queue, queue))
 
 
@@ -59,9 +53,7 @@ def keys_read(
     rules: Iterable[Rule],
     queue: str,
 ) -> KeySpace:
-    """The key names, where the lists that the rules of a queue name by their priority are read,
-    too.
-    """
+    """Return the key names with the lists that the queue's rules name by their priority."""
     priorities: list[int] = []
     for rule in for_queue(rules, queue):
         if rule.priority is not None:
@@ -70,40 +62,40 @@ def keys_read(
 
 
 class Ahead(Struct):
-    """What a look ahead at a whole queue has found, for the rules that ask for it.
+    """Holds the result of reading a whole queue ahead, for the rules that need it.
 
-    What arrives after the look is in neither, so it stays.
+    Messages that arrive later are not in it, so they stay.
     """
 
     kept: dict[bytes, bytes] = field(default_factory=dict)
     """For each likeness of duplicates the checksum of the one that stays."""
     surplus: set[bytes] = field(default_factory=set)
-    """What is older than the newest that a rule keeps."""
+    """Messages older than the newest that a rule keeps."""
 
 
 class Facts(Struct, frozen=True):
-    """What a judgement depends on beside the message."""
+    """Holds what a judgement depends on, besides the message."""
 
     now: float
     """In epoch seconds."""
     registered: frozenset[str] | None = None
-    """The tasks that nodes know; None where no node answers."""
+    """The tasks that nodes register; None if no node answers."""
     ahead: Ahead = field(default_factory=Ahead)
-    """What was seen of the queue before, where a rule asks for it."""
+    """What was read of the queue ahead, if a rule needs it."""
 
 
 class Verdict(Struct, frozen=True):
-    """Why an item is taken out, and where it goes."""
+    """Says why an item is taken out, and where it goes."""
 
     reason: str
     malformed: bool = False
     to: str = ""
-    """The list it is moved into; "": into the archive alone."""
+    """The list that it is moved to; "" for the archive alone."""
     requeue_to: str = ""
 
 
 class _RulesByTask(dict[str, tuple[Rule, ...]]):
-    """The rules that a task's name allows, remembered: a queue holds few names, many messages."""
+    """Caches the rules for each task name: a queue has few names, but many messages."""
 
     def __init__(self, rules: Sequence[Rule], registered: frozenset[str] | None) -> None:
         super().__init__()
@@ -124,9 +116,7 @@ class _RulesByTask(dict[str, tuple[Rule, ...]]):
 
 
 class Judge:
-    """Judges raw items of one queue's lists; `notices` say what it left alone, or took with a
-    warning.
-    """
+    """Judges raw items of one queue's lists; `notices` report exceptions and warnings."""
 
     def __init__(
         self,
@@ -147,17 +137,17 @@ class Judge:
         """The one of each kind of duplicates that stays."""
         self._newly_seen: list[bytes] = []
         self._newest: dict[Rule, set[bytes]] = {}
-        """Of the list that is looked at ahead."""
+        """The newest messages of the list that is read ahead."""
         self._noted: dict[str, tuple[list[str], int]] = {}
-        """By what there is to say: ids, and how often."""
+        """By the text of a notice: ids, and how often."""
         self.by_task = _RulesByTask((), None)
         self._by_form: list[Rule] = []
         self._any_here = False
 
     def begin(self, key: str, *, fetched: bool = False) -> None:
-        """Go on with another of the queue's lists, or with what was `fetched` from it.
+        """Continue with another list of the queue, or with messages `fetched` from it.
 
-        What waits where it is to be moved to stays.
+        Messages that already wait at their destination stay.
         """
         step = self._keyspace.lists(self._queue)[key]
         here = [rule for rule in self._all if rule.priority in (None, step)]
@@ -177,25 +167,24 @@ class Judge:
         self._newest = {rule: set() for rule in here if rule.keep_newest}
 
     def rewind(self) -> None:
-        """Start the list again: what was judged of it so far did not happen."""
+        """Start the list again, as if nothing of it had been judged."""
         self._seen.difference_update(self._newly_seen)
         self._newly_seen = []
 
     @property
     def notices(self) -> tuple[Notice, ...]:
+        """What an operator has to know about the messages judged so far."""
         noted = self._noted.items()
         return tuple(Notice(what, count, tuple(ids)) for what, (ids, count) in noted)
 
     def choose(
         self, items: Sequence[bytes], reads: Sequence[Read]
     ) -> Iterator[tuple[int, Verdict]]:
-        """The positions of those of a list's next items that are to be taken out, and why; `reads`
-        is what they are.
-        """
+        """Yield the positions of a list's next items to take out, and why; `reads`: their kinds."""
         by_task = self.by_task
         for i, look in enumerate(reads):
             if isinstance(look, Headers) and not by_task[look.task]:
-                continue  # most of what most queues hold
+                continue  # most messages of most queues
             verdict = None
             if isinstance(look, (Headers, Message)):
                 verdict = self.verdict(look, items[i])
@@ -207,9 +196,7 @@ class Judge:
                 yield i, verdict
 
     def pick(self, items: Sequence[bytes]) -> Iterator[tuple[int, Verdict]]:
-        """The same of items that nobody has read yet: only those are read whole that a rule may
-        mean.
-        """
+        """Choose among unread items; only items that a rule may select are read whole."""
         if self.malformed:
             return self.choose(items, read(items))
         doubtful = self._doubtful(items)
@@ -217,7 +204,7 @@ class Judge:
         return ((doubtful[i], verdict) for i, verdict in self.choose(few, read(few)))
 
     def _doubtful(self, items: Sequence[bytes]) -> list[int]:
-        """The positions of those that a rule may mean."""
+        """The positions of items that a rule may select."""
         meant = self._meant
         by_task = self.by_task
         doubtful: list[int] = []
@@ -237,9 +224,9 @@ class Judge:
         return not rule.ids or look.id in self._ids[rule]
 
     def verdict(self, look: Headers | Message, raw: bytes) -> Verdict | None:
-        """The verdict of the first rule whose every condition holds; None: the message stays.
+        """Return the verdict of the first rule whose conditions all hold; None: the message stays.
 
-        A message without an ETA is never overdue, one without `expires` never expired.
+        A message without an ETA is never overdue, one without `expires` never expires.
         """
         left = ""
         for rule in self.by_task[look.task]:
@@ -254,9 +241,7 @@ class Judge:
         return None
 
     def _of_unread(self, look: Unreadable) -> Verdict | None:
-        """The verdict on a message whose task is not known: only a rule that does not ask for it
-        can mean it.
-        """
+        """The verdict on a message whose task is unknown: only some rules can select it."""
         rule = next((rule for rule in self._by_form if is_written(rule, look)), None)
         if rule is None:
             if self._any_here:
@@ -277,9 +262,7 @@ class Judge:
         task: str,
         id: str,
     ) -> Verdict | str:
-        """The verdict of a rule that holds but for what is in the body; else why the message stays;
-        "" where the rule does not mean it.
-        """
+        """The verdict once the body is read; or why the message stays; "" if it is not selected."""
         if rule.args:
             body = read_body(raw)
             if body is None:
@@ -340,9 +323,7 @@ class Judge:
 
     @property
     def looks_ahead(self) -> bool:
-        """True where a rule says which messages stay: `look_ahead` needs all of them first, the
-        newest first.
-        """
+        """Whether a rule says which messages stay, so `look_ahead` needs all of them first."""
         return any(rule.duplicate or rule.keep_newest for rule in self._all)
 
     def look_ahead(
@@ -351,7 +332,7 @@ class Judge:
         reads: Sequence[Read],
         ahead: Ahead,
     ) -> None:
-        """Learn from a list's next items which messages stay; `reads` is what they are."""
+        """Learn from a list's next items, the newest first, which stay; `reads` has their kinds."""
         for raw, look in zip(items, reads, strict=True):
             if not isinstance(look, (Headers, Message)):
                 continue
@@ -382,7 +363,7 @@ class Judge:
 
 
 def means(rule: Rule, look: Headers | Message, raw: bytes, now: float) -> bool:
-    """True where a rule's conditions hold that are about one message alone."""
+    """Return whether the conditions hold that depend on the message alone."""
     if not fits(rule.task, look.task) or not holds(rule, look, now):
         return False
     if rule.ids and look.id not in rule.ids:
@@ -400,9 +381,7 @@ def _target(
     rule: Rule,
     step: int,
 ) -> tuple[str, int | None, str]:
-    """Queue, priority and key of where a rule moves what stands in the list of priority `step` of
-    its queue.
-    """
+    """Queue, priority and key to which a rule moves messages of the list of priority `step`."""
     queue, priority = destination(rule.requeue_to)
     if priority is not None:
         step = priority
@@ -414,9 +393,7 @@ def _checksum(raw: bytes) -> bytes:
 
 
 def is_written(rule: Rule, look: Read) -> bool:
-    """True where the conditions hold that are about how a message is written; for a malformed item
-    none does.
-    """
+    """Return whether the conditions on the message's form hold; none does for a malformed item."""
     if not says_how_written(rule):
         return True
     if isinstance(look, Malformed):
@@ -436,7 +413,7 @@ def _named(patterns: str, name: str) -> bool:
 
 
 def holds(rule: Rule, look: Outline | Headers | Message, now: float) -> bool:
-    """True where the conditions hold that are about times and retries."""
+    """Return whether the conditions on times and retries hold."""
     if rule.retries_over is not None and (look.retries or 0) <= rule.retries_over:
         return False
     if rule.eta_overdue_s is not None:

@@ -1,6 +1,5 @@
-"""Queue surgery: scanning, taking out, putting back, moving, and what was fetched and never
-acknowledged.
+"""Queue surgery: scan queues, archive messages, restore and move them, also unacknowledged ones.
 
-None lost, none doubled, wherever it is killed. It may import the other rooms of the broker, but for
-`nodes`.
+No message is lost or doubled, even if a run is killed at any point. It may import the other rooms
+of the broker, except `nodes`.
 """

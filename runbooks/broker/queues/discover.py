@@ -1,6 +1,4 @@
-"""Finds the queues of a db of which only the address is known: by their bindings, and by the
-messages they hold.
-"""
+"""Finds the queues of a db by their bindings and messages, if only its address is known."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -25,9 +23,9 @@ _BROADCAST = "bcast."
 def discover(client: "redis.Redis", known_prefix: str | None) -> Found:
     """Find the queues that producers and workers have bound, and lists that hold Celery messages.
 
-    Where the application's `global_keyprefix` is not known (None) and all bindings have a prefix,
-    it is that of the first. Mailboxes, events and broadcasts, whose queues have a name in each
-    worker alone, are left out.
+    If the application's `global_keyprefix` is unknown (None) and all bindings have a prefix, the
+    first is used. Mailboxes, events and broadcasts, whose queues have a different name in each
+    worker, are left out.
 
     **Source:** kombu 5.7.0 `transport/redis.py: Channel._queue_bind, get_table` (the members),
     `pidbox.py: Mailbox`, `common.py: Broadcast`; celery 5.7.0 `events/event.py:
@@ -96,7 +94,7 @@ def _holding(client: "redis.Redis", keys: KeySpace) -> Iterator[str]:
 
 
 def _queue_of(keys: KeySpace, key: bytes) -> str | None:
-    """The queue whose list this is; None for a list of another prefix, or of this tool's own."""
+    """The queue with this list; None for a list of another prefix, or of this tool."""
     name = key.decode(errors="replace")
     if not name.startswith(keys.prefix) or "celery-runbooks:" in name:
         return None
@@ -107,9 +105,7 @@ def _queue_of(keys: KeySpace, key: bytes) -> str | None:
 
 
 def _other_dbs(client: "redis.Redis", keys: KeySpace) -> Iterator[int]:
-    """The server's other dbs in which a worker, or a producer with Celery's usual queue, has bound
-    something.
-    """
+    """The server's other dbs with bindings of a worker, or of a producer with the default queue."""
     usual = [keys.binding(PIDBOX), keys.binding(_EVENTS), keys.binding(_USUAL)]
     with suppress(redis.exceptions.NoPermissionError):
         others = _filled_dbs(client) - {db_of(client)}

@@ -1,4 +1,4 @@
-"""Reads a part of a list: a sample of both its ends, or its items from the next to run on."""
+"""Reads a part of a list: a sample from both ends, or its items from the next to run on."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -10,25 +10,23 @@ from runbooks.broker.queues.scan import WINDOW_BYTES, WINDOW_ITEMS, fitting
 from runbooks.broker.server.keys import Key
 
 _SIZED_BY = 10
-"""Items that are read first, to know how large they are."""
+"""Items that are read first to learn their size."""
 
 _FIRST_ITEMS = 50
 _OVERLAP = 100
 
 
 class Ends(Struct, frozen=True):
-    """Items of a list: all of them, or as many from each end."""
+    """Holds items of a list: all of them, or equally many from each end."""
 
     items: list[bytes]
     """The next to run first."""
     length: int
-    """Of the list when it was read."""
+    """The list's length when it was read."""
 
 
 def both_ends(client: "redis.Redis", key: Key, most: int) -> Ends:
-    """Up to `most` items of a list, and no more bytes than a few windows have: half of them from
-    each end.
-    """
+    """Read up to `most` items of a list, half from each end, and at most a few windows' bytes."""
     sized = cast("list[bytes]", client.lrange(key, -_SIZED_BY, -1))
     if not sized:
         return Ends([], client.llen(key))
@@ -46,10 +44,10 @@ def both_ends(client: "redis.Redis", key: Key, most: int) -> Ends:
 
 
 def next_first(client: "redis.Redis", key: Key) -> Iterator[list[bytes]]:
-    """A list's items from the next to run to the newest, in windows.
+    """Yield a list's items from the next to run to the newest, in windows.
 
-    What workers take meanwhile moves the rest, so each window begins with a part of the one before.
-    Where they take more than that part between two windows, some items are passed over.
+    Workers that take items move the rest, so each window overlaps with the previous one. If they
+    take more than the overlap between two windows, some items are skipped.
     """
     read = 0
     size = _FIRST_ITEMS
@@ -76,7 +74,7 @@ def _fresh(
     overlap: int,
     last: bytes | None,
 ) -> list[bytes]:
-    """The items that the window before, whose `last` item this was, did not have."""
+    """The items that were not in the previous window, which ended with `last`."""
     shared = min(overlap, len(items))
     for i in reversed(range(shared)):
         if items[i] == last:

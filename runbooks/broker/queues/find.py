@@ -1,6 +1,4 @@
-"""Finds one task's message, read-only: waiting in a queue, or held by a worker that has not
-acknowledged it.
-"""
+"""Finds one task's message, waiting in a queue or unacknowledged by a worker; changes nothing."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -18,10 +16,10 @@ def find_message(
     queues: Iterable[str],
     task_id: str,
 ) -> MessagePlace | None:
-    """Where the message is; None where there is none, or where it moved while it was looked for.
+    """Return where the message is; None if there is none, or if it moved during the search.
 
-    Of several (an attempt that is not acknowledged yet, and its retry) the one with the most
-    retries.
+    Of several messages (an attempt that is not acknowledged yet, and its retry), it is the one with
+    the most retries.
     """
     places = find_messages(store, queues, task_id)
     return max(places, key=lambda place: place.message.retries, default=None)
@@ -32,7 +30,7 @@ def find_messages(
     queues: Iterable[str],
     task_id: str,
 ) -> list[MessagePlace]:
-    """Every message of a task, those first that workers have fetched."""
+    """Return all messages of a task, fetched ones first."""
     with store.errors():
         places = list(_held(store, task_id))
         for queue in queues:

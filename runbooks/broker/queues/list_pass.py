@@ -1,20 +1,18 @@
-"""Walks once over a queue's list while producers and consumers are at work, taking items out and
-putting items in.
+"""Passes once over a live queue's list, removing items and inserting others.
 
-The list is renamed to a work list that nobody else touches; from its right end (what runs next
-first) the items are read ahead, decided upon, and step by step moved back into the queue, so that
-the queue holds, from right to left: what has been dealt with, in its order, and what producers have
-pushed meanwhile. Each step is one script (`lua/pass.lua`), bounded in time: what has arrived steps
-aside onto the work list's left end, items go home, are dropped or inserted, and the journal's token
-changes. A script that does not find the token of the step before it does nothing, so none runs
-twice, and whoever changes the token has taken over from a run that is dead. The first step renames
-the queue and at once puts back what was decided upon before, so workers find it filled all the
-time.
+The list is renamed to a work list that no one else touches. From its right end (the next to run
+first) items are read ahead, decided upon, and moved back to the queue step by step. From right to
+left, the queue then has the processed items, in their order, and what producers have pushed
+meanwhile. Each step is one script (`lua/pass.lua`), bounded in time: new arrivals move to the left
+end of the work list, items return to the queue, are dropped or inserted, and the journal's token
+changes. A script that does not find the previous step's token does nothing, so none runs twice;
+changing the token takes over from a dead run. The first step renames the queue and at once returns
+the items decided upon before, so workers never find it empty.
 
-Redis alone knows how to end a killed pass: `bring_home` moves what is left of the work list back to
-its place, undecided. The journal is a hash: token, border (bytes of the last item dealt with: what
-is to the left of it in the queue has arrived since), ttl (milliseconds the queue had to live, -1
-for ever), clean (how many items at the right end of the late list have been dealt with).
+Redis has all that is needed to end a killed pass: `return_aside` moves the rest of the work list back
+to its place, undecided. The journal is a hash: token, border (bytes of the last processed item:
+items to its left have arrived since), ttl (milliseconds the queue had to live, -1 for ever), clean
+(how many items at the right end of the late list are processed).
 """
 
 import uuid
@@ -49,51 +47,49 @@ _FIRST_BYTES = 256 * 1024
 _AHEAD = 2
 """Reads outstanding: Redis serves all that is in its buffer before it looks at other clients."""
 _WAITING = 4
-"""Chunks that wait for the disk."""
+"""Chunks that may wait for the disk."""
 _HOME_ITEMS = 1000
 _ATTEMPTS = 5
 
 
 class Chunk(Struct, frozen=True):
-    """Consecutive items, oldest first."""
+    """Holds consecutive items, oldest first."""
 
     first: int
-    """How many older ones there were."""
+    """How many older items there were."""
     items: Sequence[bytes]
     last: bool
-    """Whether no newer ones follow."""
+    """Whether no newer items follow."""
 
 
 class Step(Struct, frozen=True):
-    """What one script does."""
+    """Says what one script does."""
 
     count: int
-    """So many items it deals with."""
+    """How many items it processes."""
     drops: Sequence[int] = ()
-    """Those of them that it drops; 1 is the oldest."""
+    """The items that it drops; 1 is the oldest."""
     inserts: Sequence[tuple[int, bytes]] = ()
-    """Items that it inserts, each behind so many."""
+    """Items that it inserts, each after a number of items."""
     batch: Batch | None = None
 
 
 class Pass(Struct, frozen=True):
-    """What a walk does."""
+    """Says what a pass does."""
 
     decide: Callable[[Chunk], Iterable[Step]]
-    """Decides about a chunk, and writes down what it will do. The first is a few of the oldest
-    items.
-    """
+    """Decides about a chunk, and writes the plan down; the first chunk is a few oldest items."""
     durable: Callable[[], None]
-    """Makes that last, in a thread of its own."""
+    """Syncs the plan to disk, in a separate thread."""
     done: Callable[[Step, Sequence[int]], None]
-    """Gets what of a step's drops or inserts really happened (0-based), in order."""
+    """Receives which of a step's drops or inserts happened (0-based), in order."""
     progress: Callable[[int, int], None]
     again: Callable[[Step], None]
-    """Starts anew: the first step, which this is, did not happen."""
+    """Starts again, because this first step did not happen."""
 
 
 def walk(store: Store, key: str, batches: str, work: Pass) -> None:
-    """Walk over a list; whatever stops it, the list is brought home where Redis still answers."""
+    """Pass over a list; if anything stops it, what was set aside returns, if Redis answers."""
     name = uuid.uuid4().hex
     keys = _keys(store.keys, key, batches)
     beside = ThreadPoolExecutor(1, "celery-runbooks archive")
@@ -102,18 +98,17 @@ def walk(store: Store, key: str, batches: str, work: Pass) -> None:
             _Walk(store, stream, keys, work, beside, name).run()
     except BaseException as error:
         try:
-            bring_home(store, key, name)
+            return_aside(store, key, name)
         except (redis.RedisError, RunbookError) as second:
             error.add_note(f"messages wait in {readable(store.keys.work(key))}: {second}")
         raise
-    bring_home(store, key, name)
+    return_aside(store, key, name)
 
 
-def bring_home(store: Store, key: str, name: str = "") -> int:
-    """End a pass, a dead run's, or only the one of this name: move back what is left of the work
-    list.
+def return_aside(store: Store, key: str, name: str = "") -> int:
+    """End a dead run's pass, or only the one of this name: move the rest of the work list back.
 
-    Returns how many items. Where a pass of another name has begun, it is left alone.
+    Returns the number of items. A pass that has begun under another name is not touched.
     """
     moved = 0
     client = store.client
@@ -146,9 +141,7 @@ def bring_home(store: Store, key: str, name: str = "") -> int:
 
 
 def detached(store: Store) -> dict[str, int]:
-    """The queue keys that a run has detached and not brought home, with the length of their work
-    lists.
-    """
+    """Return the queue keys that a run has detached, with the length of their work lists."""
     members = cast("set[bytes]", store.client.smembers(store.keys.detached))
     lengths: dict[str, int] = {}
     for key in sorted(member.decode(errors="surrogateescape") for member in members):
@@ -189,7 +182,7 @@ def _eval(
 
 
 class _Sent(Struct, frozen=True):
-    """A step under way."""
+    """Describes a step in progress."""
 
     step: Step
     before: str
@@ -197,11 +190,11 @@ class _Sent(Struct, frozen=True):
     after: str
     """The token after it."""
     replies: int
-    """How many its transaction has."""
+    """How many replies its transaction has."""
 
 
 class _Walk:
-    """One pass on one connection: the replies come in the order in which the commands were sent."""
+    """Makes one pass on one connection; replies come in the order of the commands."""
 
     def __init__(
         self,
@@ -236,7 +229,7 @@ class _Walk:
         self._quiet = False
         self._has_replica = False
         self._asked: deque[int | _Sent] = deque()
-        """What the outstanding replies answer: a read's size, or a step."""
+        """What each outstanding reply answers: a read's size, or a step."""
         self._chunks: deque[Chunk] = deque()
         """Read, and not yet decided upon."""
         self._deciding: Iterator[Step] = iter(())
@@ -251,7 +244,7 @@ class _Walk:
         self._length = 0
 
     def run(self) -> None:
-        """Begin, then go on until every item that was there is dealt with."""
+        """Begin, and continue until every item is processed."""
         self._open()
         chunk_items = self._begin()
         while self._decide() or self._unasked or self._asked:
@@ -263,8 +256,7 @@ class _Walk:
     def _open(self) -> None:
         self._quiet = self._allowed("CLIENT", "REPLY", "ON")
         self._has_replica = has_replica(self._store.client)
-        # A killed run is found by the set; where another's token stands, or its work list, nothing
-        # is touched.
+        # The set shows killed runs. If another run's token or work list exists, nothing is touched.
         keys = (len(self._keys), *self._keys)
         head = ("open", "", self._token, "", 0, 0, 0, self._store.keys.holder)
         what, _, _ = self._call("EVAL", self._script, *keys, *head)
@@ -282,13 +274,11 @@ class _Walk:
         return True
 
     def _begin(self) -> int:
-        """Deal with the oldest items and detach the list; returns how many items to read at once
-        from now on.
-        """
+        """Process the oldest items and detach the list; return how many items to read at once."""
         for attempt in range(_ATTEMPTS):
             oldest = self._call("LRANGE", self._key, -FIRST_ITEMS, -1)[::-1]
             items: list[bytes] = []
-            # At last the queue's end moves too fast to be read: workers find it empty for a moment.
+            # If the queue's end always moves too fast, workers find it empty for a moment.
             if attempt < _ATTEMPTS - 1:
                 items = list(_first(oldest))
             if self._detach(items):
@@ -297,9 +287,7 @@ class _Walk:
         raise AssertionError("the last attempt cannot find the queue moved")
 
     def _detach(self, items: list[bytes]) -> bool:
-        """Deal with these oldest items and detach the list; False where they are not the oldest any
-        more.
-        """
+        """Process these oldest items and detach the list; False if others are the oldest now."""
         length = int(self._call("LLEN", self._key))
         chunk = Chunk(0, items, last=len(items) >= length)
         self._deciding = iter(self._work.decide(chunk))
@@ -344,9 +332,7 @@ class _Walk:
         self._unasked -= size
 
     def _decide(self) -> bool:
-        """Decide upon what was read, a few steps ahead of what was sent; False where nothing waits
-        to be sent.
-        """
+        """Decide upon chunks, a few steps ahead; False if nothing waits to be sent."""
         while len(self._waiting) < _WAITING:
             step = next(self._deciding, None)
             if step:
@@ -361,9 +347,7 @@ class _Walk:
         return bool(self._waiting)
 
     def _send_decided(self, *, wait: bool) -> None:
-        """Send one step that is on the disk: Redis serves others in between. With `wait` the disk
-        is waited for.
-        """
+        """Send one step that is on disk, so Redis serves others in between; or `wait` for it."""
         if not self._waiting:
             return
         step, durable = self._waiting[0]
@@ -459,9 +443,7 @@ class _Walk:
         self._finish(sent.step, range(moved))
 
     def _explain(self, sent: _Sent) -> NoReturn:
-        """Raise why a step did not happen, which its transaction did not say; those sent after it
-        did not happen either.
-        """
+        """Raise why a step, and those sent after it, did not happen."""
         what, _, _ = _eval(
             self._store,
             self._keys,
@@ -481,7 +463,7 @@ class _Walk:
     def _require_ok(self, what: bytes) -> None:
         if what == b"many":
             raise RunbookError(
-                f"{readable(self._key)} grew faster than it could be worked on",
+                f"{readable(self._key)} grew faster than it could be processed",
                 "is this disk or the network slow? nothing is lost: run again",
             )
         if what == b"unlocked":
@@ -498,7 +480,7 @@ class _Walk:
 
 
 def _first(oldest: Sequence[bytes]) -> Iterator[bytes]:
-    """So many of the oldest items as one script can deal with besides detaching the list."""
+    """As many of the oldest items as one script can process when it detaches the list."""
     size_bytes = 0
     for raw in oldest:
         size_bytes += len(raw)

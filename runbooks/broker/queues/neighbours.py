@@ -8,11 +8,10 @@ from runbooks.broker.archive.writer import END_BYTES
 
 
 class Neighbours:
-    """A table of neighbours: the last spot beside each (`numbers`), and how often it stands in the
-    list (`times`).
+    """A table of neighbours: the last spot next to each (`numbers`), and its count (`times`).
 
-    Open addressing in arrays, 20 to 40 bytes each. The ends of items spare most of those that are
-    not neighbours a checksum.
+    It uses open addressing in arrays, with 20 to 40 bytes for each. Comparing the ends of items
+    first avoids a checksum for most items that are not neighbours.
     """
 
     def __init__(self, most: int) -> None:
@@ -24,14 +23,14 @@ class Neighbours:
         self._ends = bytearray(size)
 
     def add(self, checksum: str, end: bytes, number: int) -> None:
-        """Take in a neighbour."""
+        """Add a neighbour."""
         cell = self.cell(checksum)
         self._digests[cell] = _digest(checksum)
         self.numbers[cell] = number
         self._ends[hash(end) & self._mask] = 1
 
     def cell(self, checksum: str) -> int:
-        """Where a neighbour stands in the table, or would stand."""
+        """Return the cell of a neighbour in the table, present or not."""
         mask = self._mask
         digest = _digest(checksum)
         cell = digest & mask
@@ -40,11 +39,11 @@ class Neighbours:
         return cell
 
     def standing(self, checksum: str) -> bool:
-        """Whether a neighbour stands in the list at all."""
+        """Return whether a neighbour is in the list."""
         return self.times[self.cell(checksum)] > 0
 
     def among(self, items: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-        """Which of these items are neighbours, and their cells."""
+        """Yield the indexes of the items that are neighbours, and their cells."""
         ends = self._ends
         mask = self._mask
         digests = self._digests

@@ -1,6 +1,4 @@
-"""Finds the lists of a db that are not a known queue's, and says which of them hold Celery
-messages.
-"""
+"""Finds lists of a db that belong to no known queue, and those of them with Celery messages."""
 
 import math
 import time
@@ -20,14 +18,14 @@ _KEYS_AT_ONCE = 1000
 
 
 class OtherLists(Struct, frozen=True):
-    """Lists that were found beside the known ones."""
+    """Holds the lists that were found."""
 
     found: dict[bytes, tuple[int, bool]]
     """By key: their length, and whether they hold Celery messages."""
     complete: bool
-    """Whether every key was looked at."""
+    """Whether every key was checked."""
     replies: list[bytes] = []
-    """The keys of those with replies to remote control."""
+    """The keys of lists with replies to remote control."""
 
 
 def other_lists(
@@ -35,9 +33,7 @@ def other_lists(
     known: Collection[bytes],
     until: float = math.inf,
 ) -> OtherLists:
-    """Those of this db but the `known` and replies to remote control, looked for until a time
-    (monotonic s).
-    """
+    """Find the lists of this db, except the `known` ones, until a time (monotonic s)."""
     found: dict[bytes, tuple[int, bool]] = {}
     replies: list[bytes] = []
     cursor = 0
@@ -63,7 +59,7 @@ def _look_at(
     key: bytes,
     found: dict[bytes, tuple[int, bool]],
 ) -> None:
-    """Add a list to those that were found, where it is still a list."""
+    """Add a list to those that were found, if it is still a list."""
     with client.pipeline(transaction=False) as pipe:
         pipe.llen(key)
         pipe.lrange(key, 0, _LOOKED_AT - 1)

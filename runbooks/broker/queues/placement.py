@@ -1,13 +1,12 @@
-"""Finds where archived messages go back into a list that is walked over once, from what runs next
-to the newest. Pure.
+"""Finds the places of archived messages in a list, in one pass from the next to run to the newest.
 
-A message goes to the left of its older neighbour. Where that is gone it has been consumed, and with
-it all that was older, so the message runs next.
+A message goes to the left of its older neighbour. If that is gone, it was consumed together with
+all older messages, so the message runs next.
 
-Either (`Expected`) the list is taken to be what the archive has left of it, but for what has been
-consumed since: then all places follow by counting, and each neighbour is looked at where it must
-stand. Or (`Counted`) the neighbours are looked for, once it is known how often each of them stands
-in the list: see `neighbours.py`.
+There are two ways. `Expected` assumes that the list is what the archive left, except for consumed
+messages: then all places follow by counting, and each neighbour is checked at its expected place.
+`Counted` searches for the neighbours, once it is known how often each is in the list: see
+`neighbours.py`. This module reads and writes nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +18,8 @@ from runbooks.broker.queues.list_pass import Chunk
 from runbooks.broker.queues.neighbours import Neighbours
 
 Look = Callable[[int], tuple[bytes | None, Sequence[bytes]]]
-"""Finds what runs next now, and what stands so many items from the right end, with some of those
-that run before it.
+"""A distance from the right end → the item that runs next, and the item there with some that run
+before it.
 """
 
 _NOWHERE = 1 << 64
@@ -32,10 +31,10 @@ class Parted(Exception):
 
 
 class Spot(Struct, frozen=True):
-    """Where messages go side by side."""
+    """Describes a place to which adjacent messages return."""
 
     number: int
-    """Counts the spots of a list."""
+    """Its number in the list."""
     slot: int
     """How many older items there are."""
     anchor: str | None
@@ -45,7 +44,7 @@ class Spot(Struct, frozen=True):
 
 
 class Merge:
-    """The messages of one key that go back; those out of it that are not to stay out."""
+    """Merges the messages of one key that return into its list."""
 
     def __init__(
         self,
@@ -65,12 +64,10 @@ class Merge:
         self._coming = self._spots()
         self._next = next(self._coming, None)
         self._drift = 0
-        """How many items further from the right end than in the archive the list stands."""
+        """How far the list has moved from the right end, compared with the archive."""
 
     def feed(self, chunk: Chunk) -> Iterator[tuple[int, Archived]]:
-        """The messages that go into this stretch, each with the number of its items behind which it
-        goes.
-        """
+        """Yield the messages that go into this chunk, each after a number of the chunk's items."""
         spot = None
         behind = 0
         while self._next is not None:
@@ -85,11 +82,11 @@ class Merge:
             self._next = next(self._coming, None)
 
     def _place(self, spot: Spot, chunk: Chunk) -> int | None:
-        """Behind how many of a stretch's items a spot is; None where it is still to come."""
+        """After how many of a chunk's items a spot is; None if it comes later."""
         raise NotImplementedError
 
     def _spots(self) -> Iterator[tuple[Spot, Archived]]:
-        """The messages that go back, oldest first."""
+        """The messages that return, oldest first."""
         spot = Spot(-1, 0, None, b"")
         position = -1
         out_before = 0
@@ -104,7 +101,7 @@ class Merge:
             anchor = message.older
             end = message.older_end
             if below[:2] == (position - 1, anchor):
-                # The neighbour is out, too: then it is that one's that counts.
+                # The neighbour is archived too: then its own neighbour counts.
                 anchor, end = below[2:]
             last = (position, message.sha256, anchor, end)
             if self._goes(n):
@@ -115,7 +112,7 @@ class Merge:
 
 
 class Expected(Merge):
-    """Goes by the positions, as long as every neighbour stands where it must."""
+    """Merges by positions, as long as every neighbour is at its expected place."""
 
     def __init__(
         self,
@@ -133,17 +130,16 @@ class Expected(Merge):
         self._begun = False
 
     def feed(self, chunk: Chunk) -> Iterator[tuple[int, Archived]]:
-        """See Merge. Raises Parted where the list is not what is expected."""
+        """See Merge. Raises Parted if the list is not what is expected."""
         if not self._begun:
             self._lead, self._drift = self._begin(chunk.items)
             self._begun = True
         return super().feed(chunk)
 
     def _begin(self, oldest: Sequence[bytes]) -> tuple[int, int]:
-        """How far the list has moved, by its oldest items, and by what stands where the newest
-        neighbour must.
+        """How far the list has moved, judged by its oldest items and the newest neighbour.
 
-        What this overlooks is found on the way.
+        Other differences are found during the pass.
         """
         slot, anchor = self._newest()
         for lead, drift in self._drifts(oldest):
@@ -158,9 +154,7 @@ class Expected(Merge):
         raise Parted
 
     def _newest(self) -> tuple[int, str | None]:
-        """The newest neighbour that has not been taken out: how many such items there were up to
-        it, its checksum.
-        """
+        """The newest neighbour not archived: how many such items end with it, its checksum."""
         newest = 0
         slot = 0
         before = -1
@@ -175,9 +169,7 @@ class Expected(Merge):
         return slot, self._ledger.messages[newest].older
 
     def _drifts(self, oldest: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-        """What lead and drift can be: nothing has been consumed, or all before the first neighbour
-        that is there.
-        """
+        """Possible leads and drifts: nothing was consumed, or all before the first neighbour."""
         yield 0, 0
         standing = {sha256(raw): behind for behind, raw in enumerate(oldest, 1)}
         for spot, _ in self._spots():
@@ -197,7 +189,7 @@ class Expected(Merge):
 
 
 class Counted(Merge):
-    """Goes by the neighbours; `count` gets the whole list before."""
+    """Merges by the neighbours; `count` has to read the whole list before."""
 
     def __init__(
         self,
@@ -212,9 +204,7 @@ class Counted(Merge):
                 self._neighbours.add(spot.anchor, spot.end, spot.number)
 
     def count(self, stretches: Iterable[Sequence[bytes]]) -> None:
-        """Take in how often each neighbour stands in the list; those that lead and are gone have
-        been consumed.
-        """
+        """Count each neighbour in the list; missing ones at the start have been consumed."""
         times = self._neighbours.times
         for items in stretches:
             for _, cell in self._neighbours.among(items):
@@ -222,7 +212,7 @@ class Counted(Merge):
         self._lead = self._first_standing()
 
     def _first_standing(self) -> int:
-        """The number of the first spot whose neighbour stands in the list."""
+        """The number of the first spot whose neighbour is in the list."""
         for spot, _ in self._spots():
             if spot.anchor and self._neighbours.standing(spot.anchor):
                 return spot.number
@@ -238,7 +228,7 @@ class Counted(Merge):
         return super().feed(chunk)
 
     def _look_for(self, at_least: int, chunk: Chunk) -> None:
-        """Note which neighbours, of the spots from a number on, stand in a stretch, and where."""
+        """Note where the neighbours of the spots from a number on are in a chunk."""
         times = self._neighbours.times
         numbers = self._neighbours.numbers
         for i, cell in self._neighbours.among(chunk.items):

@@ -1,9 +1,8 @@
-"""Puts archived messages at an end of a list, and takes out again what was put back or moved: each
-exactly once.
+"""Puts archived messages at an end of a list, and recalls restored or moved ones, exactly once.
 
-As in `take_restore.py` a batch is written down first, a script acts and records it atomically, then
-the archive says so. What is taken back is known by its bytes: what a worker has popped meanwhile is
-not there any more, and stays its.
+As in `take_restore.py`, a batch is written down first; a script acts and records it atomically;
+then the archive records it. Recalled messages are recognised by their bytes: if a worker has popped
+one meanwhile, it is no longer there, and the worker keeps it.
 """
 
 from collections import defaultdict
@@ -18,7 +17,7 @@ from runbooks.broker.messages.fast_parse import redirected
 from runbooks.broker.queues.list_pass import Chunk, Pass, Step, walk
 from runbooks.broker.queues.scan import Progress, no_progress, require_list, windows
 from runbooks.broker.queues.scripts import call_guarded, in_bounds, ordinals
-from runbooks.broker.queues.take_restore import bring_all_home, forget
+from runbooks.broker.queues.take_restore import forget, return_all_aside
 from runbooks.broker.server.preflight import require_able
 from runbooks.broker.server.store import Store
 from runbooks.core.command import Command
@@ -30,7 +29,7 @@ _PUSH_BYTES = 1024 * 1024
 
 
 class _Way(Struct, frozen=True):
-    """How messages get into a list: by which command, and whether they are moved there."""
+    """Says how messages get into a list: the command, and whether they are moved there."""
 
     command: str
     moved: bool = False
@@ -46,9 +45,7 @@ def move(
     archive: Archive,
     on_progress: Progress = no_progress,
 ) -> int:
-    """Put what the archive holds, and is to be moved, behind all that waits there; returns how many
-    messages.
-    """
+    """Move archived messages with another destination to its end; return how many."""
     by_key: dict[str, list[Archived]] = defaultdict(list)
     ledger = archive.ledger()
     for n in ledger.numbers(Fate.TAKEN):
@@ -68,9 +65,7 @@ def put_at_end(
     place: str,
     on_progress: Progress = no_progress,
 ) -> int:
-    """Put messages that the archive holds back into their lists, to run `next` or `last`, in their
-    order.
-    """
+    """Return archived messages to their lists, to run `next` or `last`, in their order."""
     by_key: dict[str, list[Archived]] = defaultdict(list)
     for message in messages:
         by_key[message.key].append(message)
@@ -80,7 +75,7 @@ def put_at_end(
         if place == "last":
             _put(store, archive, key, ordered, _LAST, on_progress)
         else:
-            # They are pushed on the other side, the oldest last.
+            # They are pushed at the other end, the oldest last.
             _put(store, archive, key, ordered[::-1], _NEXT, on_progress)
     return sum(map(len, by_key.values()))
 
@@ -90,9 +85,7 @@ def _require_able(
     archive: Archive,
     by_key: Mapping[str, Sequence[Archived]],
 ) -> None:
-    """Raise BrokerRefused where the lists cannot take the messages: a script that is refused
-    half-way is not undone.
-    """
+    """Raise BrokerRefused if the lists cannot take the messages: half a script is not undone."""
     if not by_key:
         return
     size_bytes = 0
@@ -118,7 +111,7 @@ def _put(
     items = [_as_put(message, moved=way.moved) for message in messages]
     pairs = zip(messages, items, strict=True)
     with store.errors():
-        bring_all_home(store)
+        return_all_aside(store)
         pushed = 0
         groups = in_bounds(pairs, _item_bytes, _PUSH_ITEMS, _PUSH_BYTES)
         for group in groups:
@@ -161,14 +154,14 @@ def _push(
 
 
 def _as_put(message: Archived, *, moved: bool) -> bytes:
-    """The bytes of a message as they stand in a list after it was put back, or moved."""
+    """The bytes that a message has in a list after it was restored or moved."""
     if not moved:
         return message.item
     queue, priority = destination(message.requeue_to)
     item = redirected(message.item, queue, priority)
     if item is None:
         problem = f"message {message.n} cannot be moved to {queue}"
-        raise RunbookError(problem, f"put it back: {Command('undo', 'RUN')}")
+        raise RunbookError(problem, f"restore it: {Command('undo', 'RUN')}")
     return item
 
 
@@ -178,7 +171,7 @@ def standing(
     by: str | None,
     on_progress: Progress = no_progress,
 ) -> int:
-    """How many of the messages that `recall` is about are still where they were put."""
+    """Return how many of the messages for `recall` are still where they were put."""
     count = 0
     with store.errors():
         for key, wanted in _wanted(ledger, by).items():
@@ -195,14 +188,14 @@ def recall(
     by: str | None = None,
     on_progress: Progress = no_progress,
 ) -> int:
-    """Take out again what was moved, or with `by` what that change has put back, and is still
-    there.
+    """Return messages that still wait to the archive, and return how many.
 
-    The archive holds it as taken then. Returns how many messages.
+    These are moved messages, or with `by` those that this change has restored. The archive then
+    holds them as taken.
     """
     recalled = 0
     with store.errors():
-        bring_all_home(store)
+        return_all_aside(store)
         for key, wanted in _wanted(archive.ledger(), by).items():
             require_list(store.client, key)
             if store.client.exists(key):
@@ -232,9 +225,7 @@ def _recall(
 
 
 def _wanted(ledger: Ledger, by: str | None) -> dict[str, dict[str, list[int]]]:
-    """For each key the checksums of what was put there, each with the numbers of the messages that
-    it stands for.
-    """
+    """For each key the checksums of messages put there, each with their numbers."""
     wanted: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for n in ledger.messages:
         if not _is_wanted(ledger, n, by):
@@ -248,7 +239,7 @@ def _wanted(ledger: Ledger, by: str | None) -> dict[str, dict[str, list[int]]]:
 
 
 def _is_wanted(ledger: Ledger, n: int, by: str | None) -> bool:
-    """Whether a message was moved; with `by`, whether that change has moved it or put it back."""
+    """Whether a message was moved; with `by`, whether that change has moved or restored it."""
     fate = ledger.fates[n]
     if by is None:
         return fate is Fate.MOVED
@@ -256,19 +247,19 @@ def _is_wanted(ledger: Ledger, n: int, by: str | None) -> bool:
 
 
 class _Recalling(Struct):
-    """What is to be taken out of each chunk, and how many were."""
+    """Decides what to take out of each chunk, and counts what was."""
 
     archive: Archive
     wanted: dict[str, list[int]]
-    """By checksum the messages that it stands for."""
+    """By checksum: the numbers of the messages with it."""
     numbers: list[int] = field(default_factory=list)
-    """Of the batches that were written down."""
+    """The batches that were written down."""
     count: int = 0
     _last: list[tuple[str, int]] = field(default_factory=list)
-    """What was decided last."""
+    """The last decision."""
 
     def decide(self, chunk: Chunk) -> list[Step]:
-        """Choose what is to be dropped, and write it down."""
+        """Choose what to drop, and write it down."""
         drops: list[int] = []
         self._last = []
         for i, raw in enumerate(chunk.items):

@@ -1,6 +1,4 @@
-"""Reads a whole queue, window by window and without changing it, into what a diagnosis and a plan
-need.
-"""
+"""Reads a whole queue, window by window, for a diagnosis or a plan; changes nothing."""
 
 import math
 import time
@@ -34,33 +32,33 @@ from runbooks.core.model import (
 WINDOW_ITEMS = 1000
 WINDOW_BYTES = 1024 * 1024
 _FIRST_WINDOW_ITEMS = 50
-"""Until the size of the items is known."""
+"""Used until the size of the items is known."""
 _AHEAD = 2
-"""Redis serves all that is in its buffer before it looks at other clients."""
+"""Few, because Redis serves all that is in its buffer before other clients."""
 _RAW_SHOWN = 60
 
 _PARTS = 3
-"""Of a sample: the beginning, the middle and the oldest."""
+"""Parts of a sample: the beginning, the middle and the oldest."""
 _SAMPLED = 100
 _SIZED_BY = 10
 
 Progress = Callable[[int, int], None]
-"""Called after each chunk: items looked at and items there were. It may raise, to stop."""
+"""Called after each chunk with the items read and their total. It may raise, to stop."""
 
 
 def no_progress(_looked_at: int, _total: int) -> None:
-    """Ignore it."""
+    """Ignore the progress."""
 
 
 class Reading(Struct, frozen=True):
-    """How a queue is read: who hears how far it is, and when it ends."""
+    """Says how a queue is read: where the progress goes, and when to stop."""
 
     on_progress: Progress = no_progress
     until: float = math.inf
     """In monotonic seconds."""
 
     def is_over(self) -> bool:
-        """Whether its time has passed."""
+        """Return whether its time has passed."""
         return time.monotonic() >= self.until
 
 
@@ -68,27 +66,27 @@ _WHOLE = Reading()
 
 
 def fitting(items: Sequence[bytes], most_items: int, most_bytes: int) -> int:
-    """How many items of the average size of these to read at once: one at least."""
+    """Return how many items of these items' average size to read at once: at least one."""
     size_bytes = max(1, sum(map(len, items)))
     return max(1, min(most_items, most_bytes * len(items) // size_bytes))
 
 
 class Window(Struct, frozen=True):
-    """A stretch of a list."""
+    """Holds a part of a list."""
 
     first: int
     """The index of its first item: 0 is the newest of the list."""
     length: int
-    """Of the list when it was read."""
+    """The list's length when it was read."""
     items: list[bytes]
     popped: int = 0
     """Items that have left on the right since the first window."""
 
 
 def windows(client: "redis.Redis", key: Key) -> Iterator[Window]:
-    """A list's items from the newest to the oldest, with flat memory.
+    """Yield a list's items from the newest to the oldest, with constant memory.
 
-    Pushes on the left meanwhile make items appear twice, never not at all; what they move is mostly
+    Pushes on the left can make items appear twice, but never skip one; most repetitions are
     recognised.
     """
     with Stream(client) as stream:
@@ -110,18 +108,18 @@ class _Windows:
         self._size = _FIRST_WINDOW_ITEMS
         self._asked: deque[tuple[int, int]] = deque()
         self._previous: bytes | None = None
-        """The item that the next window starts with, unless pushes have moved it."""
+        """The first item of the next window, unless pushes have moved it."""
         self._expected: int | None = None
-        """The length that the next window finds, unless the list has changed."""
+        """The list's length at the next window, unless it has changed."""
         self._popped = 0
         self._ended = False
 
     def ask_ahead(self) -> bool:
-        """Ask for the next windows; False where there are none."""
+        """Ask for the next windows; return False if there are none."""
         if self._ended:
             return False
         if self._expected is None:
-            # Only one is asked for ahead until the size of the items is known.
+            # Only one is requested until the size of the items is known.
             if not self._asked:
                 self._ask()
         else:
@@ -142,7 +140,7 @@ class _Windows:
         self._first += self._size
 
     def receive(self) -> Window:
-        """The next window; without items where pushes have moved all of them here."""
+        """Receive the next window; it has no items if pushes have moved all of them here."""
         start, count = self._asked.popleft()
         length: int = self._stream.receive()
         items: list[bytes] = self._stream.receive()
@@ -161,12 +159,12 @@ class _Windows:
         self._expected = length
         self._ended = next_item is None
         if pushed:
-            # What pushes have moved here was in the window before.
+            # Items that pushes have moved here were in the previous window.
             items = items[pushed:]
         return Window(start + pushed, length, items, self._popped)
 
     def drop_asked(self) -> None:
-        """Receive what was asked for beyond the list's end."""
+        """Receive the windows that were requested beyond the list's end."""
         for _ in self._asked:
             self._stream.receive()
             self._stream.receive()
@@ -178,10 +176,9 @@ def _sample(
     first: int,
     length: int,
 ) -> list[bytes]:
-    """Some items of what is left of a list from `first` on: its beginning, its middle, and the
-    oldest, in this order.
+    """Read some items from `first` on: the beginning, the middle, and the oldest, in this order.
 
-    All of it where it is short; no more bytes than three windows have.
+    All items if there are few; at most as many bytes as three windows have.
     """
     left = length - first
     oldest = cast("list[bytes]", client.lrange(key, -_SIZED_BY, -1))
@@ -197,13 +194,12 @@ def _sample(
 
 
 def require_list(client: "redis.Redis", key: str) -> None:
-    """Raise BrokerRefused where the key exists and is no list."""
+    """Raise BrokerRefused if the key exists and is not a list."""
     kind = cast(bytes, client.type(key)).decode()
     if kind not in ("list", "none"):
-        problem = f"{readable(key)} in {address(client)} is a {kind}, not a queue's list"
-        raise BrokerRefused(
-            problem, "another application uses that name: look at it with redis-cli TYPE"
-        )
+        problem = f"{readable(key)} in {address(client)} is a {kind}, not a list"
+        advice = "another application uses that name: check it with redis-cli TYPE"
+        raise BrokerRefused(problem, advice)
 
 
 def scan_queue(
@@ -214,13 +210,13 @@ def scan_queue(
     reading: Reading = _WHOLE,
     samples: int | None = SAMPLES,
 ) -> QueueState:
-    """Read all priority lists of a queue, and what a run has detached of them; judge every message.
+    """Read all lists of a queue, and what a run has set aside of them; judge every message.
 
-    `samples` of the messages that a rule selects are remembered, None: all. Where the time of the
+    `samples` of the messages that a rule selects are remembered, None: all. If the time of the
     `reading` passes, it ends with a sample: the newest messages have been read by then, and some of
-    the middle and the oldest follow; `unseen` are the rest.
+    the middle and the oldest follow; `unseen` counts the rest.
 
-    Raises BrokerRefused where one of its keys is not a list.
+    Raises BrokerRefused if one of its keys is not a list.
     """
     rules = tuple(rules)
     store = replace(store, keys=keys_read(store.keys, rules, queue))
@@ -235,8 +231,7 @@ def scan_queue(
         tally = _Tally(judge, facts.now, samples)
         for key in keys:
             judge.begin(key)
-            # What a run has detached, or has left behind when it was killed, is waiting all the
-            # same.
+            # Messages that a run has set aside, or left there when it was killed, still wait.
             for part in (*store.keys.aside(key), key):
                 unseen += _scan(store.client, part, tally, depths, reading)
     for key in keys:
@@ -253,7 +248,7 @@ def _scan(
     depths: dict[str, int],
     reading: Reading,
 ) -> int:
-    """Count the items of a list; returns how many of them were not seen."""
+    """Count the items of a list; return how many were not read."""
     looked_at = 0
     if not reading.is_over():
         for window in windows(client, part):
@@ -281,10 +276,9 @@ def judge_of(
     facts: Facts,
     reading: Reading,
 ) -> Judge:
-    """The judge of a queue; where a rule says which messages stay, all of it is read first to know
-    these.
+    """Return the judge of a queue; if a rule keeps certain messages, the queue is read first.
 
-    What is not read in the time of the `reading` stays.
+    Messages that are not read in the time of the `reading` stay.
     """
     judge = Judge(rules, store.keys, queue, facts)
     if not judge.looks_ahead:
@@ -302,10 +296,10 @@ def judge_of(
 
 
 class _Chosen(Struct):
-    """What one verdict has selected so far."""
+    """Holds what one verdict has selected so far."""
 
     samples: deque[bytes]
-    """The last seen are the oldest, which run next."""
+    """The last read are the oldest, which run next."""
     unread: deque[str]
     count: int = 0
     by_task: Counter[str] = field(default_factory=Counter)
@@ -404,7 +398,7 @@ class _Tally(Struct):
         depths: dict[str, int],
         aside: int,
     ) -> QueueState:
-        """All that was counted, as the state of a queue."""
+        """Return the counts as the state of a queue."""
         malformed = Selection(
             reason="malformed",
             count=self.malformed,
@@ -464,5 +458,5 @@ def _shown(look: Malformed | Unreadable) -> str:
 
 
 def _unusual(forms: Counter[Form]) -> dict[Form, int]:
-    """Without what a glance takes, which is not counted: Celery's default."""
+    """The forms except Celery's default, which is not counted because `glance` reads it."""
     return {form: count for form, count in forms.items() if form != Form()}

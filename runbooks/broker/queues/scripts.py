@@ -1,6 +1,4 @@
-"""What the scripts in `lua/` have in common: they look at the lock, record what they moved, and
-take bounded time.
-"""
+"""Calls the scripts in `lua/`, which check the lock, record their moves, and take bounded time."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
@@ -13,18 +11,18 @@ from runbooks.broker.server.store import Store
 from runbooks.core.errors import LockHeld, RunbookError
 
 WAIT = ("WAIT", 1, 3000)
-"""For one replica, so many milliseconds."""
+"""For one replica, with milliseconds at most."""
 
 T = TypeVar("T")
 
 
 def unlocked() -> LockHeld:
-    """The error of a script that found the lock to be another's, or free."""
+    """Return the error of a script that found that the lock is not ours."""
     return lost("the lock was lost to another run, or it expired")
 
 
 def guarded(store: Store, command: str, key: str, *arguments: Any) -> None:
-    """Do one command where the lock is still ours; raises LockHeld where it is not."""
+    """Run one command if the lock is still ours, else raise LockHeld."""
     call_guarded(
         store,
         "guarded.lua",
@@ -40,7 +38,7 @@ def call_guarded(
     keys: Sequence[str],
     *arguments: Any,
 ) -> Any:
-    """What a script answers; raises LockHeld where it found that the lock is not ours."""
+    """Return a script's answer; raises LockHeld if it found that the lock is not ours."""
     answer = store.client.eval(
         source(script),
         len(keys),
@@ -54,7 +52,7 @@ def call_guarded(
 
 
 def has_replica(client: "redis.Redis") -> bool:
-    """Whether a replica follows this server; False where that may not be asked."""
+    """Return whether a replica follows this server; False if this user may not ask."""
     try:
         return int(client.info("replication")["connected_slaves"]) > 0
     except redis.exceptions.NoPermissionError:
@@ -62,27 +60,27 @@ def has_replica(client: "redis.Redis") -> bool:
 
 
 def require_replicated(client: "redis.Redis") -> None:
-    """Raise RunbookError where a replica follows, and none has what was written so far."""
+    """Raise RunbookError if replicas follow, but none has what was written so far."""
     if has_replica(client):
         require_confirmed(client.execute_command(*WAIT))  # type: ignore[no-untyped-call]
 
 
 def require_confirmed(replicas: int) -> None:
-    """Raise RunbookError where WAIT was answered with none."""
+    """Raise RunbookError if WAIT was answered with 0."""
     if not replicas:
         raise RunbookError(
             f"no replica has confirmed a step within {WAIT[2] // 1000} s",
-            "nothing is lost: look at redis-cli INFO replication, mend it and run again",
+            "nothing is lost: fix the replication (redis-cli INFO replication), then run again",
         )
 
 
 def source(name: str) -> str:
-    """The text of a script."""
+    """Return the text of a script."""
     return files("runbooks.broker.queues").joinpath("lua", name).read_text()
 
 
 def ordinals(record: bytes) -> list[int]:
-    """The 0-based places in a batch that a script's record names."""
+    """Return the 0-based places in a batch that a script's record names."""
     if not record:
         return []
     return [int(ordinal) - 1 for ordinal in record.split(b",")]
@@ -94,7 +92,7 @@ def in_bounds(
     most_items: int,
     most_bytes: int,
 ) -> Iterator[list[T]]:
-    """Items in groups that one script puts in in bounded time."""
+    """Yield items in groups, each small enough for one script."""
     group: list[T] = []
     group_bytes = 0
     for item in items:

@@ -1,12 +1,11 @@
-"""Takes messages out of live queues and puts them back: none lost, none doubled, wherever it is
-killed.
+"""Archives messages of live queues and restores them; none is lost or doubled by a kill.
 
-Both walk once over each of the queue's lists (see `list_pass.py`). Every batch goes one way: its
-messages are on the disk (fsynced), then one script moves them and, atomically with that, records in
-the run's batches hash which it moved, then the archive says so too. A script that finds its batch
-recorded does nothing, so a batch of unknown fate is settled by asking for its record, and fenced by
-writing an empty one. Before anything else, what a killed run has left aside is brought home; these
-functions are called under the fleet's lock, so no live run is disturbed.
+Both pass once over each of the queue's lists (see `list_pass.py`). Every batch goes the same way:
+its messages are written to disk (fsynced); then one script moves them and atomically records in the
+run's batches hash which it moved; then the archive records that too. A script that finds its batch
+recorded does nothing. So a batch of unknown fate is settled by reading its record, and fenced by
+writing an empty one. First of all, the messages that a killed run has set aside are returned. These
+functions are called under the fleet's lock, so they disturb no live run.
 """
 
 from collections import Counter
@@ -26,8 +25,8 @@ from runbooks.broker.queues.list_pass import (
     Chunk,
     Pass,
     Step,
-    bring_home,
     detached,
+    return_aside,
     walk,
 )
 from runbooks.broker.queues.placement import Counted, Expected, Merge, Parted
@@ -38,11 +37,11 @@ from runbooks.broker.server.store import Store
 from runbooks.core.model import Notice, Rule
 
 REMEMBERED_S = 30 * 86_400
-"""So long Redis remembers an archive's last step, and a fence, which no command in a socket or a
-proxy outlives.
+"""How long Redis remembers an archive's last step, and a fence: longer than any command can wait in
+a socket or a proxy.
 """
 THROUGH = "through"
-"""The field of an archive's batches that holds the number of the last one that was forgotten."""
+"""The field of an archive's batches with the number of the last one that was forgotten."""
 
 _STEP_INSERTS = 1000
 _STEP_BYTES = 1024 * 1024
@@ -50,19 +49,19 @@ _FORGET_AT_ONCE = 1000
 
 
 class TakeReport(Struct, frozen=True):
-    """What was taken out."""
+    """Says what was archived."""
 
     taken: Mapping[str, int]
-    """Messages per reason."""
+    """Messages by reason."""
     gone: int
-    """Chosen, but consumed first."""
+    """Messages that were selected, but consumed first."""
     malformed: int
-    """So many of all that were taken."""
+    """How many of the archived messages were malformed."""
     notices: tuple[Notice, ...] = ()
 
 
 class RestoreReport(Struct, frozen=True):
-    """What was put back."""
+    """Says what was restored."""
 
     restored: int
     withheld: int
@@ -77,16 +76,16 @@ def take(
     facts: Facts,
     on_progress: Progress = no_progress,
 ) -> TakeReport:
-    """Take what the rules choose out of a queue, into the archive.
+    """Archive the messages of a queue that the rules select.
 
-    What is to be moved is so by `requeue.move` afterwards. What arrives meanwhile stays, unjudged.
-    Raises BrokerUnreachable where a batch's fate is unknown (`settle` finds it out), ArchiveError
-    before anything is removed that is not archived.
+    `requeue.move` then moves those with another destination. New arrivals stay, unjudged. Raises
+    BrokerUnreachable if a batch's fate is unknown (`settle` finds it out), ArchiveError before
+    anything is removed that is not archived.
     """
     rules = tuple(rules)
     store = replace(store, keys=keys_read(store.keys, rules, queue))
     require_able(store, store.keys.queue(queue), archive.run_id)
-    settle(store, archive)  # an archive that is gone on with may have batches of unknown fate
+    settle(store, archive)  # an archive that is continued may have batches of unknown fate
     with store.errors():
         judge = judge_of(store, queue, rules, facts, Reading(on_progress))
         taking = _Taking(archive, judge)
@@ -112,26 +111,26 @@ def take(
 
 
 class _Taking(Struct):
-    """What is to be taken out of each chunk, and what was."""
+    """Decides what to take out of each chunk, and counts what was."""
 
     archive: Archive
     judge: Judge
     taken: Counter[str] = field(default_factory=Counter)
     numbers: list[int] = field(default_factory=list)
-    """Of the batches that were written down."""
+    """The batches that were written down."""
     gone: int = 0
     malformed: int = 0
     _key: str = ""
     _older: bytes | None = None
     """The newest item that was decided upon."""
     _out: list[int] = field(default_factory=list)
-    """Positions of what this archive holds of the key, ascending."""
+    """Positions of the key's messages in this archive, ascending."""
     _skipped: int = 0
     _victims: dict[int, list[tuple[str, bool]]] = field(default_factory=dict)
-    """By the number of their batch: the reason of each, and whether it is malformed."""
+    """By batch number: the reason of each message, and whether it is malformed."""
 
     def begin(self, key: str) -> None:
-        """Go on with another list."""
+        """Continue with another list."""
         ledger = self.archive.ledger()
         self._key = key
         self._older = None
@@ -149,7 +148,7 @@ class _Taking(Struct):
             del self._victims[step.batch.number]
 
     def decide(self, chunk: Chunk) -> list[Step]:
-        """Choose what is to be dropped, and write it down."""
+        """Choose what to drop, and write it down."""
         items = chunk.items
         drops: list[int] = []
         victims: list[Victim] = []
@@ -175,7 +174,7 @@ class _Taking(Struct):
         return [Step(len(items), drops, batch=batch)]
 
     def _position(self, index: int) -> int:
-        """Where an item would stand had this archive's other messages never been taken out."""
+        """The item's position if this archive's other messages had never been taken out."""
         out = self._out
         while self._skipped < len(out) and out[self._skipped] <= index + self._skipped:
             self._skipped += 1
@@ -195,11 +194,10 @@ class _Taking(Struct):
 
 
 def settle(store: Store, archive: Archive) -> int:
-    """Find out what became of the batches of unknown fate, and write it into the archive; returns
-    their number.
+    """Find out what became of batches of unknown fate, record it, and return their number.
 
-    What a killed run has left in a work list is brought home. A batch that has not happened yet
-    never will: it is fenced. To be called on the broker of the run, under its lock.
+    Messages that a killed run has set aside are returned. A batch that has not happened yet never
+    will: it is fenced. Call this on the broker of the run, under its lock.
     """
     return _settle(store, archive, archive.ledger())
 
@@ -208,7 +206,7 @@ def _settle(store: Store, archive: Archive, ledger: Ledger) -> int:
     key = store.keys.batches(archive.run_id)
     unsettled = ledger.unsettled
     with store.errors():
-        bring_all_home(store)
+        return_all_aside(store)
         for number in unsettled:
             guarded(store, "HSETNX", key, number, "")
         require_replicated(store.client)
@@ -216,7 +214,7 @@ def _settle(store: Store, archive: Archive, ledger: Ledger) -> int:
             record = cast(bytes, store.client.hget(key, str(number)))
             done = ordinals(record)
             archive.done(batch, batch.at(done), sync=False)
-        archive.sync()  # what a killed run has written down may not be on the disk yet
+        archive.sync()  # the lines of a killed run may not be on the disk yet
         records = cast("dict[bytes, bytes]", store.client.hgetall(key))
         forget(store, archive, _moving(records))
     return len(unsettled)
@@ -225,8 +223,7 @@ def _settle(store: Store, archive: Archive, ledger: Ledger) -> int:
 def _moving(records: Mapping[bytes, bytes]) -> list[int]:
     """The batches that moved something.
 
-    Only fences, which did not, have no further use for the archive, and must outlive any late
-    script.
+    The others are fences, which must outlive any late script.
     """
     numbers: list[int] = []
     for number, moved in records.items():
@@ -235,10 +232,10 @@ def _moving(records: Mapping[bytes, bytes]) -> list[int]:
     return numbers
 
 
-def bring_all_home(store: Store) -> None:
-    """Bring home what any killed run has left aside."""
+def return_all_aside(store: Store) -> None:
+    """Return the messages that any killed run has set aside."""
     for key in detached(store):
-        bring_home(store, key)
+        return_aside(store, key)
 
 
 def restore(
@@ -249,12 +246,11 @@ def restore(
     wanted: frozenset[int] | None = None,
     on_progress: Progress = no_progress,
 ) -> RestoreReport:
-    """Put every message that the archive holds as taken back verbatim and in its place; a second
-    call does nothing.
+    """Restore every message that the archive holds as taken, verbatim and in its place.
 
-    With `wanted` only those of these n. Malformed items stay out unless `malformed` is true. A
-    queue untouched since is byte for byte what it was. What was unacked is not this function's: see
-    `unacked.restore`.
+    With `wanted`, only messages with these n. Malformed items stay out unless `malformed` is true.
+    An untouched queue becomes byte for byte what it was. A second call does nothing. See
+    `unacked.restore` for messages that were unacked.
     """
     ledger = archive.ledger()
     out_bytes = sum(ledger.sizes[n] for n in ledger.numbers(Fate.TAKEN))
@@ -309,7 +305,7 @@ def _put_in_place(
     try:
         put(Expected(archive.ledger(), key, goes, look))
     except Parted:
-        # What was put back before that was noticed.
+        # What was restored before that was noticed.
         _settle(store, archive, archive.ledger())
         merge = Counted(archive.ledger(), key, goes)
         merge.count(_whole(store.client, key, on_progress))
@@ -344,12 +340,12 @@ def _standing(
 
 
 class _Restoring(Struct):
-    """What goes back into each chunk."""
+    """Decides what returns into each chunk."""
 
     archive: Archive
     merge: Merge
     numbers: list[int] = field(default_factory=list)
-    """Of the batches that were written down."""
+    """The batches that were written down."""
 
     def again(self, step: Step) -> None:
         """Start from the oldest item again: the first step did not happen."""
@@ -358,9 +354,9 @@ class _Restoring(Struct):
             self.archive.done(step.batch, [], sync=False)
 
     def decide(self, chunk: Chunk) -> Iterator[Step]:
-        """Choose what is to be inserted, and write it down, step by step."""
+        """Choose what to insert, and write it down, step by step."""
         items = len(chunk.items)
-        count = 0  # items of the chunk that the steps so far have dealt with
+        count = 0  # items of the chunk that the steps so far have processed
         puts = self.merge.feed(chunk)
         groups = in_bounds(
             puts,
@@ -390,9 +386,7 @@ class _Restoring(Struct):
 
 
 def forget(store: Store, archive: Archive, numbers: Sequence[int]) -> None:
-    """Drop records that the archive has; what is left are fences, and how far the archive and Redis
-    agreed.
-    """
+    """Drop records that the archive has; fences stay, and how far the archive and Redis agreed."""
     batches = store.keys.batches(archive.run_id)
     if numbers:
         guarded(store, "HSET", batches, THROUGH, max(numbers))

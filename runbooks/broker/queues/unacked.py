@@ -1,11 +1,10 @@
-"""The messages that were fetched and never acknowledged: which of them nobody works on any more,
-and their removal.
+"""Finds fetched messages that were never acknowledged and that no node holds, and archives them.
 
-A worker that dies without a word leaves its messages in the `unacked` hash until kombu's visibility
-timeout has passed. Celery never says which delivery a worker holds, only the ids of its tasks: an
-entry is left alone as long as any node lists its id, or may hold a task of its name back for a rate
-limit. Entries are read *before* the nodes are asked, so one that a node fetches later is not among
-them, and one that it has finished by then is gone when the script looks.
+A worker that dies suddenly leaves its messages in the `unacked` hash until kombu's visibility
+timeout has passed. Celery never reports which delivery a worker holds, only the ids of its tasks.
+So an entry is not touched while any node lists its id, or may hold back a task of its name for a
+rate limit. Entries are read *before* the nodes are asked: an entry that a node fetches later is not
+among them, and one that it has finished meanwhile is missing when the script looks.
 
 **Source:** kombu 5.7.0 `transport/redis.py: QoS.append, restore_by_tag`, `Channel._lookup`.
 """
@@ -30,22 +29,22 @@ from runbooks.broker.server.store import Store
 from runbooks.core.model import Hoard, NodeState, Notice, Rule, Selection
 
 _BATCH = 100
-_RATE_LIMITED = "fetched, and perhaps held back by a worker for a rate limit: left alone"
+_RATE_LIMITED = "skipped: fetched, and perhaps held back by a worker for a rate limit"
 
 T = TypeVar("T")
 
 
 class Entry(Struct, frozen=True):
-    """A message that was fetched."""
+    """Describes a message that was fetched."""
 
     raw: bytes
     """The hash's value."""
     item: bytes
-    """The message as it stood in its list."""
+    """The message as it was in its list."""
     message: Message
     queue: str
     key: str
-    """The list of its queue that it stood in."""
+    """The list of its queue that it came from."""
     fetched_at: float
 
 
@@ -53,9 +52,7 @@ Choice = tuple[Entry, Verdict]
 
 
 def entries(store: Store, most: int | None = None) -> list[Entry]:
-    """What stands in the unacked hash, or so many of it, but for entries that are no messages or
-    lead to no queue.
-    """
+    """Read the unacked hash, or `most` of it, without entries that have no message or no queue."""
     client = store.client
     keys = store.keys
     found: list[Entry] = []
@@ -78,9 +75,7 @@ def _groups(items: Sequence[T]) -> Iterator[list[T]]:
 
 
 class _Routes(dict[tuple[str, str], str]):
-    """Exchange and routing key → queue, "" where that is not clear; each exchange's bindings are
-    read once.
-    """
+    """Maps exchange and routing key → queue, "" if unclear; reads each exchange's bindings once."""
 
     def __init__(self, store: Store) -> None:
         super().__init__()
@@ -95,7 +90,7 @@ class _Routes(dict[tuple[str, str], str]):
         return queue
 
     def _bound(self, exchange: str, routing_key: str) -> str:
-        """The one queue that is bound to an exchange by this key; "" where there are others."""
+        """The only queue that is bound to an exchange by this key; "" if there are more or none."""
         keys = self._store.keys
         members = self._store.client.smembers(keys.binding(exchange))
         queues: set[str] = set()
@@ -109,7 +104,7 @@ class _Routes(dict[tuple[str, str], str]):
 
 
 def message_in(value: bytes) -> Message | None:
-    """The message of one entry of the hash; None where it holds none."""
+    """Return the message of an entry of the hash; None if it has none."""
     try:
         message = parse(fetched_item(value))
     except (ValueError, TypeError, LookupError):
@@ -144,10 +139,10 @@ def orphans(
     found: Sequence[Entry],
     nodes: Mapping[str, NodeState],
 ) -> dict[str, int]:
-    """By queue how many of these entries are still there, and no node holds them; {} where a node
-    does not say.
+    """Count by queue the entries that still exist and that no node holds.
 
-    Where a node that does not answer may hold them is the caller's to know.
+    {} if a node does not report what it holds. The caller has to know whether a silent node may
+    hold them.
     """
     if any(node.holds is None for node in nodes.values()):
         return {}
@@ -169,7 +164,7 @@ def orphans(
 
 
 def hoards(found: Iterable[Entry], nodes: Mapping[str, NodeState]) -> tuple[Hoard, ...]:
-    """By node and queue, those of these entries that a node has fetched and not begun."""
+    """Return by node and queue the entries that a node has fetched but not started."""
     holder: dict[str, str] = {}
     for node in nodes.values():
         for id in node.reserved:
@@ -186,7 +181,7 @@ def hoards(found: Iterable[Entry], nodes: Mapping[str, NodeState]) -> tuple[Hoar
 
 
 def _held_by(nodes: Mapping[str, NodeState]) -> tuple[frozenset[str], frozenset[str]]:
-    """The ids that the nodes hold, and the tasks of which they may hold more for a rate limit."""
+    """The ids that the nodes hold, and the tasks that they may hold back for a rate limit."""
     held: set[str] = set()
     limited: set[str] = set()
     for node in nodes.values():
@@ -203,9 +198,7 @@ def choose(
     queue: str,
     facts: Facts,
 ) -> tuple[list[Choice], tuple[Notice, ...]]:
-    """What the rules mean of a queue's messages that were fetched and that no node holds, with
-    notices about them.
-    """
+    """Select a queue's fetched messages that no node holds, by the rules; with notices."""
     rules = [rule for rule in for_queue(rules, queue) if rule.unacked]
     held, limited = _held_by(nodes)
     judge = Judge(rules, keyspace, queue, facts)
@@ -227,7 +220,7 @@ def choose(
 
 
 def selections(chosen: Sequence[Choice], samples: int | None) -> tuple[Selection, ...]:
-    """What was chosen, for a plan."""
+    """Return what was chosen, for a plan."""
     by_verdict: dict[Verdict, list[Message]] = {}
     for entry, verdict in chosen:
         by_verdict.setdefault(verdict, []).append(entry.message)
@@ -254,7 +247,7 @@ def take(
     notices: tuple[Notice, ...],
     archive: Archive,
 ) -> TakeReport:
-    """Take these entries out, into the archive; one that has changed since is left alone."""
+    """Archive these entries, except those that have changed since."""
     taken: dict[str, int] = {}
     by_key: dict[str, list[Choice]] = {}
     if chosen:
@@ -289,10 +282,9 @@ def restore(
     archive: Archive,
     wanted: frozenset[int] | None = None,
 ) -> int:
-    """Put entries that the archive holds back where they were, with the time of their fetch;
-    returns how many.
+    """Restore archived entries to the hash, with the time of their fetch; return how many.
 
-    Their visibility timeout goes on: where it has passed the next worker that looks gives them back
+    Their visibility timeout continues: once it has passed, the next worker that checks returns them
     to their queue.
     """
     settle(store, archive)
@@ -305,7 +297,7 @@ def restore(
 
 
 def recall(store: Store, archive: Archive, by: str) -> int:
-    """Take those entries out again that this change has put back, and that are still there."""
+    """Return entries that this change has restored, and that still exist, to the archive."""
     ledger = archive.ledger()
     put: list[Archived] = []
     for n in ledger.numbers(Fate.RESTORED):
@@ -315,7 +307,7 @@ def recall(store: Store, archive: Archive, by: str) -> int:
 
 
 def standing(store: Store, messages: Iterable[Archived]) -> int:
-    """How many of these entries are in the unacked hash."""
+    """Return how many of these entries are in the unacked hash."""
     count = 0
     with store.errors():
         for message in messages:
@@ -352,9 +344,7 @@ def _run(
     mode: str,
     values: Sequence[tuple[bytes, float]],
 ) -> list[int]:
-    """Let the script act on a batch that was written down; returns the 0-based places of what it
-    did.
-    """
+    """Run the script on a batch that was written down; return the 0-based places that it moved."""
     names = store.keys
     keys = (names.unacked, names.unacked_index, names.batches(archive.run_id), names.lock)
     arguments: list[str | bytes] = []

@@ -179,7 +179,7 @@ def test_what_a_chord_a_chain_or_a_callback_waits_for_is_left_alone_and_named(
     assert ids(everything) == plain | set(notice.ids)
     (warning,) = everything.notices
     assert (warning.count, set(warning.ids)) == (4, set(notice.ids))
-    assert "taken although" in warning.what
+    assert "selected although" in warning.what
     moved = scan(Rule("r", requeue_to="high"))
     assert (ids(moved), moved.notices) == (
         plain | set(notice.ids),
@@ -200,7 +200,7 @@ def test_members_of_a_group_are_taken_and_their_groups_named(
     assert ids(state) == {member.id for one in groups for member in one.results}
     (told,) = state.notices
     assert (told.count, set(told.ids)) == (4, {one.id for one in groups})
-    assert "of groups whose results will not become ready" in told.what
+    assert "of groups whose results will never be ready" in told.what
     assert notice(told).endswith(f"the groups: {', '.join(told.ids)}")
     assert scan(Rule("r", requeue_to="high")).notices == (), "moved, they still run"
 
@@ -211,7 +211,7 @@ def test_a_later_rule_may_take_what_an_earlier_one_leaves_alone(
     app.signature("linked").apply_async(link=app.signature("after"), queue="work")
     state = scan(Rule("first"), Rule("second", with_workflows=True))
     assert [(s.reason, s.count) for s in state.selected] == [("second", 1)]
-    assert ["taken although" in notice.what for notice in state.notices] == [True]
+    assert ["selected although" in notice.what for notice in state.notices] == [True]
 
 
 @pytest.mark.parametrize("compression", [None, "gzip", "bzip2", "lzma"])
@@ -297,10 +297,10 @@ def test_a_body_that_celery_compressed_as_is_not_undone_here_stays_and_the_plan_
             [(1, (sent,))],
         )
         assert (
-            f"compressed as {kind}, and only gzip, bzip2 and lzma are undone"
+            f"compressed as {kind} (supported: gzip, bzip2, lzma)"
             in state.notices[0].what
         )
-    assert "--with-workflows takes these too" in scan(Rule("r", task="t")).notices[0].what
+    assert "--with-workflows selects these too" in scan(Rule("r", task="t")).notices[0].what
     assert ids(scan(Rule("r", ids=(sent,), with_workflows=True))) == {sent}
 
 

@@ -455,7 +455,7 @@ def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
         take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     with monkeypatch.context() as patch:
         before_each(patch, "go", die)
-        patch.setattr(list_pass, "bring_home", lambda *_: None)
+        patch.setattr(list_pass, "return_aside", lambda *_: None)
         work = take if verb == "take" else take_restore.restore
         with pytest.raises(KeyboardInterrupt):
             work(Store(client, KEYS), archive)
@@ -581,7 +581,7 @@ def test_a_run_killed_long_ago_comes_home_in_bounded_steps_and_in_order(
 
     before_each(monkeypatch, "go", die)
     with monkeypatch.context() as patch:
-        patch.setattr(list_pass, "bring_home", lambda *_: None)
+        patch.setattr(list_pass, "return_aside", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     assert 300 <= client.llen(KEYS.work("work")) < 500

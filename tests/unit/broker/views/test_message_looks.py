@@ -142,7 +142,7 @@ def test_a_pickled_body_is_neither_unpickled_nor_shown(
         assert (message.task, message.content_type) == ("mail", "application/x-python-serialize")
     [message] = show(full=True).messages
     assert message.body is None
-    assert "only JSON, msgpack and YAML are read" in message.body_unread
+    assert "supported: JSON, msgpack, YAML" in message.body_unread
     assert "unpickled" not in json.dumps(message.envelope)
 
 
