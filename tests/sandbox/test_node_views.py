@@ -551,7 +551,7 @@ def test_a_node_ends_once_its_tasks_are_done(shop: Shop) -> None:
         [change] = done.json["changes"]
         assert (
             change["result"]
-            == "it takes no messages and answers no more; 1 task ran on it, and it ends after that"
+            == "it takes no more messages and no longer answers; it ends after the tasks that ran on it (1)"
         )
         assert not shop.ended(held)
         shop.release("last")

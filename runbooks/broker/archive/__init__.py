@@ -1,5 +1,5 @@
-"""The archive of a run: the exact bytes of what was taken out, and what became of each message.
+"""The archive of a run: the exact bytes of its messages, and what became of each.
 
-Written before anything is taken, read for putting back and for searching. It may import
+It is written before a message leaves its queue, and read to restore and to search. It may import
 `broker.messages`.
 """

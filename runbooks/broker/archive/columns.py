@@ -1,4 +1,4 @@
-"""Columns: a value for each of very many numbered things, in an array instead of as objects."""
+"""Columns: a value for each of very many numbered things, in arrays instead of objects."""
 
 from array import array
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Column(Generic[T]):
-    """A value by n, where few differ: each is kept as a small number (`code` as in `array`)."""
+    """Holds values by n of which few differ, each as a small number (`code` as in `array`)."""
 
     def __init__(self, code: str, default: T) -> None:
         self.codes = array(code, [0])
@@ -28,12 +28,12 @@ class Column(Generic[T]):
             put(self.codes, n, code)
 
     def distinct(self) -> Mapping[T, int]:
-        """The values that there are, and the code of each."""
+        """Return the distinct values, each with its code."""
         return self._code_of
 
 
 def put(column: "array[int]", n: int, value: int) -> None:
-    """Set a number; those that are skipped are 0."""
+    """Set a number; skipped numbers are 0."""
     if n == len(column):
         column.append(value)
         return

@@ -1,7 +1,6 @@
-"""Reads what an archive says: its messages, and what became of each. `writer.py` describes the
-format.
+"""Reads an archive: its messages, and what became of each. `writer.py` describes the format.
 
-Of a message 25 bytes stay in memory; the rest is read from the file again when it is needed.
+25 bytes of a message stay in memory; the rest is read from the file again when it is needed.
 """
 
 import hashlib
@@ -27,11 +26,11 @@ _BUFFER_BYTES = 256 * 1024
 
 
 class ArchiveError(RunbookError):
-    """The archive cannot be written or read; nothing was taken out of a queue that is not in it."""
+    """The archive cannot be written or read; no message has left a queue without being in it."""
 
 
 class Fate(Enum):
-    """Where an archived message is, as far as the archive knows."""
+    """Says where an archived message is, as far as the archive knows."""
 
     QUEUED = "queued"
     """Archived, and left in its queue."""
@@ -46,7 +45,7 @@ RESULTS = {
     "moving": "moved",
     "recalling": "recalled",
 }
-"""By what a batch is about to do: the type of the line that says what it did."""
+"""What a batch is about to do → the type of the line that says what it did."""
 _FATES = {
     "taken": Fate.TAKEN,
     "restored": Fate.RESTORED,
@@ -56,12 +55,12 @@ _FATES = {
 
 
 class Archived(Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True, gc=False):
-    """One archived message; `writer.py` describes the fields."""
+    """Holds one archived message; `writer.py` describes the fields."""
 
     n: int
     key: str
     position: int
-    """Counts from the right end: 0 runs next."""
+    """Counted from the right end: 0 runs next."""
     older: str | None
     """None for the oldest."""
     older_end: bytes
@@ -70,10 +69,10 @@ class Archived(Struct, frozen=True, tag_field="type", tag="message", omit_defaul
     sha256: str
     raw: bytes
     to: str = ""
-    """The list it is to be moved to, if any."""
+    """The list that it moves to; "" for none."""
     requeue_to: str = ""
     fetched_at: float | None = None
-    """None where it was taken out of a list."""
+    """None if it was in a list."""
 
     @property
     def size_bytes(self) -> int:
@@ -82,16 +81,14 @@ class Archived(Struct, frozen=True, tag_field="type", tag="message", omit_defaul
 
     @property
     def item(self) -> bytes:
-        """The message as it stands in a list; where it was unacked, the part of the entry that is
-        the message.
-        """
+        """The message as it is in a list; of an unacked entry, the part with the message."""
         if self.fetched_at is None:
             return self.raw
         return fetched_item(self.raw)
 
 
 class Lot(NamedTuple):
-    """What many messages have in common: see Archived for the fields."""
+    """Holds what many messages have in common: see Archived for the fields."""
 
     key: str = ""
     to: str = ""
@@ -101,36 +98,36 @@ class Lot(NamedTuple):
 
 
 class Batch(Struct, frozen=True):
-    """Messages moved by one script."""
+    """Describes messages that one script moves."""
 
     number: int
     kind: str
-    """How: see `writer.py`."""
+    """How they move: see `writer.py`."""
     messages: tuple[int, ...]
     """Their n, in the order of the script."""
     by: str = ""
     """The token of the change."""
 
     def at(self, places: Iterable[int]) -> list[int]:
-        """Those of its messages that stand at these places, counted from 0."""
+        """Return its messages at these places, counted from 0."""
         return [self.messages[place] for place in places]
 
 
 class _Stored(Mapping[int, Archived]):
-    """The messages of a file by n, in the order of n, each read when it is asked for."""
+    """Maps n to the messages of a file, in the order of n; each is read when it is needed."""
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO | None = None
         self._file = path.open("rb", buffering=_BUFFER_BYTES)
         self._offsets = array("Q", [0])
-        """By n; 0, where the header stands, for a message that is missing."""
+        """By n; 0, the header's offset, for a message that is missing."""
 
     def __del__(self) -> None:
         if self._file:
             self._file.close()
 
     def note(self, n: int, offset: int) -> None:
-        """Take in where a message stands."""
+        """Note where a message is."""
         put(self._offsets, n, offset)
 
     def __getitem__(self, n: int) -> Archived:
@@ -154,15 +151,15 @@ class _Stored(Mapping[int, Archived]):
         return sum(map(bool, self._offsets))
 
     def in_order(self) -> bool:
-        """Whether they stand in the file in the order of n."""
+        """Return whether their order in the file is that of n."""
         offsets = filter(None, self._offsets)
         return all(one < other for one, other in pairwise(offsets))
 
 
 class Ledger(Struct):
-    """All that an archive says.
+    """Holds all that an archive says.
 
-    What is known by n are columns, because as objects each message would need a kilobyte.
+    Values by n are columns, because each message would need a kilobyte as objects.
     """
 
     run_id: str = ""
@@ -171,7 +168,7 @@ class Ledger(Struct):
     fates: Column[Fate] = field(default_factory=partial(Column, "B", Fate.QUEUED))
     """By n: what became of a message."""
     put_by: Column[str] = field(default_factory=partial(Column, "I", ""))
-    """By n: the token of the change that put a message back, or moved it."""
+    """By n: the token of the change that restored or moved a message."""
     lots: Column[Lot] = field(default_factory=partial(Column, "I", Lot()))
     positions: "array[int]" = field(default_factory=partial(array, "I", [0]))
     sizes: "array[int]" = field(default_factory=partial(array, "I", [0]))
@@ -180,13 +177,13 @@ class Ledger(Struct):
     """The batches of unknown fate, by number."""
     last_batch: int = 0
     last_done: int = 0
-    """The last batch that moved something, 0 where none has."""
+    """The last batch that moved something; 0 for none."""
     problems: list[str] = field(default_factory=list)
     whole_bytes: int = 0
-    """Of all lines that are whole."""
+    """Bytes of all complete lines."""
 
     def numbers(self, fate: Fate) -> Iterator[int]:
-        """The n of the messages whose fate is this, in their order."""
+        """Return the n of the messages with this fate, in order."""
         fates = self.fates
         return (n for n in self.messages if fates[n] is fate)
 
@@ -199,7 +196,7 @@ class Ledger(Struct):
         return frozenset(unsure)
 
     def lists(self) -> tuple[str, ...]:
-        """The keys that messages came from."""
+        """Return the keys that messages came from."""
         keys: dict[str, None] = {}
         for lot in self.lots.distinct():
             if lot.key:
@@ -207,9 +204,9 @@ class Ledger(Struct):
         return tuple(keys)
 
     def in_place(self, key: str) -> Iterator[int]:
-        """The n of what is out of a list, in its order there: first what ran next.
+        """Return the n of messages taken from a list, in its order: the next to run first.
 
-        The archive has it so, but begins anew where a run was gone on with.
+        That is also the archive's order, but it starts again if a run was continued.
         """
         fates = self.fates.codes
         lots = self.lots.codes
@@ -238,14 +235,14 @@ class Ledger(Struct):
 
 
 def sha256(raw: bytes) -> str:
-    """The checksum by which the archive names an item's bytes."""
+    """Return the checksum by which the archive identifies an item's bytes."""
     return hashlib.sha256(raw).hexdigest()
 
 
 def read(path: Path) -> Ledger:
-    """Read an archive; a torn last line is left out, all other damage is listed in `problems`.
+    """Read an archive; an incomplete last line is skipped, `problems` lists all other damage.
 
-    Raises ArchiveError where the file cannot be read or is no archive of this format.
+    Raises ArchiveError if the file cannot be read or is not an archive of this format.
     """
     try:
         ledger = _read(path)
@@ -253,7 +250,7 @@ def read(path: Path) -> Ledger:
         problem = f"cannot read {path}: {error.strerror}"
         raise ArchiveError(problem, "name the archive of the run") from error
     if not ledger.run_id:
-        problem = f"{path} is no archive of format {FORMAT}"
+        problem = f"{path} is not an archive of format {FORMAT}"
         raise ArchiveError(problem, "its first line must be the header")
     return ledger
 
@@ -279,7 +276,7 @@ def _read(path: Path) -> Ledger:
 
 
 def verify(path: Path) -> tuple[str, ...]:
-    """What is wrong with an archive, one line each; () where all its messages can be put back."""
+    """Return what is wrong with an archive, line by line; () if all messages can be restored."""
     ledger = read(path)
     messages = cast(_Stored, ledger.messages)
     problems: list[str] = []
@@ -287,7 +284,7 @@ def verify(path: Path) -> tuple[str, ...]:
         if n not in messages:
             problems.append(f"{path}: message {n} is missing")
     if not messages.in_order():
-        problems.append(f"{path}: its messages are not in their order")
+        problems.append(f"{path}: its messages are not in order")
     return (*ledger.problems, *problems)
 
 
@@ -296,10 +293,10 @@ _encoded = msgspec.json.Encoder().encode
 
 
 def message_line(message: Archived) -> bytes:
-    """A message as it stands in the file."""
+    """Return the line of a message."""
     try:
         return _encoded(message) + b"\n"
-    except UnicodeEncodeError:  # a name that is no text in UTF-8
+    except UnicodeEncodeError:  # a name that is not valid UTF-8
         return json.dumps(msgspec.to_builtins(message)).encode() + b"\n"
 
 
@@ -307,7 +304,7 @@ def _parsed(line: bytes) -> Archived | dict[str, Any]:
     """A message, or the fields of another line."""
     try:
         return _MESSAGE.decode(line)
-    except msgspec.DecodeError:  # another line, or a text that is not one in UTF-8
+    except msgspec.DecodeError:  # another line, or text that is not valid UTF-8
         fields: dict[str, Any] = json.loads(line)
         if fields["type"] == "message":
             return msgspec.convert(fields, Archived)
@@ -316,8 +313,8 @@ def _parsed(line: bytes) -> Archived | dict[str, Any]:
 
 def _take_in_message(ledger: Ledger, message: Archived) -> None:
     n = message.n
-    if not 0 < n <= ledger.whole_bytes:  # each that comes before it takes more than a byte
-        raise ValueError(f"no archive of this length has a message {n}")
+    if not 0 < n <= ledger.whole_bytes:  # each earlier message takes more than a byte
+        raise ValueError(f"an archive of this length cannot have a message {n}")
     if sha256(message.raw) != message.sha256:
         raise ValueError(f"message {n} has another checksum than when it was archived")
     unacked = message.fetched_at is not None

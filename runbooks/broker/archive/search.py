@@ -1,4 +1,4 @@
-"""Finds messages in archives: the same language, asked of what was taken out."""
+"""Finds messages in archives, by the selection language."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ _UNACKED = "+unacked"
 
 
 def archive_name(queue: str, *, unacked: bool = False) -> str:
-    """The name that a queue's archive has in a run's folder: each queue has its own."""
+    """Return the name of a queue's archive in a run's folder: each queue has its own."""
     name = quote(queue, safe="")
     if unacked:
         name += _UNACKED
@@ -28,17 +28,17 @@ def archive_name(queue: str, *, unacked: bool = False) -> str:
 
 
 def archives_in(directory: Path) -> list[Path]:
-    """The archives in a run's folder."""
+    """Return the archives in a run's folder."""
     return sorted(directory.glob(f"*{_SUFFIX}"))
 
 
 def queue_of(archive: Path) -> str:
-    """The queue whose messages an archive holds."""
+    """Return the queue whose messages an archive holds."""
     return unquote(archive.name.removesuffix(_SUFFIX).removesuffix(_UNACKED))
 
 
 def chosen(ledger: Ledger, rule: str, now: float) -> Iterator[Archived]:
-    """The messages of an archive that a rule means; "" means all."""
+    """Return the messages of an archive that a rule selects; "" for all."""
     messages = ledger.messages.values()
     if not rule:
         return iter(messages)
@@ -59,7 +59,7 @@ def _means(rule: Rule, message: Archived, now: float) -> bool:
 
 
 def row(message: Archived, ledger: Ledger, queue: str) -> Mapping[str, Any]:
-    """A message as a report shows it."""
+    """Return a message as a report shows it."""
     parsed = parse(message.item)
     what = {
         "id": None,

@@ -1,35 +1,34 @@
-"""The archive of a run: the exact bytes of every message before it is taken out, and what became of
-it.
+"""Writes the archive of a run: the exact bytes of its messages, and what became of each.
 
-One JSON object per line, appended and fsynced before the effect it announces; a line's `type` is
-one of
+It has one JSON object per line, appended and fsynced before the effect that it announces. A line's
+`type` is one of
 
     header     format (1), run, created_at (epoch seconds)
     message    n (1, 2, … in this file), key,
                position (distance from the list's right end when read: 0 runs next),
-               older (sha256 of the raw item immediately to its right when read, null where it was
-               the oldest),
-               older_end (base64 of that item's last 24 bytes, by which it is looked for),
+               older (sha256 of the raw item immediately to its right when read, null for the
+               oldest),
+               older_end (base64 of that item's last 24 bytes, used to search for it),
                reason, malformed (true: it kills the worker that receives it),
                sha256 (of the raw bytes), raw (base64);
-               only where it is to be moved: requeue_to (`QUEUE` or `QUEUE:PRIORITY`),
-               to (the key that this means);
-               only where it was unacked: fetched_at (epoch seconds), and then raw is what stood in
-               the `unacked` hash (see `keys.py`), key the list to which a worker would give it
-               back, position 0
+               only if it will be moved: requeue_to (`QUEUE` or `QUEUE:PRIORITY`),
+               to (the key of that queue);
+               only if it was unacked: fetched_at (epoch seconds); then raw is the value in the
+               `unacked` hash (see `keys.py`), key the list to which a worker would return it,
+               position 0
     taking     batch, first, last: about to take out the messages first..last, all of one key
-    taken      batch, messages: those n of it that really were taken out
-    restoring  batch, messages, by: about to put these n back, in this order; `by` is the token of
+    taken      batch, messages: the n that were taken out
+    restoring  batch, messages, by: about to restore these n, in this order; `by` is the token of
                the change
-    restored   batch, messages: those n of it that really were put back
-    moving     batch, messages, by: about to put these n into the lists they are to be moved to
-    moved      batch, messages: those n of it that really were
-    recalling  batch, messages, by: about to take these n, which were put back or moved, out again
-    recalled   batch, messages: those n of it that really were; they are as `taken` again
+    restored   batch, messages: the n that were restored
+    moving     batch, messages, by: about to move these n to their other lists
+    moved      batch, messages: the n that were moved
+    recalling  batch, messages, by: about to recall these n, which were restored or moved
+    recalled   batch, messages: the n that were recalled; they count as `taken` again
 
-A batch without its result is a batch of unknown fate: the run was killed or the broker fell silent.
-Redis knows it (see `keys.py`: batches) and `take_restore.settle` writes it down. A crash can tear
-only the last line: readers leave it out, and the next to append cuts it off. Keep the file as long
+A batch without its result is of unknown fate: the run was killed or the broker did not answer.
+Redis has its record (see `keys.py`: batches), which `take_restore.settle` writes down. A crash can
+cut off only the last line: readers skip it, and the next writer removes it. Keep the file as long
 as its messages matter.
 
 **Source:** this module; nothing else writes the format.
@@ -59,12 +58,13 @@ from runbooks.broker.archive.reader import (
 from runbooks.core.errors import LockHeld
 
 END_BYTES = 24
-"""So much of an item's end tells it from most others: Celery ends a message with its delivery tag.
+"""Bytes of an item's end that distinguish it from most others: Celery ends a message with its
+delivery tag.
 """
 
 
 class Victim(Struct, frozen=True):
-    """A message chosen to be taken out, as it was read: see the `message` line for its fields."""
+    """Describes a message to take out, as it was read; the fields are those of a `message` line."""
 
     raw: bytes
     position: int
@@ -76,7 +76,7 @@ class Victim(Struct, frozen=True):
     fetched_at: float | None = None
 
     def archived(self, n: int, key: str) -> Archived:
-        """What the archive says of it."""
+        """Return its entry in the archive."""
         older = None
         older_end = b""
         if self.older is not None:
@@ -104,30 +104,29 @@ def _os_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         advice = (
-            "make room or make it writable there, then run again; nothing was removed without being"
-            " archived"
+            "free space there, or make it writable, then run again; nothing was removed without"
+            " being archived"
         )
         raise ArchiveError(f"cannot write {path}: {error.strerror}", advice) from error
 
 
 def _claim(path: Path, descriptor: int) -> None:
-    """Keep other processes of this machine from going on with an archive until the descriptor is
-    closed.
-    """
+    """Lock out other processes of this machine until the descriptor is closed."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         problem = f"another run of this machine has {path} open; nothing was changed"
-        raise LockHeld(problem, "wait for its end, or end it if it hangs, then run again") from None
+        advice = "wait until it ends, or end it if it hangs, then run again"
+        raise LockHeld(problem, advice) from None
     except OSError:
         return  # a file system without locks
 
 
 class Archive:
-    """An archive open for appending; an append returns after its lines are on the disk, or leaves
-    that to `sync`.
+    """An archive open for appending.
 
-    `by` is the token of the change that goes on with it.
+    An append returns once its lines are on disk, or leaves that to `sync`. `by` is the token of the
+    change that continues it.
     """
 
     def __init__(
@@ -148,9 +147,7 @@ class Archive:
 
     @classmethod
     def create(cls, path: Path, run_id: str, created_at: float) -> "Archive":
-        """Start the archive of a run; raises ArchiveError where the file exists or cannot be
-        written.
-        """
+        """Create the archive of a run; raises ArchiveError if it exists or cannot be written."""
         with _os_errors(path):
             descriptor = os.open(
                 path,
@@ -171,9 +168,9 @@ class Archive:
 
     @classmethod
     def open(cls, path: Path, by: str = "") -> "Archive":
-        """Open an archive to go on with it, alone; a line torn by a crash is cut off first.
+        """Open an archive alone, to continue it; a line cut off by a crash is removed first.
 
-        Raises LockHeld while another run has it open: that may be frozen, and would cut off what
+        Raises LockHeld while another run has it open: that run may be frozen, and would remove what
         this one writes.
         """
         with _os_errors(path):
@@ -200,7 +197,7 @@ class Archive:
         os.close(self._descriptor)
 
     def ledger(self) -> Ledger:
-        """All that the archive says by now."""
+        """Return all that the archive says now."""
         if self._ledger.whole_bytes != self._size:
             self._ledger = read(self.path)
         return self._ledger
@@ -212,7 +209,7 @@ class Archive:
         *,
         sync: bool = True,
     ) -> Batch:
-        """Write down messages of one key, and that they are about to be taken out."""
+        """Write messages of one key, and that they are about to be taken out."""
         first = self._next_n
         lines = [message_line(victim.archived(n, key)) for n, victim in enumerate(victims, first)]
         number = self._last_batch + 1
@@ -225,17 +222,15 @@ class Archive:
         return Batch(number, "taking", tuple(range(first, last + 1)))
 
     def restoring(self, messages: Iterable[int], *, sync: bool = True) -> Batch:
-        """Write down that these messages are about to be put back."""
+        """Write that these messages are about to be restored."""
         return self._begin("restoring", messages, sync=sync)
 
     def moving(self, messages: Iterable[int]) -> Batch:
-        """Write down that these messages are about to be put into the lists they are to be moved
-        to.
-        """
+        """Write that these messages are about to move to their other lists."""
         return self._begin("moving", messages, sync=True)
 
     def recalling(self, messages: Iterable[int], *, sync: bool = True) -> Batch:
-        """Write down that these messages are about to be taken out again."""
+        """Write that these messages are about to be recalled."""
         return self._begin("recalling", messages, sync=sync)
 
     def _begin(
@@ -258,7 +253,7 @@ class Archive:
         *,
         sync: bool = True,
     ) -> None:
-        """Write down which messages of a batch really were moved."""
+        """Write which messages of a batch were moved."""
         line = {"type": RESULTS[batch.kind], "batch": batch.number, "messages": list(messages)}
         self._append([_line(line)], sync=sync)
 

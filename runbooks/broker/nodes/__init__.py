@@ -1,4 +1,4 @@
-"""The workers' nodes, asked through remote control and watched through their events.
+"""Asks the workers' nodes through remote control, and watches tasks through their events.
 
 It may import `broker.server` and `core`.
 """

@@ -1,4 +1,4 @@
-"""Reads what nodes answer to remote control. Pure.
+"""Interprets the nodes' answers to remote control, without asking anything itself.
 
 **Source:** celery 5.7.0 `worker/control.py`.
 """
@@ -13,7 +13,7 @@ from runbooks.core.node_settings import settings_of
 from runbooks.core.redaction import redact_value
 
 _LONG_AGO = 1e9
-"""In 2001: what counts from a machine's start comes to less."""
+"""In 2001; times that count from a machine's start are smaller."""
 _HELD = ("active", "reserved", "scheduled")
 
 
@@ -54,17 +54,15 @@ _SHAPES: dict[str, Any] = {
     "revoked": list[str],
     "report": _Report,
 }
-"""What is read of each answer. Anyone who may publish to the broker can answer anything."""
+"""What is read of each answer; anyone who may publish to the broker can answer anything."""
 
 
 Answers = dict[str, dict[str, list[Any]]]
-"""By command, then by node, as many as there are of its name."""
+"""Answers by command, then by node name, which several nodes may share."""
 
 
 def is_answer(command: str, answer: Any) -> bool:
-    """Whether this has the shape of the command's answers: no error, and nothing that another
-    program made up.
-    """
+    """Return whether this has the shape of the command's answers, and is not an error."""
     if isinstance(answer, dict) and "error" in answer:
         return False
     try:
@@ -75,6 +73,7 @@ def is_answer(command: str, answer: Any) -> bool:
 
 
 def node_of(name: str, twins: int, answers: Answers) -> NodeState:
+    """Return the state of the node, or of the `twins` nodes, with this name."""
     said = {command: answers[command][name] for command in answers}
     consumed = list(_each(said["active_queues"]))
     stats = said["stats"]
@@ -123,7 +122,7 @@ def _limited(answers: Iterable[Sequence[str] | None]) -> dict[str, str]:
 
 
 def _binding(queue: _Queue) -> Binding | None:
-    """How messages come into a queue that a node consumes; None of a fanout, which has no table.
+    """The binding of a queue that a node consumes; None for a fanout, which has no table.
 
     **Source:** kombu 5.7.0 `entity.py: Queue.as_dict`; `transport/virtual/exchange.py`.
     """
@@ -135,18 +134,20 @@ def _binding(queue: _Queue) -> Binding | None:
     return Binding(name, kind, queue.get("routing_key") or "", queue["name"])
 
 
-def _pool(told: Sequence[Any]) -> dict[str, Any]:
-    """What `stats` says of the pool. **Source:** celery 5.7.0 `concurrency/base.py:
-    BasePool._get_info`, and that of `prefork.py`; the implementation is `MODULE.prefork:TaskPool`.
+def _pool(answers: Sequence[Any]) -> dict[str, Any]:
+    """The pool, as `stats` reports it.
+
+    **Source:** celery 5.7.0 `concurrency/base.py: BasePool._get_info`, and that of `prefork.py`;
+    the implementation is `MODULE.prefork:TaskPool`.
     """
-    pools = [pool for pool in told if isinstance(pool, dict)]
+    pools = [pool for pool in answers if isinstance(pool, dict)]
     pids: set[int] = set()
     for pool in pools:
         processes = pool.get("processes")
         if isinstance(processes, list):
             pids.update(pid for pid in processes if isinstance(pid, int))
     found: dict[str, Any] = {"pool_pids": frozenset(pids)}
-    if len(told) != 1 or not pools:
+    if len(answers) != 1 or not pools:
         return found
     size = pools[0].get("max-concurrency")
     name = str(pools[0].get("implementation") or "")
@@ -155,48 +156,43 @@ def _pool(told: Sequence[Any]) -> dict[str, Any]:
     return found
 
 
-def rate_limits_in(told: Sequence[str] | None) -> dict[str, str]:
-    """The registered tasks that a node names, each with its rate limit, "" where it has none."""
-    return dict(map(_rate_limit, told or ()))
+def rate_limits_in(registered: Sequence[str] | None) -> dict[str, str]:
+    """Return the registered tasks in an answer, each with its rate limit, "" for none."""
+    return dict(map(_rate_limit, registered or ()))
 
 
 def _rate_limit(task: str) -> tuple[str, str]:
-    """A registered task and its rate limit, "" where it has none: `shop.tasks.poll
-    [rate_limit=10/m]`.
-    """
+    """A registered task and its rate limit, "" for none: `shop.tasks.poll [rate_limit=10/m]`."""
     name, _, settings = task.partition(" [")
     return name, settings.rstrip("]").partition("rate_limit=")[2]
 
 
-def running_task(told: Mapping[str, Any]) -> RunningTask:
-    """What an answer says of a task that runs."""
-    pid = told.get("worker_pid")
+def running_task(request: Mapping[str, Any]) -> RunningTask:
+    """Return a running task from an answer."""
+    pid = request.get("worker_pid")
     return RunningTask(
-        str(told.get("id")),
-        str(told.get("name")),
-        started_at(told),
-        bool(told.get("acknowledged")),
+        str(request.get("id")),
+        str(request.get("name")),
+        started_at(request),
+        bool(request.get("acknowledged")),
         pid if isinstance(pid, int) else None,
     )
 
 
-def started_at(told: Mapping[str, Any]) -> float | None:
-    """When a task that a node names began to run, in epoch seconds; None where it has not, or is
-    not known.
+def started_at(request: Mapping[str, Any]) -> float | None:
+    """Return when a task in an answer started, in epoch seconds; None if it has not, or unknown.
 
     **Source:** celery 5.7.0 `worker/request.py: Request.info`; before 4.3 `time_start` is not a
     time of the day.
     """
-    at = told.get("time_start")
+    at = request.get("time_start")
     if isinstance(at, int | float) and at > _LONG_AGO:
         return float(at)
     return None
 
 
 def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a node says of its transport options; it hides each whose name holds the word key, or
-    some other such.
-    """
+    """A node's transport options; it hides those with names that contain "key" or similar words."""
     own = settings.get("broker_transport_options") or {}
     return {name: own[name] for name in ("visibility_timeout", "priority_steps") if name in own}
 
@@ -204,7 +200,7 @@ def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _scheduled(settings: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
     """The tasks of a node's `beat_schedule`, each with the queue of its options or "".
 
-    An entry whose name holds the word key, or some other such, is hidden.
+    A node hides entries with names that contain "key" or similar words.
     """
     schedule = settings.get("beat_schedule") or {}
     tasks: set[tuple[str, str]] = set()
@@ -217,7 +213,7 @@ def _scheduled(settings: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
 
 
 def _held(twins: int, said: Mapping[str, Sequence[Any]]) -> frozenset[str] | None:
-    """The ids of all that a node holds; None where it was not asked, or an answer is missing."""
+    """The ids of all tasks that a node holds; None if it was not asked, or an answer is missing."""
     if "reserved" not in said:
         return None
     held: set[str] = set()
@@ -229,7 +225,7 @@ def _held(twins: int, said: Mapping[str, Sequence[Any]]) -> frozenset[str] | Non
 
 
 def _ids(answers: Iterable[Any]) -> frozenset[str]:
-    """The ids of the tasks in one kind of a node's answers."""
+    """The ids of the tasks in a node's answers to one command."""
     ids: set[str] = set()
     for entry in _each(answers):
         request = entry.get("request", entry)

@@ -1,4 +1,4 @@
-"""Asks the workers through remote control: knows the broker's URL, not the application."""
+"""Asks the workers through remote control; it knows the broker's URL, not the application."""
 
 import re
 from collections import Counter
@@ -27,7 +27,7 @@ def observe_nodes(
     holdings: bool = False,
     settings: bool = False,
 ) -> dict[str, NodeState]:
-    """The nodes of `ask_nodes`."""
+    """Return the nodes of `ask_nodes`."""
     nodes, _ = ask_nodes(
         url,
         transport_options,
@@ -46,24 +46,19 @@ def ask_nodes(
     holdings: bool = False,
     settings: bool = False,
 ) -> tuple[dict[str, NodeState], int | None]:
-    """The worker nodes that answer within `timeout_s`, with their registered tasks and the queues
-    they consume.
+    """Return the nodes that answer within `timeout_s`, and how many did; None if one was silent.
 
-    A queue of a broadcast has another name in each worker, and is named here as the application
-    names it.
+    A node has its registered tasks and the queues that it consumes; the queue of a broadcast, which
+    has another name in each worker, has the application's name here. With `holdings`, a node also
+    has the ids of the tasks that it has fetched: running, reserved, or waiting for their ETA. With
+    `holdings` or `settings`, it has its settings: the options that limit how long it may hold
+    tasks, and what its schedule sends.
 
-    With `holdings` also with the ids of the tasks that they have fetched: running, reserved, or
-    waiting for their ETA. With them or with `settings` also with what they say of their settings:
-    the options by which it is judged how long they may hold tasks, and what their schedule sends.
-
-    Also how many answered, where all that heard the question did; None where somebody heard it and
-    is silent.
-
-    {} where none answers. One ping to all, if anyone listens; it is waited out only while somebody
-    who has heard it is silent. Then those that answered are asked, by name; one that is silent then
-    is left out. Of several of one name the tasks count that all of them know, and the queues that
-    any of them consumes. Nothing stays behind in Redis. Raises BrokerUnreachable, and BrokerRefused
-    where Redis takes no writes, because no node can answer then.
+    All nodes get one ping, if any listens; the timeout is used up only if one that heard it is
+    silent. Then the nodes that answered are asked by name; silent ones are skipped. If several
+    nodes have one name, the tasks that all of them register count, and the queues that any of them
+    consumes. Nothing stays behind in Redis. Raises BrokerUnreachable, and BrokerRefused if Redis
+    takes no writes, because no node can answer then.
 
     **Source:** kombu 5.7.0 `pidbox.py: Mailbox`, `common.py: Broadcast`; celery 5.7.0
     `worker/control.py`: ping, registered, active_queues, active, stats, reserved, scheduled, conf;
@@ -73,7 +68,7 @@ def ask_nodes(
     client = connect(url, options)
     store = Store(client, KeySpace.from_options(options))
     if not bound_nodes(store) and _nobody_listens(client):
-        # Else asking writes itself, and is refused.
+        # Otherwise the question itself writes, and is refused.
         require_writes(store, store.keys.binding(REPLY_EXCHANGE))
         return {}, 0
     commands = ["registered", "active_queues", "active", "stats"]
@@ -101,7 +96,7 @@ def ask_nodes(
 
 
 def count_answering(mailbox: Any, timeout_s: float) -> Counter[str]:
-    """How many answer to a ping, by their name."""
+    """Count the answers to a ping, by node name."""
     answering: Counter[str] = Counter()
     for reply in mailbox.ask_all("ping", timeout_s):
         answering.update(list(reply))
@@ -115,9 +110,7 @@ def answers_to(
     timeout_s: float,
     arguments: Mapping[str, Any] | None = None,
 ) -> dict[str, list[Any]]:
-    """The answers of each node, as many as there are of its name; what is missing is asked for once
-    more.
-    """
+    """Return the answers of each node name, from all nodes with it; asks again for missing ones."""
     answers: dict[str, list[Any]] = {}
     silent = dict(answering)
     for _ in range(2):
@@ -143,7 +136,7 @@ def _of(
     command: str,
     replies: Iterable[Mapping[str, Any]],
 ) -> list[Any]:
-    """What a node answered to the command."""
+    """A node's answers to the command."""
     answers: list[Any] = []
     for reply in replies:
         if name in reply and is_answer(command, reply[name]):
@@ -157,9 +150,7 @@ def find_holder(
     transport_options: Mapping[str, Any] | None = None,
     timeout_s: float = 1.0,
 ) -> HeldTask | None:
-    """The node that has the task: running, reserved or waiting for its ETA. None where none says
-    so.
-    """
+    """Return the node that has the task running, reserved or waiting for its ETA; None if none."""
     holders = find_holders(url, task_id, transport_options, timeout_s)
     return next(iter(holders), None)
 
@@ -170,10 +161,9 @@ def find_holders(
     transport_options: Mapping[str, Any] | None = None,
     timeout_s: float = 1.0,
 ) -> list[HeldTask]:
-    """Every node that has the task.
+    """Return every node that has the task.
 
-    **Source:** celery 5.7.0 `worker/control.py: query_task`; `ready` is one that is done, and not
-    forgotten yet.
+    **Source:** celery 5.7.0 `worker/control.py: query_task`; `ready` means done, but not forgotten.
     """
     arguments = {"ids": [task_id]}
     replies = _ask(
@@ -198,8 +188,9 @@ def find_revoked(
     transport_options: Mapping[str, Any] | None = None,
     timeout_s: float = 1.0,
 ) -> list[str]:
-    """The nodes that have the task revoked: they discard it. **Source:** celery 5.7.0
-    `worker/control.py: revoked`.
+    """Return the nodes that will discard the task.
+
+    **Source:** celery 5.7.0 `worker/control.py: revoked`.
     """
     replies = _ask(url, "revoked", timeout_s, transport_options)
     return sorted(node for node, answer in replies.items() if task_id in answer)
@@ -211,11 +202,10 @@ def running_versions(
     transport_options: Mapping[str, Any],
     timeout_s: float = 1.0,
 ) -> dict[str, dict[str, str]]:
-    """The versions of the libraries that nodes run with, by the name of each node that says so and
-    has no twin.
+    """Return the library versions of nodes without a twin, by the name of each that answers.
 
-    Its answer costs a worker about 7 ms, and a process (`file`), so only those are asked whose
-    versions matter.
+    An answer costs a worker about 7 ms and a process (`file`), so ask only nodes whose versions
+    matter.
     **Source:** celery 5.7.0 `worker/control.py: report`, `app/utils.py: bugreport, BUGREPORT_INFO`.
     """
     alone = {node.name: 1 for node in nodes.values() if node.twins == 1}
@@ -231,7 +221,7 @@ def running_versions(
 
 
 def _software(report: str) -> str:
-    """The lines of a report about software, under the names by which modules are imported."""
+    """The software part of a report, with the names under which modules are imported."""
     _, _, rest = report.partition("software ->")
     software, _, _ = rest.partition("platform ->")
     return re.sub(r"\bpy:", "python:", software)
@@ -244,7 +234,7 @@ def switch_events(
     *,
     on: bool,
 ) -> list[str]:
-    """Let nodes send task events, or no more; returns those whose setting that changed.
+    """Switch task events on or off on nodes; return the nodes whose setting changed.
 
     **Source:** celery 5.7.0 `worker/control.py: enable_events, disable_events`.
     """
@@ -262,7 +252,7 @@ def _ask(
     arguments: Mapping[str, Any] | None = None,
     nodes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What every node, or those named, answered to one command."""
+    """The answers of all nodes, or of those named, to one command."""
     options = dict(transport_options or {})
     with connect(url, options) as client, remote(url, options, client) as mailbox:
         if nodes:
@@ -278,8 +268,7 @@ def _ask(
 
 
 def bound_nodes(store: Store) -> frozenset[str]:
-    """The nodes whose mailboxes are bound to remote control: all that listen, and those that were
-    killed.
+    """Return the nodes whose mailboxes are bound: all that listen, and some that were killed.
 
     **Source:** kombu 5.7.0 `pidbox.py: Node`, whose queue is `NODE.celery.pidbox`, bound to
     `celery.pidbox`.
@@ -296,8 +285,7 @@ def bound_nodes(store: Store) -> frozenset[str]:
 
 
 def _nobody_listens(client: "redis.Redis") -> bool:
-    """Whether no node can hear a ping, so that none need be waited for; Redis does not list
-    patterns one by one.
+    """Whether no node can hear a ping; if patterns are subscribed, one may.
 
     **Source:** kombu 5.7.0 `transport/redis.py: Channel._subscribe`: SUBSCRIBE, with
     `fanout_patterns` PSUBSCRIBE.
@@ -316,16 +304,13 @@ def remote(
     options: dict[str, Any],
     client: "redis.Redis",
 ) -> Iterator[Any]:
-    """A mailbox on a connection that gives up instead of retrying for ever; nothing stays behind in
-    Redis.
-    """
+    """Provide a mailbox on a connection that does not retry for ever; cleans up in Redis."""
     from kombu.exceptions import OperationalError
 
     from runbooks.broker.nodes.mailbox import remote_control
 
-    # Without ack_emulation=False this consumer, as any of kombu's, would put back all messages that
-    # have been unacked for longer than *its* visibility timeout: tasks that are still running would
-    # run twice.
+    # Without ack_emulation=False this consumer, as any of kombu's, would return all messages that
+    # have been unacked for longer than *its* visibility timeout: running tasks would run twice.
     bounded = {
         "socket_timeout": 5.0,
         "socket_connect_timeout": 5.0,
@@ -341,7 +326,7 @@ def remote(
                 finally:
                     _clean_up(Store(client, KeySpace.from_options(options)), mailbox.oid)
         except (OperationalError, redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            # kombu's error says less than its cause.
+            # The cause says more than kombu's error.
             if isinstance(error.__cause__, redis.RedisError):
                 raise error.__cause__ from error
             problem = f"the broker at {address(client)} stopped answering: {error}"
@@ -349,7 +334,7 @@ def remote(
 
 
 def by_node(command: str, replies: list[dict[str, Any]] | None) -> dict[str, Any]:
-    """One dict of all answers to the command."""
+    """Return all answers to the command in one dict."""
     merged: dict[str, Any] = {}
     for reply in replies or ():
         merged.update(reply)
@@ -357,9 +342,7 @@ def by_node(command: str, replies: list[dict[str, Any]] | None) -> dict[str, Any
 
 
 def _clean_up(store: Store, oid: str) -> None:
-    """Remove the reply queue that kombu leaves behind: its lists, its binding, and the deadline if
-    it was the last.
-    """
+    """Remove the reply queue that kombu leaves behind: lists, binding, and the last deadline."""
     keys = store.keys
     name = f"{oid}{REPLY_SUFFIX}"
     member = keys.sep.join((oid, "", name))
@@ -371,6 +354,6 @@ def _clean_up(store: Store, oid: str) -> None:
         if not pipe.exists(keys.binding(REPLY_EXCHANGE)):
             pipe.multi()
             pipe.zrem(keys.binding_deadlines, REPLY_EXCHANGE)
-            # Where somebody else binds to it just now, it is not ours to remove.
+            # If someone else binds to it at this moment, it must stay.
             with suppress(redis.WatchError):
                 pipe.execute(raise_on_error=False)

@@ -1,6 +1,4 @@
-"""What nodes say of themselves in detail: what they hold, what they have done, and the settings
-that matter.
-"""
+"""Shows nodes in detail: what they hold, what they have done, and the settings that matter."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -38,7 +36,7 @@ SETTINGS = (
     "timezone",
     "enable_utc",
 )
-"""What decides how tasks are fetched, acknowledged, limited and remembered."""
+"""Settings that decide how tasks are fetched, acknowledged, limited and remembered."""
 
 _HOLDING = ("active", "reserved", "scheduled")
 _COMMANDS = (*_HOLDING, "stats")
@@ -50,8 +48,9 @@ def node_views(
     nodes: Mapping[str, NodeState],
     timeout_s: float = 1.0,
 ) -> tuple[NodeView, ...]:
-    """These nodes, each under its name here, as they say they are. Raises BrokerUnreachable,
-    BrokerRefused.
+    """Return the details of these nodes, each under its name in the inventory.
+
+    Raises BrokerUnreachable, BrokerRefused.
 
     **Source:** celery 5.7.0 `worker/control.py`: active, reserved, scheduled, stats, conf
     (with_defaults); `worker/request.py: Request.info`; `worker/worker.py: WorkController.stats`;
@@ -116,7 +115,7 @@ def _view(
 
 
 def _only(values: Sequence[Any]) -> Any:
-    """A number that one process alone has said; several do not add up."""
+    """A number, if only one process has reported it; several do not add up."""
     if len(values) == 1 and isinstance(values[0], int | float):
         return values[0]
     return None
@@ -138,9 +137,7 @@ def _settings(conf: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _held(told: Sequence[Any]) -> tuple[HeldView, ...]:
-    """The tasks in one kind of a node's answers; those that run longest, or are due first, come
-    first.
-    """
+    """The tasks in a node's answers to one command; the longest running or first due come first."""
     held: list[HeldView] = []
     for some in told:
         held.extend(map(_one, some or ()))
@@ -170,7 +167,7 @@ def _one(entry: Mapping[str, Any]) -> HeldView:
 
 
 def _text(value: Any) -> str:
-    """Arguments as text; what has a secret's name is hidden before they become one."""
+    """Arguments as text; values with a secret's name are hidden before."""
     if isinstance(value, list):
         return repr(tuple(redact_value(value)))
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Lets nodes finish what they have before they are stopped."""
+"""Lets nodes finish their tasks before they are stopped."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,13 +20,12 @@ def drain(
     patience_s: float,
     waiting: Callable[[str], None] = lambda _: None,
 ) -> dict[str, list[RunningTask]]:
-    """Let nodes take no more messages from their queues (node → queues), and wait until what they
-    have is done.
+    """Stop nodes (node → queues) from taking messages, and wait until their tasks have ended.
 
-    Returns the tasks that still run on those that were not done in time.
+    Returns the tasks that still run on nodes that were not done in time.
 
-    A busy worker that is stopped while a task ends may give the task's message back although it has
-    run (seen with celery 5.7.0). Silent nodes are left out.
+    A busy worker that is stopped while a task ends may return the task's message although it has
+    run (seen with celery 5.7.0). Silent nodes are skipped.
     **Source:** celery 5.7.0 `worker/control.py`: cancel_consumer, active, reserved.
     """
     options = dict(transport_options)
@@ -53,7 +52,7 @@ def drain(
 
 
 def _running_on(nodes: Iterable[str], active: Mapping[str, Any]) -> str:
-    """The first tasks that run on these nodes, as a message names them."""
+    """The first tasks that run on these nodes, for a message."""
     running: list[str] = []
     for node in sorted(nodes):
         for task in active.get(node) or ():
@@ -69,10 +68,9 @@ def consume_again(
     transport_options: Mapping[str, Any],
     queues: Mapping[str, Sequence[str]],
 ) -> None:
-    """Let nodes that were drained and not ended take messages from their queues (node → queues)
-    again.
+    """Let drained nodes (node → queues) that have not ended take messages again.
 
-    **Source:** celery 5.7.0 `worker/control.py`: add_consumer, which does nothing to a node that
+    **Source:** celery 5.7.0 `worker/control.py`: add_consumer, which does not change a node that
     consumes the queue.
     """
     options = dict(transport_options)
@@ -85,9 +83,9 @@ def _switch_consumers(
     queues: Mapping[str, Sequence[str]],
     command: str,
 ) -> set[str]:
-    """Send a command about its queues to each of these nodes that answers; returns which these are.
+    """Send each of these nodes that answers a command about its queues; return their names.
 
-    Not where several answer to the name: each of them would obey, whatever its own queues are.
+    A name to which several nodes answer is skipped: each would obey, regardless of its queues.
     """
     consumers: dict[str, list[str]] = {}
     there: set[str] = set()

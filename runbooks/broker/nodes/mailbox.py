@@ -1,6 +1,4 @@
-"""Remote control's mailbox as kombu has it, but giving up at the first lost connection. Import it
-lazily: slow.
-"""
+"""kombu's mailbox for remote control, without retries. Import it lazily, because it is slow."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ from kombu.utils.uuid import uuid
 
 
 class OneTryProducer(Producer):
-    """Publishes once: kombu's mailbox asks for retries without a limit."""
+    """Publishes once; kombu's mailbox would retry without a limit."""
 
     def publish(self, body: Any, **publishing: Any) -> Any:  # type: ignore[override]
         """Publish, whatever `retry` says."""
@@ -22,18 +20,18 @@ class OneTryProducer(Producer):
 
 
 class OneTryMailbox(Mailbox):
-    """The mailbox of one caller: `call` asks nodes by name.
+    """The mailbox of one caller, which asks nodes by name or all of them.
 
     **Source:** kombu 5.7.0 `pidbox.py: Mailbox`, `transport/redis.py: Channel._put_fanout`; Redis
     PUBLISH.
     """
 
     heard = 0
-    """How many heard what all were asked last."""
+    """How many nodes heard the last question to all."""
 
     @contextmanager
     def producer_or_acquire(self, producer: Any = None, channel: Any = None) -> Iterator[Any]:
-        """A producer on the mailbox's own channel."""
+        """Provide a producer on the mailbox's channel."""
         yield producer or OneTryProducer(channel, auto_declare=False)  # type: ignore[no-untyped-call]
 
     def ask(
@@ -44,9 +42,7 @@ class OneTryMailbox(Mailbox):
         timeout_s: float,
         arguments: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """So many replies of these nodes, of which several may have one name; fewer after the
-        timeout.
-        """
+        """Return `replies` replies of these nodes, whose names need not be unique, or fewer."""
         asked = arguments or {}
         told = self._broadcast(
             command,
@@ -64,9 +60,7 @@ class OneTryMailbox(Mailbox):
         timeout_s: float,
         arguments: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """The replies of all nodes that hear it; Redis says how many these are. Fewer after the
-        timeout.
-        """
+        """Return the replies of all nodes that hear it, which Redis counts, or fewer."""
         channel: Any = self.connection.default_channel  # type: ignore[union-attr]
         ticket = uuid()
 
@@ -80,7 +74,7 @@ class OneTryMailbox(Mailbox):
             with channel.conn_or_acquire() as client:
                 self.heard = client.publish(topic, dumps(message))  # type: ignore[no-untyped-call]
 
-        channel._put_fanout = publish  # kombu's own, but for the answer
+        channel._put_fanout = publish  # as kombu's, but it keeps the answer
         try:
             self._publish(
                 command,
@@ -104,13 +98,13 @@ class OneTryMailbox(Mailbox):
 
 
 def _sound(replies: Iterable[Any]) -> list[dict[str, Any]]:
-    """Replies that name their nodes: whoever may publish to the broker can send anything."""
+    """Replies that name their nodes; anyone who may publish to the broker can send anything."""
     return [reply for reply in replies if isinstance(reply, dict)]
 
 
 @contextmanager
 def remote_control(url: str, transport_options: dict[str, Any]) -> Iterator[Any]:
-    """A mailbox on a connection of its own."""
+    """Provide a mailbox on a separate connection."""
     with Connection(url, transport_options=transport_options) as connection:  # type: ignore[no-untyped-call]
         mailbox = OneTryMailbox(
             "celery",

@@ -1,6 +1,6 @@
-"""Tells nodes to do something, and looks whether it shows: a reply alone is no proof.
+"""Sends commands to nodes, and checks the effect: a reply alone does not prove it.
 
-A node is addressed by its name, so it is refused where several processes answer to that.
+A node is addressed by its name, so a command is refused if several processes answer to it.
 
 **Source:** celery 5.7.0 `worker/control.py`: rate_limit, pool_grow, pool_shrink, add_consumer,
 cancel_consumer, revoke, shutdown (which is not answered).
@@ -22,29 +22,27 @@ _SHOWS_S = 15.0
 _PAUSE_S = 0.2
 _IDS_AT_ONCE = 500
 _REVOKING_S = 30.0
-"""For each id of a message a node asks the result backend before it answers."""
-_SEE = "inv workers NODE shows how it is"
+"""Long, because a node asks the result backend for each id before it answers."""
+_SEE = "see its state: inv workers NODE"
 
 
 class OneNode:
-    """A node that alone answers to its name."""
+    """Addresses a node that alone answers to its name."""
 
     def __init__(self, mailbox: Any, name: str) -> None:
         self.mailbox = mailbox
         self.name = name
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Its answer. Raises NodesSilent where there is none."""
+        """Return its answer. Raises NodesSilent if there is none."""
         one = {self.name: 1}
         answers = answers_to(self.mailbox, one, command, _TIMEOUT_S, arguments)
         if not answers[self.name]:
-            raise NodesSilent(f"{self.name} does not answer {command} any more", _SEE)
+            raise NodesSilent(f"{self.name} no longer answers {command}", _SEE)
         return answers[self.name][0]
 
     def tell(self, command: str, **arguments: Any) -> None:
-        """Let it do something. Raises RunbookError with what it says against it, or where it says
-        nothing.
-        """
+        """Send a command. Raises RunbookError with the node's refusal, or if it does not answer."""
         replies = self.mailbox.ask(
             [self.name],
             command,
@@ -58,39 +56,39 @@ class OneNode:
         why = "it does not answer"
         if isinstance(said, dict):
             why = str(said.get("error"))
-        raise RunbookError(f"{self.name} did not do it ({command}): {why}", _SEE)
+        raise RunbookError(f"{self.name} did not run {command}: {why}", _SEE)
 
     def shows(self, what: str, is_so: Callable[[], bool]) -> None:
-        """Wait until it shows. Raises RunbookError where it does not in time."""
+        """Wait for the effect. Raises RunbookError if it does not show in time."""
         deadline = time.monotonic() + _SHOWS_S
         while not is_so():
             if time.monotonic() >= deadline:
-                problem = f"{self.name} was told, but a second look does not show {what}"
+                problem = f"{self.name} accepted it, but a second look does not show {what}"
                 raise RunbookError(problem, _SEE)
             time.sleep(_PAUSE_S)
 
     def rate_limit(self, task: str) -> str:
-        """The rate limit of a task, "" for none. Raises RunbookError where it does not know the
-        task.
+        """Return the rate limit of a task, "" for none.
+
+        Raises RunbookError if the node does not register the task.
         """
         limits = rate_limits_in(self.ask("registered"))
         if task not in limits:
-            raise RunbookError(f"{self.name} does not know {task}", _SEE)
+            raise RunbookError(f"{self.name} does not register {task}", _SEE)
         return limits[task]
 
     def size(self) -> int:
-        """How many processes its pool has. Raises RunbookError where it is not a prefork pool."""
+        """Return the size of its pool. Raises RunbookError if it is not a prefork pool."""
         pool = self.ask("stats").get("pool")
         processes = None
         if isinstance(pool, dict):
             processes = pool.get("processes")
         if not isinstance(processes, list):
-            problem = f"the pool of {self.name} has no processes that it could be told of"
-            raise RunbookError(problem, _SEE)
+            raise RunbookError(f"the pool of {self.name} cannot be resized: not prefork", _SEE)
         return len(processes)
 
     def queues(self) -> frozenset[str]:
-        """The queues that it consumes."""
+        """Return the queues that it consumes."""
         queues = self.ask("active_queues") or ()
         return frozenset(queue["name"] for queue in queues)
 
@@ -101,8 +99,9 @@ def one_node(
     options: Mapping[str, Any],
     name: str,
 ) -> Iterator[OneNode]:
-    """The node of this name. Raises NodesSilent where it does not answer, RunbookError where
-    several do.
+    """Open the node of this name.
+
+    Raises NodesSilent if it does not answer, RunbookError if several do.
     """
     with _mailbox(url, options) as mailbox:
         answering = _answering(mailbox, name)
@@ -110,7 +109,7 @@ def one_node(
             raise NodesSilent(f"{name} does not answer; nothing was changed on it", _SEE)
         if answering > 1:
             why = f"{answering} processes answer to {name}, and each would do it"
-            advice = "end those that are too many first"
+            advice = "end all but one of them first"
             raise RunbookError(f"{why}; nothing was changed on them", advice)
         yield OneNode(mailbox, name)
 
@@ -127,8 +126,9 @@ def _answering(mailbox: Any, name: str) -> int:
 
 
 def shut_down(url: str, options: Mapping[str, Any], name: str) -> str:
-    """Let a node end once its tasks are done; what was seen of it. Raises RunbookError where it
-    goes on answering.
+    """Shut a node down once its tasks have ended; return what was seen.
+
+    Raises RunbookError if it still answers.
     """
     with one_node(url, options, name) as node:
         pid = node.ask("stats").get("pid")
@@ -143,17 +143,18 @@ def shut_down(url: str, options: Mapping[str, Any], name: str) -> str:
                 ended = "it ended, and something has started it again"
                 return f"{ended}: it answers from another process"
             if time.monotonic() >= deadline:
-                raise RunbookError(f"{name} was told to end, and answers all the same", _SEE)
+                raise RunbookError(f"{name} was asked to shut down, but still answers", _SEE)
             time.sleep(_PAUSE_S)
-    seen = "it takes no messages and answers no more"
+    seen = "it takes no more messages and no longer answers"
     if running:
-        seen += f"; {counted(running, 'task')} ran on it, and it ends after that"
+        seen += f"; it ends after the tasks that ran on it ({running:,})"
     return seen
 
 
 def revoke(url: str, options: Mapping[str, Any], ids: Sequence[str]) -> str:
-    """Let all nodes discard tasks that they have not begun; what was seen. Raises RunbookError
-    where one did not.
+    """Let all nodes discard tasks that they have not started; return what was seen.
+
+    Raises RunbookError if a node did not remember them.
     """
     with _mailbox(url, options) as mailbox:
         for first in range(0, len(ids), _IDS_AT_ONCE):
@@ -162,7 +163,7 @@ def revoke(url: str, options: Mapping[str, Any], ids: Sequence[str]) -> str:
         answers = _ask_all(mailbox, "revoked", {})
     lacking = sorted(name for name, revoked in answers if not set(ids) <= set(revoked))
     if lacking:
-        raise RunbookError(f"told, but {', '.join(lacking)} did not keep all of it", _SEE)
+        raise RunbookError(f"{', '.join(lacking)} did not remember all revoked tasks", _SEE)
     them = "it" if len(ids) == 1 else "them"
     return f"{counted(len(answers), 'node')} will discard {them}"
 
@@ -172,15 +173,13 @@ def _ask_all(
     command: str,
     arguments: Mapping[str, Any],
 ) -> list[tuple[str, Any]]:
-    """What every process that heard it answered. Raises NodesSilent where one did not, or none
-    heard it.
-    """
+    """The answers of all processes. Raises NodesSilent if one did not answer, or none heard it."""
     replies = mailbox.ask_all(command, _REVOKING_S, arguments)
     if not replies:
-        raise NodesSilent("no node answers, so nobody can be told", "start a worker first")
+        raise NodesSilent("no node answers", "start a worker first")
     if len(replies) < mailbox.heard:
         silent = counted(mailbox.heard - len(replies), "node")
-        problem = f"{silent} heard it and did not answer, and may run these tasks all the same"
+        problem = f"{silent} did not answer, and may still run these tasks"
         raise NodesSilent(problem, _SEE)
     answers: list[tuple[str, Any]] = []
     for reply in replies:

@@ -1,6 +1,4 @@
-"""Two ways to watch a task, through the result backend and by the events of workers; and to run one
-to its end.
-"""
+"""Watches a task, by the result backend or by the workers' events, and runs one to its end."""
 
 import base64
 import json
@@ -31,17 +29,18 @@ _EVENTS = {
 
 
 class Watch(Protocol):
-    """Someone who knows how a task stands."""
+    """Knows the state of a task."""
 
     def look(self) -> TaskState:
-        """The state now, after a pause of PAUSE_S. Raises BrokerUnreachable; the next look tries
-        again.
+        """Return the state after a pause of PAUSE_S.
+
+        Raises BrokerUnreachable; the next look tries again.
         """
         ...
 
 
 class ResultWatch:
-    """Asks the result backend: every kind of it, and nothing that could be missed.
+    """Asks the result backend, of any kind, so nothing can be missed.
 
     **Source:** celery 5.7.0 `backends/base.py: get_task_meta`.
     """
@@ -71,7 +70,7 @@ class ResultWatch:
 
 @contextmanager
 def watch_results(backend_url: str, task_id: str) -> Iterator[ResultWatch]:
-    """Watch a task through the result backend for as long as the block lasts."""
+    """Watch a task by the result backend for the length of the block."""
     import celery
 
     with celery.Celery("celery-runbooks", backend=backend_url, set_as_current=False) as app:
@@ -86,12 +85,11 @@ def run_task(
     watch: Watch,
     on_progress: Callable[[TaskState], None] = lambda _: None,
 ) -> TaskState:
-    """Send a task by name, once, and wait for its end; each new state or progress goes to
-    `on_progress`.
+    """Send a task by name, once, and wait for its end; new states go to `on_progress`.
 
-    One that wants to be tried again is not waited for. After the canary's timeout the last state
-    seen is returned. A task that did not succeed is revoked. Raises BrokerUnreachable where it
-    could not be sent or is lost sight of, and BrokerRefused where the result cannot be read.
+    Retries are not awaited. After the canary's timeout the last state is returned. A task that did
+    not succeed is revoked. Raises BrokerUnreachable if it could not be sent or watched, and
+    BrokerRefused if the result cannot be read.
 
     **Source:** celery 5.7.0 `app/base.py: send_task`.
     """
@@ -106,7 +104,7 @@ def run_task(
             "max_retries": 1,
         }
         try:
-            # retry=False: a send of unknown fate must not be sent again.
+            # retry=False: if it is unknown whether it was sent, it must not be sent again.
             app.send_task(
                 canary.task,
                 kwargs=dict(canary.kwargs),
@@ -117,14 +115,14 @@ def run_task(
             )
             seen = _to_its_end(watch, canary.timeout, on_progress)
             if seen.state != "SUCCESS":
-                # Then neither a retry nor a late start follows, which is not waited for any more.
+                # So neither a retry nor a late start follows.
                 app.control.revoke(task_id)
             return seen
         except (OperationalError, redis.RedisError, OSError, BrokerUnreachable) as error:
             problem = f"{safe_url(url)} stopped answering: {error}"
             if isinstance(error, BrokerUnreachable):
                 problem = error.problem
-            advice = f"look for task {task_id} in the workers' logs before sending it again"
+            advice = f"search the workers' logs for task {task_id} before you send it again"
             raise BrokerUnreachable(problem, advice) from error
 
 
@@ -145,11 +143,10 @@ def _to_its_end(
 
 
 class EventWatch:
-    """Hears what the workers say. What they say while the broker is away is lost, and they say
-    nothing about progress.
+    """Receives the workers' events, which show no progress and are lost while the broker is away.
 
     It subscribes with a plain client: a consumer of kombu's would leave keys in Redis, and could
-    restore messages.
+    return unacked messages.
 
     **Source:** kombu 5.7.0 `transport/redis.py: Channel._get_publish_topic, _put_fanout`; celery
     5.7.0 `events/dispatcher.py` (`celeryev`, one event or a list of them in a message),
@@ -173,9 +170,9 @@ class EventWatch:
         self._switched: set[str] = set()
 
     def open(self) -> None:
-        """Subscribe, then let the nodes send events; a worker that is restarted sends none."""
+        """Subscribe, then switch the nodes' events on; a restarted worker sends none."""
         client = connect(self._url, self._options)
-        self._client = client  # kept: a client that is let go of ends its connections
+        self._client = client  # kept, because the end of a client ends its connections
         prefix = self._options.get("global_keyprefix", "")
         with broker_errors(address(client)):
             pubsub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
@@ -184,9 +181,7 @@ class EventWatch:
         self._pubsub = pubsub
 
     def close(self) -> None:
-        """Put back what was switched on; where the broker is away, it stays so until the workers
-        are restarted.
-        """
+        """Switch events off again; if the broker is away, they stay on until workers restart."""
         if self._client is not None:
             self._client.close()
         if self._switched:
@@ -226,7 +221,7 @@ class EventWatch:
             if event.get("uuid") != self._task_id or state is None:
                 continue
             if state == "RECEIVED" and self._state.state == "RETRY":
-                continue  # the message of the next attempt, which waits for its time
+                continue  # the message of the next attempt, which waits for its ETA
             result = event.get("result") or event.get("exception")
             if state == "STARTED":
                 result = {"hostname": event.get("hostname")}  # as the result backend has it
@@ -241,7 +236,7 @@ def _events(raw: bytes) -> list[dict[str, Any]]:
     try:
         found = json.loads(base64.b64decode(json.loads(raw)["body"]))
     except (ValueError, TypeError, LookupError):
-        return []  # another serializer's
+        return []  # of another serializer
     if isinstance(found, list):
         return found
     return [found]
@@ -254,7 +249,7 @@ def watch_events(
     nodes: Sequence[str],
     task_id: str,
 ) -> Iterator[EventWatch]:
-    """Watch a task by the events of these nodes; their settings are put back in the end."""
+    """Watch a task by the events of these nodes; their settings are restored at the end."""
     watch = EventWatch(url, options, nodes, task_id)
     try:
         watch.open()

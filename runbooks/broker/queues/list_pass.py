@@ -7,12 +7,12 @@ meanwhile. Each step is one script (`lua/pass.lua`), bounded in time: new arriva
 end of the work list, items return to the queue, are dropped or inserted, and the journal's token
 changes. A script that does not find the previous step's token does nothing, so none runs twice;
 changing the token takes over from a dead run. The first step renames the queue and at once returns
-the items decided upon before, so workers never find it empty.
+the items decided upon before, so workers do not find it empty.
 
-Redis has all that is needed to end a killed pass: `return_aside` moves the rest of the work list back
-to its place, undecided. The journal is a hash: token, border (bytes of the last processed item:
-items to its left have arrived since), ttl (milliseconds the queue had to live, -1 for ever), clean
-(how many items at the right end of the late list are processed).
+Redis has all that is needed to end a killed pass: `return_aside` moves the rest of the work list
+back to its place, undecided. The journal is a hash: token, border (bytes of the last processed
+item: items to its left have arrived since), ttl (milliseconds the queue had to live, -1 for ever),
+clean (how many items at the right end of the late list are processed).
 """
 
 import uuid

@@ -113,14 +113,14 @@ def test_a_damaged_line_in_the_middle_is_named_and_the_others_are_read(written: 
 )
 def test_a_file_that_is_no_archive_is_refused(archive_path: Path, text: str) -> None:
     archive_path.write_text(text)
-    with pytest.raises(ArchiveError, match="no archive of format 1"):
+    with pytest.raises(ArchiveError, match="not an archive of format 1"):
         Archive.open(archive_path)
 
 
 def test_lost_and_shuffled_messages_are_noticed(written: Path) -> None:
     lines = written.read_bytes().splitlines(keepends=True)
     written.write_bytes(b"".join([*lines[:4], lines[5], lines[4], *lines[6:]]))
-    assert verify(written) == (f"{written}: its messages are not in their order",)
+    assert verify(written) == (f"{written}: its messages are not in order",)
     written.write_bytes(b"".join([*lines[:4], *lines[5:]]))
     assert verify(written) == (f"{written}: message 4 is missing",)
 

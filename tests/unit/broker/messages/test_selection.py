@@ -296,10 +296,7 @@ def test_a_body_that_celery_compressed_as_is_not_undone_here_stays_and_the_plan_
             set(),
             [(1, (sent,))],
         )
-        assert (
-            f"compressed as {kind} (supported: gzip, bzip2, lzma)"
-            in state.notices[0].what
-        )
+        assert f"compressed as {kind} (supported: gzip, bzip2, lzma)" in state.notices[0].what
     assert "--with-workflows selects these too" in scan(Rule("r", task="t")).notices[0].what
     assert ids(scan(Rule("r", ids=(sent,), with_workflows=True))) == {sent}
 
