@@ -169,7 +169,7 @@ def _brief(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def verify_archive(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
-    """Check that every message of a run's archives is unchanged, and what a killed run left open."""
+    """Check that a run's archived messages are unchanged, and what a killed run left open."""
     checks = []
     for path in archives_in(find_archives(state_directory, run).directory):
         reporter.waiting(f"reading {path.parent.name}/{path.name}")

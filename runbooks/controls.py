@@ -174,7 +174,7 @@ def revoke(session: Session, ids: Sequence[str], rule: Rule | None) -> ExitCode:
         selected = _selected(session, rule)
     if len(selected) > _IDS_AT_MOST:
         raise UsageError(
-            f"{len(selected):,} tasks are selected; at most {_IDS_AT_MOST:,} can be revoked at once",
+            f"{len(selected):,} tasks are selected; the limit is {_IDS_AT_MOST:,}",
             f"archive them instead: {Command('clean-queues')}",
         )
     if not selected:

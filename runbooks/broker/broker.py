@@ -141,7 +141,7 @@ class Broker:
 
     @property
     def name(self) -> str:
-        """`host:port/db`, `path/db` or `master of sentinels/db`, without a password or connecting."""
+        """`host:port/db`, `path/db` or `master of sentinels/db`; no password, no connection."""
         return place(self._app.broker_url.get_secret_value(), self._options)
 
     def reach(self) -> None:
@@ -149,7 +149,7 @@ class Broker:
         self._client  # noqa: B018
 
     def discover(self, known_prefix: str | None = None) -> Found:
-        """Find the queues of this db, and their keys' prefix if it is unknown. Raises BrokerError."""
+        """Find the queues of this db, and their prefix if it is unknown. Raises BrokerError."""
         with broker_errors(address(self._client)):
             return discover(self._client, known_prefix)
 
@@ -173,8 +173,8 @@ class Broker:
 
         Nodes report what they hold also if a message is unacknowledged.
 
-        If the nodes cannot be asked because Redis takes no writes, or, with `without_nodes`, for any
-        reason, the queues are still read if they are requested.
+        If the nodes cannot be asked because Redis takes no writes, or, with `without_nodes`, for
+        any reason, the queues are still read if they are requested.
 
         `samples` of the selected messages are remembered, None: all. Messages are read until
         `read_until` (monotonic s).
@@ -476,7 +476,7 @@ class Broker:
                 archive.done(batch, batch.messages)
 
     def send_again(self, effect: SendAgain, path: Path) -> str:
-        """Send an archive's new messages that were not sent yet, at a rate; return what was done."""
+        """Send an archive's unsent new messages, at a rate; return what was done."""
         queue = queue_of(path)
         with Archive.open(path, effect.token) as archive, self._showing(queue) as on_progress:
             take_restore.settle(self._store, archive)
@@ -519,7 +519,7 @@ class Broker:
         return find_message(self._store, queues, task_id)
 
     def find_all(self, queues: Iterable[str], task_id: str) -> list[MessagePlace]:
-        """Return all messages of a task: with workers, in these queues, in other lists of the db."""
+        """Return all messages of a task: with workers, in these queues, in other lists."""
         with self._store.errors():
             keys = other_lists(self._store, ()).found
         names = list(queues)
@@ -555,7 +555,7 @@ class Broker:
             return one_result(client, prefix, task_id)
 
     def queue_looks(self, named: Sequence[str], before: Before) -> Callable[[Asked], QueuesView]:
-        """Return a function that looks at the named queues, consumed ones, and others with messages.
+        """Return a function that looks at named queues, consumed ones, and others with messages.
 
         From its second look on, rates are those since the previous one.
         """

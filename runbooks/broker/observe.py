@@ -272,7 +272,7 @@ def _unacked(store: Store) -> int:
 
 
 def _oldest_unacked_at(store: Store) -> float | None:
-    """**Source:** kombu 5.7.0 `transport/redis.py: QoS.append`: the score is the time of the fetch."""
+    """**Source:** kombu 5.7.0 `transport/redis.py: QoS.append`: the score is the fetch time."""
     found = store.client.zrange(store.keys.unacked_index, 0, 0, withscores=True)
     oldest = cast("list[tuple[bytes, float]]", found)
     if not oldest:
@@ -392,7 +392,7 @@ def _not_saved(info: Info) -> str:
 
 
 def _replies_left(store: Store, keys: Sequence[bytes]) -> Lasting | None:
-    """Replies to remote control that no one fetched and that never expire; None if there are none."""
+    """Replies to remote control that no one fetched and that never expire; None for none."""
     checked = keys[:_REPLIES_LOOKED_AT]
     if not checked:
         return None

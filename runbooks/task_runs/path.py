@@ -106,7 +106,7 @@ def _is_there(task: str, error: str) -> bool:
 
 
 def nearest(name: str, known: list[str]) -> list[str]:
-    """Return the few most similar names: those that contain it, then those with similar spelling."""
+    """Return the most similar names: those that contain it, then those with similar spelling."""
     own = _without_celerys(known)
     last = {task.rpartition(".")[2]: task for task in own}
     holding = [task for task in own if name.lower() in task.lower()]
