@@ -1,4 +1,4 @@
-"""Messages as Celery itself makes them."""
+"""Messages as Celery itself writes them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ def listed(client: "redis.Redis", key: str | bytes) -> list[bytes]:
 
 
 def messages_in(path: Path, fate: Fate) -> list[Archived]:
-    """An archive's messages whose fate is this, in the order in which they were archived."""
+    """An archive's messages with this fate, in the order in which they were archived."""
     ledger = read(path)
     return [ledger.messages[n] for n in ledger.numbers(fate)]
 
@@ -36,7 +36,7 @@ def app(url: str) -> Iterator[Celery]:
 
 @pytest.fixture
 def send(app: Celery, client: "redis.Redis") -> Iterator[Send]:
-    """Sends a task by name, as producers do; returns its id. Needs `client`: the db is emptied
+    """Sends a task by name, as producers do; returns its id. Needs `client`, which empties the db
     before.
     """
     with app.connection_for_write() as connection:
@@ -50,7 +50,7 @@ def send(app: Celery, client: "redis.Redis") -> Iterator[Send]:
 
 @pytest.fixture
 def envelopes(send: Send, client: "redis.Redis") -> list[bytes]:
-    """A few raw messages of different kinds, made by Celery; no queue keeps them."""
+    """A few raw messages of different kinds, written by Celery; no queue has them."""
     send("reports.build", "envelopes", 1, 2)
     send("reports.build", "envelopes", kwargs={"text": "é" * 3}, countdown=3600, expires=7200)
     send("mail.send", "envelopes", "x" * 50, compression="gzip")

@@ -1,4 +1,4 @@
-"""Reading queues and the broker, changing nothing."""
+"""Queues and the broker are read without changing anything."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A second look at a real Redis: what stands in its lists is counted once."""
+"""A second look at a real Redis counts each item of its lists once."""
 
 import json
 
@@ -10,7 +10,7 @@ from runbooks.broker.server.store import Store
 
 
 def test_each_waiting_message_counts_once_for_the_task_that_sent_it(client: "redis.Redis") -> None:
-    """There are more than what is read of one end of a list, and fewer than of both."""
+    """There are more items than are read from one end of a list, and fewer than from both."""
     client.lpush(
         "high", *(json.dumps({"headers": {"parent_id": "t1"}, "n": n}) for n in range(300))
     )

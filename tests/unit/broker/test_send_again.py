@@ -1,4 +1,4 @@
-"""New messages of an archive are sent once, as fast as was asked for, and recalled while they wait."""
+"""New messages of an archive are sent once, at the given rate, and recalled while they wait."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A real application asked for its routes, and sending through them to a real Redis."""
+"""A real application answers for its routes, and sends through them to a real Redis."""
 
 import getpass
 import json

@@ -1,4 +1,4 @@
-"""What the command line asks for: shortcuts with flags on top, and every wrong flag told at once."""
+"""Shortcuts are combined with flags, and every wrong flag is reported at once."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How far a task is, from what it tells of itself."""
+"""How far a task is, as it reports itself."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The archive file: what is in it survives crashes, and damage is noticed."""
+"""The archive file survives crashes, and damage is noticed."""
 
 import json
 import stat
@@ -16,7 +16,7 @@ def victims(count: int) -> list[Victim]:
 
 @pytest.fixture
 def written(archive_path: Path) -> Path:
-    """Five messages, of which the first two were taken and the first was put back."""
+    """Five messages, of which the first two were taken and the first was restored."""
     with Archive.create(archive_path, "run-1", 5.0) as archive:
         batch = archive.taking("queue\x06\x163", victims(5))
         archive.done(batch, [1, 2])

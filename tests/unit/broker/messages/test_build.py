@@ -1,4 +1,4 @@
-"""A message that this tool writes, beside one of Celery's own."""
+"""A message that this tool writes is compared with one of Celery's."""
 
 import json
 from typing import Any

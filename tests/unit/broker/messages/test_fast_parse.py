@@ -1,4 +1,4 @@
-"""The cheap look at a message, held against the full judgement of the same bytes."""
+"""The cheap look at a message agrees with the full judgement of the same bytes."""
 
 import random
 from typing import Any
@@ -13,7 +13,7 @@ from tests.unit.broker.messages.test_parse import JUNK, PATHS, SPECIAL, changed
 
 
 def assert_sound(raw: bytes) -> bool:
-    """Where the glance answers, the full judgement is a message with the same fields; True where it
+    """If the glance answers, the full judgement is a message with the same fields; True if it
     answered.
     """
     assert_outlined(raw)
@@ -31,7 +31,7 @@ def assert_sound(raw: bytes) -> bool:
 
 
 def assert_outlined(raw: bytes) -> None:
-    """Where there is an outline, the full judgement is what it says, or that the item is malformed."""
+    """If there is an outline, the full judgement agrees, or the item is malformed."""
     [outline] = outlines([raw])
     message = parse(raw)
     if outline is not None and not isinstance(message, Malformed):

@@ -1,5 +1,5 @@
-"""Reading list items: what a worker would die of is told from what it survives, as the installed
-Celery does it.
+"""Items that would kill a worker are distinguished from those that it survives, as the installed
+Celery does.
 """
 
 import base64
@@ -70,7 +70,7 @@ SPECIAL: dict[str, list[Any]] = {
 
 
 def changed(raw: bytes, path: tuple[str, ...], value: Any) -> bytes:
-    """The envelope with one member set to a value, or without it; unchanged where the path is gone."""
+    """The envelope with one member set to a value, or without it; unchanged if the path is missing."""
     envelope = json.loads(raw)
     place = envelope
     for name in path[:-1]:

@@ -1,5 +1,5 @@
-"""Which messages a rule means: messages of Celery's own making, in a real Redis, over all
-priorities and protocols.
+"""Which messages a rule selects: Celery's messages in a real Redis, over all priorities and
+protocols.
 """
 
 import base64
@@ -219,7 +219,7 @@ def test_a_later_rule_may_take_what_an_earlier_one_leaves_alone(
 def test_every_content_that_is_safe_to_read_is_read(
     serializer: str, compression: str | None, client: "redis.Redis", scan: Scan
 ) -> None:
-    """Bodies made by hand, as kombu does where the packages for them are installed."""
+    """Bodies written by hand, as kombu does if the packages for them are installed."""
     import zlib
 
     import msgspec
@@ -284,9 +284,7 @@ def test_a_pickled_body_is_never_read_what_its_headers_say_selects_and_the_rest_
 def test_a_body_that_celery_compressed_as_is_not_undone_here_stays_and_the_plan_says_why(
     compression: str, kind: str, app: Celery, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The packages that kombu needs for these are not there: another encoder stands in under their
-    name.
-    """
+    """kombu's packages for these are missing: another encoder replaces them."""
     monkeypatch.setitem(kombu.compression._aliases, compression, kind)
     monkeypatch.setitem(kombu.compression._encoders, kind, lambda body: body[::-1])
     sent = app.send_task("t", (7,), queue="work", compression=compression).id

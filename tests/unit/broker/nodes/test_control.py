@@ -83,7 +83,7 @@ def worker(
 def worker_url(
     redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """A db with one solo worker, which has written all it writes by itself."""
+    """A db with one solo worker, which has written all of its keys."""
     url = redis_server.url(7)
     with worker(url, tmp_path_factory.mktemp("app"), "-P", "solo"):
         settled = None
@@ -209,9 +209,7 @@ def test_a_node_says_which_tasks_it_holds_and_of_which_it_may_hold_more(worker_u
 
 
 def test_several_may_ask_at_once_and_nothing_of_it_stays(worker_url: str) -> None:
-    """Whoever cleans up while another begins must neither fail nor take the other's reply queue
-    away.
-    """
+    """A caller that cleans up while another begins must not fail or remove the other's reply queue."""
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: observe_nodes(worker_url, OPTIONS), range(64)))
     assert [list(answer) for answer in answers] == [["w1@here"]] * 64

@@ -1,6 +1,4 @@
-"""A task watched through a real worker's results and by its events: every state, and nothing left
-behind.
-"""
+"""A task is watched by a real worker's results and events: every state, and nothing stays behind."""
 
 import subprocess
 import sys
@@ -59,7 +57,7 @@ Sending = Callable[[str], str]
 def worker_url(
     redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """A db with one worker, which sends no task events of its own accord."""
+    """A db with one worker, which sends no task events by default."""
     url, directory = redis_server.url(8), tmp_path_factory.mktemp("app")
     (directory / "tiny.py").write_text(APP.format(url=url, options=OPTIONS))
     command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-P", "prefork", "-c", "1", "-Q", "work",
@@ -107,7 +105,7 @@ def run(
 
 
 def states(watch: Watch) -> list[TaskState]:
-    """Every state seen, in turn, up to the last."""
+    """Every state seen, in order, up to the last."""
     seen: list[TaskState] = []
     deadline = time.monotonic() + 20
     while not (seen and seen[-1].ended):

@@ -1,4 +1,4 @@
-"""One task's message is found wherever Celery puts it, and nothing is changed by looking."""
+"""One task's message is found wherever Celery puts it, and nothing is changed."""
 
 import json
 import time

@@ -1,7 +1,6 @@
-"""A seeded random run of clean, requeue, restore and undo, killed or stopped anywhere, among
-producers and consumers.
-
-RUNBOOKS_RANDOM_ROUNDS and RUNBOOKS_RANDOM_SEED make it longer, or the same again.
+"""A seeded random run of clean, requeue, restore and undo, killed or stopped anywhere, with
+producers and consumers. RUNBOOKS_RANDOM_ROUNDS and RUNBOOKS_RANDOM_SEED make it longer, or repeat
+it.
 """
 
 import json

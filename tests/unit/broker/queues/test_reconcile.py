@@ -1,6 +1,4 @@
-"""Redis went back to an older state than the archive knows: nothing is doubled, and nothing is lost
-for good.
-"""
+"""Redis went back to an older state than the archive's: nothing is doubled or lost for good."""
 
 import os
 import signal
@@ -60,7 +58,7 @@ def queue(server: RedisServer) -> list[bytes]:
 
 
 class Rdb:
-    """Killed, and the snapshot that was saved last is loaded."""
+    """Killed; it loads the last snapshot."""
 
     args: tuple[str, ...] = ("--dbfilename", "dump.rdb")
 
@@ -77,7 +75,7 @@ class Rdb:
 
 
 class Everysec(Rdb):
-    """The machine lost its power: of the AOF what was flushed last is there."""
+    """The machine lost its power; the AOF has what was flushed last."""
 
     args = ("--appendonly", "yes", "--appendfsync", "everysec")
 
@@ -94,7 +92,7 @@ class Everysec(Rdb):
 
 
 class Failover:
-    """The master died, and of its two replicas the one that lagged took over."""
+    """The master died, and the one of its two replicas that lagged took over."""
 
     def __init__(self, start: Start) -> None:
         self.server = start("--repl-diskless-sync-delay", "0")

@@ -1,6 +1,4 @@
-"""Moving messages into another queue, putting them back by choice, and taking both back: each
-exactly once.
-"""
+"""Messages are moved to another queue, restored by choice, and recalled: each exactly once."""
 
 import json
 import uuid

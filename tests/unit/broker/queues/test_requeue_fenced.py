@@ -1,5 +1,5 @@
-"""A requeue, its undo, and work on `unacked`, stopped for longer than the lock lives while a second
-run works.
+"""A requeue, its undo, and work on `unacked`, stopped longer than the lock lives, while another run
+works.
 """
 
 import json
@@ -34,7 +34,7 @@ FETCHED = Rule("nobody works on it", "work", task="stale.*", unacked=True)
 
 
 def arm(client: "redis.Redis", stop: Stop) -> None:
-    """Before each script, each command of a walk, each reply, each fsync. In the forked child only."""
+    """Before each script, command of a pass, reply and fsync. In the forked child only."""
     list_pass.CHUNK_ITEMS, list_pass.FIRST_ITEMS = 60, 20
     client.eval = stop.before(client.eval)  # type: ignore[method-assign]
     Stream.send = stop.before(Stream.send)  # type: ignore[method-assign]
@@ -78,7 +78,7 @@ def recall_unacked(store: Store, archive: Archive) -> object:
 
 
 def second_run(client: "redis.Redis", archive: Archive, fetched: Archive) -> None:
-    """Takes what is live out of the queue and of `unacked`; nothing of it is the first run's."""
+    """Takes live messages out of the queue and `unacked`; none of them belongs to the first run."""
     take_restore.take(Store(client, SECOND), "work", [LIVE], archive, Facts(NOW))
     take_unacked(Store(client, SECOND), fetched, replace(FETCHED, task="live"))
 

@@ -1,4 +1,4 @@
-"""Random selections from random queues while producers and consumers go on: each message ends in
+"""Random selections from random queues while producers and consumers work: each message ends in
 exactly one place.
 """
 
@@ -42,7 +42,7 @@ RULES = st.builds(
 
 
 def fits(rule: Rule, raw: bytes) -> bool:
-    """The rule, said once more and simply, without what it says of which messages stay."""
+    """The rule in simple code, without the part that keeps messages."""
     headers = json.loads(raw)["headers"]
     named = {
         "*": TASKS,
@@ -130,7 +130,7 @@ def test_every_message_ends_in_one_place_and_only_what_is_meant_leaves(
 def workers(
     url: str, work: tuple[str, ...], later: list[bytes], consumed: list[bytes]
 ) -> list[threading.Thread]:
-    """A producer and a consumer that have begun."""
+    """A producer and a consumer that have started."""
 
     def produce() -> None:
         with connect(url) as own:
@@ -151,7 +151,7 @@ def workers(
 
 
 def expected(rule: Rule, first: list[tuple[bytes, str]], keys: KeySpace) -> list[str]:
-    """The ids of what a quiet queue loses: all that fits, but for what the rule keeps."""
+    """The ids that a quiet queue loses: all that match, except those that the rule keeps."""
     targets = {"work:9": keys.queue("work")[-1]}
     lists = [key for key in keys.queue("work") if key != targets.get(rule.requeue_to)]
     by_list = [[raw for raw, at in first if at == key and fits(rule, raw)] for key in lists]

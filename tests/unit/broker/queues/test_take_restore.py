@@ -1,4 +1,4 @@
-"""Taking messages out of a quiet queue and putting them back."""
+"""Archiving messages of a quiet queue, and restoring them."""
 
 import itertools
 import os
@@ -53,7 +53,7 @@ def take(store: Store, archive: Archive) -> take_restore.TakeReport:
 
 
 def fill(client: "redis.Redis", lists: dict[str, list[bytes]]) -> None:
-    """Make the db hold exactly these lists, given from the left."""
+    """Give the db exactly these lists, from the left."""
     client.flushdb()
     for key, items in lists.items():
         if items:
@@ -129,7 +129,7 @@ POOL_SIZE = 8
 
 @pytest.fixture
 def pool(send: Send, client: "redis.Redis") -> list[bytes]:
-    """Raw messages of Celery's making (half of them stale), then malformed items."""
+    """Raw messages written by Celery (half of them stale), then malformed items."""
     for i in range(POOL_SIZE):
         send(["stale.one", "live"][i % 2], "pool", i)
     return [*listed(client, "pool"), b"[]", b"", b"{}"]
@@ -214,7 +214,7 @@ def test_a_queue_that_is_empty_by_now_gets_its_messages_back_in_order(
 
 
 def numbered(pool: list[bytes], tasks: list[str]) -> list[bytes]:
-    """A message for each of these tasks, each with bytes of its own, from the left."""
+    """A message for each of these tasks, each with different bytes, from the left."""
     template = next(item for item in pool if b"live" in item)
     own = (b'"delivery_tag": "%06d-' % i for i in range(len(tasks)))
     return [
@@ -353,9 +353,7 @@ def test_nothing_is_removed_when_redis_is_full(
 
 
 def before_each(monkeypatch: pytest.MonkeyPatch, mode: str, act: Callable[[Any], None]) -> None:
-    """Act before each step of a mode is sent: with its command, or with the packed commands of its
-    transaction.
-    """
+    """Act before each step of a mode is sent, alone or in its transaction."""
     send_it, send_quietly = Stream.send, Stream.send_quietly
 
     def send(stream: Stream, *command: Any) -> None:
@@ -373,7 +371,7 @@ def before_each(monkeypatch: pytest.MonkeyPatch, mode: str, act: Callable[[Any],
 
 
 def send_late(client: "redis.Redis", commands: list[bytes]) -> None:
-    """Send a transaction as a run did that is dead by now."""
+    """Send a transaction as a run did that is now dead."""
     with Stream(client) as stream:
         stream.send_quietly(commands)
         stream.receive()

@@ -1,6 +1,4 @@
-"""A run that is stopped for longer than its lock lives, at any boundary, while a second run goes
-through.
-"""
+"""A run that is stopped longer than its lock lives, at any boundary, while another run succeeds."""
 
 import os
 import signal
@@ -47,7 +45,7 @@ class Stop(Failpoint):
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def before(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The boundary is only where it begins: what ends is followed by what begins."""
+        """Only the start of an action is a boundary: its end is followed by the next start."""
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
             self.passed()
@@ -63,7 +61,7 @@ def stopped_child(
     work: Callable[["redis.Redis", Archive], object],
     arm: Callable[["redis.Redis", Stop], None] = arm,
 ) -> tuple[int, bool]:
-    """Start a run that stops at a boundary; its pid, and whether it got there."""
+    """Start a run that stops at a boundary; return its pid, and whether it got there."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -81,7 +79,7 @@ def stopped_child(
 
 
 def resumed(pid: int) -> int:
-    """Let it go on; its exit code."""
+    """Let it continue; return its exit code."""
     os.kill(pid, signal.SIGCONT)
     _, status = os.waitpid(pid, 0)
     return os.WEXITSTATUS(status)
@@ -97,7 +95,7 @@ def first_restore(client: "redis.Redis", archive: Archive) -> object:
 
 @pytest.fixture
 def items(send: Send, client: "redis.Redis") -> list[bytes]:
-    """Messages with ids of their own, from the left; no queue holds them."""
+    """Messages with different ids, from the left; no queue has them."""
     for task in ("stale.one", "live", "other"):
         send(task, "templates")
     templates = listed(client, "templates")

@@ -1,6 +1,4 @@
-"""Taking and restoring while the connection is cut, or the Redis server is killed and comes back
-from its AOF.
-"""
+"""Archiving and restoring while the connection is cut, or Redis is killed and returns from its AOF."""
 
 import contextlib
 import itertools
@@ -38,7 +36,7 @@ AOF = ("--appendonly", "yes", "--appendfsync", "always")
 
 @pytest.fixture
 def items(send: Send, client: "redis.Redis") -> list[bytes]:
-    """A thousand messages with ids of their own, from the left; no queue holds them."""
+    """A thousand messages with different ids, from the left; no queue has them."""
     for task in ("stale.one", "live", "live"):
         send(task, "templates")
     templates = listed(client, "templates")
@@ -53,9 +51,7 @@ def many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def accounted_for(client: "redis.Redis", path: Path, items: list[bytes]) -> None:
-    """After settling, each message is in the queue or taken; a restore then makes the queue what it
-    was.
-    """
+    """After settling, each message is in the queue or archived; a restore then recreates the queue."""
     with Archive.open(path) as archive:
         take_restore.settle(Store(client, KEYS), archive)
         taken = [message.raw for message in messages_in(path, Fate.TAKEN)]
@@ -67,10 +63,8 @@ def accounted_for(client: "redis.Redis", path: Path, items: list[bytes]) -> None
 
 
 class Proxy:
-    """Passes a server's traffic on until so many bytes have gone either way, then drops every
-    connection.
-
-    None: no limit. `passed` counts them.
+    """Forwards a server's traffic up to a number of bytes, then drops every connection. None: no
+    limit. `passed` counts the bytes.
     """
 
     def __init__(self, port: int, most_bytes: int | None) -> None:
@@ -127,7 +121,7 @@ class Proxy:
 
 
 def through(proxy: Proxy, verb: str, archive: Archive) -> bool:
-    """Take or restore over a proxy; False where the connection was cut."""
+    """Archive or restore over a proxy; False if the connection was cut."""
     try:
         client = connect(f"redis://127.0.0.1:{proxy.port}/5", timeout_s=10)
         if verb == "take":
@@ -163,7 +157,7 @@ def test_a_connection_cut_after_any_byte_loses_and_doubles_nothing(
 
 @pytest.fixture
 def durable(tmp_path: Path, redis_server: RedisServer) -> Iterator[Callable[[], RedisServer]]:
-    """Starts a Redis that keeps everything, again and again in the same place."""
+    """Starts a Redis that keeps everything, repeatedly in the same place."""
     servers: list[RedisServer] = []
 
     def start() -> RedisServer:

@@ -1,4 +1,4 @@
-"""Taking and restoring killed with SIGKILL anywhere: what comes after finds every message, once."""
+"""Archiving and restoring, killed with SIGKILL anywhere: the next run finds every message, once."""
 
 import itertools
 import os
@@ -33,9 +33,7 @@ RANDOM_KILLS = 500
 
 
 class Failpoint:
-    """Kills its own process at the n-th boundary: around each fsync, each command sent, each reply
-    read.
-    """
+    """Kills its own process at the n-th boundary: around each fsync, command sent, and reply read."""
 
     def __init__(self, at: int) -> None:
         self._left = at
@@ -58,7 +56,7 @@ class Failpoint:
 
 
 def in_child(work: Callable[[], None], *, kill_after_s: float | None = None) -> bool:
-    """Run in a forked process; True where it came to its end, False where it was killed."""
+    """Run in a forked process; True if it ended by itself, False if it was killed."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -101,7 +99,7 @@ def arm(client: "redis.Redis", failpoint: Failpoint | None) -> None:
 
 
 def torn(write: Callable[[int, bytes], int]) -> Callable[[int, bytes], int]:
-    """Writes in two steps, so that a kill can fall into the middle of a line."""
+    """Writes in two steps, so a kill can hit the middle of a line."""
     halves = itertools.cycle([True, False])
 
     def write_half(descriptor: int, data: bytes) -> int:
@@ -112,7 +110,7 @@ def torn(write: Callable[[int, bytes], int]) -> Callable[[int, bytes], int]:
 
 @pytest.fixture
 def queue(client: "redis.Redis", send: Send) -> list[bytes]:
-    """A queue of 400: stale ones, live ones, malformed ones, and some twice."""
+    """A queue of 400 messages: stale, live, malformed, and some twice."""
     for i in range(60):
         send(["stale.one", "live"][i % 3 % 2], "work", i)
     real = listed(client, "work")

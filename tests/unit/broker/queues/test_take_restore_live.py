@@ -1,5 +1,5 @@
-"""Taking and restoring while real producers and workers are at full speed: each message is in
-exactly one place.
+"""Archiving and restoring with real producers and workers at full speed: each message is in exactly
+one place.
 """
 
 import json
@@ -50,9 +50,7 @@ app.task(name="stale.one", bind=True)(live.run.__func__)
 
 
 class Workers:
-    """Three real workers of one queue; each writes the ids of what it runs into a file, in its
-    order.
-    """
+    """Three real workers of one queue; each writes the ids of its tasks to a file, in order."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -91,7 +89,7 @@ def until(condition: Callable[[], object], timeout_s: float = 40) -> None:
 
 
 def idle(client: "redis.Redis") -> bool:
-    """True where every worker waits for a message, and so has none in its hands."""
+    """True if every worker waits for a message, and so holds none."""
     return sum(c["cmd"] == "brpop" and "b" in c["flags"] for c in client.client_list()) == WORKERS
 
 

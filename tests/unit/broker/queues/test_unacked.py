@@ -1,6 +1,4 @@
-"""Messages that were fetched and never acknowledged: found, judged, taken out and put back, in a
-real Redis.
-"""
+"""Fetched messages that were never acknowledged are found, judged, archived and restored."""
 
 import itertools
 import json
@@ -49,7 +47,7 @@ def node(*holds: str, rate_limited: str = "") -> dict[str, NodeState]:
 
 
 def fetch(app: Celery, queue: Any, count: int) -> None:
-    """Fetch messages as a worker does that dies then: they stay in `unacked`."""
+    """Fetch messages as a worker that then dies: they stay in `unacked`."""
     with app.connection_for_read() as connection:
         channel = connection.channel()
         channel.qos.restore_at_shutdown = False
@@ -63,7 +61,7 @@ def fetch(app: Celery, queue: Any, count: int) -> None:
 
 @pytest.fixture
 def fetched(client: "redis.Redis", send: Send, app: Celery) -> list[str]:
-    """Three messages of `work` that a dead worker has fetched, of two priorities; one waits still."""
+    """Three messages of `work` with two priorities that a dead worker has fetched; one still waits."""
     sent = [send("job", "work", i, priority=[0, 0, 9, 9][i]) for i in range(4)]
     fetch(app, Queue("work"), 3)  # type: ignore[no-untyped-call]
     assert client.hlen("unacked") == 3
@@ -284,7 +282,7 @@ def with_failpoint(work: Work, url: str, path: Path, failpoint: Failpoint) -> No
 
 @pytest.fixture
 def eight(client: "redis.Redis", template: bytes) -> Any:
-    """Eight entries in `unacked`; the state that is to be found again."""
+    """Eight entries in `unacked`; the state that must be found again."""
     client.flushdb()
     envelope = json.loads(template)
     for i in range(8):

@@ -1,6 +1,4 @@
-"""Connecting: what keeps this tool from the broker is said at once, with advice and without the
-password.
-"""
+"""Connecting: problems are reported at once, with advice and without the password."""
 
 import shlex
 import shutil

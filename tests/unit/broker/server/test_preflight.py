@@ -1,4 +1,4 @@
-"""What would fail half-way is refused before anything is done, with everything that is missing."""
+"""A change that would fail half-way is refused before anything is done, with everything missing."""
 
 import time
 from collections.abc import Callable, Iterator

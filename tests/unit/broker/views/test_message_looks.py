@@ -1,4 +1,4 @@
-"""What `inv messages` shows: in the order in which workers take them, and nothing is unpickled."""
+"""`inv messages` shows messages in the order in which workers take them, and unpickles nothing."""
 
 import json
 import time
@@ -26,7 +26,7 @@ Show = Callable[..., MessagesView]
 
 
 class Pickled:
-    """A value that would tell on whoever unpickles it."""
+    """A value that shows whether it was unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (pytest.fail, ("it was unpickled",))
@@ -34,7 +34,7 @@ class Pickled:
 
 @pytest.fixture
 def show(client: "redis.Redis") -> Show:
-    """The messages of the queue `work` that flags mean."""
+    """Shows the messages of the queue `work` that flags select."""
 
     def one(
         queue: str = "work",

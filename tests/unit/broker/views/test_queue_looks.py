@@ -1,6 +1,4 @@
-"""What `inv queues` says of queues, beside what redis-py and Celery's own `inspect` say of the
-same.
-"""
+"""`inv queues` agrees with redis-py and Celery's `inspect`."""
 
 import json
 import random
@@ -38,7 +36,7 @@ def no_history(_at: float, _depths: Mapping[str, int]) -> Mapping[str, tuple[flo
 
 @pytest.fixture
 def look(client: "redis.Redis") -> Look:
-    """One look at the queue `work` and whatever else there is."""
+    """Looks once at the queue `work` and all others."""
 
     def one(
         queue: str = "",
@@ -58,7 +56,7 @@ def only(view: QueuesView) -> QueueView:
 
 
 def many(client: "redis.Redis", send: Send, count: int) -> None:
-    """A queue of messages of three tasks in a known order: the rarest stand in the middle."""
+    """A queue with messages of three tasks in a known order: the rarest are in the middle."""
     for task in ("reports.build", "mail.send", "rare.middle"):
         send(task, "templates", 1, retries=2)
     rare, mail, report = listed(client, "templates")

@@ -1,6 +1,4 @@
-"""What `inv broker` says of the server, beside what redis-py says of the same, in states that a
-server can be in.
-"""
+"""`inv broker` agrees with redis-py about servers in different states."""
 
 import contextlib
 from collections.abc import Iterator
