@@ -296,7 +296,7 @@ def test_with_a_limit_to_one_of_a_machines_two_names_the_others_units_stand_in_i
     before = state(healthy, "web1"), main_pids(healthy, "web1")
     refused = inv(healthy, verb, "--yes", "--limit", "twin", inventory=name)
     assert refused.code == 2, refused.out + refused.err
-    assert "twin has units of web1, which was not looked at" in refused.out + refused.err
+    assert "twin has units of web1, which was not checked" in refused.out + refused.err
     assert (state(healthy, "web1"), main_pids(healthy, "web1")) == before
 
 
