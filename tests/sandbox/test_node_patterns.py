@@ -96,7 +96,7 @@ def test_too_few_consumers_and_a_pattern_that_no_node_fits_are_found(
         assert "patterns of nodes are matched: 1 of 2; not celery@*" in told
         assert "queues are consumed: 1 of 2; not high_priority" in told
     else:
-        assert "1 worker consumes high_priority, and the inventory wants 2" in told, told
+        assert "1 worker consumes high_priority, and the inventory expects 2" in told, told
         assert "no node that answers fits celery@*" in told
 
 

@@ -235,7 +235,7 @@ def test_a_decompression_bomb_is_told_and_left_alone_and_takes_no_memory(broken:
     peak_kib, found = measured(broken, "diagnose", "--json")
     (finding,) = (one for one in found["findings"] if one["code"] == "queue.too_large")
     assert finding["summary"].startswith(
-        "2 compressed messages unpack to more than 16 MiB: left alone, unread"
+        "2 compressed messages unpack to more than 16 MiB: not read"
     )
     assert finding["evidence"] == [f"2 × {POLL}"]
     assert peak_kib < 200 * 1024

@@ -377,7 +377,7 @@ def test_messages_that_a_killed_worker_held_are_told_with_the_command_that_gives
     None
 ):
     finding = only(findings(broker=broker(orphans={"high_q": 8}, unacked=9)), "queue.orphaned")
-    assert finding.summary.startswith("8 messages of high_q were fetched by a worker that is gone")
+    assert finding.summary.startswith("8 messages of high_q were fetched by a worker that no longer exists")
     assert "`inv clean-queues --queue high_q --unacked --requeue-to high_q`" in finding.summary
     assert (finding.severity, finding.evidence[0]) == (
         Severity.WARNING,
@@ -431,7 +431,7 @@ def test_a_queue_that_nobody_consumes_is_told_with_its_depth_and_who_should() ->
     assert finding.evidence == (
         "LLEN 'high_q' = 1,200, LLEN 'high_q\\x06\\x163' = 34",
         "1 node answers and none lists it in active_queues; high@web1: other",
-        "by the inventory high@web1 should",
+        "the inventory expects high@web1 to consume it",
     )
     assert (finding.severity, finding.remedy) == (Severity.ERROR, "start its workers")
 
@@ -449,7 +449,7 @@ def test_a_queue_that_no_worker_should_consume_is_a_fault_once_messages_wait(
     queues = {"high_q": make_queue(), "orphan": make_queue("orphan", depth)}
     finding = only(findings(fleet, broker=make_broker(fleet, queues=queues)), "queue.no_consumer")
     assert (finding.severity, finding.remedy) == (severity, None)
-    assert finding.evidence[-1] == "by the inventory no worker should"
+    assert finding.evidence[-1] == "the inventory expects no worker to consume it"
 
 
 def test_with_a_limit_a_queue_of_another_hosts_worker_is_not_said_to_be_nobodys() -> None:
@@ -460,7 +460,7 @@ def test_with_a_limit_a_queue_of_another_hosts_worker_is_not_said_to_be_nobodys(
         ),
         "queue.no_consumer",
     )
-    assert finding.evidence[-1] == "by the inventory low on a host that is not looked at should"
+    assert finding.evidence[-1] == "the inventory expects low to consume it, on a host that was not checked"
     assert (finding.severity, finding.remedy) == (Severity.WARNING, None)
 
 
@@ -468,7 +468,7 @@ def test_what_a_rule_selects_is_told_with_its_reason_tasks_and_samples() -> None
     selection = Selection("too late", 1200, {"shop.tasks.bill": 1200})
     queues = {"high_q": make_queue("high_q", 5000, selected=(selection,))}
     finding = only(findings(broker=broker(queues=queues)), "queue.selected")
-    assert finding.summary == "1,200 of 5,000 messages are to be taken out: too late"
+    assert finding.summary == "1,200 of 5,000 messages are to be archived: too late"
     assert finding.evidence == ("1,200 × shop.tasks.bill",)
 
 
@@ -567,10 +567,10 @@ def test_what_waits_in_a_queue_of_nobody_is_told_with_its_tasks_its_senders_and_
     known = broker(other_lists=lists, strays={"hgih_q": stray})
     finding = one(findings(broker=known, hosts={"web1": state(application=said)}), "queue.unknown")
     assert finding.summary.endswith(
-        "wait in 'hgih_q', which is no queue of the inventory; did you mean 'high_q'?"
+        "wait in 'hgih_q', which is not a queue of the inventory; did you mean 'high_q'?"
     )
     assert finding.evidence[:4] == (
-        f"7 × {TASKS[0]}, of 7 looked at", "sent by gen12@web9", f"the schedule's daily sends {TASKS[0]} there",
+        f"7 × {TASKS[0]}, of 7 read", "sent by gen12@web9", f"the schedule's daily sends {TASKS[0]} there",
         f"the application, loaded on web1, routes {TASKS[0]} there",
     )  # fmt: skip
     assert (
@@ -585,12 +585,12 @@ def test_lists_of_priorities_that_no_worker_polls_are_told_as_one_fault() -> Non
     finding = only(findings(broker=broker(other_lists=lists, strays=strays)), "queue.unpolled")
     assert finding.subject == "high_q"
     assert finding.summary == "2 messages wait as priority 1 and 4 of high_q, which no worker polls"
-    assert finding.evidence[0] == f"2 × {TASKS[0]}, of 2 looked at"
+    assert finding.evidence[0] == f"2 × {TASKS[0]}, of 2 read"
     assert finding.evidence[1].startswith("workers poll the priorities 0, 3, 6, 9: ")
     moves = Command(
         "clean-queues", "--queue", "high_q", "--priority", "4", "--requeue-to", "high_q"
     )
-    assert finding.evidence[-1] == f"{moves} moves what waits to where workers poll"
+    assert finding.evidence[-1] == f"{moves} moves the messages to a list that workers poll"
 
 
 def test_lists_of_a_queue_with_another_separator_are_told_as_that_and_not_as_a_misspelt_queue() -> (
@@ -1337,7 +1337,7 @@ def test_messages_that_a_busy_node_hoards_are_told_where_another_has_nothing_to_
             None,
         )
         assert found[0].summary.startswith(
-            "6 messages of high_q wait in high@web1 for up to 5 min, behind what it runs"
+            "6 messages of high_q wait in high@web1 for up to 5 min, behind its running tasks"
         )
         assert "worker_prefetch_multiplier = 1" in found[0].summary
         assert "high@web2" in found[0].evidence[0]
@@ -1471,8 +1471,8 @@ def test_what_is_said_of_a_queue_that_was_not_read_to_its_end_is_said_to_be_of_a
     told = one(found, "queue.sampled")
     assert (told.severity, told.summary.partition(":")[0]) == (
         Severity.INFO,
-        "300 of 1,000 messages in high_q were looked at before the time was over",
+        "only 300 of 1,000 messages in high_q were read in time",
     )
     assert one(found, "queue.malformed").summary.startswith(
-        "at least 2 items are no Celery messages"
+        "at least 2 items are not Celery messages"
     )

@@ -69,7 +69,7 @@ def test_a_queue_without_any_is_one_too_unless_it_needs_none() -> None:
     found = findings(made, node("celery@a", "other"), depth=3)
     assert found["queue.no_consumer"].subject == "high"
     assert found["queue.no_consumer"].severity is Severity.ERROR
-    assert "by the inventory 1 worker should" in found["queue.no_consumer"].evidence
+    assert "the inventory expects 1 worker to consume it" in found["queue.no_consumer"].evidence
 
 
 def test_a_pattern_that_no_node_fits_and_a_node_that_fits_none_are_told() -> None:
