@@ -110,7 +110,7 @@ def test_the_newest_stay_and_the_plan_says_what_remains(broken: World) -> None:
         "--dry-run",
     )
     plan = broken.inv(*flags).out
-    assert "take 10 of 5,000 messages out of low_priority" in plan
+    assert "archive 10 of 5,000 messages from low_priority" in plan
     assert "4,990 of 5,000 remain\n" in plan
     assert {message["id"] for message in selected(broken.inv(*flags, "--json").json)} == set(
         polls[4690:]
@@ -399,7 +399,7 @@ def test_what_a_dead_worker_has_fetched_is_given_back_unless_a_worker_is_silent(
     with frozen(broken, "worker_high"):
         silent = broken.inv(*flags, "--dry-run", "--json")
         assert (silent.code, silent.json["plan"]) == (0, [])
-        assert "unacked messages are left alone: worker_high@sandbox may hold them" in " ".join(
+        assert "unacked messages are not changed: worker_high@sandbox may hold them" in " ".join(
             silent.json["messages"]
         )
     done = broken.inv(*flags, "--yes", "--json")

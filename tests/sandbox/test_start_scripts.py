@@ -225,7 +225,7 @@ def test_the_incident_is_healed_by_restarting_all_and_taken_back(place: Place) -
     done = place.inv("remediate", "--yes")
     assert done.code == 0, done.out + done.err
     assert "restart one, two and beat together, by one command: " in done.out
-    assert "take 20 of 20 messages out of b into the archive" in done.out
+    assert "archive 20 of 20 messages from b" in done.out
     healed = place.pids()
     assert not set(healed.values()) & set(before.values())
     again = place.inv("remediate", "--yes")

@@ -299,7 +299,7 @@ def test_unacked_messages_that_a_rule_means_are_a_finding() -> None:
         "queue.unacked_selected", high_q={"unacked": (Selection("orphaned", 2, {TASKS[1]: 2}),)}
     )
     assert [change.summary for change in found.fix] == [
-        "take 2 unacked messages that no node holds out of high_q into the archive"
+        "archive 2 unacked messages that no node holds from high_q"
     ]
 
 

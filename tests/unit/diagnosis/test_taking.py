@@ -49,7 +49,7 @@ def test_nothing_is_to_do_where_no_rule_selects_anything_however_deep_the_queue(
 def test_what_the_rules_select_is_taken_out_and_undo_puts_it_back() -> None:
     (change,) = plan(make_queue("high_q", 5000, selected=(LATE,)), make_queue("other", 3))
     assert (change.host, change.step) == (BROKER, "queues")
-    assert change.summary == "take 1,200 of 5,000 messages out of high_q into the archive"
+    assert change.summary == "archive 1,200 of 5,000 messages from high_q"
     assert change.do == TakeMessages("high_q", "high_q.messages.jsonl", RULES)
     assert change.undo == RestoreMessages("high_q.messages.jsonl")
     assert change.detail.splitlines() == [
@@ -81,7 +81,7 @@ def test_nothing_is_taken_for_its_time_where_the_clocks_differ(ahead_s: float) -
         return queue_step(fleet).plan(make_snapshot(fleet, broker=broker))
 
     with pytest.raises(
-        RunbookError, match="differ by 2 h, so what is overdue or expired is not known"
+        RunbookError, match="differ by 2 h, so it is not known which messages are overdue or expired"
     ):
         of(make_queue("high_q", 5000, selected=(LATE,)))
     assert of(make_queue("high_q", 5, malformed=MALFORMED))
@@ -94,7 +94,7 @@ def test_nothing_is_taken_for_its_time_where_the_clocks_differ(ahead_s: float) -
 def test_what_a_killed_run_has_left_aside_is_brought_home() -> None:
     (change,) = plan(make_queue("high_q", 5000, aside=4200))
     assert (
-        change.summary == "bring 4,200 messages home into high_q that a killed run has left aside"
+        change.summary == "return 4,200 messages to high_q that an interrupted run set aside"
     )
     assert change.do == TakeMessages("high_q", "high_q.messages.jsonl", RULES)
 
@@ -120,7 +120,7 @@ def test_what_is_moved_is_told_with_where_it_goes_and_notes_stand_below() -> Non
     assert change.detail.splitlines()[0] == "3 × belongs there → other\\x06\\x169"
     assert change.detail.splitlines()[-1] == "note: 6 are left alone: a, b, c, d, e, …"
     (change,) = plan(make_queue("high_q", 2000, selected=(moved, LATE)))
-    assert change.summary.endswith("out of high_q: 3 into other\\x06\\x169, 1,200 into the archive")
+    assert change.summary.endswith("from high_q: 3 into other\\x06\\x169, 1,200 into the archive")
 
 
 def test_every_message_is_listed_with_its_reason_as_far_as_it_was_asked_for() -> None:
@@ -156,7 +156,7 @@ def test_unacked_messages_are_taken_when_every_node_says_what_it_holds() -> None
     (change,), notes = unacked_plan({"high@web1": node})
     assert (
         change.summary
-        == "take 2 unacked messages that no node holds out of high_q into the archive"
+        == "archive 2 unacked messages that no node holds from high_q"
     )
     assert change.do == TakeUnacked(
         "high_q", "high_q+unacked.messages.jsonl", ("--queue high_q --unacked --reason orphan",), ()
@@ -172,7 +172,7 @@ def test_unacked_messages_are_left_alone_while_a_node_that_runs_is_silent(holds:
     )
     changes, notes = unacked_plan(nodes)
     assert changes == ()
-    assert notes == ["unacked messages are left alone: high@web1 may hold them and does not answer"]
+    assert notes == ["unacked messages are not changed: high@web1 may hold them and does not answer"]
 
 
 def test_a_node_whose_service_is_down_holds_nothing() -> None:

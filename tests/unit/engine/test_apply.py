@@ -304,7 +304,7 @@ def test_messages_that_are_still_there_after_the_cleaning_are_a_failure(world: W
     world.broker.sticky = True
     assert world.remediate() == ExitCode.FAILED
     assert world.reporter.outcomes(BROKER) == {
-        "take 3 of 3 messages out of high_q into the archive": FAILED
+        "archive 3 of 3 messages from high_q": FAILED
     }
     assert world.reporter.tallies[BROKER] == Tally(failed=1)
 

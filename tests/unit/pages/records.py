@@ -124,7 +124,7 @@ def take(journal: Journal, queue: str, messages: Sequence[bytes], reason: str) -
     """Take messages out, as far as the record goes."""
     name = archive_name(queue)
     (n, _), = journal.intend_all(
-        [Change(BROKER, "queues", f"take {len(messages)} messages out of {queue}", TakeMessages(queue, name, ()))]
+        [Change(BROKER, "queues", f"archive {len(messages)} messages from {queue}", TakeMessages(queue, name, ()))]
     )  # fmt: skip
     with Archive.create(journal.directory / name, journal.run_id, 1_750_000_000.0) as archive:
         older: bytes | None = None
