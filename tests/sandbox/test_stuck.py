@@ -216,7 +216,7 @@ def test_a_queue_that_does_not_move_is_told_with_its_cause(shops: tuple[Shop, Sh
     taken = found["queue.not_taken"]
     assert (taken["subject"], taken["severity"]) == ("idle", "error")
     assert taken["summary"].endswith(
-        " messages wait in idle, and i@here has nothing to do and takes none of them"
+        " messages wait in idle, and i@here is idle and takes none of them"
     )
 
     until(lambda: late.active() > 1, timeout_s=30)
@@ -232,7 +232,7 @@ def test_a_queue_that_does_not_move_is_told_with_its_cause(shops: tuple[Shop, Sh
     )
     waits = found["worker.waits_for_itself"]
     assert waits["subject"] == "self"
-    assert "message of self that waits behind them" in waits["summary"]
+    assert "waiting message of self, and no process is free" in waits["summary"]
 
 
 def test_one_worker_that_holds_all_that_waits_for_its_eta_is_told(
@@ -260,9 +260,9 @@ def test_a_process_that_waits_for_itself_is_told_at_once_and_a_long_task_is_no_f
     seen = shop.diagnose()
     (hangs,) = (one for one in seen["findings"] if one["code"] == "worker.hangs")
     assert hangs["subject"] == "k@here"
-    assert "hangs, for it waits for a lock that only it could release" in hangs["summary"]
+    assert "hangs: it waits for a lock that only it could release" in hangs["summary"]
     (said,) = seen["messages"]
-    assert "messages of long wait (2 are in workers), and none has begun for " in said
+    assert "messages of long wait (2 are in workers), and none has started for " in said
 
     def ids() -> list[str]:
         return [

@@ -189,22 +189,22 @@ def test_a_clock_that_is_not_the_brokers_is_told(ahead_s: float, told: str) -> N
         (
             "volatile-lru",
             1001,
-            ("broker.full", "Redis is full: it throws away keys with a time to live"),
+            ("broker.full", "Redis is full: it evicts keys with a time to live"),
         ),
         (
             "allkeys-lru",
             900,
-            ("broker.evicts", "Redis throws whole queues away when memory runs out"),
+            ("broker.evicts", "Redis deletes whole queues when memory runs out"),
         ),
         (
             "allkeys-lru",
             901,
-            ("broker.evicts", "has little memory left, and throws whole queues away when memory"),
+            ("broker.evicts", "has little memory left, and deletes whole queues when memory"),
         ),
         (
             "allkeys-lru",
             1001,
-            ("broker.evicts", "has little memory left, and throws whole queues away when memory"),
+            ("broker.evicts", "has little memory left, and deletes whole queues when memory"),
         ),
     ],
 )
@@ -325,8 +325,8 @@ def test_what_a_host_saw_of_a_broker_that_is_away_is_told_with_it_and_is_no_faul
 
     codes, evidence = told(Trouble.UNREACHABLE, "Connection refused")
     assert codes == ["broker.unreachable"]
-    assert "tried on web1, too: Connection refused" in evidence
-    assert "tried on web1, too: a worker gets in there" in told(Trouble.UNREACHABLE, "")[1]
+    assert "also tried on web1: Connection refused" in evidence
+    assert "also tried on web1: a worker can connect there" in told(Trouble.UNREACHABLE, "")[1]
     codes, evidence = told(Trouble.UNREACHABLE, "Connection refused", at="redis://elsewhere:6379/0")
     assert codes == ["broker.unreachable", "worker.would_be_locked_out"]
     assert "tried on" not in evidence
@@ -366,7 +366,7 @@ def test_queues_in_another_db_are_told_with_both_depths() -> None:
     finding = only(findings(broker=broker(depths_by_db={3: 1500})), "broker.other_db")
     assert finding.subject == "db 3"
     assert finding.evidence == (
-        "db 0, which the inventory names, holds 0; db 3 holds 1,500 under these names",
+        "db 0 of the inventory holds 0; db 3 holds 1,500 of these names",
     )
 
 
@@ -377,7 +377,9 @@ def test_messages_that_a_killed_worker_held_are_told_with_the_command_that_gives
     None
 ):
     finding = only(findings(broker=broker(orphans={"high_q": 8}, unacked=9)), "queue.orphaned")
-    assert finding.summary.startswith("8 messages of high_q were fetched by a worker that no longer exists")
+    assert finding.summary.startswith(
+        "8 messages of high_q were fetched by a worker that no longer exists"
+    )
     assert "`inv clean-queues --queue high_q --unacked --requeue-to high_q`" in finding.summary
     assert (finding.severity, finding.evidence[0]) == (
         Severity.WARNING,
@@ -460,7 +462,10 @@ def test_with_a_limit_a_queue_of_another_hosts_worker_is_not_said_to_be_nobodys(
         ),
         "queue.no_consumer",
     )
-    assert finding.evidence[-1] == "the inventory expects low to consume it, on a host that was not checked"
+    assert (
+        finding.evidence[-1]
+        == "the inventory expects low to consume it, on a host that was not checked"
+    )
     assert (finding.severity, finding.remedy) == (Severity.WARNING, None)
 
 

@@ -67,7 +67,7 @@ def test_a_task_that_has_run_for_longer_than_the_threshold_hangs() -> None:
         == "40 messages wait in high_q, and every process that could take them has been running one"
         " task for more than 11 min 40 s"
     )
-    assert any("1 of 1 tasks are lost then" in line for line in finding.evidence)
+    assert any("1 of 1 tasks are then lost" in line for line in finding.evidence)
 
 
 def test_five_minutes_are_no_fault_nor_is_a_task_that_has_ended_between_the_looks() -> None:
@@ -82,7 +82,7 @@ def test_what_waits_behind_tasks_that_may_only_be_long_is_said_and_is_no_fault()
         return list(stuck.waiting_behind_tasks(FLEET, snapshot))
 
     assert said(300)[0].startswith(
-        "40 messages wait in high_q, and none has begun for 5 min: every process"
+        "40 messages wait in high_q, and none has started for 5 min: every process"
     )
     assert said(20) == said(700) == []
 
@@ -91,7 +91,7 @@ def test_processes_that_wait_for_themselves_hang_however_short_a_time() -> None:
     finding = found(busy(40), busy(40), locked=[101])["worker.hangs"]
     assert finding.subject == "high@web1"
     assert finding.summary.startswith(
-        "every process of high@web1 hangs, for it waits for a lock that only it could"
+        "every process of high@web1 hangs: it waits for a lock that only it could"
     )
     assert finding.summary.endswith("; 40 messages wait behind them")
     assert any(
@@ -123,7 +123,7 @@ def test_what_workers_have_fetched_waits_as_well() -> None:
     look = SecondLook(2.0, {holding.name: holding}, senders={QUEUE: {"t1": 1}}, reserved={QUEUE: 1})
     (waits,) = stuck.faults(FLEET, make_snapshot(FLEET, broker=replace(broker, second=look)))
     assert waits.code == "worker.waits_for_itself"
-    assert "have sent 1 message of high_q that waits behind them" in waits.summary
+    assert "have sent 1 waiting message of high_q" in waits.summary
     assert "--kill-running" in waits.evidence[-1], (
         "another worker would not get what this one has fetched"
     )

@@ -81,7 +81,8 @@ def test_nothing_is_taken_for_its_time_where_the_clocks_differ(ahead_s: float) -
         return queue_step(fleet).plan(make_snapshot(fleet, broker=broker))
 
     with pytest.raises(
-        RunbookError, match="differ by 2 h, so it is not known which messages are overdue or expired"
+        RunbookError,
+        match="differ by 2 h, so it is not known which messages are overdue or expired",
     ):
         of(make_queue("high_q", 5000, selected=(LATE,)))
     assert of(make_queue("high_q", 5, malformed=MALFORMED))
@@ -93,18 +94,16 @@ def test_nothing_is_taken_for_its_time_where_the_clocks_differ(ahead_s: float) -
 
 def test_what_a_killed_run_has_left_aside_is_brought_home() -> None:
     (change,) = plan(make_queue("high_q", 5000, aside=4200))
-    assert (
-        change.summary == "return 4,200 messages to high_q that an interrupted run set aside"
-    )
+    assert change.summary == "return 4,200 messages to high_q that an interrupted run set aside"
     assert change.do == TakeMessages("high_q", "high_q.messages.jsonl", RULES)
 
 
 def test_malformed_items_alone_are_reason_enough_and_count_with_the_others() -> None:
     (change,) = plan(make_queue("high_q", 5, malformed=MALFORMED))
-    assert change.summary.startswith("take 2 of 5 ")
+    assert change.summary.startswith("archive 2 of 5 ")
     assert "b'{' no JSON" in change.detail
     (change,) = plan(make_queue("high_q", 5000, selected=(LATE,), malformed=MALFORMED))
-    assert change.summary.startswith("take 1,202 of 5,000 ")
+    assert change.summary.startswith("archive 1,202 of 5,000 ")
 
 
 def test_what_is_moved_is_told_with_where_it_goes_and_notes_stand_below() -> None:
@@ -154,10 +153,7 @@ def unacked_plan(nodes: dict[str, NodeState], **host: Any) -> tuple[tuple[Change
 def test_unacked_messages_are_taken_when_every_node_says_what_it_holds() -> None:
     node = NodeState("high@web1", frozenset(), frozenset(), holds=frozenset())
     (change,), notes = unacked_plan({"high@web1": node})
-    assert (
-        change.summary
-        == "archive 2 unacked messages that no node holds from high_q"
-    )
+    assert change.summary == "archive 2 unacked messages that no node holds from high_q"
     assert change.do == TakeUnacked(
         "high_q", "high_q+unacked.messages.jsonl", ("--queue high_q --unacked --reason orphan",), ()
     )
@@ -172,7 +168,9 @@ def test_unacked_messages_are_left_alone_while_a_node_that_runs_is_silent(holds:
     )
     changes, notes = unacked_plan(nodes)
     assert changes == ()
-    assert notes == ["unacked messages are not changed: high@web1 may hold them and does not answer"]
+    assert notes == [
+        "unacked messages are not changed: high@web1 may hold them and does not answer"
+    ]
 
 
 def test_a_node_whose_service_is_down_holds_nothing() -> None:

@@ -303,9 +303,7 @@ def test_messages_that_are_still_there_after_the_cleaning_are_a_failure(world: W
     world.broker.bad["high_q"] = 3
     world.broker.sticky = True
     assert world.remediate() == ExitCode.FAILED
-    assert world.reporter.outcomes(BROKER) == {
-        "archive 3 of 3 messages from high_q": FAILED
-    }
+    assert world.reporter.outcomes(BROKER) == {"archive 3 of 3 messages from high_q": FAILED}
     assert world.reporter.tallies[BROKER] == Tally(failed=1)
 
 
