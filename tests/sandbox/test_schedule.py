@@ -149,7 +149,7 @@ def test_keys_of_redbeat_are_read_with_what_the_code_has_besides(shop: Shop) -> 
     assert seen["hourly"]["next_due_at"] - seen["hourly"]["last_sent_at"] == pytest.approx(
         3600, abs=1
     )
-    assert seen["in the code"]["untold"] == "beat has not taken it up yet"
+    assert seen["in the code"]["untold"] == "beat has not loaded it yet"
     assert (finding["code"], finding["subject"]) == ("schedule.no_consumer", "typo")
 
 

@@ -365,9 +365,7 @@ def test_workers_that_are_not_back_yet_since_redis_was_started_are_no_fault_nor_
 def test_queues_in_another_db_are_told_with_both_depths() -> None:
     finding = only(findings(broker=broker(depths_by_db={3: 1500})), "broker.other_db")
     assert finding.subject == "db 3"
-    assert finding.evidence == (
-        "db 0 of the inventory holds 0; db 3 holds 1,500 of these names",
-    )
+    assert finding.evidence == ("db 0 of the inventory holds 0; db 3 holds 1,500 of these names",)
 
 
 # --- queues

@@ -118,7 +118,7 @@ def test_of_many_entries_a_misspelt_queue_and_a_misspelt_task_are_named_with_the
         "one",
         Severity.ERROR,
     )
-    assert queue.summary.endswith("let a worker consume it; did you mean 'high_priority'?")
+    assert queue.summary.endswith("add it to a worker; did you mean 'high_priority'?")
     assert (name.code, name.subject) == ("schedule.unknown_task", "two")
     assert name.summary.endswith(f"; did you mean '{CHECK}'?")
     assert name.evidence[1] == "inspect registered: none of high@web1, low@web1 knows it"
@@ -209,7 +209,7 @@ def test_an_exchange_without_a_queue_is_not_known_and_no_fault() -> None:
     (path,) = paths(FLEET, snapshot)
     assert path.broken == ()
     assert path.unknown == (
-        "who gets it is not known: it goes to exchange all with the routing key 'x'",
+        "its worker is not known: it goes to exchange all with the routing key 'x'",
     )
 
 
