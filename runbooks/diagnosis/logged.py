@@ -1,6 +1,4 @@
-"""What the logs of services that run are evidence of: tasks that fail, processes that are killed,
-refused passwords.
-"""
+"""Faults that logs of running services show: failing tasks, killed processes, refused passwords."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,9 +12,10 @@ from runbooks.core.model import Finding, Severity, Snapshot
 from runbooks.core.wording import counted, tasks, utc
 
 FEW = 5
-"""So many failures of a task say nothing of it yet."""
+"""Fewer failures of a task than this prove nothing."""
 
 _QUOTED = 300
+"""Characters of a log line that the evidence quotes."""
 _SHOWN = 5
 
 
@@ -33,7 +32,7 @@ class Source(Struct, frozen=True):
 
 
 def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """What shows in logs alone."""
+    """Find the faults that only logs show."""
     sources = list(_sources(fleet, snapshot))
     yield from _failing(sources)
     for source in sources:
@@ -44,7 +43,7 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def quoted(service: str, one: Logged) -> str:
-    """A line of a log, with how often it is there, for the evidence."""
+    """Quote a line of a log for the evidence, with the number of such lines."""
     first = one.first if len(one.first) <= _QUOTED else f"{one.first[:_QUOTED]}…"
     if one.count == 1:
         return f"log of {service} at {utc(one.first_at)}: {first}"
@@ -57,7 +56,9 @@ def quoted(service: str, one: Logged) -> str:
 def _sources(fleet: Fleet, snapshot: Snapshot) -> Iterator[Source]:
     states = snapshot.reachable()
     for host in fleet.hosts:
-        for name in host.services if host.name in states else ():
+        if host.name not in states:
+            continue
+        for name in host.services:
             service = states[host.name].services.get(name)
             if service and service.log:
                 yield Source(host.name, name, service.log)
@@ -67,17 +68,16 @@ def _sources(fleet: Fleet, snapshot: Snapshot) -> Iterator[Source]:
 
 
 def _failing(sources: Sequence[Source]) -> Iterator[Finding]:
-    """Tasks of which half fail, or more, on all workers or on one."""
+    """Find tasks of which at least half of the runs fail, on all workers or on one."""
     by_task = defaultdict[str, list[tuple[Source, Logged]]](list)
     for source in sources:
         for one in source.log.of(Event.FAILED):
             by_task[one.subject].append((source, one))
     for task, places in by_task.items():
-        worst = [
-            (source, one)
-            for source, one in places
-            if _is_bad(one.count, source.log.succeeded.get(task, 0))
-        ]
+        worst = []
+        for source, one in places:
+            if _is_bad(one.count, source.log.succeeded.get(task, 0)):
+                worst.append((source, one))
         failed = sum(one.count for _, one in places)
         succeeded = sum(source.log.succeeded.get(task, 0) for source in sources)
         if worst or _is_bad(failed, succeeded):
@@ -93,35 +93,25 @@ def _task_failing(
 ) -> Finding:
     failed = sum(one.count for _, one in places)
     ended = failed + sum(source.log.succeeded.get(task, 0) for source, _ in places)
-    where = (
-        ""
-        if len(places) == len({*_running(task, sources)})
-        else f" on {', '.join(s.name for s, _ in places)}"
-    )
-    # below INFO a worker writes only what failed, so that there were no others cannot be told
+    where = ""
+    if len(places) != len({*_running(task, sources)}):
+        where = f" on {', '.join(source.name for source, _ in places)}"
+    # Below the log level INFO a worker logs only failures, so other runs are not known.
     logs_all = any(source.log.succeeded or source.log.received for source, _ in places)
-    of_all = f"{failed:,} of {ended:,} runs of {task} have failed{where}"
-    return Finding(
-        "task.failing",
-        task,
-        (
-            of_all
-            if logs_all
-            else (
-                f"{counted(failed, 'run')} of {task} have failed{where}; how many did not is not"
-                " logged"
-            )
-        ),
-        (
-            *(_share(source, one) for source, one in places[:_SHOWN]),
-            *([f"and {counted(len(places) - _SHOWN, 'more log')}"] if len(places) > _SHOWN else []),
-        ),
-        severity=Severity.ERROR if logs_all and failed == ended else Severity.WARNING,
-    )
+    if logs_all:
+        summary = f"{failed:,} of {ended:,} runs of {task} have failed{where}"
+    else:
+        runs = counted(failed, "run")
+        summary = f"{runs} of {task} have failed{where}; successful runs are not logged"
+    evidence = [_share(source, one) for source, one in places[:_SHOWN]]
+    if len(places) > _SHOWN:
+        evidence.append(f"and {counted(len(places) - _SHOWN, 'more log')}")
+    severity = Severity.ERROR if logs_all and failed == ended else Severity.WARNING
+    return Finding("task.failing", task, summary, tuple(evidence), severity=severity)
 
 
 def _running(task: str, sources: Iterable[Source]) -> Iterator[str]:
-    """The services whose logs show that they ran the task."""
+    """Yield the services whose logs show that they ran the task."""
     for source in sources:
         failed = any(one.subject == task for one in source.log.of(Event.FAILED))
         if failed or task in source.log.succeeded:
@@ -129,89 +119,92 @@ def _running(task: str, sources: Iterable[Source]) -> Iterator[str]:
 
 
 def _share(source: Source, one: Logged) -> str:
-    succeeded = source.log.succeeded.get(one.subject, 0)
     line = quoted(source.name, one)
-    return (
-        f"{line}; {succeeded:,} succeeded since {utc(source.log.since_at)}" if succeeded else line
-    )
+    succeeded = source.log.succeeded.get(one.subject, 0)
+    if not succeeded:
+        return line
+    return f"{line}; {succeeded:,} succeeded since {utc(source.log.since_at)}"
 
 
 # --- processes that are killed ----------------------------------------------------------------------------------------
 
 
 def _killed(source: Source) -> Iterator[Finding]:
-    """**Source:** billiard 4.2.1 `pool.py: _join_exited_workers`; a hard time limit kills a process
-    as well.
+    """Find killed processes, except those that a hard time limit killed.
+
+    **Source:** billiard 4.2.1 `pool.py: _join_exited_workers`.
     """
     killed = next(source.log.of(Event.KILLED), None)
-    timed_out = sum(
-        one.count for one in source.log.of(Event.FAILED) if one.first.startswith("Hard time limit")
-    )
+    failures = source.log.of(Event.FAILED)
+    timed_out = sum(one.count for one in failures if one.first.startswith("Hard time limit"))
     if not killed or killed.count <= timed_out:
         return
-    lines = (quoted(source.name, killed),)
     again = {one: count for one, count in source.log.received.items() if count > 1}
     if killed.count > 1 and again:
-        (task, id), count = max(again.items(), key=lambda pair: pair[1])
-        yield Finding(
-            "task.kills_its_process",
-            task,
-            f"message {id} of {task} has come {count:,} times to {source.name} and never ended,"
-            f" while {counted(killed.count, 'process', 'processes')} of its pool died",
-            (
-                *lines,
-                (
-                    "with task_reject_on_worker_lost, or a worker that dies as well, such a message"
-                    " comes back for ever"
-                ),
-                *_others(again, (task, id)),
-                f"to take it out: {Command('clean-queues', '--task', task)}",
-            ),
-        )
+        yield _kills_its_process(source, killed, again)
         return
     which = Counter(task for task, _ in source.log.received)
+    unfinished = [
+        f"received and not ended: {counted(count, 'message')} of {task}"
+        for task, count in which.most_common(3)
+    ]
     yield Finding(
         "worker.processes_killed",
         source.name,
-        f"{counted(killed.count, 'process', 'processes')} of the pool of {source.name} died with"
-        " what they ran",
-        (
-            *lines,
-            *(
-                f"received and not ended: {counted(count, 'message')} of {task}"
-                for task, count in which.most_common(3)
-            ),
-            *_why_killed(killed),
-        ),
+        f"{counted(killed.count, 'process', 'processes')} of the pool of {source.name} died while"
+        " running tasks",
+        (quoted(source.name, killed), *unfinished, *_why_killed(killed)),
         severity=Severity.WARNING,
+    )
+
+
+def _kills_its_process(
+    source: Source, killed: Logged, again: Mapping[tuple[str, str], int]
+) -> Finding:
+    """Report the message that was received most often and never ended."""
+    (task, id), count = max(again.items(), key=lambda pair: pair[1])
+    return Finding(
+        "task.kills_its_process",
+        task,
+        f"message {id} of {task} was received {count:,} times by {source.name} and never ended,"
+        f" while {counted(killed.count, 'process', 'processes')} of its pool died",
+        (
+            quoted(source.name, killed),
+            "with task_reject_on_worker_lost, or if the worker dies as well, such a message is"
+            " delivered again forever",
+            *_others(again, (task, id)),
+            f"to archive it: {Command('clean-queues', '--task', task)}",
+        ),
     )
 
 
 def _others(again: Mapping[tuple[str, str], int], shown: tuple[str, str]) -> Iterator[str]:
     if len(again) > 1:
         names = sorted({task for task, id in again if (task, id) != shown})
-        yield f"so have {counted(len(again) - 1, 'other message')} of {', '.join(names)}"
+        yield f"so were {counted(len(again) - 1, 'other message')} of {', '.join(names)}"
 
 
 def _why_killed(killed: Logged) -> Iterator[str]:
     if "signal 9" in killed.first:
         yield (
-            "Celery sends signal 9 at a hard time limit alone, and logs that; the kernel does when"
-            " memory runs out"
+            "Celery sends signal 9 only at a hard time limit, and logs that; the kernel sends it"
+            " when memory runs out"
         )
         yield "journalctl -k --grep 'Killed process' shows whether it was the kernel"
 
 
 def _loses_results(source: Source) -> Iterator[Finding]:
-    """**Source:** billiard 4.2.1 `pool.py: ApplyResult._set`: what Celery does after a task raised
-    an error.
+    """Find tasks whose end could not be processed.
+
+    **Source:** billiard 4.2.1 `pool.py: ApplyResult._set`: what Celery does after a task raised an
+    error.
     """
     for one in source.log.of(Event.NO_RESULT):
         yield Finding(
             "worker.loses_results",
             source.name,
-            f"{source.name} could not handle the end of {counted(one.count, 'task')}: are results"
-            " stored?",
+            f"{source.name} could not process the end of {counted(one.count, 'task')}: check"
+            " whether results are stored",
             (
                 quoted(source.name, one),
                 "the traceback below that line in the log names the server or file",
@@ -224,15 +217,17 @@ def _loses_results(source: Source) -> Iterator[Finding]:
 
 
 def _discards(source: Source) -> Iterator[Finding]:
-    gone = "what was discarded is gone: only whoever sent it can send it again"
-    if unknown := list(source.log.of(Event.UNREGISTERED)):
+    lost = "discarded messages are lost: only their sender can send them again"
+    unknown = list(source.log.of(Event.UNREGISTERED))
+    if unknown:
         count = sum(one.count for one in unknown)
+        names = tasks(one.subject for one in unknown)
         yield Finding(
             "task.was_discarded",
             source.name,
-            f"{source.name} has discarded {counted(count, 'message')} of"
-            f" {tasks(one.subject for one in unknown)}, which it does not have registered",
-            (*(quoted(source.name, one) for one in unknown[:_SHOWN]), gone),
+            f"{source.name} has discarded {counted(count, 'message')} of {names}, which it has not"
+            " registered",
+            (*(quoted(source.name, one) for one in unknown[:_SHOWN]), lost),
             severity=Severity.WARNING,
         )
     for one in source.log.of(Event.UNREADABLE):
@@ -243,30 +238,27 @@ def _discards(source: Source) -> Iterator[Finding]:
             " or cannot read",
             (
                 quoted(source.name, one),
-                (
-                    "whoever sends them writes in a way (task_serializer) that this worker does not"
-                    " take (accept_content): give both the same"
-                ),
-                gone,
+                "this worker does not accept (accept_content) the format of the sender"
+                " (task_serializer): set both to the same",
+                lost,
             ),
             severity=Severity.WARNING,
         )
 
 
 def _refused(source: Source) -> Iterator[Finding]:
-    """Told while nothing in the log says that the worker got in later."""
-    refused, connected = source.log.last(Event.REFUSED), source.log.last(Event.CONNECTED)
-    if refused and not (connected and connected.last_at > refused.last_at):
-        yield Finding(
-            "worker.refused",
-            source.name,
-            f"{source.name} runs with a user or password that a server refuses",
-            (
-                quoted(source.name, refused),
-                "connections that were made before go on until they are lost",
-                (
-                    "the broker and the result backend of its environment and settings are what it"
-                    " asks"
-                ),
-            ),
-        )
+    """Find a refused password, unless the log shows a later connection."""
+    refused = source.log.last(Event.REFUSED)
+    connected = source.log.last(Event.CONNECTED)
+    if not refused or (connected and connected.last_at > refused.last_at):
+        return
+    yield Finding(
+        "worker.refused",
+        source.name,
+        f"{source.name} runs with a user or password that a server refuses",
+        (
+            quoted(source.name, refused),
+            "open connections continue to work until they are lost",
+            "the server is the broker or the result backend of its environment and settings",
+        ),
+    )

@@ -137,7 +137,10 @@ def test_what_workers_have_logged_since_their_start_is_told(
     told = findings(world)
     assert told["task.failing"]["summary"] == "6 of 6 runs of shop.bill have failed"
     assert "ValueError('database or disk is full')" in told["task.failing"]["evidence"][0]
-    assert "shop.kill has come 4 times to jobs on here" in told["task.kills_its_process"]["summary"]
+    assert (
+        "shop.kill was received 4 times by jobs on here"
+        in told["task.kills_its_process"]["summary"]
+    )
     assert told["task.was_discarded"]["subject"] == "jobs on here"
     assert told["worker.loses_results"]["subject"] == "far on here"
     assert "worker.processes_killed" not in told

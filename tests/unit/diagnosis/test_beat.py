@@ -116,8 +116,8 @@ def test_a_last_run_in_the_future_is_told_with_how_to_count_from_now() -> None:
     assert (ahead.code, ahead.summary) == (
         "beat.last_run_ahead",
         (
-            "the last run of 1 entry of the schedule lies in the future, up to 8 h from now: beat"
-            " sends nothing of it before that"
+            "the last run of 1 entry of the schedule is in the future, up to 8 h from now: beat"
+            " does not send it before that"
         ),
     )
     assert "update(last_run_at=None)" in ahead.evidence[-1]

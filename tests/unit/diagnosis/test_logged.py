@@ -59,7 +59,7 @@ def test_a_few_failures_or_less_than_half_are_no_fault() -> None:
 
 def test_below_the_level_info_the_share_is_not_known() -> None:
     finding = found(failures(12))["task.failing"]
-    assert finding.summary == "12 runs of shop.bill have failed; how many did not is not logged"
+    assert finding.summary == "12 runs of shop.bill have failed; successful runs are not logged"
     assert finding.severity is Severity.WARNING
 
 
@@ -76,7 +76,7 @@ def test_a_message_that_comes_again_and_kills_again_is_named() -> None:
     ]
     assert finding.subject == "shop.kill"
     assert finding.summary.startswith(
-        "message t2 of shop.kill has come 4 times to high on web1 and never ended"
+        "message t2 of shop.kill was received 4 times by high on web1 and never ended"
     )
     assert not set(found(killed, received={("shop.ok", "t3"): 1})) - {"worker.processes_killed"}
 
