@@ -155,7 +155,7 @@ def test_a_worker_that_ends_once_its_task_is_done_is_left_to_it(place: Place) ->
     place.workers["one"].terminate()
     with place.client() as client:
         until(lambda: b"one@here" not in b"".join(client.smembers("_kombu.binding.celery.pidbox")))
-    assert "finishes what it runs before it ends" in of_one(place.left_alone())
+    assert "finishes its running tasks before it ends" in of_one(place.left_alone())
     assert place.workers["one"].poll() is None
     (place.path / "go").touch()
     assert place.workers["one"].wait(30) == 0
@@ -202,7 +202,7 @@ def test_a_loop_that_a_task_holds_is_left_to_it(place: Place) -> None:
                 one["cmd"] == "brpop" and int(one["idle"]) > 5 for one in client.client_list()
             )
         )
-    assert "a task holds its gevent loop, which has asked Redis for nothing for " in of_one(
+    assert "a task blocks its gevent loop, which has asked Redis for nothing for " in of_one(
         place.left_alone()
     )
     (place.path / "go").touch()
@@ -262,4 +262,4 @@ def test_a_worker_that_is_not_back_after_a_restart_of_redis_is_given_time(place:
     said = {
         one["subject"]: one["summary"] for one in found if one["code"] == "worker.not_answering"
     }
-    assert "a worker of before may not be back yet" in said.get("one@here", "")
+    assert "an older worker may not have reconnected yet" in said.get("one@here", "")

@@ -237,7 +237,7 @@ def test_a_silence_since_redis_had_no_memory_for_an_answer_follows_from_what_fil
     assert caused_by(findings, "worker.not_answering")[0] == chain[-2]
     assert bool(findings["worker.not_answering"].fix) is fixed
     assert (
-        "Redis refused an answer of it" in findings["worker.not_answering"].summary
+        "Redis refused an answer of this worker" in findings["worker.not_answering"].summary
     ) is not fixed
 
 

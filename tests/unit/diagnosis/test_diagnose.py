@@ -665,7 +665,7 @@ def test_a_worker_that_runs_but_does_not_answer_is_told_with_its_pid_and_who_ans
     other = node(name="x@elsewhere", queues=frozenset(["theirs"]))
     found = findings(broker=broker(nodes={"x@elsewhere": other}))
     finding = one(found, "worker.not_answering")
-    since = "pid 100 is alive since 2025-06-15T14:58:20Z (8 min 20 s)"
+    since = "pid 100 has been running since 2025-06-15T14:58:20Z (8 min 20 s)"
     assert finding.evidence == (since, "inspect ping was answered by x@elsewhere")
     found = findings(broker=broker(nodes={}))
     assert "answered by no node at all" in one(found, "worker.not_answering").evidence[1]
