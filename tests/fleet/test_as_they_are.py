@@ -142,10 +142,10 @@ def test_a_worker_of_a_users_own_systemd_is_named_with_what_ends_it(two: FleetWo
     with changed(two, change, back):
         looked = words(inv(two, "diagnose"))
         assert (
-            "printers.service of user 1000 runs worker mine@web1 beside the inventory's services"
+            "printers.service of user 1000 runs worker mine@web1 in addition to the inventory's services"
             in looked
         ), looked
-        assert "units of a user's own systemd (systemctl --user) are not looked at" in looked
+        assert "units of a user's own systemd (systemctl --user) are not checked" in looked
         told = re.search(r"end it on web1: (sudo -u '#1000' .*? printers\.service)", looked)
         assert told, looked
         assert two.ssh("web1", told[1]).code == 0

@@ -67,7 +67,7 @@ def test_on_a_host_whose_tmp_is_full_that_is_one_finding_among_all_others(
     with on(fleet, "web1", fill, "umount /tmp"):
         found = found_on(fleet, "web1")
     assert found.keys() == {*before, "host.no_room"}
-    assert found["host.no_room"]["summary"].startswith("nothing can be written in /tmp on web1")
+    assert found["host.no_room"]["summary"].startswith("/tmp on web1 cannot be written")
 
 
 def test_an_environment_file_that_is_a_folder_and_a_directory_that_is_gone_are_each_a_finding(

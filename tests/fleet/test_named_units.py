@@ -188,7 +188,7 @@ def test_a_unit_that_is_not_there_is_named_and_nothing_is_done_about_it(named: F
     )
     looked = named.inv("diagnose", "--inventory", ".fleet/misspelt.yaml", "--limit", "web1")
     assert "systemd on web1 has no unit celeri.service" in words(looked), looked.out
-    assert "it is at work in celery.service" in words(looked), looked.out
+    assert "celery.service runs it" in words(looked), looked.out
     assert ": worker w1@" in words(looked), looked.out
     done = named.inv("remediate", "--yes", "--inventory", ".fleet/misspelt.yaml", "--limit", "web1")
     assert done.code == 2, done.out + done.err

@@ -91,5 +91,5 @@ def test_a_host_whose_sudo_waits_for_a_name_is_named_with_what_it_says(fleet: Fl
     change += f"echo {nobody} >/etc/resolv.conf"
     with changed(fleet, change, "cat /root/hosts >/etc/hosts; cat /root/resolv >/etc/resolv.conf"):
         done = look(fleet)
-    assert "the shell on web1 takes long to begin" in done.out
+    assert "the shell on web1 starts slowly" in done.out
     assert "unable to resolve host web1" in done.out

@@ -259,7 +259,7 @@ def test_what_a_host_lacks_is_asked_for_only_where_it_is_needed(url: str, tmp_pa
         in looked.err
     )
     assert "docs/inventory.md#a-host has an example of each" in looked.err
-    assert "no node that answers fits lost@here" in looked.out
+    assert "no node that answers matches lost@here" in looked.out
     assert "fits w@here" not in looked.out
     shown = inv("queues", cwd=tmp_path)
     assert (shown.code, "not checked" in shown.err) == (0, False), shown.err

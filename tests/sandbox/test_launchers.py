@@ -227,7 +227,7 @@ def test_beside_a_beat_that_somebody_started_by_hand_none_is_started(place: Plac
     ) as pid:
         done = place.inv("remediate", "--yes", "--inventory", "with_beat.yaml")
         assert done.code == 2, done.out + done.err
-        assert f"it is at work in process {pid}: end it there" in done.out + done.err
+        assert f"process {pid} runs it: end that" in done.out + done.err
         assert f"end it on {HOST}: sudo kill -TERM {pid}" in done.out
     assert not (place.path / "beat.pid").exists()
 

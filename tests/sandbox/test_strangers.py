@@ -62,7 +62,7 @@ def test_a_worker_of_somebody_else_at_our_queue_is_told_with_what_it_discards(
             "stray@elsewhere",
             "error",
         )
-        assert "is no worker of the inventory and consumes high_priority" in finding["summary"]
+        assert "is not a worker of the inventory and consumes high_priority" in finding["summary"]
         assert healthy.inv("verify").code == 1
         assert "worker.unknown" in {
             one["code"] for one in healthy.inv("monitor", "--json").json["look"]["crossings"]
