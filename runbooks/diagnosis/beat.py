@@ -160,7 +160,8 @@ def _waits_for_lock(host: FleetHost, state: HostState, beats: Sequence[Beat]) ->
         yield Finding(
             "beat.waits_for_lock",
             host.name,
-            f"beat waits up to {span(lock.left_s)} for the lock {lock.key} of a beat that has ended",
+            f"beat waits up to {span(lock.left_s)} for the lock {lock.key} of a beat that has"
+            " ended",
             (
                 f"{lock.key} was last renewed {span(ago_s)} ago, before any running beat was"
                 " started",
@@ -224,7 +225,7 @@ def _silence_unknown(host: FleetHost, state: HostState, beats: Sequence[Beat]) -
         return _untold(
             host,
             "it is not known how long beat has been silent, so this is not watched",
-            f"{state.beat_untold} is kept by Python's dbm.ndbm, which writes it only when beat ends",
+            f"Python's dbm.ndbm keeps {state.beat_untold}, and writes it only when beat ends",
             "install dbm.gnu in beat's Python (Debian: python3-gdbm) and let beat create a new"
             " schedule file",
         )

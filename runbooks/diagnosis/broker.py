@@ -86,8 +86,8 @@ def _running_out(broker: BrokerState) -> Iterator[Finding]:
         yield Finding(
             "broker.many_clients",
             "broker",
-            f"Redis has {broker.connected:,} of at most {broker.max_clients:,} clients; at the limit"
-            " it refuses workers and programs that send tasks",
+            f"Redis has {broker.connected:,} of at most {broker.max_clients:,} clients; at the"
+            " limit it refuses workers and programs that send tasks",
             (
                 f"INFO clients: connected_clients {broker.connected:,}, maxclients"
                 f" {broker.max_clients:,}",

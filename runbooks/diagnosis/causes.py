@@ -55,12 +55,16 @@ class _Look(Struct, frozen=True):
     """Those that run with older files than exist now."""
 
 
+def _always(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
+    return True
+
+
 class _Pair(Struct, frozen=True):
     """Findings that explain others, if they are about the same workers or beats."""
 
     causes: tuple[str, ...]
     effects: tuple[str, ...]
-    where: Callable[[_Look, Finding, Finding], bool] = lambda look, cause, effect: True  # noqa: ARG005
+    where: Callable[[_Look, Finding, Finding], bool] = _always
     """What else has to hold for a cause and an effect."""
     any_of_them: bool = False
     """Whether one explained worker of the effect is enough; otherwise all have to be explained."""

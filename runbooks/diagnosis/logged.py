@@ -64,7 +64,7 @@ def _sources(fleet: Fleet, snapshot: Snapshot) -> Iterator[Source]:
                 yield Source(host.name, name, service.log)
 
 
-# --- tasks that fail --------------------------------------------------------------------------------------------------
+# --- tasks that fail ------------------------------------------------------------------------------
 
 
 def _failing(sources: Sequence[Source]) -> Iterator[Finding]:
@@ -126,7 +126,7 @@ def _share(source: Source, one: Logged) -> str:
     return f"{line}; {succeeded:,} succeeded since {utc(source.log.since_at)}"
 
 
-# --- processes that are killed ----------------------------------------------------------------------------------------
+# --- processes that are killed --------------------------------------------------------------------
 
 
 def _killed(source: Source) -> Iterator[Finding]:
@@ -213,7 +213,7 @@ def _loses_results(source: Source) -> Iterator[Finding]:
         )
 
 
-# --- messages that were discarded, and passwords that were refused ----------------------------------------------------
+# --- messages that were discarded, and passwords that were refused --------------------------------
 
 
 def _discards(source: Source) -> Iterator[Finding]:

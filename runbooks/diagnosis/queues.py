@@ -360,7 +360,8 @@ def _orphaned(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             "queue.orphaned",
             queue,
             f"{which} fetched by a worker that no longer exists; Celery delivers {them(count)}"
-            f" again {span(timeout_s)} after that; to return {them(count)} to the queue now: {back}",
+            f" again {span(timeout_s)} after that; to return {them(count)} to the queue now:"
+            f" {back}",
             (
                 f"{counted(broker.unacked, *_ARE)} fetched and not acknowledged",
                 "no node that answers lists these as active, reserved or scheduled; Celery delivers"

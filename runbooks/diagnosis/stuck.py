@@ -89,7 +89,7 @@ def _age_s(running: Iterable[RunningTask], now: float) -> float:
     return min(ages_s, default=0.0)
 
 
-# --- every process is busy --------------------------------------------------------------------------------------------
+# --- every process is busy ------------------------------------------------------------------------
 
 
 class _Busy(Struct, frozen=True):
@@ -128,7 +128,7 @@ def _still_busy(broker: BrokerState, second: SecondLook, queue: str) -> list[Nod
 
 
 def waiting_behind_tasks(fleet: Fleet, snapshot: Snapshot) -> Iterator[str]:
-    """Describe the queues in which nothing moves because of long tasks. They are not a fault yet."""
+    """Describe the queues in which nothing moves because of long tasks; not yet a fault."""
     broker = snapshot.broker
     if broker is None or broker.second is None:
         return
@@ -268,7 +268,7 @@ def _waiting(busy: _Busy) -> str:
     return f"{counted(busy.depth + busy.reserved, *of_queue)} ({in_workers})"
 
 
-# --- a worker hangs ---------------------------------------------------------------------------------------------------
+# --- a worker hangs -------------------------------------------------------------------------------
 
 
 def busy_processes(broker: BrokerState, now: float) -> dict[str, frozenset[int]]:
@@ -336,7 +336,7 @@ def _hang_by_themselves(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-# --- a worker is idle -------------------------------------------------------------------------------------------------
+# --- a worker is idle -----------------------------------------------------------------------------
 
 
 def _of_idle_workers(broker: BrokerState, second: SecondLook, queue: str) -> Iterator[Finding]:
@@ -354,7 +354,8 @@ def _of_idle_workers(broker: BrokerState, second: SecondLook, queue: str) -> Ite
         yield Finding(
             "worker.rate_limited",
             queue,
-            f"{waiting} in {queue} behind tasks that {names} holds back because of their rate limit",
+            f"{waiting} in {queue} behind tasks that {names} holds back because of their rate"
+            " limit",
             (
                 *held_back,
                 seen,
@@ -407,7 +408,7 @@ def _why_not_taken(second: SecondLook, names: str) -> Iterator[str]:
         yield f"to make {names} ask again: {Command('restart-workers')}"
 
 
-# --- what a look at the nodes shows -----------------------------------------------------------------------------------
+# --- what a look at the nodes shows ---------------------------------------------------------------
 
 
 def _run_twice(nodes: Mapping[str, NodeState]) -> dict[str, list[str]]:
@@ -433,10 +434,11 @@ def _twice(fleet: Fleet, broker: BrokerState, second: SecondLook) -> Iterator[Fi
     limit = span(fleet.app.broker_options.visibility_timeout)
     for name, places in sorted(by_task.items()):
         count = len({id for id, _ in places})
+        which = counted(count, f"task {name} runs", f"tasks {name} run")
         yield Finding(
             "task.runs_twice",
             name,
-            f"{counted(count, f'task {name} runs', f'tasks {name} run')} on several workers at once",
+            f"{which} on several workers at once",
             (
                 *(f"inspect active: {id} on {node}" for id, node in sorted(places)[:_SHOWN]),
                 f"a message that is not acknowledged {limit} after its fetch is delivered again"

@@ -166,7 +166,7 @@ def _perhaps_silent(fleet: Fleet, snapshot: Snapshot) -> Sequence[str]:
 
 
 def _what(queue: str, selections: Sequence[Selection], one: str, many: str) -> str:
-    """Describe in one line how many messages go where; their number is followed by `one` or `many`."""
+    """Describe in one line how many messages go where; `one` or `many` follows their number."""
     by_place: dict[str, int] = {}
     for selection in selections:
         by_place[selection.to] = by_place.get(selection.to, 0) + selection.count

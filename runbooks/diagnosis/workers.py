@@ -383,7 +383,8 @@ def _who(other: OtherRunner) -> Iterator[str]:
         )
     if other.manager is Manager.USERS_SYSTEMD:
         yield (
-            "units of a user's own systemd (systemctl --user) are not checked; its process was found"
+            "units of a user's own systemd (systemctl --user) are not checked; its process was"
+            " found"
         )
 
 

@@ -226,7 +226,7 @@ def test_what_becomes_of_a_broker_without_memory_is_told_by_its_policy(
         (
             {"connected": 9_001, "max_clients": 10_000},
             "broker.many_clients",
-            "9,001 of 10,000 clients",
+            "9,001 of at most 10,000 clients",
         ),
         ({"connected": 9_000, "max_clients": 10_000}, "", ""),
         (
