@@ -44,11 +44,11 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     yield from _running_out(broker)
     if broker.clocks_differ:
         ahead_s = broker.clock_ahead_s
+        way = "ahead of" if ahead_s > 0 else "behind"
         yield Finding(
             "broker.clock",
             "broker",
-            f"this machine's clock is {span(ahead_s)} {'ahead of' if ahead_s > 0 else 'behind'} the"
-            " broker's",
+            f"this machine's clock is {span(ahead_s)} {way} the broker's",
             (
                 "Redis TIME; this machine's clock decides which messages are overdue, expired or"
                 " fetched long ago",

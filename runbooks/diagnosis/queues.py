@@ -35,6 +35,7 @@ _DEFAULT_VISIBILITY_S = 3600.0
 _CLOSE = 0.75
 """How alike two names of queues have to be, from 0 to 1, for "did you mean"."""
 _MOST_ORIGINS = 5
+_UNREAD = "a task whose name was not read"
 _UNSENT = (
     "neither the schedule nor a route leads there: a call names this queue, or another application"
     " uses this db"
@@ -90,7 +91,7 @@ def _no_consumer(
     expected = fleet.app.queues.get(state.name)
     count = expected.consumers if expected else 0
     needs_none = expected is not None and count == 0
-    if needs_none or any(state.name in node.queues for node in broker.nodes.values()):
+    if needs_none or _consumers(broker, state.name):
         return
     workers = ((host, worker) for host in fleet.hosts for worker in host.settings.workers)
     consuming = [(host, worker) for host, worker in workers if state.name in worker.queues]
@@ -103,9 +104,11 @@ def _no_consumer(
     summary = f"{state.name} is empty and no node consumes it"
     if state.depth:
         summary = f"{counted(state.depth, *_WAIT)} in {state.name} and no node consumes it"
-        near = "" if count or consuming or elsewhere else _near(fleet, broker, state.name)
-        summary += f"; did you mean '{near}'?" if near else ""
-    evidence = [_lengths(state)] if state.depths else []
+        if not (count or consuming or elsewhere):
+            summary += _did_you_mean(_near(fleet, broker, state.name))
+    evidence = []
+    if state.depths:
+        evidence.append(", ".join(_lengths(state)))
     evidence.append(_consumed_instead(broker))
     if not fleet.found:
         evidence.append(_expected_consumers(wanted, elsewhere, count))
@@ -121,8 +124,21 @@ def _no_consumer(
     )
 
 
-def _lengths(state: QueueState) -> str:
-    return ", ".join(f"LLEN {key!r} = {depth:,}" for key, depth in state.depths.items())
+def _consumers(broker: BrokerState, queue: str) -> list[NodeState]:
+    return [node for node in broker.nodes.values() if queue in node.queues]
+
+
+def _lengths(state: QueueState) -> list[str]:
+    return [f"LLEN {key!r} = {depth:,}" for key, depth in state.depths.items()]
+
+
+def _by_task(counts: Mapping[str, int]) -> list[str]:
+    """List how many messages there are of each task, for the evidence."""
+    return [f"{count:,} × {task}" for task, count in counts.items()]
+
+
+def _did_you_mean(near: str) -> str:
+    return f"; did you mean '{near}'?" if near else ""
 
 
 def _consumed_instead(broker: BrokerState) -> str:
@@ -154,8 +170,7 @@ def _few_consumers(
     A busy solo worker does not answer, and counts as a consumer.
     """
     expected = fleet.app.queues.get(state.name)
-    consuming = [node for node in broker.nodes.values() if state.name in node.queues]
-    nodes = sorted(consuming, key=lambda node: node.name)
+    nodes = sorted(_consumers(broker, state.name), key=lambda node: node.name)
     at_task = [
         name for name, worker in fleet.workers if name in busy and state.name in worker.queues
     ]
@@ -204,7 +219,7 @@ def _aside(state: QueueState, fix: tuple[Change, ...]) -> Iterator[Finding]:
             state.name,
             f"{counted(state.aside, *_ARE)} set aside from {state.name} by a run that is going on"
             " or was killed",
-            tuple(f"LLEN {key!r} = {depth:,}" for key, depth in state.depths.items()),
+            tuple(_lengths(state)),
             remedy="return them to the queue (clean-queues does, or an undo of that run)",
             fix=fix,
             severity=Severity.WARNING,
@@ -224,7 +239,7 @@ def _selected(state: QueueState, fix: tuple[Change, ...]) -> Iterator[Finding]:
     of = counted(state.depth, "message")
     for selection in state.selected:
         which = counted(selection.count, f"of {of} is", f"of {of} are")
-        tasks = ", ".join(f"{count:,} × {task}" for task, count in selection.by_task.items())
+        tasks = ", ".join(_by_task(selection.by_task))
         samples = [f"e.g. {one.id} (retries {one.retries})" for one in selection.samples]
         yield Finding(
             "queue.selected",
@@ -248,7 +263,7 @@ def _unacked_selected(state: QueueState, change: Change | None) -> Iterator[Find
             "queue.unacked_selected",
             state.name,
             f"{which} to be {_fate(selection)}: {selection.reason}",
-            tuple(f"{count:,} × {task}" for task, count in selection.by_task.items()),
+            tuple(_by_task(selection.by_task)),
             remedy=_remedy(selection) if change else None,
             fix=(change,) if change else (),
             severity=Severity.WARNING,
@@ -277,10 +292,7 @@ def _too_large(fleet: Fleet, state: QueueState) -> Iterator[Finding]:
             state.name,
             f"{unpack} to more than {fleet.app.unpack_limit} MiB: not read; a worker that takes one"
             " unpacks all of it",
-            tuple(
-                f"{number:,} × {task or 'a task whose name was not read'}"
-                for task, number in state.too_large.items()
-            ),
+            tuple(_by_task({task or _UNREAD: size for task, size in state.too_large.items()})),
             severity=Severity.WARNING,
         )
 
@@ -292,7 +304,7 @@ def _thresholds(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator
             "queue.depth",
             state.name,
             f"{counted(state.depth, *_WAIT)}, more than {limits.depth:,}",
-            tuple(f"{count.count:,} × {task}" for task, count in state.by_task.items()),
+            tuple(_by_task({task: count.count for task, count in state.by_task.items()})),
             severity=Severity.WARNING,
         )
     for task, count in state.by_task.items():
@@ -307,7 +319,9 @@ def _thresholds(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator
                 (f"{count.count:,} × {task}",),
                 severity=Severity.WARNING,
             )
-        late_s = snapshot.at - count.oldest_eta_at if count.oldest_eta_at is not None else 0.0
+        if count.oldest_eta_at is None:
+            continue
+        late_s = snapshot.at - count.oldest_eta_at
         if late_s > limits.eta_overdue:
             yield Finding(
                 "queue.eta_overdue",
@@ -373,7 +387,8 @@ def _orphaned(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 def _selected_of_unacked(broker: BrokerState, queue: str) -> int:
     state = broker.queues.get(queue)
-    return sum(selection.count for selection in state.unacked) if state else 0
+    selections = state.unacked if state else ()
+    return sum(selection.count for selection in selections)
 
 
 def _held_by_none(broker: BrokerState, queue: str, count: int) -> Finding:
@@ -401,8 +416,8 @@ def _hoarded(broker: BrokerState, now: float) -> Iterator[Finding]:
     for hoard in broker.hoards:
         queue = hoard.queue
         waited_s = now - hoard.since_at
-        at_queue = [node for node in broker.nodes.values() if queue in node.queues]
-        idle = sorted(node.name for node in at_queue if node.holds == frozenset())
+        consumers = _consumers(broker, queue)
+        idle = sorted(node.name for node in consumers if node.holds == frozenset())
         if not idle or waited_s <= _HOARDED_S:
             continue
         wait = counted(hoard.count, f"message of {queue} waits", f"messages of {queue} wait")
@@ -483,7 +498,7 @@ def _expired(state: QueueState) -> Iterator[Finding]:
             f"{late:,} of {counted(read, 'message')} in {state.name} have expired: the worker that"
             " takes them discards them without running them",
             (
-                *(f"{count:,} × {task}" for task, count in sorted(expired.items())),
+                *_by_task(dict(sorted(expired.items()))),
                 "they waited for longer than their sender allowed (expires): add workers, or send"
                 " with a longer expires",
                 f"to see them: {Command('messages', '--queue', state.name)}",
@@ -572,7 +587,7 @@ def _other_lists(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 def _is_unpolled(fleet: Fleet, broker: BrokerState, stray: Stray) -> bool:
     """Whether the list belongs to a queue with consumers, none of which polls this list."""
-    consumers = [node for node in broker.nodes.values() if stray.queue in node.queues]
+    consumers = _consumers(broker, stray.queue)
     if not consumers and stray.queue not in fleet.consumed:
         return False
     return bool(stray.sep) or stray.priority not in _polled(fleet, consumers)
@@ -583,7 +598,7 @@ def _unpolled(
 ) -> Finding:
     """Report the lists of one queue that no worker polls; `strays` has them by their keys."""
     assert snapshot.broker is not None
-    consumers = [node for node in snapshot.broker.nodes.values() if queue in node.queues]
+    consumers = _consumers(snapshot.broker, queue)
     keys = sorted(strays, key=lambda key: strays[key].priority)
     waiting = counted(sum(snapshot.broker.other_lists[key][0] for key in keys), *_WAIT)
     lists: list[tuple[str, ...]]
@@ -638,20 +653,18 @@ def _unknown(fleet: Fleet, snapshot: Snapshot, key: str, length: int, stray: Str
     """Report Celery messages in a list that is not a queue of the inventory, and their senders."""
     assert snapshot.broker is not None
     waiting = counted(length, "Celery message waits", "Celery messages wait")
-    consumers = [name for name, node in snapshot.broker.nodes.items() if stray.queue in node.queues]
+    consumers = sorted(node.name for node in _consumers(snapshot.broker, stray.queue))
     senders = list(dict.fromkeys(_senders(snapshot, stray.queue)))
     which = fleet.worded("is not a queue of the inventory", "no worker was seen to consume")
     summary = f"{waiting} in {key!r}, which {which}"
     if consumers:
-        advice = f"{', '.join(sorted(consumers))} consumes it"
+        advice = f"{', '.join(consumers)} consumes it"
         advice += fleet.worded(": add it to the inventory", "")
     else:
         near = _near(fleet, snapshot.broker, stray.queue)
-        summary += f"; did you mean '{near}'?" if near else ""
-        target = ("--requeue-to", near) if near else ()
-        then = Command("clean-queues", "--queue", stray.queue, *target)
-        does = f"moves its messages into {near}" if near else "archives its messages"
-        advice = f"{'correct the queue there' if senders else _UNSENT}; {then} {does}"
+        summary += _did_you_mean(near)
+        where = "correct the queue there" if senders else _UNSENT
+        advice = f"{where}; {_clean(stray.queue, near)}"
     return Finding(
         "queue.unknown",
         key,
@@ -659,6 +672,14 @@ def _unknown(fleet: Fleet, snapshot: Snapshot, key: str, length: int, stray: Str
         (*_contents([stray]), *senders, advice),
         severity=Severity.WARNING,
     )
+
+
+def _clean(queue: str, near: str) -> str:
+    """Return the command for the messages of an unknown queue."""
+    if near:
+        move = Command("clean-queues", "--queue", queue, "--requeue-to", near)
+        return f"{move} moves its messages into {near}"
+    return f"{Command('clean-queues', '--queue', queue)} archives its messages"
 
 
 def _near(fleet: Fleet, broker: BrokerState, queue: str) -> str:

@@ -163,15 +163,22 @@ class _Way:
         if kept and not kept.enabled:
             return Path(self._entry, self._host, enabled=False, last_sent_at=kept.last_sent_at)
         now = self._state.clock_at
-        due_at = self._due_at() if kept else self._entry.next_due_at(None, now)
+        if kept:
+            sent_at = kept.last_sent_at
+            due_at = self._due_at()
+            untold = ""
+        else:
+            sent_at = None
+            due_at = self._entry.next_due_at(None, now)
+            untold = self._untold()
         return Path(
             self._entry,
             self._host,
             tuple(sorted(self.consumers)),
             (*self._links(), *self._overdue()),
-            last_sent_at=kept.last_sent_at if kept else None,
+            last_sent_at=sent_at,
             next_due_at=due_at if due_at is not None and due_at > now else None,
-            untold="" if kept else self._untold(),
+            untold=untold,
         )
 
     def _untold(self) -> str:

@@ -349,9 +349,8 @@ def _others(
                 instead += _others_at_this(host, worker, snapshot)
     services = fleet.worded("the inventory's services", "those that were found first")
     for other in state.others:
-        if (host.name, other) in instead or {(host.name, pid) for pid in other.runs} <= set(
-            reported
-        ):
+        processes = {(host.name, pid) for pid in other.runs}
+        if (host.name, other) in instead or processes <= set(reported):
             continue
         end = end_of(other.manager, other.name, other.runs)
         yield Finding(
