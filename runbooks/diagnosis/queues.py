@@ -291,7 +291,7 @@ def _too_large(fleet: Fleet, state: QueueState) -> Iterator[Finding]:
             "queue.too_large",
             state.name,
             f"{unpack} to more than {fleet.app.unpack_limit} MiB: not read; a worker that takes one"
-            " unpacks all of it",
+            " unpacks the whole message",
             tuple(_by_task({task or _UNREAD: size for task, size in state.too_large.items()})),
             severity=Severity.WARNING,
         )
@@ -511,8 +511,8 @@ def _given_back_early(fleet: Fleet, broker: BrokerState) -> Iterator[Finding]:
     """Find workers of other applications that return messages of this one too early.
 
     **Source:** kombu 5.7.0 `transport/redis.py: QoS.restore_visible`: the unacknowledged messages
-    of a db are in one index, and each worker returns the messages that are older than its own
-    visibility timeout, whoever has fetched them.
+    of a db are in one index, and each worker returns all that are older than its own visibility
+    timeout, also those of other workers.
     """
     ours_s = fleet.app.broker_options.visibility_timeout
     own = {*fleet.all_nodes, *fleet.nodes_by_pattern(broker.nodes)}

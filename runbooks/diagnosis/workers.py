@@ -77,7 +77,7 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def none_expected(fleet: Fleet) -> Iterator[Finding]:
-    """Find an inventory that expects no worker: then no other finding does not mean all is well."""
+    """Find an inventory that expects no worker, so that nothing can be judged."""
     if not (fleet.all_workers or fleet.app.nodes or fleet.app.queues or fleet.found):
         yield Finding(
             "inventory.no_workers",
