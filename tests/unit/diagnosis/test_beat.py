@@ -1,4 +1,4 @@
-"""Beat is judged by when its entries were last sent, and by the lock that lets it send."""
+"""Beat is judged by the last runs of its entries, and by the lock that allows it to send."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,8 +21,8 @@ def entry(
     name: str, sent_s_ago: float, every_s: float = 60.0, *, enabled: bool = True
 ) -> KeptEntry:
     at = NOW - sent_s_ago
-    told = ScheduleEntry(name, "shop.tasks.bill", every_s=every_s)
-    return KeptEntry(entry=told, enabled=enabled, last_sent_at=at, counted_from_at=at)
+    scheduled = ScheduleEntry(name, "shop.tasks.bill", every_s=every_s)
+    return KeptEntry(entry=scheduled, enabled=enabled, last_sent_at=at, counted_from_at=at)
 
 
 def found(
@@ -70,7 +70,7 @@ ALL = {
 
 
 @pytest.mark.parametrize(
-    ("zone", "hours", "sent_s_ago", "at", "told"),
+    ("zone", "hours", "sent_s_ago", "at", "reported"),
     [
         ("Europe/Berlin", range(24), 2400, AUTUMN, ["beat.repeated_hour"]),
         ("Europe/Berlin", range(24), 600, AUTUMN, []),
@@ -81,7 +81,7 @@ ALL = {
     ids=["silent", "it has sent", "the first time", "once a day", "UTC has no such hour"],
 )
 def test_the_hour_that_the_end_of_summer_time_repeats_is_told_as_why_a_crontab_is_silent(
-    zone: str, hours: Sequence[int], sent_s_ago: float, at: float, told: list[str]
+    zone: str, hours: Sequence[int], sent_s_ago: float, at: float, reported: list[str]
 ) -> None:
     crontab = Crontab(minute=(0, 10, 20, 30, 40, 50), hour=tuple(hours), timezone=zone, **ALL)
     its = ScheduleEntry("each ten minutes", "shop.tasks.bill", crontab=crontab)
@@ -91,8 +91,8 @@ def test_the_hour_that_the_end_of_summer_time_repeats_is_told_as_why_a_crontab_i
     )
     state = replace(make_state(FLEET.hosts[0]), kept=kept, clock_at=at)
     findings = list(faults(make_fleet(make_host()), FLEET.hosts[0], state))
-    assert [one.code for one in findings] == told
-    if told:
+    assert [one.code for one in findings] == reported
+    if reported:
         assert "from 2026-10-25T01:00:00Z to 2026-10-25T02:00:00Z" in findings[0].summary
 
 
@@ -140,7 +140,7 @@ def beat(started_s_ago: float | None, **more: Any) -> Beat:
 
 
 @pytest.mark.parametrize(
-    ("beats", "lock", "told"),
+    ("beats", "lock", "reported"),
     [
         ((beat(60),), Lock("redbeat::lock", 1000.0), True),
         ((beat(60), beat(30)), Lock("redbeat::lock", 1000.0), True),
@@ -158,9 +158,9 @@ def beat(started_s_ago: float | None, **more: Any) -> Beat:
     ],
 )
 def test_a_beat_waits_where_the_lock_was_last_renewed_before_any_was_started(
-    beats: tuple[Beat, ...], lock: Lock | None, told: bool
+    beats: tuple[Beat, ...], lock: Lock | None, reported: bool
 ) -> None:
-    assert codes(beats=beats, lock=lock, kind="redbeat") == ["beat.waits_for_lock"] * told
+    assert codes(beats=beats, lock=lock, kind="redbeat") == ["beat.waits_for_lock"] * reported
 
 
 def test_what_a_beat_has_logged_of_the_lock_that_it_waits_for_is_quoted() -> None:

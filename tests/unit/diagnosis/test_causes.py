@@ -1,4 +1,4 @@
-"""What follows from another finding is told below it, and only where it does follow."""
+"""An effect is listed below its cause, and only if the cause explains it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -313,7 +313,7 @@ def test_messages_that_run_again_for_a_far_eta_follow_from_its_lack_of_a_zone() 
 
 
 def test_no_finding_can_explain_itself() -> None:
-    """Else some would be told below each other, and so nowhere."""
+    """Otherwise they would be listed below each other, and so not at all."""
     follows: dict[str, set[str]] = {}
     for pair in _PAIRS:
         for cause in pair.causes:

@@ -1,6 +1,4 @@
-"""The list of codes: each is built somewhere, none is built that is not listed, and each has a
-test.
-"""
+"""Every code is built in one place, is in the catalogue, and has a test."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Numbers and what they count agree, in every sentence of a finding and of what mends it."""
+"""Numbers and the words that they count agree in every sentence of a finding and its fix."""
 
 import re
 

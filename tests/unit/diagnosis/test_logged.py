@@ -1,4 +1,4 @@
-"""What logs are evidence of, and what they do not show."""
+"""What logs prove, and what they do not."""
 
 from typing import Any
 
@@ -22,9 +22,7 @@ def line(
 def found(
     *events: Logged, on: str = "web1", other: ServiceLog | None = None, **log: Any
 ) -> dict[str, Finding]:
-    """The findings by their codes, of what `high` on one host has logged; that on the other has
-    logged `other`.
-    """
+    """The findings by their codes, with the log of `high` on one host; `other` is that of the other."""
     logs = {host.name: other for host in HOSTS} | {on: ServiceLog(NOW - 60, events, **log)}
     hosts = {host.name: make_state(host, services=_services(logs[host.name])) for host in HOSTS}
     return {one.code: one for one in logged.faults(FLEET, make_snapshot(FLEET, hosts=hosts))}

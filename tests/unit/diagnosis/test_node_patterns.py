@@ -1,4 +1,4 @@
-"""Fleets that are known by patterns of their nodes, and by how many consume each queue."""
+"""Fleets that only have patterns of nodes, and the number of consumers of each queue."""
 
 from pathlib import Path
 
@@ -54,14 +54,16 @@ def test_nodes_that_fit_are_the_fleets_own_and_what_they_have_to_be_is_asked_of_
     assert found["task.not_registered"].fix == ()
 
 
-@pytest.mark.parametrize(("nodes", "twins", "told"), [(1, 1, True), (2, 1, False), (1, 2, False)])
+@pytest.mark.parametrize(
+    ("nodes", "twins", "reported"), [(1, 1, True), (2, 1, False), (1, 2, False)]
+)
 def test_fewer_consumers_than_a_queue_has_to_have_are_an_error(
-    nodes: int, twins: int, told: bool
+    nodes: int, twins: int, reported: bool
 ) -> None:
     found = findings(
         fleet("celery@*", high=2), *(node(f"celery@{n}", "high", twins=twins) for n in range(nodes))
     )
-    assert ("queue.few_consumers" in found) is told
+    assert ("queue.few_consumers" in found) is reported
 
 
 def test_a_queue_without_any_is_one_too_unless_it_needs_none() -> None:

@@ -1,6 +1,4 @@
-"""One judgement: over thousands of snapshots every planned change belongs to a finding, and a
-finding's is planned.
-"""
+"""Over thousands of snapshots, every planned change belongs to a finding, and is planned."""
 
 import random
 from collections.abc import Mapping

@@ -1,6 +1,4 @@
-"""What another run is restarting is no fault; what it may be restarting names it, and all else
-stays what it is.
-"""
+"""Services that another run restarts are not faults; possible effects of it name the run."""
 
 from msgspec.structs import replace
 

@@ -1,4 +1,4 @@
-"""A worker whose tasks a restart would kill is left alone, and the operator reads what runs there."""
+"""A worker is not restarted if that would kill tasks, and the operator reads what runs there."""
 
 from msgspec.structs import replace
 

@@ -1,6 +1,4 @@
-"""The way of what is scheduled and routed: a whole one gives no finding, a broken link names
-itself.
-"""
+"""The path of scheduled and routed tasks: each broken link, and no other, is a finding."""
 
 from collections.abc import Sequence
 from typing import Any

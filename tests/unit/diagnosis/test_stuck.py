@@ -1,4 +1,4 @@
-"""What two looks prove of a queue that does not move, and what they do not."""
+"""What two looks prove about a queue that does not move, and what they do not."""
 
 from collections.abc import Collection
 from typing import Any
@@ -39,8 +39,7 @@ def found(
     locked: Collection[int] = (),
     **seen: Any,
 ) -> dict[str, Finding]:
-    """The findings by their codes, of a queue with 40 messages and a host whose clock is ahead by
-    so much.
+    """The findings by their codes, of a queue with 40 messages; the host's clock may be ahead.
 
     The `locked` processes of that host wait for themselves.
     """

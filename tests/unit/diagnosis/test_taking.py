@@ -1,6 +1,4 @@
-"""The queue step: what is taken out, into which archive, and what an operator reads before
-agreeing.
-"""
+"""The queue step: which messages go into which archive, and what an operator reads first."""
 
 from typing import Any
 

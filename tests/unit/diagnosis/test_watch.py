@@ -1,6 +1,4 @@
-"""What the monitor finds with the broker's answers, and at most beat's hosts': nothing that it did
-not look at.
-"""
+"""What the monitor finds by the broker and beat's hosts, and nothing that it did not check."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -191,10 +189,10 @@ def test_a_backlog_that_drains_too_slowly_or_not_at_all_is_told(
         f.code for f in slow_to_drain(fleet, broker, [make_queue_look(depth=5000, per_s=per_s)])
     ] == found
     assert list(slow_to_drain(fleet, broker, [make_queue_look(depth=1500, per_s=per_s)])) == [], (
-        "that is no backlog"
+        "this is not a backlog"
     )
     assert list(slow_to_drain(FLEET, broker, [make_queue_look(depth=5000, per_s=per_s)])) == [], (
-        "nobody asked"
+        "no threshold was set"
     )
 
 
