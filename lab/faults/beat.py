@@ -161,9 +161,11 @@ CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 
 
 _CRONTAB = """
+import zoneinfo
+zoneinfo.reset_tzpath({zones!r}.split(":"))
 CELERY_TIMEZONE = "Lab/Autumn"
 CELERY_BEAT_SYNC_EVERY = 1
-CELERY_BEAT_SCHEDULE["more"] = {"task": "inventory.tasks.collect_daemon_status", "schedule": crontab()}
+CELERY_BEAT_SCHEDULE["more"] = dict(task="inventory.tasks.collect_daemon_status", schedule=crontab())
 """
 
 
@@ -178,7 +180,8 @@ def repeated_hour(ground: Sandbox) -> Iterator[None]:
     began_at = time.time()
     ends_at = (began_at + 140) // 60 * 60  # beat sends the entry at least once before
     zones = autumn(ground.world.root / "zones", ends_at)
-    with ground.world.variables(PYTHONTZPATH=zones), ground.settings(_CRONTAB, "beat"):
+    entry = ground.settings(_CRONTAB.format(zones=zones), "beat")
+    with ground.world.variables(PYTHONTZPATH=zones), entry:
         until(lambda: time.time() > ends_at + 70, "a minute that beat leaves out", timeout_s=250)
         yield
 

@@ -90,7 +90,7 @@ def answer_unknown(ground: Sandbox) -> Iterator[None]:
     with stranger(ground, "worker_low@sandbox", "low_priority", EXPECTED) as twin:
         os.kill(twin.pid, signal.SIGSTOP)
         try:
-            with text_of(ground.inventory, (start, f"kill -CONT {twin.pid}; {start}")):
+            with text_of(ground.inventory, (start, f"{start} && kill -CONT {twin.pid}")):
                 yield
         finally:
             os.kill(twin.pid, signal.SIGCONT)
@@ -101,7 +101,7 @@ def answer_unknown(ground: Sandbox) -> Iterator[None]:
     "a unit of somebody else's does the work of a worker that is stopped",
     ground="fleet",
     command=_TAKE_OVER,
-    says="printers.service",
+    says="stop printers.service, which does the work of worker_low",
 )
 @contextmanager
 def to_be_taken_over(ground: Hosts) -> Iterator[None]:

@@ -100,7 +100,7 @@ IntervalSchedule.objects.filter(every=36000).update(every=65)
 @fault(
     "schedule.overdue",
     "an UPDATE of django-celery-beat's tables made an entry due sooner, and beat is not told",
-    touches="code beat workers",
+    touches="code beat workers environment",
 )
 @contextmanager
 def overdue(ground: Sandbox) -> Iterator[None]:
