@@ -41,7 +41,7 @@ def fill(count: int) -> None:
     url = f"{server}/{fanout.DB}"
     made = queue.templates(url)
     with redis.Redis.from_url(url, protocol=2) as client:
-        queue.fill(client, made, count, LIST)
+        queue.push(client, made, count, LIST)
 
 
 def start(record: Record, hosts: Sequence[Host], state: Path) -> None:
@@ -100,8 +100,8 @@ def main() -> None:
     with fanout.fleet_of(options.hosts, 0) as record, tempfile.TemporaryDirectory() as folder:
         state, hosts = Path(folder), record.hosts[1:]
         fanout.prepare(Fleet(CHECKOUT).root, hosts, state)
-        fill(options.messages)
         start(record, hosts, state)
+        fill(options.messages)
         looks = commands(state, [CHECKOUT, *options.beside])
         for checkout, figures in rounds(options.rounds, looks, state / "look.log").items():
             print(line(checkout, figures))

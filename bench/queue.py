@@ -105,9 +105,14 @@ def messages(made: list[bytes], n: int) -> Iterator[bytes]:
         yield before.replace(b"%(id)b", task_id) + b"68c2ca92-ef16-4927-bf9c-" + number + after
 
 
-def fill(client: "redis.Redis", made: list[bytes], n: int, key: str = QUEUE) -> None:
+def fill(client: "redis.Redis", made: list[bytes], n: int) -> None:
     """An otherwise empty db with the queue in it."""
     client.flushdb()
+    push(client, made, n, QUEUE)
+
+
+def push(client: "redis.Redis", made: list[bytes], n: int, key: str) -> None:
+    """Push so many messages onto a list."""
     batch: list[bytes] = []
     for raw in messages(made, n):
         batch.append(raw)

@@ -165,9 +165,8 @@ def sandbox(folder: Path, *flags: str) -> Iterator[Sandbox]:
         if up.code != 0:
             raise GroundError(up.out + up.err)
         ground = Sandbox(world)
-        until(
-            lambda: not look(ground).faults, "workers that answer"
-        )  # containers are up before their workers
+        # Containers are up before their workers.
+        until(lambda: not look(ground).faults, "workers that answer", timeout_s=120)
         yield ground
     finally:
         world.inv("sandbox", "--down")
