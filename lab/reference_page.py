@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from inspect import cleandoc
 from typing import Any
 
+from lab.schema_page import schema
 from lab.verb_help import Flag, shared_flags, verbs_by_purpose
 from runbooks.core.errors import EXIT_CODES
 from runbooks.core.settings import AppSettings, HostSettings
 from runbooks.core.wording import span
-from runbooks.reports.document import json_schema
 
 _HEAD = """\
 <!-- Made by `./inv docs` from the verbs, settings and records of runbooks/: change these. -->
@@ -60,14 +60,14 @@ def _exit_codes() -> Iterator[str]:
 def _variables() -> Iterator[str]:
     yield "## Variables\n"
     yield (
-        "[What each means](inventory.md) has a page of its own. A duration is seconds, or has a"
-        " unit: `15m`.\n"
+        "[inventory.md](inventory.md) explains them in full. A duration is seconds, or has a unit:"
+        " `15m`.\n"
     )
     for heading, model in (("Of the application", AppSettings), ("Of a host", HostSettings)):
-        schema = model.model_json_schema()
+        variables = model.model_json_schema()
         yield f"### {heading}\n"
-        yield from _fields(schema, "celery_")
-        for name, record in sorted(schema["$defs"].items()):
+        yield from _fields(variables, "celery_")
+        for name, record in sorted(variables["$defs"].items()):
             yield f"#### {name}\n"
             yield from _fields(record)
 
@@ -78,10 +78,11 @@ def _fields(record: _Schema, prefix: str = "") -> Iterator[str]:
             f"`{prefix}{name}`",
             _written(field),
             _default(field, required=name in record.get("required", ())),
+            _meaning(field),
         )
         for name, field in record["properties"].items()
     ]
-    yield from _table(("name", "type", "default"), rows)
+    yield from _table(("name", "type", "default", "meaning"), rows)
 
 
 def _written(field: _Schema) -> str:
@@ -106,19 +107,29 @@ def _default(field: _Schema, *, required: bool) -> str:
 
 
 def _json() -> Iterator[str]:
-    schema = json_schema()
+    described = schema()
     yield "## JSON\n"
     yield "`--json` prints one document. A verb writes those of these keys that apply to it;"
     yield "[`output.schema.json`](output.schema.json) is its JSON Schema.\n"
-    yield from _table(
-        ("key", "type"), [(f"`{key}`", _type(field)) for key, field in schema["properties"].items()]
-    )
-    for name, record in sorted(schema["$defs"].items()):
+    yield from _keys(described)
+    for name, record in sorted(described["$defs"].items()):
         yield f"### {name}\n"
-        if told := record.get("description"):
-            yield f"{cleandoc(told)}\n"
-        rows = [(f"`{key}`", _type(field)) for key, field in record["properties"].items()]
-        yield from _table(("key", "type"), rows)
+        if purpose := record.get("description"):
+            yield f"{cleandoc(purpose)}\n"
+        yield from _keys(record)
+
+
+def _keys(record: _Schema) -> Iterator[str]:
+    rows = [
+        (f"`{key}`", _type(field), _meaning(field)) for key, field in record["properties"].items()
+    ]
+    yield from _table(("key", "type", "meaning"), rows)
+
+
+def _meaning(field: _Schema) -> str:
+    """The first paragraph of a field's documentation."""
+    first = field.get("description", "").partition("\n\n")[0]
+    return _cell(" ".join(first.split()))
 
 
 _TYPES = {

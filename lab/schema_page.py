@@ -3,10 +3,20 @@ compares it.
 """
 
 import json
+from typing import Any, get_args
 
-from runbooks.reports.document import json_schema
+from lab.field_docs import describe
+from runbooks.core.views import View
+from runbooks.reports.document import Document, json_schema
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the output, with what each documented field means."""
+    whole = json_schema()
+    describe(whole, (Document, *get_args(View)))
+    return whole
 
 
 def page() -> str:
-    """The whole schema."""
-    return json.dumps(json_schema(), indent=1) + "\n"
+    """The whole file."""
+    return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"

@@ -1,12 +1,12 @@
-"""What an application says of itself once it is loaded on a host: the one record that all else is
-judged by.
+"""What an application says about itself when a host loads it: the record that all else is compared
+with.
 
-Everything in it was told by a host, and is shown only through a reporter. Times are epoch seconds
-(`_at`), durations seconds (`_s`). What the application did not say, or could not, is None, "" or
+All of it comes from a host, so it is shown only through a reporter. Times are epoch seconds
+(`_at`), durations seconds (`_s`). What the application did not or could not say is None, "" or
 empty.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, timedelta
 from inspect import Parameter as PythonParameter
 from inspect import Signature
@@ -19,45 +19,51 @@ _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379}
 _LOCAL = ("", "localhost", "::1")
 _HOURS = 24
 _DAYS_AHEAD = 366 * 8
-"""Within these every day of a calendar comes, 29 February too."""
+"""So many days contain every day of the calendar, including 29 February."""
 
 
 class Place(Struct, frozen=True):
-    """Where a broker or a result backend is: `host` may be the path of a socket, `db` the name of a
-    database.
-
-    A backend without a server, such as `django-db`, has its name as `scheme`, and nothing else.
-    """
+    """Where a broker or a result backend is."""
 
     scheme: str
+    """The scheme of its URL; of a backend without a server, such as `django-db`, its name."""
     host: str = ""
+    """The host, or the path of a socket."""
     port: int | None = None
+    """The port."""
     db: str = ""
+    """The number or the name of the database."""
 
     def __str__(self) -> str:
-        """`10.0.0.1:6379/3`, as it is told; with the scheme where it is none of Redis'."""
-        if self.scheme not in _PORTS:
-            rest = f"{self.host}{f':{self.port}' if self.port else ''}{f'/{self.db}' if self.db else ''}"
-            return f"{self.scheme}://{rest}" if rest else self.scheme
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}/{self.db}"
+        """`10.0.0.1:6379/3`; with the scheme if it is not one of Redis."""
+        if self.scheme in _PORTS:
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            return f"{host}:{self.port}/{self.db}"
+        rest = self.host
+        if self.port:
+            rest += f":{self.port}"
+        if self.db:
+            rest += f"/{self.db}"
+        return f"{self.scheme}://{rest}" if rest else self.scheme
 
     @property
     def is_redis(self) -> bool:
-        """Whether it is of a kind that this tool knows."""
+        """Whether this tool can work with it."""
         return self.scheme in _PORTS or self.is_socket
 
     @property
     def is_socket(self) -> bool:
+        """Whether it is a Unix socket."""
         return "socket" in self.scheme
 
     @property
     def server(self) -> tuple[str, int | None]:
+        """Host and port."""
         return self.host, self.port
 
     @property
     def usual(self) -> "Place":
-        """The same place, with what its URL leaves out: Redis' port, db 0, this machine's address."""
+        """The same place with Redis's defaults filled in: port, db 0, this machine's address."""
         if self.is_socket:
             return Place(self.scheme, self.host, None, self.db or "0")
         if self.scheme not in _PORTS:
@@ -67,59 +73,67 @@ class Place(Struct, frozen=True):
 
 
 class Parameter(Struct, frozen=True):
-    """One parameter of a task's function; `kind` is as in Python's `inspect`, in lower case."""
+    """One parameter of a task's function."""
 
     name: str
+    """Its name."""
     kind: Literal[
         "positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword"
     ]
+    """Its kind as in Python's `inspect`, in lower case."""
     required: bool
+    """Whether a caller has to give it."""
 
 
 class Route(Struct, frozen=True):
-    """Where a message of a task goes, as the application's own router says; or the `error` that it
-    raises.
-
-    `queue` is "" where several queues, or none, are bound to the exchange that is named. `exchange`
-    and `routing_key` are "" where the message goes straight into its queue. `priority` is None
-    where none is given: that is 0. Where a router `looks_at_arguments` nothing else is known before
-    these are.
-    """
+    """Where a message of a task goes, by the application's own router."""
 
     queue: str = ""
+    """The queue; "" if the exchange has several queues, or none."""
     exchange: str = ""
+    """The exchange; "" if the message goes straight into its queue."""
     routing_key: str = ""
+    """The routing key; "" if the message goes straight into its queue."""
     priority: int | None = None
+    """The priority; None: not given, which means 0."""
     error: str = ""
+    """The error that the router raised."""
     looks_at_arguments: bool = False
+    """Whether the router needs the arguments; then nothing else is known without them."""
 
 
 class RegisteredTask(Struct, frozen=True):
-    """A task that a worker of the application has, with what applies to it after
-    `task_annotations`.
-
-    `parameters` are those that a caller gives, None where they are not known; where the task does
-    not check arguments (`typing=False`) wrong ones fail in the worker only. `route` is that of any
-    call. `rate_limit` is as Celery has it, `10/m`.
-    """
+    """A task that the application registers, with its settings after `task_annotations`."""
 
     name: str
+    """The task."""
     route: Route
+    """Where a call of it goes."""
     module: str = ""
+    """The module that defines it."""
     parameters: tuple[Parameter, ...] | None = None
+    """What a caller gives; None if that is not known."""
     checks_arguments: bool = True
+    """Whether a caller's arguments are checked; if not (`typing=False`), wrong ones fail in the
+    worker.
+    """
     rate_limit: str = ""
+    """Its rate limit in Celery's form, `10/m`."""
     time_limit_s: float | None = None
+    """When it is killed."""
     soft_time_limit_s: float | None = None
+    """When it gets an exception."""
     acks_late: bool = False
+    """Whether its message is acknowledged when it ends."""
     ignores_result: bool = False
+    """Whether its result is discarded."""
     max_retries: int | None = None
+    """How often it may be retried."""
     serializer: str = ""
+    """How its messages are serialized."""
 
     def misfit(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> str:
-        """Why arguments do not fit, as Python says it; "" where they do, or the parameters are not
-        known.
-        """
+        """Why arguments do not fit, in Python's words; "" if they do, or that is not known."""
         if self.parameters is None:
             return ""
         try:
@@ -132,28 +146,32 @@ class RegisteredTask(Struct, frozen=True):
 def _python(one: Parameter) -> PythonParameter:
     kind = getattr(PythonParameter, one.kind.upper())
     variable = kind in (PythonParameter.VAR_POSITIONAL, PythonParameter.VAR_KEYWORD)
-    return PythonParameter(
-        one.name, kind, default=PythonParameter.empty if one.required or variable else None
-    )
+    if one.required or variable:
+        return PythonParameter(one.name, kind)
+    return PythonParameter(one.name, kind, default=None)
 
 
 class Crontab(Struct, frozen=True):
-    """When a crontab entry is due: in each of these minutes and hours, on the days that all three
-    of the others name.
+    """When a crontab entry is due: at each time that fits all of the fields.
 
-    Sunday is day 0 of the week. `timezone` is a name of the IANA database.
     **Source:** celery 5.7.0 `schedules.py: crontab`.
     """
 
     minute: tuple[int, ...]
+    """The minutes."""
     hour: tuple[int, ...]
+    """The hours."""
     day_of_month: tuple[int, ...]
+    """The days of the month."""
     month_of_year: tuple[int, ...]
+    """The months."""
     day_of_week: tuple[int, ...]
+    """The days of the week; Sunday is 0."""
     timezone: str = "UTC"
+    """A name of the IANA database."""
 
     def next_after(self, at: float) -> float | None:
-        """When it is due next; None where that never comes, or the timezone is not known here."""
+        """When it is due next; None: never, or the timezone is not known here."""
         try:
             zone = ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -163,23 +181,23 @@ class Crontab(Struct, frozen=True):
             day = today + timedelta(days=ahead)
             if not self._has(day):
                 continue
-            times = (
-                datetime(day.year, day.month, day.day, h, m, tzinfo=zone)
-                for h in self.hour
-                for m in self.minute
-            )
-            if later := [due for time in times if (due := time.timestamp()) > at]:
+            later = [due for due in self._times_of(day, zone) if due > at]
+            if later:
                 return min(later)
         return None
 
-    def repeated_hour(self, at: float) -> tuple[float, float] | None:
-        """From when to when the hour lasts that comes for the second time at `at`, as at the end of
-        summer time.
+    def _times_of(self, day: date, zone: ZoneInfo) -> Iterator[float]:
+        for hour in self.hour:
+            for minute in self.minute:
+                yield datetime(day.year, day.month, day.day, hour, minute, tzinfo=zone).timestamp()
 
-        Only where the entry is due in every hour: then Celery sends nothing of it in that hour.
-        None otherwise. **Source:** celery 5.7.0 `schedules.py: crontab.remaining_delta`, seen with
-        5.2.7, too: it reckons by the hands of the clock, which show then what they showed an hour
-        ago.
+    def repeated_hour(self, at: float) -> tuple[float, float] | None:
+        """Beginning and end of the hour at `at` if the clock repeats it, as after summer time.
+
+        None otherwise, and also if the entry is not due in every hour. One that is due in every
+        hour is not sent in the repeated one. **Source:** celery 5.7.0 `schedules.py:
+        crontab.remaining_delta`, seen with 5.2.7 too: it compares wall-clock times, which are the
+        same as an hour ago.
         """
         try:
             zone = ZoneInfo(self.timezone)
@@ -190,9 +208,9 @@ class Crontab(Struct, frozen=True):
             return bool(datetime.fromtimestamp(minute * 60, zone).fold)
 
         first = last = int(at // 60)
-        if len(self.hour) < _HOURS or not (
-            is_repeated(first) and self._has(datetime.fromtimestamp(at, zone).date())
-        ):
+        if len(self.hour) < _HOURS or not is_repeated(first):
+            return None
+        if not self._has(datetime.fromtimestamp(at, zone).date()):
             return None
         while is_repeated(first - 1):
             first -= 1
@@ -210,146 +228,167 @@ class Crontab(Struct, frozen=True):
 
 
 class ScheduleEntry(Struct, frozen=True):
-    """An entry of a schedule, as beat would send it; secrets in its arguments are hidden.
-
-    `args`, `kwargs` and `route` are None where only beat can make the arguments. `options` are
-    those of `apply_async` that the entry gives: queue, priority, expires in seconds, and so on.
-    `schedule` is its text; it is due at the times of its `crontab`, or `every_s`; both are None
-    where it is of another kind.
-    """
+    """An entry of a schedule, as beat would send it; secrets in its arguments are hidden."""
 
     name: str
+    """The entry."""
     task: str
+    """The task that it sends."""
     options: dict[str, Any] = {}
+    """Its options for `apply_async`: queue, priority, expires in seconds, and so on."""
     args: tuple[Any, ...] | None = None
+    """Its positional arguments; None if only beat can compute them."""
     kwargs: dict[str, Any] | None = None
+    """Its keyword arguments; None if only beat can compute them."""
     route: Route | None = None
+    """Where its message goes; None if only beat can compute the arguments."""
     schedule: str = ""
+    """When it is due, as text."""
     every_s: float | None = None
+    """The interval at which it is due; None for another kind of schedule."""
     crontab: Crontab | None = None
+    """The times at which it is due; None for another kind of schedule."""
 
     def next_due_at(self, last_sent_at: float | None, now: float) -> float | None:
-        """When beat sends it next, None where that cannot be reckoned; a crontab needs no
-        `last_sent_at`.
-        """
+        """When beat sends it next; None if not known. A crontab does not need `last_sent_at`."""
         if self.crontab:
-            return self.crontab.next_after(now if last_sent_at is None else last_sent_at)
+            if last_sent_at is None:
+                return self.crontab.next_after(now)
+            return self.crontab.next_after(last_sent_at)
         if self.every_s is None or last_sent_at is None:
             return None
         return last_sent_at + self.every_s
 
 
 class KeptEntry(Struct, frozen=True):
-    """An entry as beat's scheduler keeps it; beat sends it unless it is not `enabled`.
-
-    `of_code`: beat took it from the application's code, and drops it at its next start where the
-    code lacks it then. `last_sent_at` is None where it never was, or that is not known,
-    `counted_from_at` the time after which it is due next, None where that is not known.
-    """
+    """An entry as beat's scheduler keeps it."""
 
     entry: ScheduleEntry
+    """The entry."""
     enabled: bool = True
+    """Whether beat sends it."""
     last_sent_at: float | None = None
+    """When it was last sent; None: never, or not known."""
     counted_from_at: float | None = None
+    """The time from which its next due time is computed; None if not known."""
     of_code: bool = False
+    """Whether beat took it from the application's code. Then beat removes it at its next start if
+    the code no longer has it.
+    """
 
 
 class Lock(Struct, frozen=True):
-    """RedBeat's lock, which somebody holds for `left_s` more; how long it lasts each time is
-    `timeout_s`, 0: not set.
-
-    `max_interval_s` is beat's own, by the application's settings; 0: not set.
-    """
+    """RedBeat's lock, while a beat holds it."""
 
     key: str
+    """Its key in Redis."""
     left_s: float
+    """How long it is still held."""
     timeout_s: float = 0.0
+    """How long it lasts each time; 0: not set."""
     max_interval_s: float = 0.0
+    """Beat's own interval, by the application's settings; 0: not set."""
 
 
 class KeptSchedule(Struct, frozen=True):
-    """What beat's `scheduler` keeps: in a file, in django-celery-beat's tables, in RedBeat's keys;
-    "" is not known.
-
-    `error` is why it cannot be read, "" where it can. `lock` is None where there is none, or nobody
-    holds it.
-    """
+    """What beat's scheduler keeps."""
 
     kind: Literal["file", "tables", "redbeat", ""] = ""
+    """Where: in a file, in django-celery-beat's tables, in RedBeat's keys; "": not known."""
     scheduler: str = ""
+    """The scheduler's class."""
     entries: tuple[KeptEntry, ...] = ()
+    """The entries."""
     error: str = ""
+    """Why it cannot be read; "" if it can."""
     lock: Lock | None = None
+    """RedBeat's lock; None if there is none, or no beat holds it."""
 
 
 class DeclaredQueue(Struct, frozen=True):
     """A queue that the application itself names: one of its `task_queues`, or the default one."""
 
     name: str
+    """The queue."""
     exchange: str = ""
+    """The exchange that it is bound to."""
     routing_key: str = ""
+    """The routing key of that binding."""
 
 
 class Variable(Struct, frozen=True):
-    """A variable of the environment that the application's own code reads while it is loaded;
-    `place` is FILE:LINE.
-    """
+    """A variable of the environment that the application's own code reads while it is loaded."""
 
     name: str
+    """The variable."""
     place: str
+    """Where the code reads it: FILE:LINE."""
 
 
 class CameFrom(Struct, frozen=True):
-    """The files that a load depended on, the folders of the application's own modules, and a digest
-    of their state.
-
-    The digest is over the size and time of each of the files and of the modules in and below the
-    folders; "" where something changed during the load. `changed_at` is when one of them last
-    changed, by the host's clock.
-    """
+    """The files that a load of the application depended on."""
 
     files: tuple[str, ...] = ()
+    """The files."""
     folders: tuple[str, ...] = ()
+    """The folders of the application's own modules."""
     digest: str = ""
+    """A digest of the size and time of each of the files, and of the modules in and below the
+    folders; "" if something changed during the load.
+    """
     changed_at: float = 0.0
+    """When one of them last changed, by the host's clock."""
 
 
 class Application(Struct, frozen=True):
-    """What the application says on one host, loaded as a worker loads it; `loaded_at` is by this
-    machine's clock.
-
-    `broker` is where its workers take messages from, `publishes_to` where they send them to: one
-    place, or more where the URL names several servers. `transport_options` are those that the
-    inventory may have, too. `accepts` are the setting's own words. `settings` are those that a
-    worker also tells (`core/node_settings.py`).
-    """
+    """What the application says on one host, loaded as a worker loads it."""
 
     loaded_at: float = 0.0
+    """When it was loaded, by this machine's clock."""
     broker: tuple[Place, ...] = ()
+    """Where its workers get messages from; several places if the URL names several servers."""
     publishes_to: tuple[Place, ...] = ()
+    """Where it sends messages to; several places if the URL names several servers."""
     backend: tuple[Place, ...] = ()
+    """Where it keeps results."""
     transport_options: dict[str, Any] | None = None
+    """The transport options that the inventory may also have."""
     backend_prefix: str = ""
+    """The prefix of its results' keys."""
     queues: tuple[DeclaredQueue, ...] = ()
+    """The queues that it names."""
     default_queue: str = ""
+    """The queue for tasks without a route."""
     tasks: tuple[RegisteredTask, ...] = ()
+    """The tasks that it registers."""
     serializers: dict[str, str] = {}
+    """Its serializers: name → content type."""
     accepts: tuple[str, ...] = ()
+    """Its `accept_content`, as it is set."""
     acks_late: bool = False
+    """Whether messages are acknowledged when their tasks end."""
     prefetch_multiplier: int | None = None
+    """How many messages a worker fetches for each process."""
     scheduler: str = ""
+    """Beat's scheduler."""
     timezone: str = ""
+    """The timezone of its schedule."""
     schedule: tuple[ScheduleEntry, ...] = ()
+    """The entries of its schedule."""
     versions: dict[str, str] = {}
+    """The versions of its libraries."""
     variables: tuple[Variable, ...] = ()
+    """The variables of the environment that its code reads."""
     came_from: CameFrom = CameFrom()
+    """The files that this depends on."""
     settings: dict[str, Any] | None = None
+    """The settings that a worker also reports (`core/node_settings.py`)."""
 
     def task(self, name: str) -> RegisteredTask | None:
-        """The task of this name, None where a worker would not know it."""
+        """The task of this name; None if the application does not register it."""
         return next((task for task in self.tasks if task.name == name), None)
 
     @property
     def own_tasks(self) -> tuple[RegisteredTask, ...]:
-        """Those that are not Celery's own, which every worker has and no node tells."""
+        """The tasks that are not Celery's own; every worker has those, and no node lists them."""
         return tuple(task for task in self.tasks if not task.name.startswith("celery."))

@@ -1,4 +1,4 @@
-"""The census of a host: every Celery process that is there, whoever started it, and what runs it."""
+"""The census of a host: all its Celery processes, whoever started them, and what runs them."""
 
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -7,11 +7,15 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+_CRONS = ("cron", "crond", "CRON", "anacron", "atd")
+"""**Source:** Debian's cron(8) calls its children CRON; cronie(8) and busybox are crond."""
+_RUNNERS = ("systemd", "supervisord", "containerd-shim", "conmon", "sshd", "login", *_CRONS)
+
 
 class Manager(Enum):
-    """What runs a process: what has to be told to end it, so that it is not started again.
+    """What runs a process, and so has to stop it: otherwise it starts the process again.
 
-    `CRON` and `SESSION` start it and do not keep it running; nothing of theirs has to be stopped.
+    `CRON` and `SESSION` only start it and do not have to be stopped.
     """
 
     SYSTEMD = "systemd"
@@ -27,9 +31,8 @@ class Manager(Enum):
 class Kind(Enum):
     """What a process is to Celery.
 
-    A `CHILD` is a process of a pool, an `EMBEDDED_BEAT` the beat that a worker forks for `-B`.
-    `UNCLEAR` is one whose command is that of a worker or beat, and whose signals are not: it may be
-    about to start, or to end.
+    `CHILD` is a process of a pool, `EMBEDDED_BEAT` the beat that a worker forks for `-B`. `UNCLEAR`
+    has the command of a worker or beat but not its signal handlers: it may be starting or ending.
     """
 
     MAIN = "worker"
@@ -40,183 +43,211 @@ class Kind(Enum):
 
 
 class BrokerPlace(Struct, frozen=True):
-    """Where a broker is said to be: `host` is the path of a socket where `port` is None; `db` None
-    is not known.
-    """
+    """Where a broker is, as a process says."""
 
     host: str
+    """The host, or the path of a socket."""
     port: int | None
+    """The port; None for a socket."""
     db: int | None = None
+    """The db; None if not known."""
 
     def __str__(self) -> str:
-        place = self.host if self.port is None else f"{self.host}:{self.port}"
-        return place if self.db is None else f"{place}/{self.db}"
+        text = self.host
+        if self.port is not None:
+            text += f":{self.port}"
+        if self.db is not None:
+            text += f"/{self.db}"
+        return text
 
 
 class Options(Struct, frozen=True):
-    """What a command line says of a worker or beat, as Celery reads it; "" or None is what it does
-    not say.
+    """What a command line says about a worker or beat, as Celery reads it.
 
-    All of it may come from the environment or the application as well. `node` is the name as it was
-    given (`a@%h`), or in full where the process has told it in its title (`titled`). `concurrency`
-    is that of `-c`, `autoscale` its "MAX,MIN". `with_beat`: the worker is a beat, too (`-B`).
-    `schedule` is beat's file, `max_interval` the seconds for which it sleeps at most. `broker` is
-    that of `-b`.
+    "" and None: it does not say; then the environment or the application may.
     """
 
     role: Literal["worker", "beat"]
+    """Whether it is a worker or beat."""
     app: str = ""
+    """The application (`-A`)."""
     node: str = ""
+    """The name of the node as it was given (`a@%h`); in full if `titled`."""
     titled: bool = False
+    """Whether the name of the node comes from the title of the process."""
     queues: tuple[str, ...] = ()
+    """The queues (`-Q`)."""
     pool: str = ""
+    """The kind of the pool (`-P`)."""
     concurrency: int | None = None
+    """The size of the pool (`-c`)."""
     autoscale: str = ""
+    """The limits of the pool's size: "MAX,MIN"."""
     with_beat: bool = False
+    """Whether the worker is also a beat (`-B`)."""
     scheduler: str = ""
+    """Beat's scheduler."""
     schedule: str = ""
+    """Beat's file."""
     max_interval: str = ""
+    """The seconds that beat sleeps at most."""
     broker: BrokerPlace | None = None
+    """The broker (`-b`)."""
 
 
 class Connection(Struct, frozen=True):
-    """An established TCP connection: both ends as `HOST:PORT`, an IPv6 address in brackets."""
+    """An established TCP connection; its ends are `HOST:PORT`, with IPv6 addresses in brackets."""
 
     local: str
+    """The near end."""
     peer: str
+    """The far end."""
 
 
 class Unit(Struct, frozen=True):
-    """A unit of systemd's as `systemctl show` tells it; what it does not tell is "" or None.
-
-    `path` is its file. `enabled` is its UnitFileState (`enabled`, `disabled`, `static`, …).
-    `names_celery`: its ExecStart does. `restarts` are the automatic ones since it was last told to
-    start. `variables` are the names of those that it sets (Environment=), None where they could not
-    be told apart from their values. `pid_file` is its PIDFile, `directory` its WorkingDirectory.
-    `multi`: it starts `celery multi`. `lines` are those of its files that set a KillMode= or Type=
-    which does not suit Celery, as `PATH:NUMBER: KEY=VALUE`.
-    """
+    """A systemd unit as `systemctl show` reports it; "" and None: not reported."""
 
     name: str
+    """The unit."""
     path: str = ""
+    """Its file."""
     enabled: str = ""
+    """Its UnitFileState: `enabled`, `disabled`, `static`, …"""
     type: str = ""
+    """Its Type."""
     kill_mode: str = ""
+    """Its KillMode."""
     active: str = ""
+    """Its ActiveState."""
     sub: str = ""
+    """Its SubState."""
     restarts: int = 0
+    """How often systemd has restarted it since an operator last started it."""
     names_celery: bool = False
+    """Whether its ExecStart names Celery."""
     user: str = ""
+    """Its User."""
     variables: tuple[str, ...] | None = ()
+    """The names of the variables that it sets (Environment=); None if names and values could not be
+    separated.
+    """
     pid_file: str = ""
+    """Its PIDFile."""
     directory: str = ""
+    """Its WorkingDirectory."""
     multi: bool = False
+    """Whether it starts `celery multi`."""
     lines: tuple[str, ...] = ()
+    """The lines of its files that set a KillMode= or Type= unsuitable for Celery:
+    `PATH:NUMBER: KEY=VALUE`.
+    """
 
 
 class Ancestor(Struct, frozen=True):
-    """A process above another, by its short name (comm)."""
+    """A process above another one."""
 
     pid: int
+    """Its number."""
     name: str
+    """Its short name (comm)."""
 
 
 class CeleryProcess(Struct, frozen=True):
-    """A Celery process of a host, of any user.
-
-    `start_ticks` (since boot) belongs to its identity, as in `Process`. `state` is the kernel's
-    letter: T is stopped. `leftover`: it is of a pool, or the beat of `-B`, and its worker is gone.
-    `here`: it works in the application's directory; None where that cannot be seen. `user` is its
-    owner's name, `memory_bytes` its resident set, `cpu_s` what it has used since its start.
-    `inner_pid` is by what number it knows itself: another one in a container.
-
-    `unit` is the unit or scope of systemd's that it is in; `users_unit` is the uid of the user
-    whose own systemd that is, "" where it is the machine's. `container` is the id of its container,
-    `engine` whose that is, None where not known. `program` is the GROUP:NAME by which a supervisord
-    started it, which may be gone; "" where that is not known. `above` are the processes above it,
-    the nearest first. `terminal`: it has one.
-
-    `connections` are its TCP connections, and `told_broker` is the broker that its environment
-    names; both are None where they cannot be read, or were not asked for: in what a worker has
-    forked, and where a node answers from it.
-    """
+    """A Celery process of a host, of any user."""
 
     pid: int
+    """Its number."""
     start_ticks: int
+    """When it started, in clock ticks since boot; with the pid this identifies it."""
     started_at: float
+    """When it started."""
     state: str
+    """The kernel's letter for its state: T is stopped."""
     kind: Kind
+    """What it is to Celery."""
     options: Options
+    """What its command line says."""
     parent: int
+    """Its parent."""
     leftover: bool = False
+    """Whether it belongs to a pool, or is the beat of `-B`, and its worker no longer exists."""
     user: str = ""
+    """Its owner."""
     memory_bytes: int = 0
+    """Its resident set."""
     cpu_s: float = 0.0
+    """The CPU time that it has used since its start."""
     inner_pid: int = 0
+    """Its number for itself, which differs in a container."""
     here: bool | None = None
+    """Whether it works in the application's directory; None if that cannot be seen."""
     unit: str = ""
+    """The systemd unit or scope that contains it."""
     users_unit: str = ""
+    """The uid of the user whose own systemd that is; "" if it is the machine's."""
     container: str = ""
+    """The id of its container."""
     engine: Manager | None = None
+    """What runs that container; None if not known."""
     program: str = ""
+    """The GROUP:NAME by which a supervisord started it, which may have ended; "" if not known."""
     above: tuple[Ancestor, ...] = ()
+    """The processes above it, the nearest first."""
     terminal: bool = False
+    """Whether it has a terminal."""
     connections: tuple[Connection, ...] | None = None
+    """Its TCP connections; None if they cannot be read or were not asked for, as of a process that
+    a worker forked and of one whose node answers.
+    """
     told_broker: BrokerPlace | None = None
+    """The broker that its environment names; None as for `connections`."""
 
     @property
     def stopped(self) -> bool:
-        """Whether it was sent SIGSTOP, or is being traced, so that it does nothing. **Source:**
-        proc(5), `stat`.
+        """Whether it was sent SIGSTOP or is being traced, so that it does nothing.
+
+        **Source:** proc(5), `stat`.
         """
         return self.state in ("T", "t")
 
     @property
     def is_beat(self) -> bool:
-        """Whether it sends the schedule itself; a worker with `-B` does so in a process of its own
-        where it can.
-        """
+        """Whether it sends the schedule itself; a worker with `-B` forks a beat for that."""
         return self.kind in (Kind.BEAT, Kind.EMBEDDED_BEAT)
 
     @property
     def wrappers(self) -> tuple[str, ...]:
-        """What stands between it and whatever runs it (a shell, tini, watchmedo, timeout), nearest
-        first.
-        """
+        """The programs (a shell, tini, timeout) between it and what runs it, the nearest first."""
         between = takewhile(lambda one: one.pid != 1 and one.name not in _RUNNERS, self.above)
         return tuple(one.name for one in between)
 
     @property
     def below_supervisord(self) -> bool:
+        """Whether a supervisord is above it."""
         return any(one.name == "supervisord" for one in self.above)
 
     @property
     def below_cron(self) -> bool:
+        """Whether a cron is above it."""
         return any(one.name in _CRONS for one in self.above)
 
 
-_CRONS = ("cron", "crond", "CRON", "anacron", "atd")
-"""**Source:** Debian's cron(8) calls its children CRON; cronie(8) and busybox are crond."""
-
-_RUNNERS = ("systemd", "supervisord", "containerd-shim", "conmon", "sshd", "login", *_CRONS)
-
-
 class StartedBy(Struct, frozen=True):
-    """Who runs a process: `manager` is None where nobody is known to.
-
-    `name` is that of a unit or scope, `UNIT of user UID` for one of a user's own systemd,
-    `container ID`, `supervisord`, or `process PID`.
-    """
+    """What runs a process."""
 
     manager: Manager | None
+    """What keeps it running; None if nothing is known to."""
     name: str
+    """A unit or scope, `UNIT of user UID` for a user's own systemd, `container ID`, `supervisord`,
+    or `process PID`.
+    """
 
 
 def started_by(one: CeleryProcess, units: Mapping[str, Unit]) -> StartedBy:
-    """Who runs a process of a host with these units.
+    """What runs a process of a host with these units.
 
-    A unit that does not name Celery in what it starts (cron, sshd, a login, a script's) is told by
-    its name alone: whether it does anything else is not known, so it is not one to be stopped.
+    A unit whose ExecStart does not name Celery (cron, sshd, a login, a script) counts as a name
+    only: it may do other work, so it must not be stopped.
     """
     name = one.unit or f"process {one.pid}"
     if one.container:
@@ -229,21 +260,23 @@ def started_by(one: CeleryProcess, units: Mapping[str, Unit]) -> StartedBy:
         return StartedBy(Manager.SYSTEMD, one.unit)
     if one.below_cron:
         return StartedBy(Manager.CRON, name)
-    return StartedBy(Manager.SESSION if one.terminal or one.unit.endswith(".scope") else None, name)
+    if one.terminal or one.unit.endswith(".scope"):
+        return StartedBy(Manager.SESSION, name)
+    return StartedBy(None, name)
 
 
 class Census(Struct, frozen=True):
-    """All Celery processes of a host, by their pids, and the units that run them or whose files
-    name Celery.
-
-    `hidden`: processes of other users are not shown to the one who asked, so there may be more.
-    """
+    """All Celery processes of a host."""
 
     processes: tuple[CeleryProcess, ...] = ()
+    """The processes, in the order of their pids."""
     units: Mapping[str, Unit] = field(default_factory=dict)
+    """The units that run them, or whose files name Celery."""
     hidden: bool = False
+    """Whether the host hides the processes of other users, so that there may be more."""
 
     def children_of(self, pid: int) -> Iterator[CeleryProcess]:
+        """The processes that a worker has forked: its pool, and the beat of `-B`."""
         for one in self.processes:
             if one.parent == pid and one.kind in (Kind.CHILD, Kind.EMBEDDED_BEAT):
                 yield one

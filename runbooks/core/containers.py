@@ -1,4 +1,4 @@
-"""A container of a service, as its engine tells."""
+"""A container of a service, as its engine reports it."""
 
 from pathlib import PurePosixPath
 
@@ -8,36 +8,42 @@ _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "busybox")
 
 
 class Container(Struct, frozen=True):
-    """A container: `id` in full, `name` as Docker shows it, `status` as Docker calls it (`running`,
-    `exited`, …).
-
-    `pid` is its first process as the host knows it, None where it does not run, and `program` what
-    that process runs: the path, "" where it may not be seen. `command` is what the container was
-    told to run. `made_at` is when it was created, and so read its environment files; `started_at`
-    when it was last started, None for never. `restarts` are those by its policy since somebody last
-    started it. `exit_code` and `out_of_memory` are those of its last end. `health` is "" without a
-    health check, and `health_said` is the last output of one that failed. `stop_signal` and
-    `grace_s` are how `docker stop` ends it. `hostname` is its own. `number` is which of the
-    service's containers it is, "" without Compose.
-    """
+    """A container of a service."""
 
     id: str
+    """The full id."""
     name: str
+    """The name as Docker shows it."""
     status: str
+    """The status in Docker's words: `running`, `exited`, …"""
     made_at: float
+    """When it was created, and so read its environment files."""
     hostname: str
+    """Its host name."""
     pid: int | None = None
+    """Its first process, in the host's numbering; None if it does not run."""
     program: str = ""
+    """The path of what that process runs; "" if it may not be seen."""
     command: tuple[str, ...] = ()
+    """The command that the container was created with."""
     started_at: float | None = None
+    """When it was last started; None: never."""
     restarts: int = 0
+    """How often its policy has restarted it since an operator last started it."""
     exit_code: int = 0
+    """How it last ended."""
     out_of_memory: bool = False
+    """Whether it last ended because it ran out of memory."""
     health: str = ""
+    """The state of its health check; "" without one."""
     health_said: str = ""
+    """The last output of a health check that failed."""
     stop_signal: str = "SIGTERM"
+    """The signal that `docker stop` sends."""
     grace_s: float = 10.0
+    """After so long `docker stop` kills it."""
     number: str = ""
+    """Which of the service's containers it is; "" without Compose."""
 
     @property
     def loops(self) -> bool:
@@ -46,28 +52,28 @@ class Container(Struct, frozen=True):
 
     @property
     def shell(self) -> str:
-        """The shell that is its first process, which ignores TERM; "" where that is something else."""
+        """The shell that is its first process and so ignores TERM; "" for any other program."""
         name = PurePosixPath(self.program).name
         return name if name in _SHELLS else ""
 
     @property
     def signals_all(self) -> str:
-        """The init that passes a signal on to all processes, and not to the first alone; "" where
-        none is known.
+        """The init that sends a signal on to all processes, not only to the first; "" if not known.
 
         **Source:** tini(1), `-g`; dumb-init, `--single-child`.
         """
         if not self.command:
             return ""
-        name, options = PurePosixPath(self.command[0]).name, self._own_options()
-        if name in ("tini", "docker-init") and any(
-            one.startswith("-") and "g" in one for one in options
-        ):
+        name = PurePosixPath(self.command[0]).name
+        options = self._own_options()
+        if name in ("tini", "docker-init") and any("g" in one for one in options):
             return f"{name} -g"
-        return name if name == "dumb-init" and not {"--single-child", "-c"} & set(options) else ""
+        if name == "dumb-init" and not {"--single-child", "-c"} & set(options):
+            return name
+        return ""
 
     def _own_options(self) -> list[str]:
-        """Those of its first program, which end at the first word that is none."""
+        """The options of its first program: all words before the first that is not an option."""
         options: list[str] = []
         for word in self.command[1:]:
             if word == "--" or not word.startswith("-"):
@@ -77,13 +83,16 @@ class Container(Struct, frozen=True):
 
     @property
     def told(self) -> str:
-        """Its state in words, as `docker ps` has it."""
-        if self.status == "running":
-            return f"{self.name}: running" + (
-                f" ({self.health})" if self.health not in ("", "none") else ""
-            )
+        """Its state in the words of `docker ps`."""
         text = f"{self.name}: {self.status}"
+        if self.status == "running":
+            if self.health not in ("", "none"):
+                text += f" ({self.health})"
+            return text
         if self.status in ("exited", "restarting", "dead"):
             text += f", exit code {self.exit_code}"
-        text += ", it ran out of memory" if self.out_of_memory else ""
-        return text + (f", restarted {self.restarts} times by its policy" if self.restarts else "")
+        if self.out_of_memory:
+            text += ", it ran out of memory"
+        if self.restarts:
+            text += f", restarted {self.restarts} times by its policy"
+        return text

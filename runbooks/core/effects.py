@@ -1,6 +1,4 @@
-"""Effects and changes: what is to be done, as data, to be shown, written down, carried out and
-taken back.
-"""
+"""Effects and changes: what a run does, as data that can be shown, recorded, applied and undone."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,282 +11,311 @@ from runbooks.core.envfile.reading import Reader
 from runbooks.core.secret_records import Discreet
 
 BROKER = "the broker"
-"""The `host` of a change that is made in the broker; no host can have this name."""
+"""The `host` of a change in the broker; no host can have this name."""
 
 
 def sha256(content: bytes | None) -> str:
-    """The hex digest of a file's content; `absent` for no file."""
-    return "absent" if content is None else hashlib.sha256(content).hexdigest()
+    """The hex digest of a file's content; `absent` if there is no file."""
+    if content is None:
+        return "absent"
+    return hashlib.sha256(content).hexdigest()
 
 
 class _Effect(Discreet, frozen=True, tag_field="kind"):
-    """Written down, `kind` says which one it is."""
+    """An effect. In a record its `kind` says which one it is."""
 
 
 class WriteFile(_Effect, frozen=True, tag="write_file"):
-    """Put a file of exactly these bytes and this mode in place; `content` None removes it.
+    """Write a file with exactly this content and mode, or remove it.
 
-    It is refused when the file is neither what was seen (`replaces`, a sha256 or `absent`) nor
-    already what is wanted, and, with `check`, when the host's own judge of such files finds
-    anything wrong in it. A file that is put back gets the time of its last change back too
-    (`changed_at`), else the services that run on it would look outdated.
+    Refused if the file is neither as it was seen nor already as it should be.
     """
 
     HIDDEN = ("content", "replaces")
 
     path: str
+    """The file."""
     content: bytes | None
+    """What it contains; None removes it."""
     mode: int
+    """Its permissions."""
     replaces: str
+    """What was seen: a sha256, or `absent`."""
     check: Literal["", "unit", "cron", "logrotate"] = ""
+    """The host's own check for such files, which has to find nothing wrong; "": none."""
     changed_at: float | None = None
+    """The time of its last change, for a file that is restored: otherwise the services that use it
+    would look outdated.
+    """
 
 
 class SetEnvironment(_Effect, frozen=True, tag="set_environment"):
-    """Set variables in an environment file, None removing one; all its other lines stay as they
-    are.
+    """Set variables in an environment file; its other lines are not changed.
 
-    It is refused when a variable is neither what was seen (`replaces`) nor already what is wanted,
-    each as the file's `reader` has it. Only these variables are written down: what else the file
-    holds (tokens, keys) never leaves the host's file. `changed_at` is WriteFile's; `was_absent`:
-    the file goes when nothing is left in it. `as_written` has how a value that is put back was
-    written, quotes and all.
+    Refused if a variable is neither as it was seen nor already as it should be. Only these
+    variables are recorded: all else that the file holds (tokens, keys) never leaves the host.
     """
 
     HIDDEN = ("values", "replaces", "as_written")
 
     path: str
+    """The file."""
     values: dict[str, str | None]
+    """The values by name; None removes the variable."""
     replaces: dict[str, str | None]
+    """The values that were seen."""
     reader: Reader
+    """Whose rules the file follows."""
     changed_at: float | None = None
+    """As for WriteFile."""
     was_absent: bool = False
+    """Whether to remove the file when nothing is left in it."""
     as_written: dict[str, str] = field(default_factory=dict)
+    """How restored values were written in the file, quotes included."""
 
 
 class LostContents(_Effect, frozen=True, tag="lost_contents"):
-    """Stands for a change of a file in the record of a run that no longer has its contents, and
-    `why` it has not.
-
-    It can neither be made nor taken back.
-    """
+    """A change of a file whose contents the record of a run has lost; it cannot be undone."""
 
     path: str
+    """The file."""
     why: str
+    """Why the contents are lost."""
 
 
 class ControlService(_Effect, frozen=True, tag="control_service"):
-    """Start, stop or restart a worker or beat through the host's service manager, or recreate its
-    containers.
-
-    To recreate is to restart in such a way that a container reads its environment anew. `together`
-    are the other services that the same command starts and stops. `processes` are the main ones
-    that a restart has to see gone before it starts anything, each by its pid and its start in clock
-    ticks since boot; empty where the service manager knows them.
-    """
+    """Start, stop or restart a worker or beat, or recreate its containers."""
 
     service: str
+    """The service."""
     action: Literal["start", "stop", "restart", "recreate"]
+    """What to do; `recreate` restarts so that a container reads its environment again."""
     together: tuple[str, ...] = ()
+    """The other services that the same command starts and stops."""
     processes: tuple[tuple[int, int], ...] = ()
+    """The main processes that must have ended before a restart starts anything: pid, and start in
+    clock ticks since boot; empty if the service manager knows them.
+    """
 
     @property
     def services(self) -> tuple[str, ...]:
+        """All services that it starts or stops."""
         return (self.service, *self.together)
 
 
 class ReloadUnits(_Effect, frozen=True, tag="reload_units"):
-    """Let the service manager read the files again that describe services; `summary` says so of
-    this one.
-    """
+    """Make the service manager read the files that describe services again."""
 
-    summary: str = "let systemd read its units again"
+    summary: str = "reload the units of systemd"
+    """What this does, in words."""
 
 
 class EnableService(_Effect, frozen=True, tag="enable_service"):
-    """Let a service start when the host does, or not."""
+    """Enable or disable the start of a service with its host."""
 
     service: str
+    """The service."""
     enabled: bool
+    """Whether it should start with the host."""
 
 
 class EndProcesses(_Effect, frozen=True, tag="end_processes"):
-    """End processes, each named by its pid and its start in clock ticks since boot: warmly, and by
-    force with `kill`.
-
-    Where they are not to be killed, those that go on with their tasks for longer than a stop may
-    take are a failure.
-    """
+    """End processes warmly; those that take longer than a stop may are killed, or are a failure."""
 
     service: str
+    """The service that they belong to."""
     processes: tuple[tuple[int, int], ...]
+    """The processes: pid, and start in clock ticks since boot."""
     kill: bool = True
+    """Whether to kill those that take too long."""
 
 
 class ControlOther(_Effect, frozen=True, tag="control_other"):
-    """Stop what somebody else started, or let the `manager` that ran it start it again.
-
-    `name` is a unit of systemd's, or a program of supervisord's, which has its processes under the
-    names `programs`. Where no manager runs it, it is `process PID`, and can only be stopped.
-    `processes` are its own, each by its pid and its start in clock ticks since boot: its main ones
-    are told to end by themselves, so that tasks finish, and are killed only with `kill`. `nodes`
-    has the queues of each worker among them that can be told before to take nothing more.
-    """
+    """Stop something that this tool did not set up, or have its manager start it again."""
 
     manager: Literal["systemd", "supervisord", ""]
+    """What runs it; "": nothing, so that it can only be stopped."""
     name: str
+    """The systemd unit, the supervisord program, or `process PID`."""
     action: Literal["start", "stop"]
+    """What to do."""
     processes: tuple[tuple[int, int], ...] = ()
+    """Its processes: pid, and start in clock ticks since boot. The main ones are asked to end, so
+    that their tasks finish.
+    """
     kill: bool = False
+    """Whether to kill those that do not end."""
     nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The queues of each worker that can be asked to consume nothing more before the stop."""
     programs: tuple[str, ...] = ()
+    """The names under which supervisord has the processes of the program."""
 
 
 class LinkUnit(_Effect, frozen=True, tag="link_unit"):
-    """Let a unit of somebody else's start with the host through these links (path and where it
-    leads), or not.
-    """
+    """Enable or disable the start with the host of a unit that this tool did not write."""
 
     unit: str
+    """The unit."""
     links: tuple[tuple[str, str], ...]
+    """The links that start it: path and target."""
     linked: bool
+    """Whether the links should exist."""
 
 
 class StartByHand(_Effect, frozen=True, tag="start_by_hand"):
-    """Stands for the start of a process that no manager runs; `told` is what is known of its
-    command.
-
-    It can be neither made nor taken back.
-    """
+    """The start of a process that no manager runs; this tool cannot do it, only name it."""
 
     name: str
+    """The process."""
     told: str
+    """What is known about its command."""
 
 
 class TakeMessages(_Effect, frozen=True, tag="take_messages"):
-    """Take what the rules mean out of a queue, into the run's archive file, and move on what is to
-    be moved.
-
-    The rules are as `core/rules.py` writes them.
-    """
+    """Archive the messages of a queue that the rules select, or move them if the rules say so."""
 
     queue: str
+    """The queue."""
     archive: str
+    """The archive file of the run."""
     rules: tuple[str, ...]
+    """The rules, as flags (`core/rules.py`)."""
 
 
 class TakeUnacked(_Effect, frozen=True, tag="take_unacked"):
-    """The same for a queue's messages that were fetched and that no node holds.
+    """Do the same with messages of a queue that were fetched and that no node holds.
 
-    It is refused when a node of the inventory does not answer, but for those that are known to be
-    `stopped`.
+    Refused if a node of the inventory does not answer and is not known to be stopped.
     """
 
     queue: str
+    """The queue."""
     archive: str
+    """The archive file of the run."""
     rules: tuple[str, ...]
+    """The rules, as flags (`core/rules.py`)."""
     stopped: tuple[str, ...]
+    """The nodes that are known to be stopped."""
 
 
 class RestoreMessages(_Effect, frozen=True, tag="restore_messages"):
-    """Put the messages of an archive file back where they came from, also those that were moved and
-    still wait.
-
-    Malformed ones only when asked to.
-    """
+    """Restore the messages of an archive to their lists, including moved ones that still wait."""
 
     archive: str
+    """The archive file."""
     malformed: bool = False
+    """Whether to restore malformed items too."""
 
 
 class RestoreSelected(_Effect, frozen=True, tag="restore_selected"):
-    """Put those messages of an archive file back that a rule means, "" all: to their places, or to
-    run next or last.
-
-    The archive remembers the `token`, by which they can be recalled. With `even_restored` also
-    those that the archive calls put back or moved, and that stand nowhere in Redis; never those of
-    these ids (`without`).
-    """
+    """Restore the messages of an archive file that a rule selects."""
 
     archive: str
+    """The archive file."""
     rule: str
+    """The rule, as flags; "" selects all."""
     place: Literal["original", "next", "last"]
+    """Where they go: to their places, or to run next or last."""
     malformed: bool
+    """Whether to restore malformed items too."""
     token: str
+    """What the archive records with them, so that they can be recalled."""
     even_restored: bool = False
+    """Whether to include messages that the archive calls restored or moved, if Redis does not have
+    them anywhere.
+    """
     without: tuple[str, ...] = ()
+    """The ids of messages to leave out."""
 
 
 class RecallMessages(_Effect, frozen=True, tag="recall_messages"):
-    """Take what a change has put back, and what still waits of it, out again into its archive."""
+    """Archive again the messages that a change has restored and that still wait."""
 
     archive: str
+    """The archive file."""
     token: str
+    """The token of the change."""
 
 
 class RunTask(_Effect, frozen=True, tag="run_task"):
     """Send a task and wait for its end."""
 
     task: str
+    """The task."""
     queue: str
+    """The queue."""
     task_id: str
+    """The id that it gets."""
 
 
 class SendAgain(_Effect, frozen=True, tag="send_again"):
-    """Send messages of an archive file, each made anew for an older task: `ids` has the new id →
-    the old one.
-
-    No more than `per_s` a second. The archive remembers the `token`, by which they can be recalled.
-    `queue` is where the old messages were taken out of, "" where the tasks failed.
-    """
+    """Send messages of an archive file, each a new one for an older task."""
 
     archive: str
+    """The archive file."""
     ids: dict[str, str]
+    """New id → old id."""
     per_s: float
+    """How many to send in a second, at most."""
     token: str
+    """What the archive records with them, so that they can be recalled."""
     queue: str = ""
+    """The queue that the old messages were archived from; "" if the tasks failed."""
 
 
 class SetRateLimit(_Effect, frozen=True, tag="set_rate_limit"):
-    """Give a task another rate limit on a node, as Celery writes it (`10/m`), "" for none.
+    """Set the rate limit of a task on a node.
 
-    It is refused when the limit is neither what was seen (`replaces`) nor already what is wanted.
+    Refused if the limit is neither as it was seen nor already as it should be.
     """
 
     node: str
+    """The node."""
     task: str
+    """The task."""
     limit: str
+    """The limit in Celery's form (`10/m`); "": none."""
     replaces: str
+    """The limit that was seen."""
 
 
 class ResizePool(_Effect, frozen=True, tag="resize_pool"):
-    """Give a node's prefork pool another `size`; refused when the size does not stand between that
-    and `replaces`.
+    """Resize the prefork pool of a node.
+
+    Refused if the present size is not between the old and the new one.
     """
 
     node: str
+    """The node."""
     size: int
+    """The new size."""
     replaces: int
+    """The size that was seen."""
 
 
 class SwitchConsumer(_Effect, frozen=True, tag="switch_consumer"):
-    """Let a node consume a queue, or not."""
+    """Make a node consume a queue, or not."""
 
     node: str
+    """The node."""
     queue: str
+    """The queue."""
     consumes: bool
+    """Whether the node should consume it."""
 
 
 class RevokeTasks(_Effect, frozen=True, tag="revoke_tasks"):
-    """Let all nodes discard tasks that they have not begun, by their ids."""
+    """Make all nodes discard tasks that they have not begun."""
 
     ids: tuple[str, ...]
+    """The ids of the tasks."""
 
 
 class ShutDownNode(_Effect, frozen=True, tag="shut_down_node"):
-    """Let a node end once the tasks that it runs are done."""
+    """Make a node end as soon as its running tasks are done."""
 
     node: str
+    """The node."""
 
 
 FileEffect = WriteFile | SetEnvironment | LostContents
@@ -298,10 +325,16 @@ OtherEffect = ControlOther | LinkUnit | StartByHand
 NodeEffect = SetRateLimit | ResizePool | SwitchConsumer
 
 Reverse = (
-    FileEffect | ControlService | ReloadUnits | EnableService | RestoreMessages | RecallMessages | OtherEffect
+    FileEffect
+    | ControlService
+    | ReloadUnits
+    | EnableService
+    | RestoreMessages
+    | RecallMessages
+    | OtherEffect
     | NodeEffect
-)  # fmt: skip
-"""What may take an effect back."""
+)
+"""The effects that may undo another one."""
 
 Effect = (
     Reverse
@@ -329,7 +362,7 @@ class Service(Struct, frozen=True):
 
 
 class Other(Struct, frozen=True):
-    """What somebody else has started on a host: a unit or a process."""
+    """A unit or a process on a host that this tool did not set up."""
 
     name: str
 
@@ -341,18 +374,20 @@ class Queue(Struct, frozen=True):
 
 
 class OfNode(Struct, frozen=True):
-    """Something that a node is told: its pool, the rate limit of a task, a queue that it consumes."""
+    """A part of a node: its pool, the rate limit of a task, the consumer of a queue."""
 
     node: str
+    """The node."""
     what: str
+    """The part."""
 
 
 Target = File | Service | Other | Queue | OfNode | None
-"""What an effect changes; None: nothing that another effect could change, too."""
+"""What an effect changes; None: nothing that another effect could also change."""
 
 
 def target_of(effect: Effect) -> Target:
-    """What an effect changes; of services that change together the first."""
+    """What an effect changes; the first of services that change together."""
     match effect:
         case WriteFile(path=path) | SetEnvironment(path=path) | LostContents(path=path):
             return File(path)
@@ -365,7 +400,9 @@ def target_of(effect: Effect) -> Target:
         case TakeMessages(queue=name) | TakeUnacked(queue=name) | RunTask(queue=name):
             return Queue(name)
         case SendAgain(queue=name):
-            return Queue(name) if name else None
+            if not name:
+                return None
+            return Queue(name)
         case SetRateLimit(node=node, task=task):
             return OfNode(node, f"rate limit of {task}")
         case ResizePool(node=node):
@@ -381,12 +418,10 @@ def target_of(effect: Effect) -> Target:
 
 
 def targets_of(effect: Effect) -> tuple[Target, ...]:
-    """What an effect changes, with every service that changes together with its own."""
-    return (
-        tuple(map(Service, effect.services))
-        if isinstance(effect, ControlService)
-        else (target_of(effect),)
-    )
+    """What an effect changes, including the services that change together with its own."""
+    if isinstance(effect, ControlService):
+        return tuple(map(Service, effect.services))
+    return (target_of(effect),)
 
 
 def shown_of(effect: Effect) -> dict[str, Any]:
@@ -405,15 +440,13 @@ def _to_json(effect: Effect) -> dict[str, Any]:
 
 
 def from_json(value: Any) -> Effect:
-    """The effect of which this is what it shows and what it hides. Raises ValueError for anything
-    else.
-    """
+    """The effect of a record, with what `shown_of` and `hidden_in` return. Raises ValueError."""
     effect: Effect = _convert(value, Effect)
     return effect
 
 
 def reverse_from_json(value: Any) -> Reverse:
-    """The same of an effect that takes another back."""
+    """The same for an effect that undoes another one."""
     reverse: Reverse = _convert(value, Reverse)
     return reverse
 
@@ -426,52 +459,58 @@ def _convert(value: Any, kinds: Any) -> Any:
 
 
 class Change(Struct, frozen=True):
-    """One effect on one host (or `BROKER`), why, and the effect that takes it back (None: nothing
-    can).
-
-    `detail` is what the operator reads before agreeing: a diff, or the messages by task with
-    samples. `messages` are those it is about, as far as they were asked for, each with its reason;
-    `count` is how many there are. `why` are reasons that stand after the summary; where several
-    findings ask for the same effect, all of theirs do.
-    """
+    """One effect on one host or in the broker, the reasons for it, and what undoes it."""
 
     host: str
+    """The host, or `BROKER`."""
     step: str
+    """The step that it belongs to."""
     summary: str
+    """What it does, in a line."""
     do: Effect
+    """The effect."""
     undo: Reverse | None = None
+    """The effect that undoes it; None: nothing can."""
     detail: str = ""
+    """What the operator reads before agreeing: a diff, or the messages by task with samples."""
     messages: tuple[Mapping[str, Any], ...] = ()
+    """The messages that it changes, each with its reason, if they were asked for."""
     count: int = 0
+    """How many messages it changes."""
     why: tuple[str, ...] = ()
+    """The reasons to show after the summary, of all findings that need the effect."""
 
     @property
     def service(self) -> str:
-        """The service, or what somebody else has started, that it is about; "" for none."""
+        """The service, or what this tool did not set up, that it changes; "": none."""
         target = target_of(self.do)
-        return target.name if isinstance(target, Service | Other) else ""
+        if isinstance(target, Service | Other):
+            return target.name
+        return ""
 
     @property
     def services(self) -> tuple[str, ...]:
-        """The same, with those that can be changed only together with that one."""
+        """The same, including those that change together with it."""
         return tuple(
             target.name for target in targets_of(self.do) if isinstance(target, Service | Other)
         )
 
     @property
     def path(self) -> str:
-        """The file that it is about; "" for none."""
+        """The file that it changes; "": none."""
         target = target_of(self.do)
-        return target.path if isinstance(target, File) else ""
+        if isinstance(target, File):
+            return target.path
+        return ""
 
     @property
     def writes(self) -> str:
-        """The file that it gives other contents, "" for none."""
+        """The file whose contents it changes; "": none."""
         match self.do:
             case WriteFile(path=path, content=after):
-                return (
-                    path if isinstance(self.undo, WriteFile) and self.undo.content != after else ""
-                )
+                if isinstance(self.undo, WriteFile) and self.undo.content != after:
+                    return path
+                return ""
             case SetEnvironment(path=path):
                 return path
             case (

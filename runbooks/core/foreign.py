@@ -1,4 +1,4 @@
-"""What somebody else has set up to run workers, as far as taking it over needs it."""
+"""What others have set up to run workers: what this tool needs to know to take it over."""
 
 from msgspec import Struct, field
 
@@ -6,58 +6,60 @@ from runbooks.core.secret_records import Discreet
 
 
 class UnitText(Discreet, frozen=True):
-    """A unit of systemd's that is not this tool's.
-
-    `pulled_by` are the units that start it, but for those that the `links` (path and where each
-    leads) make do so. `settings` are the lines of its sections `[Service]`, drop-ins last, each as
-    key and value; they may hold secrets.
-    """
+    """A systemd unit that this tool did not write."""
 
     HIDDEN = ("settings",)
 
     links: tuple[tuple[str, str], ...]
+    """The links that start it with the host: path and target."""
     pulled_by: tuple[str, ...]
+    """The units that start it without such a link."""
     settings: tuple[tuple[str, str], ...]
+    """The lines of its `[Service]` sections, drop-ins last: key, value. They may hold secrets."""
 
 
 class ConfFile(Discreet, frozen=True):
-    """A conf file of supervisord's; it may hold secrets."""
+    """A conf file of supervisord; it may hold secrets."""
 
     HIDDEN = ("content",)
 
     content: bytes
+    """What it contains."""
     mode: int
+    """Its permissions."""
     changed_at: float
+    """When it last changed."""
 
 
 class Program(Struct, frozen=True):
-    """A program of supervisord's that runs, or would start with it the next time.
-
-    It is all processes of one `section` of a conf file (`path`). `names` are their full names,
-    `pids` the main processes of those that run. A stop kills what is left after `stop_wait_s`;
-    `as_group`: it tells the pool's processes to end, too.
-    """
+    """A program of supervisord that runs, or would start with supervisord the next time."""
 
     section: str
+    """The section of the conf file that describes it."""
     path: str
+    """The conf file."""
     pids: dict[str, int]
+    """The main processes of those that run, by full name."""
     stop_wait_s: float
+    """After so long a stop kills what is left."""
     as_group: bool
+    """Whether a stop also signals the processes of the pool."""
     names: tuple[str, ...]
+    """The full names of all its processes."""
 
 
 class Foreign(Struct, frozen=True):
-    """What was asked of a host besides its census: units by their names, and where cron starts
-    something.
-
-    `programs` are those of supervisord, by the name that `units` has them under as well: what a
-    conf file says of the user and the like, as a unit would. `conf_files` are theirs, by path.
-    `no_programs` is why they are not known. `started_by_cron` are files with the number of the
-    line, and with its schedule where that is a word (`@reboot`).
-    """
+    """What a host reported in addition to its census: units and programs, and what cron starts."""
 
     units: dict[str, UnitText]
+    """Units by name; also each program, with what its conf file says, in the form of a unit."""
     started_by_cron: tuple[str, ...] = ()
+    """Lines of crontabs that start Celery: file and number, with the schedule if it is a word
+    (`@reboot`).
+    """
     programs: dict[str, Program] = field(default_factory=dict)
+    """The programs of supervisord, by name."""
     conf_files: dict[str, ConfFile] = field(default_factory=dict)
+    """The conf files of these programs, by path."""
     no_programs: str = ""
+    """Why the programs are not known."""

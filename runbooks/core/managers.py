@@ -1,6 +1,4 @@
-"""What each service manager does by itself, as data to judge by; `hosts/services/` has how it is
-asked and told.
-"""
+"""What each service manager can do, as data; `hosts/services/` knows how to use it."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -14,76 +12,87 @@ ManagerName = Literal["systemd", "supervisor", "docker", "commands", "none"]
 
 
 class UnitFiles(Struct, frozen=True):
-    """The files that describe services to a manager; `{}` in the name of a worker's stands for the
-    service.
-
-    Their templates have the same names in that folder of `templates/`, a worker's without the
-    service. `common` are those of no service, which hold the others together. They stand in this
-    `directory` where the inventory names none.
-
-    Such a file is `called` a unit or a conf file. `maskable`: an empty one says that the service is
-    not to start. For the evidence: what shows that the manager has not read one since it changed
-    (`unread`), and what lets it (`read_again`).
-    """
+    """The files that describe services to a manager."""
 
     folder: str
+    """The folder of `templates/` with their templates, which have the same names; a worker's is
+    without the service.
+    """
     directory: str
+    """Where they are installed if the inventory does not say."""
     worker: str
+    """The name of a worker's file; `{}` stands for the service."""
     beat: str
+    """The name of beat's file."""
     common: tuple[str, ...] = ()
+    """The files of no service, which group the others."""
     called: str = "unit"
+    """What such a file is called: a unit or a conf file."""
     maskable: bool = True
+    """Whether an empty file means that the service must not start."""
     unread: str = "systemctl show: NeedDaemonReload=yes"
+    """For the evidence: what shows that a file changed since the manager read it."""
     read_again: str = "sudo systemctl daemon-reload"
+    """For the evidence: the command that makes the manager read it again."""
 
     def name(self, service: str) -> str:
-        """The file of a service; of one that is a unit already, and somebody else's, that unit."""
+        """The file of a service; a unit that this tool did not write is its own file."""
         if is_unit(service):
             return service
-        return self.beat if service == "beat" else self.worker.format(service)
+        if service == "beat":
+            return self.beat
+        return self.worker.format(service)
 
     def service(self, name: str) -> str:
-        """The service that a file of this name describes, "" for none."""
+        """The service that a file of this name describes; "": none."""
         before, _, after = self.worker.partition("{}")
         service = "beat" if name == self.beat else name.removeprefix(before).removesuffix(after)
-        return service if self.name(service) == name and not is_unit(service) else ""
+        if is_unit(service) or self.name(service) != name:
+            return ""
+        return service
 
 
 class Abilities(Struct, frozen=True):
-    """What a manager does by itself; what is not said here it does not do.
-
-    `told_by` says in the evidence who told whether a service runs. `units` are the files that
-    describe services, None where there are none. It `starts_from_units`: else other commands start
-    the services, and units would only mislead, unless the inventory asks for them.
-    `starts_at_boot`: which services start with the host is its to say. `judges_files`: a host that
-    has it judges each new file by its own means; `judges_units`: it judges at least those that
-    describe services. `reads_env_as`: whose rules environment files are read by where the inventory
-    does not say, its own or those of a shell, which starts the services. It `has_timers`, which can
-    run what cron would. `is_the_machines`: there is one on a machine, so two hosts of the inventory
-    that are one machine share their services. `gives_up`: it tells which services have failed for
-    good. `names_services`: one that exists and is somebody else's is a `service` of the inventory,
-    and not a `unit`. For the evidence: what `one_service` is to it, what shows one (`shown_by`),
-    and all (`listed_by`). It `has_drop_ins`: files beside a unit's own that change it.
-    `in_containers`: the application's directory and Python are those of its containers, and not of
-    the host.
-    """
+    """What a manager can do."""
 
     told_by: str
+    """What shows whether a service runs, for the evidence."""
     units: UnitFiles | None = None
+    """The files that describe services; None: there are none."""
     starts_from_units: bool = False
+    """Whether it starts services from these files. If not, other commands start them; then units
+    would mislead, unless the inventory asks for them.
+    """
     starts_at_boot: bool = False
+    """Whether it decides which services start with the host."""
     judges_files: bool = False
+    """Whether a host that has it checks each new file with its own programs."""
     judges_units: bool = False
+    """Whether such a host checks at least the files that describe services."""
     reads_env_as: Reader = "shell"
+    """Whose rules environment files follow if the inventory does not say: its own, or those of the
+    shell that starts the services.
+    """
     has_timers: bool = False
+    """Whether it can run cron entries as timers."""
     is_the_machines: bool = False
+    """Whether a machine has only one of it, so that two hosts of the inventory that are one machine
+    share their services.
+    """
     gives_up: bool = False
+    """Whether it reports which services failed for good."""
     names_services: bool = False
+    """Whether the inventory names an existing service as `service`, not as `unit`."""
     one_service: str = ""
+    """What it calls a service, for the evidence."""
     shown_by: str = ""
+    """The command that shows a service, for the evidence."""
     listed_by: str = ""
+    """The command that lists all services, for the evidence."""
     in_containers: bool = False
+    """Whether the application's directory and Python are in its containers, not on the host."""
     has_drop_ins: bool = False
+    """Whether there are drop-ins: further files that change a unit."""
 
 
 SYSTEMD_UNITS = UnitFiles(
@@ -100,7 +109,7 @@ SUPERVISOR_PROGRAMS = UnitFiles(
     "celery-beat.conf",
     called="conf file",
     maskable=False,
-    unread="supervisord's configuration of it is not what its conf files say",
+    unread="supervisord's configuration of it differs from its conf files",
     read_again="sudo supervisorctl update GROUP, which restarts all programs of that group",
 )
 
@@ -147,13 +156,14 @@ ABILITIES: Mapping[ManagerName, Abilities] = {
 
 
 def is_unit(service: str) -> bool:
-    """Whether a service is known by its unit, which is somebody else's: the inventory names it,
-    nothing writes it.
-    """
+    """Whether a service is a unit that the inventory names and this tool does not write."""
     return service.endswith(".service")
 
 
 def service_of_unit(name: str) -> str:
-    """The service that a file of this name describes to one of the managers, "" for none."""
-    units = (abilities.units for abilities in ABILITIES.values())
-    return next((service for one in units if one and (service := one.service(name))), "")
+    """The service that a file of this name describes to one of the managers; "": none."""
+    for abilities in ABILITIES.values():
+        service = abilities.units.service(name) if abilities.units else ""
+        if service:
+            return service
+    return ""

@@ -1,5 +1,4 @@
-"""The frozen records that flow between the rooms: what was observed, what it means, what is to be
-done.
+"""The frozen records that pass between the rooms: what was observed, what it means, what to do.
 
 Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes (`_bytes`).
 """
@@ -20,12 +19,17 @@ from runbooks.core.foreign import Foreign
 from runbooks.core.logged import ServiceLog
 
 CLOCK_MARGIN_S = 60.0
+"""Clocks that differ by less do not matter."""
 SAMPLES = 5
-"""How many of the messages that a rule means are remembered where not all are asked for."""
+"""How many of the messages that a rule selects are kept, unless all are asked for."""
+ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})
+"""The states that a task does not leave. **Source:** celery 5.7.0 `states.py`."""
+_NEARLY = 0.9
+"""Redis is nearly full if it uses more than this share of its memory limit."""
 
 
 class Severity(Enum):
-    """How much a finding matters: an `INFO` is told, and is no reason to fail a check."""
+    """How much a finding matters: an `INFO` is shown and does not fail a check."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -33,496 +37,552 @@ class Severity(Enum):
 
 
 class Block(Struct, frozen=True):
-    """What has to be left alone while a finding stands: a `service` of a `host`.
-
-    All services and files of the host where `service` is "", the whole fleet where `host` is ""
-    too.
-    """
+    """What no step may change while a finding stands."""
 
     host: str = ""
+    """The host; "" blocks the whole fleet."""
     service: str = ""
+    """The service; "" blocks all services and files of the host."""
 
     def covers(self, host: str, service: str) -> bool:
-        """Whether a change of this host is kept back; `service` is "" where it is about none."""
+        """Whether it blocks a change on this host; `service` is "" for a change of no service."""
         return self.host in ("", host) and self.service in ("", service)
 
 
 class Cause(Struct, frozen=True):
-    """Which finding explains another: its code and subject."""
+    """Which finding explains another."""
 
     code: str
+    """Its code."""
     subject: str
+    """Its subject."""
 
     @classmethod
     def of(cls, finding: "Finding") -> "Cause":
+        """The cause that refers to this finding."""
         return cls(finding.code, finding.subject)
 
 
 class Finding(Struct, frozen=True):
-    """One fault: what it is (`code`), where (`subject`), the evidence for it, and what puts it
-    right.
-
-    `fix` are the changes that put it right, and `remedy` says so in words: none, and None, where no
-    step of this tool can. Several findings may share a change. `blocks` are what no step may touch
-    before it is gone. `caused_by` are the findings that explain it; it is told below the first of
-    them. `accepted` says until when the operator accepts it and why; "" where it counts.
-    """
+    """One fault: what it is, where, the evidence for it, and what fixes it."""
 
     code: str
+    """What kind of fault it is."""
     subject: str
+    """What is at fault: a host, a service, a queue."""
     summary: str
+    """The fault in a sentence."""
     evidence: tuple[str, ...] = ()
+    """What was observed, line by line."""
     remedy: str | None = None
+    """What the changes of `fix` do, in words; None: this tool cannot fix it."""
     fix: tuple[Change, ...] = ()
+    """The changes that fix it; several findings may share one."""
     severity: Severity = Severity.ERROR
+    """How much it matters."""
     blocks: tuple[Block, ...] = ()
+    """What no step may change while the finding stands."""
     caused_by: tuple[Cause, ...] = ()
+    """The findings that explain it; it is shown below the first of them."""
     accepted: str = ""
+    """Until when the operator accepts it, and why; "" if it counts."""
 
 
-# --- queues -----------------------------------------------------------------------------------------------------------
+# --- queues ---------------------------------------------------------------------------------------
 
 
 class Rule(Struct, frozen=True):
-    """Which messages are meant, what becomes of them, and why; every condition that is set must
-    hold.
+    """Which messages to select, what happens to them, and why. A message must meet every condition.
 
-    `core/rules.py` is the language in which it is written. `queue`, `task`, `content_type` and
-    `compression` are shell-style patterns, separated by commas (`compression` is "" where it is not
-    asked for); `eta_overdue_s` the least seconds by which the ETA has passed; `retries_over` holds
-    where the retries are more; `duplicate` says which one of those with the same task and arguments
-    stays; `keep_newest` how many of what is meant stay in each list, the newest, None: none; each
-    of `args` is canonical JSON, or a keyword with `=` before it. `priority` is that of the one list
-    whose messages are meant, None: of all lists. With `malformed` the items that are no messages
-    are meant, with `unacked` also messages that a worker fetched which is gone. `requeue_to` is
-    `QUEUE` or `QUEUE:PRIORITY`; empty: into the archive.
+    `core/rules.py` is the language that an operator writes it in. Patterns are shell-style,
+    separated by commas.
     """
 
     reason: str
+    """Why."""
     queue: str = "*"
+    """Patterns of the queues."""
     task: str = "*"
+    """Patterns of the task's name."""
     eta_overdue_s: float | None = None
+    """The ETA passed at least so long ago."""
     retries_over: int | None = None
+    """The task was retried more often than this."""
     expired: bool = False
+    """The message has expired."""
     unregistered: bool = False
+    """No node that answers registers the task."""
     duplicate: Literal["newest", "oldest"] | None = None
+    """Which one stays of the messages with the same task and arguments."""
     ids: tuple[str, ...] = ()
+    """The message has one of these ids."""
     args: tuple[str, ...] = ()
+    """The call has all of these arguments: canonical JSON, after `NAME=` for a keyword."""
     malformed: bool = False
+    """Select the items that are not messages."""
     unacked: bool = False
+    """Also select messages that were fetched by a worker that no longer exists."""
     with_workflows: bool = False
+    """Also select messages that a chord, a chain or a callback waits for."""
     requeue_to: str = ""
+    """Where they go: `QUEUE` or `QUEUE:PRIORITY`; "": into the archive."""
     content_type: str = "*"
+    """Patterns of the content type."""
     compression: str = ""
+    """Patterns of the compression; "": any, or none."""
     priority: int | None = None
+    """The priority of the only list to select from; None: all lists."""
     keep_newest: int | None = None
+    """How many selected messages stay in each list, the newest; None: none."""
 
 
 class MessageSummary(Struct, frozen=True):
-    """What a report shows of one message; `eta_at` and `expires_at` are None where the message has
-    none.
-    """
+    """What a report shows of one message."""
 
     id: str
+    """The id of the task."""
     task: str
+    """The name of the task."""
     retries: int
+    """How often the task was retried."""
     eta_at: float | None
+    """When the task may run; None without an ETA."""
     expires_at: float | None
+    """When it expires; None: never."""
     args: str
+    """The arguments as text."""
 
 
 class TaskCount(Struct, frozen=True):
     """The waiting messages of one task in one queue."""
 
     count: int
+    """How many messages."""
     max_retries_seen: int
+    """The most retries of any of them."""
     eta_passed: int
+    """How many have an ETA that has passed."""
     oldest_eta_at: float | None
+    """The earliest ETA."""
     furthest_eta_at: float | None
+    """The latest ETA."""
     expired: int
+    """How many have expired."""
 
 
 class Form(Struct, frozen=True):
-    """How a message is written: what a worker must be able to read before it sees the task.
-
-    `compression` is "" where there is none; `protocol` is Celery's, 1 or 2, and 0 where the message
-    names no task.
-    """
+    """How a message is written: what a worker must be able to read before it sees the task."""
 
     content_type: str = "application/json"
+    """How the body is serialized."""
     encoding: str = "utf-8"
+    """How its text is encoded."""
     compression: str = ""
+    """How the body is compressed; "" if it is not."""
     protocol: int = 2
+    """Celery's message protocol, 1 or 2; 0 if the message names no task."""
 
 
 class Notice(Struct, frozen=True):
-    """What an operator has to know of messages that a rule means: `what` goes on after their
-    number; the first ids.
-    """
+    """What an operator has to know about messages that a rule selects."""
 
     what: str
+    """What comes after their number in a sentence."""
     count: int
+    """How many messages."""
     ids: tuple[str, ...] = ()
+    """The first of their ids."""
 
 
 class Selection(Struct, frozen=True):
-    """The messages one reason selects in a queue: how many, of which tasks, and the first few of
-    them, or all.
-
-    They go into the list `to`, or where that is empty into the archive. Malformed items, and those
-    whose task cannot be read, are not in `by_task` and `samples`; `raw_samples` shows the first
-    bytes and what is wrong. `by_form` counts those that Celery does not write by default.
-    """
+    """The messages of a queue that are selected for one reason."""
 
     reason: str
+    """Why they are selected."""
     count: int
+    """How many messages."""
     by_task: Mapping[str, int]
+    """How many of each task, of those whose task can be read."""
     samples: tuple[MessageSummary, ...] = ()
+    """The first few of those whose task can be read, or all."""
     raw_samples: tuple[str, ...] = ()
+    """Of the others: the first bytes, and what is wrong."""
     to: str = ""
+    """The list that they go to; "": into the archive."""
     by_form: Mapping[Form, int] = field(default_factory=dict)
+    """How many of each form, without those that Celery writes by default."""
 
 
 class QueueState(Struct, frozen=True):
-    """One queue over all its priority lists, as a read-only scan found it.
-
-    `depths` maps each existing list key to its length; `selected` has one entry per reason that
-    selects something; `malformed` are items that kill the worker that pops them; `unreadable`
-    well-formed ones whose task cannot be read. `aside` of the messages wait in a list of this
-    tool's: a run is working on them, or was killed while it was. `unacked` is like `selected`, of
-    the messages that nobody works on any more though they were fetched. `too_large` are those of
-    the unreadable that unpack to more than the limit, by the task of their headers. `unseen` were
-    counted but not looked at, for the time was over: there may be more of everything else. Then the
-    newest were looked at, and a sample of the middle and the oldest. `forms` counts the messages by
-    how they are written, without those as Celery writes them by default.
-    """
+    """One queue over all its priority lists, as a read-only scan found it."""
 
     name: str
+    """The queue."""
     depths: Mapping[str, int]
+    """The length of each list that exists, by its key."""
     by_task: Mapping[str, TaskCount]
+    """The messages by task."""
     selected: tuple[Selection, ...]
+    """What the rules select: one entry for each reason that selects something."""
     malformed: Selection
+    """The items that kill the worker that receives them."""
     unreadable: int
+    """How many messages are well-formed but have a task that cannot be read."""
     aside: int = 0
+    """How many of the messages a run has set aside: it is in progress, or was killed."""
     notices: tuple[Notice, ...] = ()
+    """What an operator has to know about them."""
     unacked: tuple[Selection, ...] = ()
+    """What the rules select of the fetched messages that no one works on any more."""
     unseen: int = 0
+    """How many were counted but not read because time ran out. There may be more of everything
+    else. Then the newest were read, and a sample of the middle and the oldest.
+    """
     too_large: Mapping[str, int] = field(default_factory=dict)
+    """How many of the unreadable unpack to more than the limit, by the task in their headers."""
     forms: Mapping[Form, int] = field(default_factory=dict)
+    """How many messages of each form, without those that Celery writes by default."""
 
     @property
     def depth(self) -> int:
-        """Messages waiting, over all priorities."""
+        """How many messages wait, over all priorities."""
         return sum(self.depths.values())
 
 
 class RunningTask(Struct, frozen=True):
-    """A task that runs on a node; `started_at` is by that machine's clock, None where it did not
-    say.
-
-    `acknowledged`: its message is gone already, so if it is killed it is lost; else its message is
-    delivered again. `pid` is the process that it runs in, as that knows itself; None where it did
-    not say.
-    """
+    """A task that runs on a node."""
 
     id: str
+    """The id of the task."""
     name: str
+    """The name of the task."""
     started_at: float | None
+    """When it began, by the node's clock; None if the node did not say."""
     acknowledged: bool
+    """Whether its message is already removed: then it is lost if it is killed. Otherwise the
+    message is delivered again.
+    """
     pid: int | None = None
+    """The process that runs it, in the node's own numbering; None if the node did not say."""
 
 
 class Binding(Struct, frozen=True):
-    """By which exchange, its type (`direct`, `topic`) and routing key messages come into a queue."""
+    """How messages reach a queue: by which exchange and routing key."""
 
     exchange: str
+    """The exchange."""
     kind: str
+    """Its type: `direct`, `topic`, …"""
     routing_key: str
+    """The routing key."""
     queue: str
+    """The queue."""
 
 
 class NodeState(Struct, frozen=True):
-    """A worker node that answered remote control: its registered task names and the queues it
-    consumes.
-
-    `holds` are the ids of the tasks it has fetched and not finished, None where it was not asked or
-    did not say; `reserved` are those of them that wait for a free process; `rate_limits` those of
-    its tasks that have one (`10/m`), of which it may hold some without listing them. Where several
-    `twins` answer under the name, `registered` are what all know, `queues` what any consumes.
-    `options` are what it sets of the transport options that do not keep it from answering; None as
-    with `holds`. `running` are the tasks that its processes work on; `scheduled` those that its
-    application's schedule sends, each with the queue that the schedule names ("": none), empty
-    where it was not asked. `pids` are the main processes that answered, as they know themselves,
-    and `pool_pids` those of their pools. `pool` is the pool's name (`prefork`), and `pool_size` how
-    many tasks it runs at once; "" and None where it does not say, or twins answer. `later` are the
-    ids that wait for their ETA, as `reserved`. `names` are those of several nodes that are told as
-    one, for they are the containers of one service. `settings` are those of
-    `core/node_settings.py`, None as with `holds`. `bindings` are those of the queues that it
-    consumes. `versions` are those of the libraries that it runs with, under the names that
-    `Application.versions` has; None where it was not asked or did not say.
-    """
+    """A worker node that answered remote control."""
 
     name: str
+    """The node."""
     registered: frozenset[str]
+    """The tasks that it registers; of several twins, those that all of them register."""
     queues: frozenset[str]
+    """The queues that it consumes; of several twins, those that any of them consumes."""
     holds: frozenset[str] | None = None
+    """The ids of the tasks that it has fetched and not finished; None if it was not asked or did
+    not say.
+    """
     rate_limits: Mapping[str, str] = {}
+    """The tasks that have a rate limit (`10/m`). It may hold some of these without listing them."""
     twins: int = 1
+    """How many processes answer under the name."""
     reserved: frozenset[str] = frozenset()
+    """The ids that wait for a free process."""
     options: Mapping[str, Any] | None = None
+    """Its transport options that do not keep it from answering; None as for `holds`."""
     running: tuple[RunningTask, ...] = ()
+    """The tasks that its processes work on."""
     scheduled: frozenset[tuple[str, str]] = frozenset()
+    """The tasks that its application's schedule sends, each with the queue that the schedule names
+    ("": none); empty if it was not asked.
+    """
     pids: frozenset[int] = frozenset()
+    """The main processes that answered, in their own numbering."""
     pool: str = ""
+    """The kind of its pool (`prefork`); "" if it does not say, or twins answer."""
     pool_size: int | None = None
+    """How many tasks the pool runs at once; None if it does not say, or twins answer."""
     pool_pids: frozenset[int] = frozenset()
+    """The processes of its pool, in their own numbering."""
     later: frozenset[str] = frozenset()
+    """The ids that wait for their ETA."""
     settings: Mapping[str, Any] | None = None
+    """The settings of `core/node_settings.py`; None as for `holds`."""
     names: tuple[str, ...] = ()
+    """The names of several nodes that are shown as one: they are the containers of one service."""
     bindings: frozenset[Binding] = frozenset()
+    """The bindings of the queues that it consumes."""
     versions: Mapping[str, str] | None = None
+    """The versions of its libraries, named as in `Application.versions`; None as for `holds`."""
 
     @property
     def known_as(self) -> tuple[str, ...]:
-        """What Celery calls it, or each of them."""
+        """What Celery calls the node, or each of the nodes."""
         return self.names or (self.name,)
 
     @property
     def size(self) -> int | None:
-        """How many tasks its pool runs at once now; `pool_size` of a prefork pool is what it was
-        started with.
-        """
-        return len(self.pool_pids) if self.pool == "prefork" and self.pool_pids else self.pool_size
+        """How many tasks its pool runs at once now; a prefork pool may have grown or shrunk."""
+        if self.pool == "prefork" and self.pool_pids:
+            return len(self.pool_pids)
+        return self.pool_size
 
 
 class Client(Struct, frozen=True):
-    """A connection as the broker sees it: from where (`HOST:PORT`; of a socket its path), and in
-    which db.
-
-    `takes_messages`: the last thing it did was to wait for some. `to` is the broker's own end, in
-    the same form. `idle_s` is for how long it has asked for nothing; None of one that is subscribed
-    to channels, for what it is sent counts there as well.
-    """
+    """A connection as the broker sees it."""
 
     address: str
+    """Where it comes from: `HOST:PORT`, or the path of a socket."""
     db: int
+    """The db that it uses."""
     takes_messages: bool
+    """Whether the last thing it did was to wait for messages."""
     to: str
+    """The broker's end of it, in the same form."""
     idle_s: float | None = None
+    """How long ago it last asked for something; None if it is subscribed to channels, because what
+    it receives counts as well.
+    """
 
 
 class SecondLook(Struct, frozen=True):
-    """What the broker and the nodes showed `after_s` seconds after the first look, of queues that
-    may be stuck.
-
-    `nodes` are the nodes as they answered then. `unmoved` are the queues that hold messages and
-    where, in each list that workers poll, the same message was next to run both times. `senders`
-    counts by queue the waiting messages that were read, by the id of the task that sent them.
-    `held_back` counts by queue and task the fetched messages that no node lists as active, reserved
-    or scheduled, `reserved` by queue those that wait in a worker for a free process; `senders`
-    counts these, too. `waiting_clients` is the number of clients of this db that wait in BRPOP;
-    None where CLIENT LIST is not allowed.
-    """
+    """What the broker and the nodes showed a little later, for queues that may be stuck."""
 
     after_s: float
+    """How long after the first look."""
     nodes: Mapping[str, "NodeState"]
+    """The nodes as they answered then."""
     unmoved: frozenset[str] = frozenset()
+    """The queues that hold messages and whose lists each had the same next message both times."""
     senders: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By queue, then by the id of the task that sent them: the messages that were read, of those
+    that wait or are reserved.
+    """
     held_back: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By queue and task: the fetched messages that no node lists as held."""
     reserved: Mapping[str, int] = field(default_factory=dict)
+    """By queue: the fetched messages that wait in a worker for a free process."""
     waiting_clients: int | None = None
+    """How many clients of this db wait in BRPOP; None if CLIENT LIST is not allowed."""
 
 
 class Hoard(Struct, frozen=True):
-    """Messages of a queue that a node has fetched and not begun, as its processes are busy; the
-    first at `since_at`.
-    """
+    """Messages of a queue that wait in a node because all its processes are busy."""
 
     node: str
+    """The node."""
     queue: str
+    """The queue."""
     count: int
+    """How many messages."""
     since_at: float
-
-
-ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})
-"""The states that a task does not leave. **Source:** celery 5.7.0 `states.py`."""
+    """When the node fetched the first."""
 
 
 class TaskState(Struct, frozen=True):
-    """How a task stood at one look: `state` is Celery's or the task's own, PENDING where nothing is
-    known.
-
-    `result` is the return value, the error's text, or what the task last told with `update_state`.
-    """
+    """How a task stood when it was looked up."""
 
     state: str
+    """Celery's state or the task's own; PENDING if nothing is known."""
     result: Any = None
+    """The return value, the error's text, or what the task last reported with `update_state`."""
     traceback: str = ""
+    """The traceback of the error."""
 
     @property
     def ended(self) -> bool:
+        """Whether the task has ended."""
         return self.state in ENDED
 
 
 class MessagePlace(Struct, frozen=True):
-    """Where a task's message is: in `queue`, with so many that run before it, or (`queue` None)
-    with a worker.
-
-    `fetched_at` is since when the worker has it, None where that is not known.
-    """
+    """Where a task's message is: in a queue, or with a worker."""
 
     message: MessageSummary
+    """The message."""
     queue: str | None
+    """The queue; None if a worker has fetched it."""
     ahead: int = 0
+    """How many messages of the queue run before it."""
     fetched_at: float | None = None
+    """When a worker fetched it; None if that is not known."""
 
 
 class HeldTask(Struct, frozen=True):
-    """A task that a node holds: `doing` is active, reserved or scheduled; `started_at` None where
-    it does not run.
-    """
+    """A task that a node holds."""
 
     node: str
+    """The node."""
     task: str
+    """The name of the task."""
     doing: str
+    """`active`, `reserved` or `scheduled`."""
     started_at: float | None
+    """When it began; None if it does not run."""
 
 
 class NotAsked(Struct, frozen=True):
     """Why the broker, or the nodes through it, could not be asked, and what to do about it."""
 
     trouble: Trouble
+    """What kind of trouble it is."""
     problem: str
+    """What is wrong."""
     advice: str
+    """What to do."""
 
     @classmethod
     def of(cls, error: BrokerError) -> "NotAsked":
-        """What an error says."""
+        """The same as the error."""
         return cls(error.trouble, error.problem, error.advice)
 
 
 class NaiveEta(Struct, frozen=True):
-    """Messages of a task that a worker holds for an ETA without a time zone: how many of those
-    looked at, the furthest `eta` as it is written and its time, and who sent them.
-    """
+    """Messages of a task that a worker holds for an ETA without a time zone."""
 
     count: int
+    """How many of the messages that were read."""
     eta: str
+    """The latest of their ETAs, as it is written."""
     at: float
+    """The time that it stands for."""
     origins: tuple[str, ...] = ()
+    """Who sent them."""
 
 
 class Stray(Struct, frozen=True):
-    """Celery messages in a list that is no queue of the inventory; `tasks` and `origins` count
-    those `looked_at`.
+    """Celery messages in a list that belongs to no queue of the inventory.
 
-    By its name it is the list of a `priority` of `queue`; `sep` stands between the two where it is
-    not the inventory's, and each message that was looked at was sent to that queue.
+    By its name the list belongs to `queue`, and each message that was read was sent to that queue.
     """
 
     queue: str
+    """The queue that the name of the list contains."""
     priority: int
+    """The priority that the name of the list contains."""
     looked_at: int
+    """How many messages were read."""
     tasks: Mapping[str, int]
+    """How many of these belong to each task."""
     origins: Mapping[str, int]
+    """How many of these came from each sender."""
     sep: str = ""
-
-
-_NEARLY = 0.9
-"""So much of the memory that Redis may use is in use when it is nearly full."""
+    """What separates queue and priority in the name, if it is not what the inventory says."""
 
 
 class Lasting(Struct, frozen=True):
-    """What nobody reads and nothing removes: `count` keys that have no time to live.
+    """Keys that no one reads and that do not expire.
 
-    Of replies to remote control all are counted, and `size_bytes` is theirs; of results the share
-    of a sample tells how many there may be, and their size is not known.
+    All replies to remote control are counted. The number of results is an estimate from a sample.
     """
 
     count: int
+    """How many keys."""
     size_bytes: int | None = None
+    """Their size; None for results, whose size is not known."""
 
 
 class BrokerState(Struct, frozen=True):
-    """The broker as it answered: the server, the queues, the nodes, and who is blocked waiting for
-    messages.
-
-    `other_lists` are lists of this db that are no queue of the inventory: key → (length, True if
-    its items are Celery messages), and `strays` says more of the latter. `depths_by_db` has the
-    lengths of the inventory's queues under the same names in the other dbs that hold any; all of
-    them only where queues were asked for. `blocked_clients` is the number of clients of this db
-    waiting in BRPOP, and `consumer_ages_s` are the ages of the connections that last did so, at the
-    beginning of the look: below 0 where one was made since; None where CLIENT LIST is not allowed.
-    `oldest_unacked_at` is when the oldest of the unacked messages was fetched, None where there is
-    none; `held_s` is by task the longest time for which one that was looked at has to be held, from
-    its fetch to its ETA; only where queues were asked for. `clock_ahead_s` is by how much this
-    machine's clock is ahead of the server's. `orphans` has by queue how many of the unacked
-    messages that were looked at no node that answers holds, `hoards` those that wait in a node for
-    a free process. `run_id` is by which name the server knows itself since its start, "" where it
-    does not say. `uptime_s` is the server's, None where it does not say. `unheard`: all that heard
-    what the nodes were asked have answered, and there are more clients than these that wait for
-    messages, or did before they were busy. `unasked` is why the nodes could not be asked, None
-    where they were; `unseen` that nothing else could be looked at either, and is empty here.
-    `evicted_keys` is how many keys the server has thrown away since its start, for want of memory;
-    `used_memory_bytes` is what counts towards `maxmemory_bytes`, which is 0 where there is no
-    limit. `clients` are the connections to the server, in all its dbs; None where CLIENT LIST is
-    not allowed. `second` is the second look, None where nothing gave reason for one. `connected`
-    and `max_clients` are the connections and their limit; None where it does not say. `not_saved`
-    is what failed when it last wrote to its disk, "" for nothing. `replies_left` are replies to
-    remote control and `results_left` results that never expire, None where these were not looked
-    for, or are few. `unbound` are bindings of queues that nodes consume and that Redis does not
-    have. `naive_etas` has by task the fetched messages whose ETA is far off and has no time zone.
-    """
+    """The broker as it answered: the server, the queues, the nodes, and who waits for messages."""
 
     version: str
+    """The server's version."""
     db: int
+    """The db that was read."""
     maxmemory_bytes: int
+    """The memory limit; 0: none."""
     maxmemory_policy: str
+    """What the server does when it is full."""
     used_memory_bytes: int
+    """The memory that counts towards the limit."""
     queues: Mapping[str, QueueState]
+    """The queues."""
     nodes: Mapping[str, NodeState]
+    """The nodes that answered."""
     unacked: int
+    """How many messages are fetched and not acknowledged."""
     other_lists: Mapping[str, tuple[int, bool]]
+    """Lists of this db that belong to no queue of the inventory: key → (length, whether the items
+    are Celery messages).
+    """
     depths_by_db: Mapping[int, int]
+    """How many messages the inventory's queues have in other dbs under the same names; only if
+    queues were asked for.
+    """
     blocked_clients: int | None
+    """How many clients of this db wait in BRPOP; None if CLIENT LIST is not allowed."""
     consumer_ages_s: tuple[float, ...] | None = None
+    """The ages of the connections that last waited in BRPOP, at the beginning of the look: below 0
+    if one is newer; None if CLIENT LIST is not allowed.
+    """
     oldest_unacked_at: float | None = None
+    """When the oldest of the unacked messages was fetched; None if there is none."""
     held_s: Mapping[str, float] = field(default_factory=dict)
+    """By task: the longest time from fetch to ETA of those read; only if queues were asked for."""
     clock_ahead_s: float = 0.0
+    """How far this machine's clock is ahead of the server's."""
     evicted_keys: int = 0
+    """How many keys the server has removed since its start because it lacked memory."""
     uptime_s: float | None = None
+    """How long the server has been running; None if it does not say."""
     unheard: bool = False
+    """Whether there are consumers that did not hear the questions to the nodes: all that heard them
+    have answered, and more clients than these wait for messages, or did before they were busy.
+    """
     unasked: NotAsked | None = None
+    """Why the nodes could not be asked; None if they were."""
     unseen: bool = False
+    """Whether nothing else could be read either; then the rest is empty."""
     run_id: str = ""
+    """The server's name for itself since its start; "" if it does not say."""
     orphans: Mapping[str, int] = field(default_factory=dict)
+    """By queue: the unacked messages that were read and that no node that answers holds."""
     hoards: tuple[Hoard, ...] = ()
+    """The unacked messages that wait in a node for a free process."""
     clients: tuple[Client, ...] | None = None
+    """The connections to the server, in all its dbs; None if CLIENT LIST is not allowed."""
     strays: Mapping[str, Stray] = field(default_factory=dict)
+    """More about those of `other_lists` that hold Celery messages."""
     second: SecondLook | None = None
+    """The second look; None if there was no reason for one."""
     connected: int | None = None
+    """How many connections the server has; None if it does not say."""
     max_clients: int | None = None
+    """How many it accepts; None if it does not say."""
     not_saved: str = ""
+    """What failed when the server last wrote to its disk; "": nothing."""
     replies_left: Lasting | None = None
+    """Replies to remote control that never expire; None if these are few, or were not counted."""
     results_left: Lasting | None = None
+    """Results that never expire; None if these are few, or were not counted."""
     unbound: tuple[Binding, ...] = ()
+    """Bindings of queues that nodes consume and that Redis does not have."""
     naive_etas: Mapping[str, NaiveEta] = field(default_factory=dict)
+    """By task: the fetched messages whose ETA is far off and has no time zone."""
 
     @classmethod
     def not_seen(cls, why: NotAsked) -> "BrokerState":
-        """Of a broker that could not be looked at."""
+        """The state of a broker that could not be read."""
         return cls("", 0, 0, "", 0, {}, {}, 0, {}, {}, None, unasked=why, unseen=True)
 
     @property
     def is_away(self) -> bool:
-        """Whether it could not be looked at because it does not answer, or not yet, or lets nobody
-        in.
-        """
+        """Whether it could not be read because it does not answer, or accepts no connections."""
         return self.unseen and self.unasked is not None and self.unasked.trouble in AWAY
 
     @property
     def throws_queues_away(self) -> bool:
-        """Whether it evicts keys that have no time to live, as queues are, when it is full.
+        """Whether a full server evicts keys without a time to live, such as queues.
 
         **Source:** Redis, "Key eviction": `volatile-…` policies evict among keys with a TTL, and
         refuse writes without.
@@ -541,214 +601,231 @@ class BrokerState(Struct, frozen=True):
 
     @property
     def clocks_differ(self) -> bool:
-        """By more than it takes to ask: then what is overdue or expired here may not be so there."""
+        """Whether what is overdue by this machine's clock may not be so by the server's."""
         return abs(self.clock_ahead_s) > CLOCK_MARGIN_S
 
 
-# --- hosts ------------------------------------------------------------------------------------------------------------
+# --- hosts ----------------------------------------------------------------------------------------
 
 
 class FileState(Struct, frozen=True):
-    """A file on a host; `content` is None where there is none, or a folder (then mode and time mean
-    nothing).
-    """
+    """A file on a host."""
 
     content: bytes | None
+    """What it contains; None if there is no file, or a folder."""
     mode: int = 0
+    """Its permissions."""
     changed_at: float = 0.0
+    """When it last changed."""
     is_folder: bool = False
+    """Whether it is a folder; then mode and time mean nothing."""
 
 
 class Rotation(Struct, frozen=True):
-    """A pattern of log files that a file of logrotate names, at a line."""
+    """A pattern of log files that a file of logrotate names."""
 
     path: str
+    """The file of logrotate."""
     line: int
+    """The line."""
     pattern: str
+    """The pattern."""
 
 
 class Process(Struct, frozen=True):
-    """A process on a host; its number may be given again, so `start_ticks` (since boot) belongs to
-    its identity.
-    """
+    """A process on a host."""
 
     pid: int
+    """Its number, which another process may get later."""
     start_ticks: int
+    """When it started, in clock ticks since boot; with the pid this identifies it."""
     name: str
+    """What it is called."""
 
 
 class DropIn(Struct, frozen=True):
-    """A drop-in of a unit: when it changed, the sha256 of what it says, and its first lines without
-    comments.
-    """
+    """A drop-in of a unit."""
 
     changed_at: float
+    """When it last changed."""
     digest: str
+    """The sha256 of its content."""
     lines: tuple[str, ...] = ()
+    """Its first lines, without comments."""
 
 
 class StartedWith(Struct, frozen=True):
-    """The sha256 of the files and drop-ins that a service was started with, by path, as an earlier
-    run saw them.
-
-    `unsure` are the paths that had been written after the start already: they may have said
-    something else then. Where it is not the `same` process, it was started with these or with later
-    ones.
-    """
+    """The files and drop-ins that a service was started with, as an earlier run saw them."""
 
     files: Mapping[str, str]
+    """The sha256 of each file, by path."""
     drop_ins: Mapping[str, str]
+    """The sha256 of each drop-in, by path."""
     unsure: frozenset[str]
+    """The paths that had already changed after the start: they may have differed at the start."""
     same: bool
+    """Whether the same process still runs; otherwise it has these files or later ones."""
 
 
 class ProgramStop(Struct, frozen=True):
-    """How a supervisord stops a program: after `wait_s` it kills what is left.
-
-    `as_group`: it tells the processes of the pool to end, too; None where that is not known.
-    """
+    """How supervisord stops a program."""
 
     wait_s: float
+    """After so long it kills what is left."""
     as_group: bool | None
+    """Whether it also signals the processes of the pool; None if that is not known."""
 
 
 class ServiceState(Struct, frozen=True):
-    """A worker or beat as its service manager tells: `pid` and `started_at` are None where it does
-    not run.
-
-    `answer` is what the manager printed, for the evidence. Under systemd besides: whether it is
-    `enabled`, whether its unit changed since systemd read it (`needs_reload`), the operator's own
-    `drop_ins`, whether it has failed for good, or again and again since it was told to start
-    (`gave_up`), and what is left in its control group of workers or a beat that were started before
-    its main process (`leaked`). One that is `starting` has no main process yet, as with
-    Type=forking; one that is `masked` may not be started at all; of one that is `alias_of` another
-    unit, which is not ours, nothing else is known. Without systemd: the `other_process` that its
-    status command names, where it is not known to be the service (`started_at` is its). `pids` are
-    its processes, each with the pid by which it knows itself; empty where that is not known.
-    `environment` has the sha256 of each variable that its main process was started with, None where
-    that is not known. `started_with` is what an earlier run saw, None where none did. `untold` is
-    why nothing of this is known. `last_lines` end the log of one that does not run, or is silent,
-    as far as one is found. Of a unit that is somebody else's: the environment files that it
-    `reads`, which may be patterns, and whether it `exists`; a service of Docker's exists where it
-    has containers. `start_ticks` is the start of its main process since boot where the list of the
-    host's processes alone tells that it runs, else None. `containers` are a service's, in the order
-    in which they were made; they read their environment at `read_at`, None: when the service was
-    started. `log` is what was read of the log of one that runs, None where none was found.
-    `program_stop` is how a program of supervisord's is stopped, None of anything else.
-    """
+    """A worker or beat as its service manager reports it."""
 
     pid: int | None
+    """Its main process; None if it does not run."""
     started_at: float | None
+    """When it started; None if it does not run. With `other_process` it is that process's start."""
     answer: str
+    """What the manager printed, for the evidence."""
     enabled: bool = True
+    """Whether it starts with the host (systemd)."""
     needs_reload: bool = False
+    """Whether its unit changed since systemd read it."""
     drop_ins: Mapping[str, DropIn] = field(default_factory=dict)
+    """The operator's own drop-ins, by path (systemd)."""
     gave_up: bool = False
+    """Whether it failed for good, or again and again since it was started (systemd)."""
     leaked: tuple[Process, ...] = ()
+    """Processes of workers or a beat in its control group that are older than its main process
+    (systemd).
+    """
     masked: bool = False
+    """Whether it must not be started (systemd)."""
     alias_of: str = ""
+    """The other unit that its name stands for, which is not ours. Then nothing else is known."""
     starting: bool = False
+    """Whether systemd is starting it and knows no main process yet, as with Type=forking."""
     other_process: str = ""
+    """The process that its status command names, if that may not be the service (no systemd)."""
     pids: Mapping[int, int] = field(default_factory=dict)
+    """Its processes, each with the pid by which it knows itself; empty if that is not known."""
     environment: Mapping[str, str] | None = None
+    """The sha256 of each variable that its main process was started with; None if not known."""
     started_with: StartedWith | None = None
+    """What an earlier run saw; None if none did."""
     untold: str = ""
+    """Why nothing is known about it."""
     last_lines: tuple[str, ...] = ()
+    """The end of its log, if it does not run or is silent, and a log was found."""
     reads: tuple[str, ...] = ()
+    """The environment files that a unit of another owner reads; they may be patterns."""
     exists: bool = True
+    """Whether a unit of another owner exists. A service of Docker exists if it has containers."""
     start_ticks: int | None = None
+    """When its main process started, in clock ticks since boot; only if the list of the host's
+    processes is all that shows that it runs.
+    """
     containers: tuple[Container, ...] = ()
+    """Its containers, in the order in which they were created."""
     read_at: float | None = None
+    """When its containers read their environment; None: when the service was started."""
     log: ServiceLog | None = None
+    """What its log says, if it runs; None if no log was found."""
     program_stop: ProgramStop | None = None
+    """How supervisord stops it; None for other managers."""
 
     @property
     def why_down(self) -> str:
-        """What there is to add to its not running."""
-        return f"; its manager says: {self.answer}" if self.gave_up else ""
+        """What the manager says about a service that failed, to follow a sentence."""
+        if not self.gave_up:
+            return ""
+        return f"; its manager says: {self.answer}"
 
 
 class ImportProbe(Struct, frozen=True):
-    """The application's tasks as its own Python imports them on the host, outside any worker.
-
-    `registered` are the task names after the application has loaded all it loads by itself;
-    `errors` maps the module of each expected task that is missing then to the traceback of
-    importing it (empty where the import works); that of "" is the application's own, which was not
-    loaded then. `remote_control` is False where its workers answer nothing, for its settings switch
-    that off. `options` are those of its broker_transport_options that the inventory also has; None
-    where it cannot be loaded. `accepts` are the content types that its workers take, `decodes`
-    those they have a decoder for, `compressions` the names of the compressions they can undo, MIME
-    types and short ones, and `encodings` those of the waiting messages' that they know; each is
-    None where that could not be found out. `broker_at` is where its workers connect to, without
-    password, `broker_run_id` by which name the server there knows itself ("": not known), and
-    `broker_error` why one that starts now would get no messages from there, "" where nothing says
-    so. `variables` has by module, as in `errors`, those of the environment that the lines of its
-    traceback read, with their values (None: not set), without secrets. `twins` are two names of one
-    task each, and its file, which was imported as two modules, by hand at the latest. `failed` is
-    why there was no application to load, in a line and what was said besides, "" where there was
-    one: the probe could not run, or `celery_app` names none. Nothing is known of the application
-    then. `application` is what it says of itself, None where it could not be loaded, or its answer
-    cannot be understood.
-    """
+    """The application's tasks as its own Python imports them on the host, outside any worker."""
 
     registered: frozenset[str]
+    """The tasks that are registered after the application loaded all that it loads by itself."""
     errors: Mapping[str, str]
+    """The traceback of importing the module of each expected task that is not registered, by module
+    ("" if the import works). The key "" has the application's own; then it was not loaded.
+    """
     remote_control: bool = True
+    """False if the settings switch remote control off: its workers answer nothing."""
     options: Mapping[str, Any] | None = None
+    """Those of its transport options that the inventory also has; None if it cannot be loaded."""
     accepts: frozenset[str] | None = None
+    """The content types that its workers accept; None if not known."""
     decodes: frozenset[str] | None = None
+    """The content types that its workers have a decoder for; None if not known."""
     compressions: frozenset[str] | None = None
+    """The compressions that it can undo, by MIME type and short name; None if not known."""
     encodings: frozenset[str] | None = None
+    """Those of the waiting messages' encodings that it knows; None if not known."""
     broker_at: str = ""
+    """Where its workers connect to, without password."""
     broker_run_id: str = ""
+    """The name by which the server there knows itself; "" if not known."""
     broker_error: str = ""
+    """Why a worker that starts now would get no messages from there; "" if nothing indicates it."""
     failed: str = ""
+    """Why there was no application to load, with the output: the probe could not run, or
+    `celery_app` names no application. "" if there was one.
+    """
     application: Application | None = None
+    """What it says about itself; None if it was not loaded, or its answer is not understood."""
     variables: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    """By module, as in `errors`: the variables of the environment that the lines of its traceback
+    read, with their values (None: not set), without secrets.
+    """
     twins: tuple[tuple[str, str, str], ...] = ()
+    """Two names of one task, and its file, which was imported as two modules."""
 
     @property
     def loaded(self) -> bool:
-        """Whether the application was loaded, so that it lacks what is not `registered`."""
+        """Whether the application was loaded: then it lacks the tasks that are not `registered`."""
         return not self.failed and "" not in self.errors
 
 
 class Insertion(Struct, frozen=True):
-    """Lines that import the modules of tasks which nothing imports, in the file that makes the
-    application.
+    """Lines that import forgotten task modules, in the file that creates the application.
 
-    They were tried on the host, without writing: with `after` in the place of `before` these tasks
-    are registered, and none is lost. They begin at `line`; `checkout` is the git checkout that the
-    file is in, "" for none. `why_not` is why there are none to be offered, "" where there are.
+    They were tried on the host without writing: with them the tasks are registered, and no other
+    task is lost.
     """
 
     why_not: str = ""
+    """Why no lines can be offered; "" if they can."""
     path: str = ""
+    """The file."""
     line: int = 0
+    """Where the lines begin."""
     before: FileState = FileState(None)
+    """The file without them."""
     after: bytes = b""
+    """The content with them."""
     checkout: str = ""
+    """The git checkout that contains the file; "": none."""
 
 
 class ProbeResult(Struct, frozen=True):
-    """What became of a probe: `fault` says how it differs from what is expected, "" where it does
-    not.
-    """
+    """The result of a probe."""
 
     fault: str
+    """How it differs from what the inventory expects; "" if it does not."""
     output: str
+    """What it printed."""
 
 
 class OptionLine(Struct, frozen=True):
-    """A place in what starts workers, `PATH:LINE`, that has an option with its value, or a queue's
-    name by itself.
-    """
+    """An option with its value, or a queue's name, in a file that starts workers."""
 
     where: str
+    """The place: `PATH:LINE`."""
     what: str
+    """The option with its value, or the name."""
 
     def is_of(self, *names: str) -> bool:
-        """Whether it has an option, under one of these names."""
+        """Whether it has an option with one of these names."""
         return self.what.startswith(names)
 
     def __str__(self) -> str:
@@ -756,183 +833,210 @@ class OptionLine(Struct, frozen=True):
 
 
 class OtherRunner(Struct, frozen=True):
-    """Workers or beat of the application that are none of this tool's, and who runs them.
-
-    `name` is that of a unit or scope, `UNIT of user UID` for one of a user's own systemd,
-    `container ID`, `supervisord`, or `process PID`. `runs` says of each main process, by pid, what
-    it is: `beat`, or `worker` and its node's name. `manager` is None where it is not known: a login
-    session's scope, or the unit of cron or sshd, are not to be stopped. `path` is a unit's file,
-    `forking` its Type.
-    """
+    """What runs workers or beat of the application besides the inventory's services."""
 
     name: str
+    """A unit or scope, `UNIT of user UID` for a user's own systemd, `container ID`, `supervisord`,
+    or `process PID`.
+    """
     runs: Mapping[int, str]
+    """What each main process is, by pid: `beat`, or `worker` and the name of its node."""
     manager: Manager | None = None
+    """What keeps them running; None if that is not known. A login session's scope, or the unit of
+    cron or sshd, must not be stopped.
+    """
     path: str = ""
+    """The file of the unit."""
     forking: bool = False
+    """Whether the unit has Type=forking."""
 
 
 class HostState(Struct, frozen=True):
-    """A host as it answered; what was not asked is empty.
-
-    `probes` are the results of the inventory's probes, by name. `managed` are the unit and cron
-    files that carry this tool's mark for the application, wanted or not; `stale` are the services
-    of those units that the inventory does not have. `imports_now` was made with the environment
-    file as it is, `imports_wanted` with the inventory's values in it; they are the same object
-    where these do not differ, and None where not asked. `beat_sent_at` is when beat last wrote down
-    that it sent something, on the host's clock; None where it never did, or where, as `beat_untold`
-    says, it writes nothing down before it ends. `others` run workers or beat of the application
-    beside the inventory's services. `census` has every Celery process of the host; None where its
-    services were not asked for. `foreign` is what was asked to take over what others have started,
-    None where nothing is to be. `machine` is the same for two names of one machine, and another
-    after each boot; "" where that cannot be told. It is ID/BOOT/PROCESSES, where ID is the
-    machine-id, which a boot leaves as it is. `unwritable` are the folders of this tool's files
-    where the user who was to write them may not: folder → user. `runs_cron`: whether anything runs
-    the files of /etc/cron.d; None where there are to be none, or it cannot be told. `lacks_cron`:
-    none is installed either. `rotations` are the logs that logrotate's files there name, ours among
-    them; empty where there are to be none. `timers` are the timers of ours that run cron entries or
-    might, by their units' names, as its service manager knows them; they are `enabled` where they
-    are started as well. `slow_shell` is how long its shell took to begin, and what it said
-    meanwhile, "" where it was soon there, or silent. `application` is what it says of itself,
-    loaded now or earlier on the same files (`digest` is that of these files as they are); None
-    where it was not asked, or could not be loaded. `kept` is what beat's scheduler keeps there,
-    None where it was not asked. `option_lines` are where the files that start workers there name
-    queues, nodes and sizes; asked for where a worker differs from the inventory. `clock_ahead_s`
-    are the least and most seconds by which its clock may be ahead of this machine's (negative:
-    behind). `manager_away` is why its service manager cannot be asked, and what helps; None where
-    it can. Of its services nothing is known then (`untold`). `not_loaded` is why the application
-    was not loaded there though it was asked for, "" where it was, or was not asked. `locked` are
-    the processes of pools whose threads all wait for locks that no other process can release; asked
-    for where every process of a queue is busy. `lacks_directory` is why the application's directory
-    cannot be there, "" where it is, or that is not known; `full_folder` the temporary folder in
-    which nothing can be written, "" where it can.
-    """
+    """A host as it answered; fields of what was not asked are empty."""
 
     clock_at: float
+    """The time by its clock."""
     files: Mapping[str, FileState]
+    """The files that were read, by path."""
     services: Mapping[str, ServiceState]
+    """The services of the inventory, by name."""
     managed: Mapping[str, FileState] = field(default_factory=dict)
+    """The unit and cron files that carry this tool's mark for the application, wanted or not."""
     stale: Mapping[str, ServiceState] = field(default_factory=dict)
+    """The services of those units that the inventory does not have."""
     imports_now: ImportProbe | None = None
+    """The application with the environment file as it is; None if not asked."""
     imports_wanted: ImportProbe | None = None
+    """The application with the inventory's values in that file. It is the same object if these do
+    not differ; None if not asked.
+    """
     probes: Mapping[str, ProbeResult] = field(default_factory=dict)
+    """The results of the inventory's probes, by name."""
     beat_sent_at: float | None = None
+    """When beat last recorded that it sent something, by the host's clock; None if it never did, or
+    see `beat_untold`.
+    """
     beat_untold: str = ""
+    """Why beat records nothing before it ends."""
     others: tuple[OtherRunner, ...] = ()
+    """What runs workers or beat of the application besides the inventory's services."""
     machine: str = ""
+    """ID/BOOT/PROCESSES, where ID is the machine-id: the same for two names of one machine, another
+    after each boot, though the ID stays. "" if not known.
+    """
     unwritable: Mapping[str, str] = field(default_factory=dict)
+    """Folders of this tool's files that a user cannot write to who has to: folder → user."""
     runs_cron: bool | None = None
+    """Whether something runs the files of /etc/cron.d; None if none is needed, or not known."""
     lacks_cron: bool = False
+    """Whether no cron is installed either."""
     rotations: tuple[Rotation, ...] = ()
+    """The logs that logrotate's files name, ours included; empty if there are to be none."""
     timers: Mapping[str, ServiceState] = field(default_factory=dict)
+    """This tool's timers that run cron entries or might, by unit; `enabled` also means started."""
     slow_shell: str = ""
+    """How long its shell took to begin, and what it printed; "" if it was fast and quiet."""
     lacks_directory: str = ""
+    """Why the application's directory cannot be there; "" if it is, or that is not known."""
     full_folder: str = ""
+    """The temporary folder in which nothing can be written; "" if one can."""
     census: Census | None = None
+    """Every Celery process of the host; None if its services were not asked for."""
     foreign: Foreign | None = None
+    """What was read to take over services of another owner; None if nothing is to be taken over."""
     application: Application | None = None
+    """What the application says about itself, loaded now or earlier from the same files; None if it
+    was not asked, or could not be loaded.
+    """
     insertion: Insertion | None = None
+    """Lines that would import the missing tasks; None if not asked."""
     digest: str = ""
+    """The digest of the application's files as they are."""
     kept: KeptSchedule | None = None
+    """What beat's scheduler keeps; None if not asked."""
     clock_ahead_s: tuple[float, float] | None = None
+    """How far its clock may be ahead of this machine's, least and most; negative: behind."""
     option_lines: tuple[OptionLine, ...] = ()
+    """Where the files that start workers name queues, nodes and sizes; only if a worker differs
+    from the inventory.
+    """
     manager_away: tuple[str, str] | None = None
+    """Why its service manager cannot be asked, and what helps; None if it can. Otherwise nothing is
+    known about its services (`untold`).
+    """
     not_loaded: str = ""
+    """Why the application was not loaded although that was asked for; "" otherwise."""
     locked: frozenset[int] = frozenset()
+    """The processes of pools whose threads all wait for locks that no other process can release;
+    asked for if every process of a queue is busy.
+    """
 
     @property
     def all_services(self) -> Mapping[str, ServiceState]:
-        """Those of the inventory and the stale ones."""
+        """The services of the inventory and the stale ones."""
         return {**self.services, **self.stale}
 
     def processes_of(self, services: Iterable[str]) -> tuple[tuple[int, int], ...]:
-        """The main processes of services of which only these tell that they run, each with its
-        start in clock ticks.
-        """
-        found = (self.services[name] for name in services)
-        return tuple(
-            (one.pid, one.start_ticks)
-            for one in found
-            if one.pid is not None and one.start_ticks is not None
-        )
+        """The main processes of services that nothing else shows: pid, start ticks."""
+        found: list[tuple[int, int]] = []
+        for name in services:
+            state = self.services[name]
+            if state.pid is not None and state.start_ticks is not None:
+                found.append((state.pid, state.start_ticks))
+        return tuple(found)
 
 
 class AppResults(Struct, frozen=True):
-    """Where the application keeps results: its setting, without password, and what sets it ("": not
-    known).
-
-    `kind` says who can read them: whoever reaches that `redis`, at the URL `at` ("": with a prefix,
-    which the application alone knows), or another place (`anywhere`), who is on the `disk` of the
-    host that ran the task, the `sender` alone, the `worker` alone, or nobody (`none`). `error` is
-    why it cannot be loaded, "" where it can.
-    """
+    """Where the application keeps results."""
 
     setting: str = ""
+    """Its setting, without password."""
     set_in: str = ""
+    """What sets it; "" if not known."""
     kind: Literal["redis", "anywhere", "disk", "sender", "worker", "none", ""] = "none"
+    """Who can read them: whoever reaches the `redis` at `at`, whoever reaches another place
+    (`anywhere`), the `disk` of the host that ran the task, only the `sender`, only the `worker`, or
+    no one (`none`).
+    """
     at: str = ""
+    """The URL of the Redis; "" if there is a prefix, which only the application knows."""
     error: str = ""
+    """Why the backend cannot be loaded; "" if it can."""
 
 
 class AppTask(Struct, frozen=True):
-    """A task as the application sends it, asked in its own Python on `host`.
-
-    `signature` is None where the application does not register the task, `import_error` then the
-    traceback of importing its module ("": that works); `misfit` says why the arguments do not fit
-    it ("": they do, or it is not known). `queue` is where its routes lead, "" where they name no
-    queue; `priority` None is the application's default. `broker` is where it publishes, without
-    password; `registered` are its tasks' names. `task`, `args` and `kwargs` are what is called: of
-    an entry of the schedule, what that calls.
-    """
+    """A task as the application sends it; the application's own Python on a host says so."""
 
     host: str
+    """The host that was asked."""
     registered: frozenset[str]
+    """The tasks that the application registers."""
     signature: str | None
+    """The task's signature; None if the application does not register the task."""
     import_error: str
+    """The traceback of importing the module of a task that is not registered; "" if it works."""
     misfit: str
+    """Why the arguments do not fit; "" if they do, or that is not known."""
     queue: str
+    """The queue that its routes name; "": none."""
     priority: int | None
+    """Its priority; None: the application's default."""
     max_retries: int | None
+    """How often it may be retried; None: without limit."""
     keeps_result: bool
+    """Whether its result is kept."""
     broker: str
+    """Where the application publishes, without password."""
     results: AppResults = AppResults()
+    """Where the application keeps results."""
     task: str = ""
+    """The task that is called; of an entry of the schedule, the one that it calls."""
     args: tuple[Any, ...] = ()
+    """The positional arguments."""
     kwargs: Mapping[str, Any] = {}
+    """The keyword arguments."""
 
 
 class Unreachable(Struct, frozen=True):
-    """A host that did not answer, or not so that it could be worked with, and why."""
+    """A host that does not answer, or that this tool cannot work on."""
 
     why: str
+    """What is wrong."""
     trouble: HostTrouble = HostTrouble.UNREACHABLE
+    """What kind of trouble it is."""
 
 
 class OtherRun(Struct, frozen=True):
-    """Another run, which holds the fleet's lock and so may be changing what is looked at.
+    """Another run, which holds the fleet's lock and so may be changing what is checked.
 
-    `by` is who made it, and where. `restarts` are the services, each after its host, that it is
-    restarting, or has just restarted and waits for; None where its record is not on this machine.
-    Of a program that is none of this tool's only `by` is known.
+    Only `by` is known if it is not a run of this tool.
     """
 
     by: str
+    """Who started it, and where."""
     id: str = ""
+    """The run."""
     verb: str = ""
+    """What it does."""
     since_at: float | None = None
+    """When it began."""
     restarts: frozenset[tuple[str, str]] | None = None
+    """The services, each after its host, that it is restarting or has just restarted and waits for;
+    None if its record is not on this machine.
+    """
 
 
 class Snapshot(Struct, frozen=True):
-    """All that was observed at one time; `broker` is None where it was not asked.
-
-    `other_run` is one that held the fleet's lock when the look ended.
-    """
+    """All that was observed at one time."""
 
     at: float
+    """When."""
     broker: BrokerState | None
+    """The broker; None if it was not asked."""
     hosts: Mapping[str, HostState | Unreachable]
+    """The hosts, by name."""
     other_run: OtherRun | None = None
+    """The run that held the fleet's lock when the look ended."""
 
     def reachable(self) -> Mapping[str, HostState]:
         """The hosts that answered."""
@@ -940,91 +1044,112 @@ class Snapshot(Struct, frozen=True):
 
 
 class LogLine(Struct, frozen=True):
-    """A line of a host's logs; `at` None: nobody knows when it was written. An empty `log` is the
-    host itself.
-    """
+    """A line of a host's logs."""
 
     at: float | None
+    """When it was written; None if that is not known."""
     host: str
+    """The host."""
     log: str
+    """The log; "": the host itself."""
     text: str
+    """The line."""
 
 
-# --- what the monitor keeps ------------------------------------------------------------------------------------------
+# --- what the monitor keeps -----------------------------------------------------------------------
 
 
 class QueueLook(Struct, frozen=True):
-    """One queue as the monitor saw it; `per_s` is how fast it grew since an earlier look, None
-    where there was none.
-
-    `consumers` is None where no node could be asked.
-    """
+    """One queue as the monitor saw it."""
 
     name: str
+    """The queue."""
     depth: int
+    """How many messages wait."""
     unseen: int
+    """How many of these were not read because time ran out."""
     consumers: int | None
+    """How many nodes consume it; None if no node could be asked."""
     max_retries: int
+    """The most retries of any message."""
     eta_overdue_s: float
+    """How long ago the earliest ETA passed."""
     per_s: float | None
+    """How fast it has grown since an earlier look; None without one."""
 
     @property
     def drain_s(self) -> float | None:
-        """How long it takes to empty if it goes on like this: infinite where it does not, None
-        where not known.
-        """
-        if not self.depth or self.per_s is None:
-            return None if self.depth else 0.0
-        return self.depth / -self.per_s if self.per_s < 0 else math.inf
+        """How long it takes to empty at this rate: infinite if it does not, None if not known."""
+        if not self.depth:
+            return 0.0
+        if self.per_s is None:
+            return None
+        if self.per_s < 0:
+            return self.depth / -self.per_s
+        return math.inf
 
 
 class Crossing(Struct, frozen=True):
-    """A finding of the monitor's, and when it first saw it. `caused_by` is the finding's.
-
-    `seen` is False where the last look could not see whether it still holds: the rest is what an
-    earlier look saw.
-    """
+    """A finding that the monitor reports as long as it stands."""
 
     code: str
+    """The code of the finding."""
     subject: str
+    """Its subject."""
     since_at: float
+    """When the monitor first saw it."""
     summary: str
+    """The fault in a sentence."""
     evidence: tuple[str, ...] = ()
+    """What was observed, line by line."""
     remedy: str | None = None
+    """What fixes it; null: this tool cannot."""
     caused_by: tuple[Cause, ...] = ()
+    """The findings that explain it."""
     seen: bool = True
+    """Whether the last look could check it; if not, the rest is what an earlier look saw."""
 
 
 class PastRun(Struct, frozen=True):
-    """A run that changed something, or tried to: who made it, and when it began."""
+    """A run that changed something, or tried to."""
 
     id: str
+    """The run."""
     verb: str
+    """What it did."""
     by: str
+    """Who started it."""
     started_at: float
+    """When it began."""
 
 
 class Look(Struct, frozen=True):
-    """What one run of the monitor saw; of a broker that could not be looked at it has no queues,
-    `reached` is False.
-
-    `missing_tasks` has each node that answers with the number of expected tasks that it lacks,
-    `silent_nodes` those that should answer and do not, `beat_silence_s` each host of beat's where
-    this is asked and known. `runs` are those of the last day that are recorded here.
-    """
+    """What one run of the monitor saw."""
 
     at: float
+    """When."""
     app: str
+    """The application."""
     reached: bool
+    """Whether the broker could be read; if not, there are no queues."""
     queues: tuple[QueueLook, ...] = ()
+    """The queues."""
     missing_tasks: Mapping[str, int] = field(default_factory=dict)
+    """How many expected tasks each node that answers does not register."""
     silent_nodes: tuple[str, ...] = ()
+    """The nodes that should answer and do not."""
     unacked: int = 0
+    """How many messages are fetched and not acknowledged."""
     unacked_age_s: float = 0.0
+    """How long ago the oldest of these was fetched."""
     beat_silence_s: Mapping[str, float] = field(default_factory=dict)
+    """How long beat has sent nothing, by host; only if this is checked and known."""
     crossings: tuple[Crossing, ...] = ()
+    """The findings that stand."""
     recovered: tuple[Crossing, ...] = ()
+    """The findings that no longer stand."""
     runs: tuple[PastRun, ...] = ()
+    """The runs of the last day that are recorded here."""
 
 
 def silent_nodes(all_nodes: Iterable[str], nodes: Mapping[str, NodeState]) -> set[str]:

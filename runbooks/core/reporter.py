@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: the events, and who listens. Nothing but a reporter prints."""
+"""What a run reports while it works, and who listens. Only a reporter prints."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
@@ -14,7 +14,7 @@ from runbooks.core.views import View
 
 
 class Outcome(Enum):
-    """What became of a change; UNKNOWN: the run ended while it was being made."""
+    """How a change ended; UNKNOWN: the run ended while it was applied."""
 
     CHANGED = "changed"
     FAILED = "failed"
@@ -25,123 +25,142 @@ class Outcome(Enum):
 
 
 class Tally(Struct):
-    """A host's line of the recap, counted as Ansible does: steps that were right, changes made,
-    failed, left out.
-
-    `blocked` counts the findings that kept something on it from being touched.
-    """
+    """A host's line of the recap, counted as Ansible does."""
 
     ok: int = 0
+    """How many steps had nothing to do."""
     changed: int = 0
+    """How many changes were applied."""
     failed: int = 0
+    """How many changes failed."""
     skipped: int = 0
+    """How many changes were skipped."""
     unreachable: int = 0
+    """1 if the host does not answer."""
     blocked: int = 0
+    """How many findings kept something on the host from being changed."""
 
     @property
     def bad(self) -> bool:
-        """Whether anything went wrong there, or was left as it is for a reason."""
+        """Whether anything failed there, or had to stay unchanged."""
         return bool(self.failed or self.unreachable or self.blocked)
 
 
 class Seen(Struct, frozen=True):
-    """How many were looked at, of so many."""
+    """How many of a number were checked."""
 
     looked_at: int
+    """How many were checked."""
     of: int
+    """How many there are."""
 
 
 class About(Struct, frozen=True):
-    """What an output is about; None is what does not apply, or is not known yet.
-
-    `inventory` is what stands behind `--inventory` in any folder, `broker` where it is, without a
-    password; `records` the folder of the runs that are shown; `loaded_at` when the application was
-    loaded that all is judged by, where that was earlier: on several hosts the first time.
-    """
+    """What an output is about. Null: not applicable, or not known yet."""
 
     application: str | None = None
+    """The application."""
     inventory: str | None = None
+    """The inventory, as `--inventory` takes it in any folder."""
     broker: str | None = None
+    """Where the broker is, without password."""
     records: str | None = None
+    """The folder of the runs that are shown."""
     hosts: Seen | None = None
+    """How many hosts were checked."""
     workers: Seen | None = None
+    """How many workers were checked."""
     queues: Seen | None = None
+    """How many queues were checked."""
     other_run: OtherRun | None = None
+    """Another run, which may be changing what is checked."""
     loaded_at: float | None = None
+    """When the application was loaded, if that was earlier; on several hosts the first time."""
 
 
 class Check(Struct, frozen=True):
-    """One expectation that was tested: what, whether it holds, and what was seen; `ok` None: not
-    all could be seen.
-
-    `one_of_many`: another check has their sum, so while it holds it need not be read.
-    """
+    """One expectation that was tested."""
 
     what: str
+    """What is expected."""
     ok: bool | None
+    """Whether it holds; None: not everything could be seen."""
     seen: str
+    """What was seen."""
     one_of_many: bool = False
+    """Whether another check sums it up, so that it matters only if it does not hold."""
 
 
 class Progress(Struct, frozen=True):
-    """How far a task is: `percent` and `left_s` None where it does not tell; `counts` and `note`
-    are for reading.
-    """
+    """How far a task is."""
 
     task: str
+    """The task."""
     state: str
+    """Its state."""
     elapsed_s: float
+    """How long it has been running."""
     percent: float | None = None
+    """How much is done; None if it does not report it."""
     counts: str = ""
+    """How much is done, for a reader."""
     left_s: float | None = None
+    """How long it will still take; None if it does not report it."""
     note: str = ""
+    """What it is doing, for a reader."""
 
 
 class TaskReport(Struct, frozen=True):
-    """How a task stands or ended: `state` is Celery's, or SENT; `note` says where it is while it
-    has not ended.
+    """How a task stands or ended."""
 
-    `differs` is how its result does from what was expected, "" where it does not or nothing was,
+    id: str
+    """The id of the task."""
+    state: str
+    """Celery's state, or SENT."""
+    task: str = ""
+    """The name of the task."""
+    queue: str = ""
+    """The queue that it went through."""
+    note: str = ""
+    """Where it is, if it has not ended."""
+    elapsed_s: float | None = None
+    """How long it took so far."""
+    result: Any = None
+    """What it returned, or its error."""
+    traceback: str = ""
+    """The traceback of its error."""
+    ended: bool = False
+    """Whether it has ended."""
+    differs: str | None = ""
+    """How its result differs from what was expected; "" if it does not, or nothing was expected;
     None: not known.
     """
 
-    id: str
-    state: str
-    task: str = ""
-    queue: str = ""
-    note: str = ""
-    elapsed_s: float | None = None
-    result: Any = None
-    traceback: str = ""
-    ended: bool = False
-    differs: str | None = ""
-
     @property
     def unlike(self) -> str:
-        """What is to be said of its result beside that, "" for nothing."""
+        """What to say about a result that is not, or may not be, as expected; "": nothing."""
         if self.differs is None:
             return (
-                "whether its result is as expected is not known: its worker's event has it only as"
-                " text"
+                "cannot compare its result with the expected one: the worker reports only its text"
             )
-        return f"its result is not as expected: {self.differs}" if self.differs else ""
+        if self.differs:
+            return f"its result is not as expected: {self.differs}"
+        return ""
 
 
 class Reporter(Protocol):
-    """Hears of everything in the order it happens."""
+    """Receives everything that a run reports, in the order in which it happens."""
 
     def about(self, about: About) -> None:
-        """What all that follows is about. It is the first thing that is told; until then a later
-        one replaces it.
-        """
+        """Report what all that follows is about. The last one before any other report counts."""
         ...
 
     def findings(self, findings: Sequence[Finding], *, conclusive: bool = True) -> None:
-        """What is wrong; `conclusive` where nothing more is tested after it."""
+        """Report what is wrong; `conclusive`: nothing more is tested afterwards."""
         ...
 
     def next_step(self, what: str, command: Command) -> None:
-        """What the operator may want to do now, and the command that does it."""
+        """Report what the operator may want to do now, and the command for it."""
         ...
 
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None: ...
@@ -150,57 +169,51 @@ class Reporter(Protocol):
     def step(self, name: str) -> None: ...
     def change(self, change: Change, outcome: Outcome, detail: str) -> None: ...
     def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None:
-        """A change of a past run, in full."""
+        """Report a change of a past run, in full."""
         ...
 
     def waiting(self, text: str, share: float | None = None) -> None:
-        """Something transient, and how much of it is done (0 to 1, where that is known).
+        """Report something transient, and how much of it is done (0 to 1; None: not known).
 
-        An empty text says that the waiting is over.
+        An empty text ends it.
         """
         ...
 
     def progress(self, progress: Progress) -> None:
-        """One look at a task that is watched; they come several times a second."""
+        """Report how far a watched task is; this happens several times a second."""
         ...
 
     def task(self, report: TaskReport) -> None: ...
     def checks(self, checks: Sequence[Check]) -> None: ...
     def document(self, name: str, text: str) -> None:
-        """A text that is what was asked for, to be kept as it is; all else is told beside it."""
+        """Report the text that the operator asked for; it is printed unchanged and alone."""
         ...
 
     def file(self, host: str, path: str, content: bytes) -> None: ...
     def log(self, lines: Iterable[LogLine], *, brief: bool = False) -> None:
-        """Lines of logs, told one by one as they come out of the iterator; `brief`: what of each
-        fits on a screen.
-        """
+        """Report lines of logs as the iterator yields them; `brief`: cut to fit on a screen."""
         ...
 
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
-        """What a run came to, host by host; `undo` is the run that can be taken back, "" where
-        there is none.
-        """
+        """Report the results of a run by host; `undo` is the run to undo, "" if there is none."""
         ...
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
     def look(self, look: Look) -> None: ...
     def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None:
-        """A queue's depth from its first point until a time; points are (time, depth)."""
+        """Report a queue's depth from its first point until a time; points are (time, depth)."""
         ...
 
     def view(self, view: View) -> None:
-        """What one look at the broker saw; with --watch they come again and again."""
+        """Report what one view shows; with --watch this is repeated."""
         ...
 
     def message(self, *lines: str) -> None: ...
     def warning(self, problem: str, advice: str) -> None:
-        """Something that the run goes on without."""
+        """Report a problem that does not stop the run."""
         ...
 
     def error(self, error: RunbookError) -> None: ...
     def close(self, exit_code: int) -> int:
-        """Tell what is left; returns the exit code to end with: another one where the output could
-        not be written.
-        """
+        """Report what remains; return the exit code: another one if output could not be written."""
         ...

@@ -1,15 +1,15 @@
-"""The selection language: which messages of a queue are meant, what becomes of them, and why.
+"""The selection language: which messages of a queue a rule selects, what happens to them, and why.
 
-It has one vocabulary and two spellings: keys of an inventory's `celery_queue_rules`, and flags of a
-command line (`eta_overdue: 1h` is `--eta-overdue 1h`). Reports and journals show a rule as flags,
-so what they show can be typed. `docs/queues.md` is its page for operators.
+It has one vocabulary and two spellings: the keys of `celery_queue_rules` in an inventory, and the
+flags of a command line (`eta_overdue: 1h` is `--eta-overdue 1h`). Reports and journals show a rule
+as flags, so that an operator can type it. `docs/queues.md` explains it to operators.
 """
 
 import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
@@ -31,27 +31,28 @@ from runbooks.core.validation import plainly
 _UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _KEYWORD = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_REPEATED = ("queue", "task", "content_type", "compression", "id", "arg")
+"""The flags that may be given several times; of the others the last one counts."""
 
 
 def seconds(value: object) -> float:
     """Seconds of `90`, `'90s'`, `'15m'`, `'1h'` or `'2d'`."""
-    if isinstance(value, str) and (
-        found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())
-    ):
-        return float(found[1]) * _UNITS_S[found[2]]
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())
+        if found:
+            return float(found[1]) * _UNITS_S[found[2]]
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
-    raise ValueError("a duration is a number of seconds, or a number with s, m, h or d, e.g. 15m")
+    raise ValueError("expected seconds, or a number with s, m, h or d, e.g. 15m")
 
 
 def duration(flag: str, text: str) -> float:
-    """The seconds that a flag of the command line says. Raises UsageError."""
+    """The seconds that the value of a flag stands for. Raises UsageError."""
     try:
         return seconds(text)
     except ValueError:
-        raise UsageError(
-            f"{flag} {text!r} is no duration", "a number with s, m, h or d, e.g. 24h"
-        ) from None
+        problem = f"{flag} expects a duration, got {text!r}"
+        raise UsageError(problem, "write a number with s, m, h or d, e.g. 24h") from None
 
 
 def _more_than(value: object) -> object:
@@ -67,14 +68,14 @@ def _number(value: object) -> object:
 
 
 def one_line_or_empty(value: str) -> str:
-    """The value itself. Raises ValueError where it is more than a line."""
+    """Return the value if it is at most one line; otherwise raise ValueError."""
     if re.search(r"[\x00-\x1f\x7f]", value):
         raise ValueError("must be one line without control characters")
     return value
 
 
 def one_line(value: str) -> str:
-    """The value itself. Raises ValueError where it is empty or more than a line."""
+    """Return the value if it is exactly one line; otherwise raise ValueError."""
     if not value:
         raise ValueError("must not be empty")
     return one_line_or_empty(value)
@@ -85,11 +86,14 @@ def _list(value: object) -> list[object]:
 
 
 def _names(value: object) -> tuple[str, ...]:
-    """The parts of `a,b`, or of a list of such texts; each must be one line."""
-    if not all(isinstance(part, str) for part in _list(value)):
-        raise ValueError("must be a text, texts separated by commas, or a list of texts")
-    parts = (name.strip() for part in _list(value) for name in str(part).split(","))
-    return tuple(dict.fromkeys(map(one_line, parts)))
+    """The parts of `a,b`, or of a list of such strings; each must be one line."""
+    names: dict[str, None] = {}
+    for part in _list(value):
+        if not isinstance(part, str):
+            raise ValueError("expected a string, strings separated by commas, or a list of strings")
+        for name in part.split(","):
+            names[one_line(name.strip())] = None
+    return tuple(names)
 
 
 def _patterns(value: object) -> str:
@@ -101,40 +105,39 @@ def _args(value: object) -> tuple[str, ...]:
 
 
 def _arg(value: object) -> str:
-    """`VALUE` or `KEY=VALUE` with the value as canonical JSON; a text that is no JSON stands for
-    itself.
-    """
+    """`VALUE` or `KEY=VALUE` with canonical JSON as the value; other text is a string."""
     if isinstance(value, str) and (found := _KEYWORD.fullmatch(value)):
-        return (
-            f"{found[1]}={_arg(found[2])}"
-            if not _KEYWORD.fullmatch(found[2])
-            else f"{found[1]}={canonical(found[2])}"
-        )
+        key, text = found.groups()
+        if _KEYWORD.fullmatch(text):
+            return f"{key}={canonical(text)}"
+        return f"{key}={_arg(text)}"
     try:
-        return canonical(json.loads(value) if isinstance(value, str) else value)
+        if isinstance(value, str):
+            return canonical(json.loads(value))
+        return canonical(value)
     except (TypeError, ValueError):
         return canonical(str(value))
 
 
 def canonical(value: object) -> str:
-    """The one JSON text of a value; 1, 1.0 and true are three values."""
+    """The only JSON text of a value; 1, 1.0 and true are three different values."""
     return _CANONICAL.encode(value)
 
 
 def _keep(value: object) -> object:
-    if (
-        isinstance(value, str)
-        and value.removeprefix("keep=") in ("newest", "oldest")
-        and value.startswith("keep=")
-    ):
-        return value.removeprefix("keep=")
+    if value == "keep=newest":
+        return "newest"
+    if value == "keep=oldest":
+        return "oldest"
     raise ValueError("write it as keep=newest or keep=oldest")
 
 
 def destination(text: str) -> tuple[str, int | None]:
-    """The queue and the priority of `QUEUE` or `QUEUE:PRIORITY`; None: each message keeps its own."""
+    """Queue and priority of `QUEUE` or `QUEUE:PRIORITY`; None: each message keeps its own."""
     found = re.fullmatch(r"(.*):(\d+)", text)
-    return (found[1], int(found[2])) if found else (text, None)
+    if not found:
+        return text, None
+    return found[1], int(found[2])
 
 
 def _destination(value: str) -> str:
@@ -153,28 +156,51 @@ Patterns = Annotated[str, BeforeValidator(_patterns)]
 
 
 class QueueRule(BaseModel):
-    """The vocabulary: a rule as it is written; every condition that is given must hold."""
+    """A rule as an operator writes it. A message must meet every condition that is given.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    Patterns are shell-style; commas separate several of them.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
     queue: Patterns = "*"
+    """Patterns of the queues."""
     priority: Annotated[int, Field(ge=0)] | None = None
+    """The priority of the list that holds the message."""
     task: Patterns = "*"
+    """Patterns of the task's name."""
     content_type: Patterns = "*"
+    """Patterns of the content type."""
     compression: Patterns = ""
+    """Patterns of the compression."""
     eta_overdue: Duration | None = None
+    """The ETA passed at least so long ago."""
     retries: MoreThan | None = None
+    """The task was retried more than N times: `'>N'`."""
     expired: bool = False
+    """The message has expired."""
     unregistered: bool = False
+    """No node that answers registers the task."""
     duplicate: Annotated[Literal["newest", "oldest"], BeforeValidator(_keep)] | None = None
+    """Another message has the same task and arguments: `keep=newest` or `keep=oldest` stays."""
     keep_newest: Annotated[int, BeforeValidator(_number), Field(ge=1)] | None = None
+    """All selected messages but the newest N of each list."""
     id: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    """The message has one of these ids."""
     arg: Annotated[tuple[str, ...], BeforeValidator(_args)] = ()
+    """The call has all of these arguments: `VALUE` or `KEY=VALUE`."""
     malformed: bool = False
+    """Items that are not messages; they kill the worker that receives them."""
     unacked: bool = False
+    """Also messages that a worker fetched and that no worker holds any more."""
     with_workflows: bool = False
+    """Also messages that a chord, a chain or a callback waits for."""
     requeue_to: Annotated[str, AfterValidator(_destination)] | None = None
+    """Move the messages to `QUEUE` or `QUEUE:PRIORITY`; without it they are archived."""
     reason: OneLine | None = None
+    """Why, for the reports and the archive."""
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
@@ -182,40 +208,52 @@ class QueueRule(BaseModel):
         action = given & {"requeue_to", "with_workflows"}
         given -= {"reason", "requeue_to", "with_workflows"}
         if not given:
-            raise ValueError("it says nothing of which messages: name at least a queue")
+            raise ValueError("it does not say which messages: name at least a queue")
         if self.duplicate and self.unacked:
-            raise ValueError(
-                "which of several duplicates is the oldest is not known of unacked messages"
-            )
+            raise ValueError("unacked messages have no order, so no duplicate is the oldest")
         if self.keep_newest and self.unacked:
-            raise ValueError("which messages are the newest is not known of unacked messages")
+            raise ValueError("unacked messages have no order, so none is the newest")
         if self.keep_newest and self.duplicate:
-            raise ValueError(
-                "`keep_newest` and `duplicate` both say which messages stay: give one of them"
-            )
+            raise ValueError("`keep_newest` and `duplicate` exclude each other: give one of them")
         if self.malformed and (action or given - {"malformed", "queue"}):
             raise ValueError(
-                "malformed items are no messages: beside `malformed` only a queue and a reason mean"
-                " anything"
+                "malformed items are not messages: only a queue and a reason go with `malformed`"
             )
         return self
 
     def rule(self) -> Rule:
-        """The rule that is meant."""
+        """The same as a record; a rule without a reason has its flags as the reason."""
         rule = Rule(
-            self.reason or "", self.queue, self.task, self.eta_overdue, self.retries, self.expired, self.unregistered,
-            self.duplicate, self.id, self.arg, self.malformed, self.unacked, self.with_workflows, self.requeue_to or "",
-            self.content_type, self.compression, self.priority, self.keep_newest,
-        )  # fmt: skip
-        return rule if rule.reason else replace(rule, reason=text(rule))
+            reason=self.reason or "",
+            queue=self.queue,
+            task=self.task,
+            eta_overdue_s=self.eta_overdue,
+            retries_over=self.retries,
+            expired=self.expired,
+            unregistered=self.unregistered,
+            duplicate=self.duplicate,
+            ids=self.id,
+            args=self.arg,
+            malformed=self.malformed,
+            unacked=self.unacked,
+            with_workflows=self.with_workflows,
+            requeue_to=self.requeue_to or "",
+            content_type=self.content_type,
+            compression=self.compression,
+            priority=self.priority,
+            keep_newest=self.keep_newest,
+        )
+        if rule.reason:
+            return rule
+        return replace(rule, reason=text(rule))
 
 
 MALFORMED = Rule("it kills the worker that receives it", malformed=True)
-"""What always holds, unless the command line says otherwise."""
+"""The rule that always applies, unless the command line gives another one."""
 
 
 def from_flags(flags: Mapping[str, Any]) -> Rule | None:
-    """The rule that a command line's flags say, None where it has none of them.
+    """The rule that the flags of a command line describe, None without any of them.
 
     A flag that was not given is None, False or empty. Raises UsageError with every problem.
     """
@@ -230,29 +268,33 @@ def from_flags(flags: Mapping[str, Any]) -> Rule | None:
         return QueueRule.model_validate(given).rule()
     except ValidationError as error:
         raise UsageError(
-            "\n".join(_problems(error)), "nothing was looked at; docs/queues.md has the flags"
+            "\n".join(_problems(error)), "nothing was checked; docs/queues.md has the flags"
         ) from None
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
     for detail in error.errors(include_url=False, include_context=False):
-        flag = f"{_flag(str(detail['loc'][0]))}: " if detail["loc"] else ""
-        what = "there is no such flag" if detail["type"] == "extra_forbidden" else plainly(detail)
-        yield flag + what
+        what = plainly(detail)
+        if detail["type"] == "extra_forbidden":
+            what = "there is no such flag"
+        if detail["loc"]:
+            what = f"{_flag(str(detail['loc'][0]))}: {what}"
+        yield what
 
 
 def parse(line: str) -> Rule:
-    """The rule that `text` has written. Raises UsageError."""
+    """The rule that `text` wrote as flags. Raises UsageError."""
     flags: dict[str, Any] = {}
     words = iter(shlex.split(line))
     for word in words:
         name = word.removeprefix("--").replace("-", "_")
         field = QueueRule.model_fields.get(name)
-        flags[name] = (
-            True if field and field.annotation is bool else [*flags.get(name, []), next(words, "")]
-        )
-    for name in flags.keys() - {"queue", "task", "content_type", "compression", "id", "arg"}:
-        flags[name] = flags[name][-1] if isinstance(flags[name], list) else flags[name]
+        if field and field.annotation is bool:
+            flags[name] = True
+        elif name in _REPEATED:
+            flags.setdefault(name, []).append(next(words, ""))
+        else:
+            flags[name] = next(words, "")
     rule = from_flags(flags)
     if rule is None:
         raise UsageError("an empty rule")
@@ -260,74 +302,93 @@ def parse(line: str) -> Rule:
 
 
 def text(rule: Rule) -> str:
-    """A rule as the flags that say it."""
+    """A rule as the flags that describe it; `parse` reads them."""
     words = " ".join(_words(rule))
-    return (
-        words
-        if rule.reason in ("", words)
-        else f"{words} --reason {shlex.quote(rule.reason)}".strip()
-    )
+    if rule.reason in ("", words):
+        return words
+    return f"{words} --reason {shlex.quote(rule.reason)}".strip()
 
 
 def _words(rule: Rule) -> Iterator[str]:
-    values: dict[str, str | Iterable[str] | bool | None] = {
-        "queue": (
-            rule.queue
-            if rule.queue != "*" or (says_only_where(rule) and not rule.unacked)
-            else None
-        ),
-        "priority": None if rule.priority is None else str(rule.priority),
-        "task": rule.task if rule.task != "*" else None,
-        "content_type": rule.content_type if rule.content_type != "*" else None,
-        "compression": rule.compression,
-        "eta_overdue": None if rule.eta_overdue_s is None else _span(rule.eta_overdue_s),
-        "retries": None if rule.retries_over is None else f">{rule.retries_over}",
-        "expired": rule.expired,
-        "unregistered": rule.unregistered,
-        "duplicate": rule.duplicate and f"keep={rule.duplicate}",
-        "keep_newest": None if rule.keep_newest is None else str(rule.keep_newest),
-        "id": rule.ids and ",".join(rule.ids),
-        "arg": rule.args,
-        "malformed": rule.malformed,
-        "unacked": rule.unacked,
-        "with_workflows": rule.with_workflows,
-        "requeue_to": rule.requeue_to,
-    }
-    for name, value in values.items():
-        if value is True:
-            yield _flag(name)
-        elif value:
-            yield from (
-                f"{_flag(name)} {shlex.quote(str(one))}"
-                for one in ([value] if isinstance(value, str) else value)
-            )
+    yield from _words_of_place_and_form(rule)
+    yield from _words_of_state(rule)
+    yield from _words_of_the_rest(rule)
+
+
+def _words_of_place_and_form(rule: Rule) -> Iterator[str]:
+    if rule.queue != "*" or (says_only_where(rule) and not rule.unacked):
+        yield _valued("queue", rule.queue)
+    if rule.priority is not None:
+        yield _valued("priority", str(rule.priority))
+    if rule.task != "*":
+        yield _valued("task", rule.task)
+    if rule.content_type != "*":
+        yield _valued("content_type", rule.content_type)
+    if rule.compression:
+        yield _valued("compression", rule.compression)
+
+
+def _words_of_state(rule: Rule) -> Iterator[str]:
+    if rule.eta_overdue_s is not None:
+        yield _valued("eta_overdue", _span(rule.eta_overdue_s))
+    if rule.retries_over is not None:
+        yield _valued("retries", f">{rule.retries_over}")
+    if rule.expired:
+        yield _flag("expired")
+    if rule.unregistered:
+        yield _flag("unregistered")
+    if rule.duplicate:
+        yield _valued("duplicate", f"keep={rule.duplicate}")
+    if rule.keep_newest is not None:
+        yield _valued("keep_newest", str(rule.keep_newest))
+
+
+def _words_of_the_rest(rule: Rule) -> Iterator[str]:
+    if rule.ids:
+        yield _valued("id", ",".join(rule.ids))
+    for arg in rule.args:
+        yield _valued("arg", arg)
+    if rule.malformed:
+        yield _flag("malformed")
+    if rule.unacked:
+        yield _flag("unacked")
+    if rule.with_workflows:
+        yield _flag("with_workflows")
+    if rule.requeue_to:
+        yield _valued("requeue_to", rule.requeue_to)
 
 
 def says_only_where(rule: Rule) -> bool:
-    """True where nothing but the queue says which messages are meant."""
-    return _says_nothing_of_the_task(rule) and not says_how_written(rule)
+    """Whether the rule selects messages by their queue alone."""
+    return not _says_which_tasks(rule) and not says_how_written(rule)
 
 
 def says_only_how_written(rule: Rule) -> bool:
-    """True where nothing but how they are written, and the queue, says which messages are meant."""
-    return _says_nothing_of_the_task(rule) and says_how_written(rule)
+    """Whether the rule selects messages by their form, and maybe the queue, alone."""
+    return not _says_which_tasks(rule) and says_how_written(rule)
 
 
 def says_how_written(rule: Rule) -> bool:
-    """True where a content type or a compression is asked for."""
+    """Whether the rule selects messages by their content type or compression."""
     return rule.content_type != "*" or rule.compression != ""
 
 
-def _says_nothing_of_the_task(rule: Rule) -> bool:
-    told = (
-        "task", "eta_overdue_s", "retries_over", "expired", "unregistered", "duplicate", "keep_newest", "ids", "args",
-        "malformed",
-    )  # fmt: skip
-    return all(getattr(rule, name) in ("*", None, False, ()) for name in told)
+def _says_which_tasks(rule: Rule) -> bool:
+    if rule.task != "*" or rule.ids or rule.args:
+        return True
+    if rule.eta_overdue_s is not None or rule.retries_over is not None:
+        return True
+    if rule.duplicate or rule.keep_newest is not None:
+        return True
+    return rule.expired or rule.unregistered or rule.malformed
 
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _valued(name: str, value: str) -> str:
+    return f"{_flag(name)} {shlex.quote(value)}"
 
 
 def _span(seconds: float) -> str:
@@ -338,10 +399,10 @@ def _span(seconds: float) -> str:
 
 
 def fits(patterns: str, name: str) -> bool:
-    """True where one of the shell-style patterns, separated by commas, fits a name."""
+    """Whether one of the shell-style patterns, separated by commas, matches the name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns.split(","))
 
 
 def literal(patterns: str) -> tuple[str, ...]:
-    """Those of the patterns that are plain names."""
+    """The plain names among the patterns, which are separated by commas."""
     return tuple(name for name in patterns.split(",") if not re.search(r"[*?\[]", name))

@@ -1,7 +1,7 @@
-"""The project's own inventory variables: what each may be, as frozen records that check themselves.
+"""The inventory variables of this tool, as frozen records that check their values.
 
-A variable `celery_workers` is the field `workers` here. Variables of other prefixes are the
-operator's own, free to be used in Jinja expressions.
+The variable `celery_workers` is the field `workers` here. Variables with other prefixes belong to
+the operator, who may use them in Jinja expressions.
 """
 
 import re
@@ -25,22 +25,27 @@ from runbooks.core import broker_url, schedule
 from runbooks.core.envfile.reading import Reader
 from runbooks.core.managers import ABILITIES, SYSTEMD_UNITS, ManagerName, is_unit, service_of_unit
 from runbooks.core.redaction import holds_secret, is_secret_name
-from runbooks.core.rules import (
-    Duration,
-    OneLine,
-    QueueRule,
-    one_line,
-    one_line_or_empty,
-)  # fmt: skip
+from runbooks.core.rules import Duration, OneLine, QueueRule, one_line, one_line_or_empty
 
 PREFIX = "celery_"
 STATE_DIRECTORY = "runbooks_state_directory"
 TEMPLATES_DIRECTORY = "runbooks_templates_directory"
-BEAT_WRITES_EVERY_S = 300  # beat writes down what it has sent every three minutes at most
+BEAT_WRITES_EVERY_S = 300
+"""Beat records what it has sent every three minutes; longer silence may mean something."""
+
+PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
+OF_A_WORKER = ("node", "queues", "concurrency", "options")
+"""The placeholders that mean nothing in a command for beat."""
+
+OPTIONS = ("global_keyprefix", "sep", "priority_steps", "visibility_timeout")
+"""The transport options that can be compared without a connection."""
+
+_PLACE = ("directory", "python", "user", "env_file")
+"""The variables that say where the application is on a host."""
 
 
 def absolute(value: str) -> str:
-    """The text, if it is an absolute path on one line; raises ValueError."""
+    """Return the value if it is an absolute path on one line; otherwise raise ValueError."""
     if not value.startswith("/"):
         raise ValueError('must be an absolute path, e.g. "{{ inventory_dir }}/app"')
     return one_line(value)
@@ -52,15 +57,8 @@ def _user(value: str) -> str:
     return value
 
 
-PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
-OF_A_WORKER = ("node", "queues", "concurrency", "options")
-"""The placeholders that stand for nothing where a command is for beat."""
-
-
 def filled(command: str, words: Mapping[str, str]) -> str:
-    """The command with these words for its placeholders; one that means nothing here stays as it
-    is.
-    """
+    """The command with these words in the places of its placeholders; unknown ones stay."""
     return PLACEHOLDER.sub(lambda found: words.get(found[1], found[0]), command)
 
 
@@ -68,8 +66,8 @@ def _command(value: str) -> str:
     known = ("worker", *OF_A_WORKER)
     for name in PLACEHOLDER.findall(value):
         if name not in known:
-            there = ", ".join(f"{{{one}}}" for one in known)
-            raise ValueError(f"{{{name}}} means nothing here; there are {there}")
+            choices = ", ".join(f"{{{one}}}" for one in known)
+            raise ValueError(f"unknown placeholder {{{name}}}; use {choices}")
     return one_line(value)
 
 
@@ -83,68 +81,64 @@ def _no_secrets(value: dict[str, str]) -> dict[str, str]:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ValueError(f"'{name}' is not the name of an environment variable")
         if is_secret_name(name):
-            raise ValueError(
-                f"'{name}' looks like a secret; it belongs into the host's environment file, not in"
-                " here"
-            )
+            raise ValueError(f"'{name}' looks like a secret; put it in the host's environment file")
         if holds_secret(text):
-            raise ValueError(
-                f"'{name}' holds a secret; it belongs into the host's environment file, not in here"
-            )
+            raise ValueError(f"'{name}' holds a secret; put it in the host's environment file")
     return value
 
 
 def _node_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", value) or value == "beat" or value.endswith(".timer"):
         raise ValueError(
-            "a worker's name is letters, digits, _ . or -, not 'beat', and does not end with .timer"
+            "a worker's name has letters, digits, _ . or -; it is not 'beat' and does not end in"
+            " .timer"
         )
     if is_unit(value):
         raise ValueError(
-            f"{value} is the name of a unit: give the worker a name of its own, and `unit: {value}`"
+            f"{value} is the name of a unit: give the worker another name, and `unit: {value}`"
         )
     return value
 
 
 def _unit_name(value: str) -> str:
-    """**Source:** systemd.unit(5): of a template, `NAME@.service`, only instances are units,
+    """Return the name of a unit that the inventory may give; otherwise raise ValueError.
+
+    **Source:** systemd.unit(5): the units of a template `NAME@.service` are its instances,
     `NAME@ONE.service`.
     """
     if not re.fullmatch(r"[A-Za-z0-9:_.\\@-]+\.service", value):
         raise ValueError(
-            f"{value!r} is not the name of a service's unit; write it in full, e.g. celery.service"
+            f"{value!r} is not the name of a service unit; write it in full, e.g. celery.service"
         )
     if value.endswith("@.service"):
         raise ValueError(
             f"{value} is a template: name one of its instances, e.g. {value[:-8]}high.service"
         )
     if service_of_unit(value):
-        raise ValueError(
-            f"{value} is a unit of this tool's own; leave it out, and this tool installs it"
-        )
+        raise ValueError(f"{value} is a unit that this tool installs; remove it from the inventory")
     return value
 
 
 def _service_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.:@-]+", value) or is_unit(value) or value == "beat":
         raise ValueError(
-            "a service's name is letters, digits, _ . : @ or -, is not 'beat', and ends not in"
-            " .service"
+            "a service's name has letters, digits, _ . : @ or -; it is not 'beat' and does not end"
+            " in .service"
         )
     return value
 
 
 def _node_pattern(value: str) -> str:
-    """**Source:** celery 5.7.0 `utils/nodenames.py: host_format`: `%h` is the host's name, `%n` and
-    `%d` its parts.
+    """Return the name of a node, or a pattern of names; otherwise raise ValueError.
+
+    **Source:** celery 5.7.0 `utils/nodenames.py: host_format`: `%h` is the name of the host, `%n`
+    and `%d` are its parts.
     """
     if wrong := re.search(r"%[^hnd]|%$", value):
-        raise ValueError(
-            f"{wrong[0]} means nothing here; %h, %n and %d stand for the host's own name"
-        )
+        raise ValueError(f"unknown placeholder {wrong[0]}; %h, %n and %d stand for the host's name")
     if "@" not in value and "*" not in value:
         raise ValueError(
-            f"{value!r} is not the name of a node: that is NAME@HOST, or a pattern such as NAME@*"
+            f"{value!r} is not the name of a node: write NAME@HOST, or a pattern such as NAME@*"
         )
     if re.search(r"\s", value):
         raise ValueError("a node's name has no spaces")
@@ -154,22 +148,26 @@ def _node_pattern(value: str) -> str:
 def _consumed_queue(value: str) -> str:
     if "," in value:
         raise ValueError(
-            f"{value!r} would be several queues to the worker: name each by itself, [{value}]"
+            f"the worker would read {value!r} as several queues: write a list, [{value}]"
         )
     return one_line(value)
 
 
 def _at_least_one(value: tuple[str, ...]) -> tuple[str, ...]:
-    """Not `min_length`, which is said to be broken, too, where the only item is."""
+    """Return a list that is not empty; otherwise raise ValueError.
+
+    `min_length` would also complain if the only item is wrong.
+    """
     if not value:
-        raise ValueError("at least one is wanted")
+        raise ValueError("expected at least one")
     return value
 
 
 def _option(value: str) -> str:
     if re.match(r"-[^\s=]+\s", value):
         raise ValueError(
-            f"{value!r} would be one word to the worker: write [{', '.join(value.split(None, 1))}]"
+            f"the worker would read {value!r} as one word: write"
+            f" [{', '.join(value.split(None, 1))}]"
         )
     return one_line(value)
 
@@ -183,27 +181,31 @@ def _expression(value: str) -> str:
 
 
 def _result(value: Any) -> Any:
-    """The result that is expected, if each text in it is a pattern; raises ValueError."""
+    """Return the expected result if each string in it is a pattern; otherwise raise ValueError."""
     if isinstance(value, str):
         _expression(value)
-    for item in value.values() if isinstance(value, dict) else ():
-        _result(item)
+    if isinstance(value, dict):
+        for item in value.values():
+            _result(item)
     return value
 
 
 def _project(value: str) -> str:
-    """**Source:** Compose specification, "Name top-level element"."""
+    """Return the name of a Compose project; otherwise raise ValueError.
+
+    **Source:** Compose specification, "Name top-level element".
+    """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", value):
         raise ValueError(
-            "a Compose project is lowercase letters, digits, - or _, and begins with neither of"
-            " these two"
+            "a Compose project has lowercase letters, digits, - or _, and begins with a letter or a"
+            " digit"
         )
     return value
 
 
 def _container_pattern(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.*?{}-]+", value) or "{worker}" not in value:
-        raise ValueError("a pattern of containers' names has {worker} in it, e.g. shop-{worker}-*")
+        raise ValueError("a pattern of container names contains {worker}, e.g. shop-{worker}-*")
     return value
 
 
@@ -226,33 +228,37 @@ Environment = Annotated[dict[str, EnvironmentValue], AfterValidator(_no_secrets)
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
 
 class Worker(_Settings):
-    """One worker: its node, the queues it consumes and how it is started.
-
-    `node` is the name, or a pattern of the names, by which Celery knows it; None: `NAME@HOST`.
-    `unit` is a unit of systemd's that runs it, maybe with other workers, and is not this tool's;
-    `service` is how another service manager knows it. None: by its name.
-    """
+    """One worker: its node, the queues it consumes and how it is started."""
 
     name: NodeName
+    """Its name; by default also the name of its service."""
     node: NodePattern | None = None
+    """The name that Celery knows it by, or a pattern; by default `NAME@HOST`."""
     unit: UnitName | None = None
+    """The systemd unit that runs it, maybe with other workers, if this tool did not write it."""
     service: ServiceName | None = None
+    """The name that another service manager knows it by."""
     queues: Annotated[tuple[ConsumedQueue, ...], AfterValidator(_at_least_one)]
+    """The queues that it consumes."""
     concurrency: Annotated[int, Field(ge=1)] = 1
+    """How many tasks it runs at once."""
     options: tuple[Option, ...] = ()
+    """More arguments of `celery worker`."""
 
     @property
     def known_as(self) -> str:
-        """Its service, by the name under which the service manager knows it."""
+        """The name of its service for the service manager."""
         return self.unit or self.service or self.name
 
     @property
     def solo(self) -> bool:
-        """Whether it runs its tasks in its one process, which answers nothing meanwhile.
+        """Whether it runs tasks in its only process, which answers nothing meanwhile.
 
         **Source:** celery 5.7.0 `bin/worker.py`: `-P`, `--pool`.
         """
@@ -260,12 +266,17 @@ class Worker(_Settings):
 
     @property
     def with_beat(self) -> bool:
-        """Whether it sends the schedule, too.
+        """Whether it also sends the schedule.
 
-        **Source:** celery 5.7.0 `bin/worker.py`: -B, --beat; of the short flags only -D and -E take
-        no value, too.
+        **Source:** celery 5.7.0 `bin/worker.py`: -B, --beat; the other short flags without a value
+        are -D and -E.
         """
         return any(option == "--beat" or re.match(r"-[DE]*B", option) for option in self.options)
+
+
+def _with_any_host(worker: Worker) -> Worker:
+    """The worker as it is in a container, whose host name changes each time it is created."""
+    return worker.model_copy(update={"node": worker.node or f"{worker.name}@*"})
 
 
 def _names_differ(value: tuple[Worker, ...]) -> tuple[Worker, ...]:
@@ -274,68 +285,66 @@ def _names_differ(value: tuple[Worker, ...]) -> tuple[Worker, ...]:
         raise ValueError(f"two workers are called '{twice}'")
     services = [worker.known_as for worker in value if not worker.unit]
     if twice := next((name for name in services if services.count(name) > 1), None):
-        raise ValueError(f"two workers are the service '{twice}'; a worker has one of its own")
+        raise ValueError(f"two workers have the service '{twice}'; each needs its own")
     return value
 
 
 class Commands(_Settings):
-    """How services are started, stopped and asked for on a host without systemd.
+    """The commands that start, stop and check services on a host without systemd.
 
-    `{worker}` stands for the worker's name (`beat` for beat), `{node}`, `{queues}`, `{concurrency}`
-    and `{options}` for what the inventory says of it, each quoted for the shell. `status` prints
-    the main process's pid and exits 0 when it runs, 3 when it does not; None: the list of the
-    host's processes tells. **Source:** the exit codes are LSB's for the `status` action of an init
-    script.
+    `{worker}` stands for the worker's name (`beat` for beat). `{node}`, `{queues}`, `{concurrency}`
+    and `{options}` stand for the worker's settings, each quoted for the shell.
     """
 
     start: Command | None = None
+    """Starts a service."""
     stop: Command | None = None
+    """Stops a service."""
     status: Command | None = None
+    """Prints the main process's pid and exits 0 if the service runs, 3 if it does not. Without it
+    the list of the host's processes shows what runs.
+
+    **Source:** the LSB's exit codes for the `status` action of an init script.
+    """
 
     @property
     def given(self) -> dict[str, str]:
-        """Those that there are, by their names."""
-        return {
-            name: command
-            for name in ("start", "stop", "status")
-            if (command := getattr(self, name))
-        }
+        """The commands that are set, by their names."""
+        commands = {"start": self.start, "stop": self.stop, "status": self.status}
+        return {name: command for name, command in commands.items() if command}
 
     @property
     def for_all(self) -> bool:
-        """Whether one start, and one stop, are for all services of a host at once: they name none."""
+        """Whether start and stop act on all services of a host at once: they name no service."""
         control = [command for name, command in self.given.items() if name != "status"]
         return bool(control) and not any(map(PLACEHOLDER.search, control))
 
 
 class Supervisor(_Settings):
-    """The supervisord of a host: its configuration file, its `supervisorctl`, and where its
-    programs' logs go.
-    """
+    """The supervisord of a host."""
 
     conf: AbsolutePath = "/etc/supervisor/supervisord.conf"
+    """Its configuration file."""
     ctl: OneLine = "supervisorctl"
+    """The command `supervisorctl`."""
     log_directory: AbsolutePath = "/var/log/supervisor"
+    """Where it writes the logs of its programs."""
 
 
 class DockerSettings(_Settings):
-    """Where the containers of a host's services are found.
-
-    Those of a Compose `project`, by their labels; or `containers` is the pattern of their names, in
-    which `{worker}` stands for the service (`beat` for beat). `socket` is that of the engine; None:
-    where Docker's client looks.
-    """
+    """How the containers of a host's services are found: by `project` or by `containers`."""
 
     project: ProjectName | None = None
+    """The Compose project; its labels mark the containers."""
     containers: ContainerPattern | None = None
+    """A pattern of container names; `{worker}` stands for the service (`beat` for beat)."""
     socket: AbsolutePath | None = None
+    """The engine's socket; by default the one that Docker's client uses."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "DockerSettings":
         if (self.project is None) == (self.containers is None):
-            raise ValueError(
-                "give either the Compose `project` or a pattern of names, `containers`"
-            )
+            raise ValueError("give either `project` (Compose) or `containers` (a pattern of names)")
         return self
 
 
@@ -343,185 +352,208 @@ class CronEntry(_Settings):
     """One line of the application's cron file."""
 
     schedule: CronSchedule
+    """When: five fields, or a name such as `@daily`."""
     user: UserName
+    """Who runs the command."""
     command: OneLine
+    """What cron runs."""
 
 
 class Limits(_Settings):
-    """Above which a queue is a finding: its depth, a message's retries, the time by which an ETA
-    has passed.
-
-    `drain_time` is how long the queue may take to empty as fast as it does now; None: it is not
-    asked.
-    """
+    """The limits of a queue; above one of them it is a finding."""
 
     depth: Annotated[int, Field(ge=0)] = 15000
+    """How many messages may wait."""
     retries: Annotated[int, Field(ge=0)] = 2
+    """How often a waiting message may have been retried."""
     eta_overdue: Duration = 3600.0
+    """How long ago the ETA of a waiting message may have passed."""
     drain_time: Duration | None = None
+    """How long the queue may take to empty at its present rate; by default not checked."""
 
 
 class Thresholds(Limits):
-    """The limits of all queues, of single ones where they differ, and of what belongs to no queue.
-
-    `unacked_age` is how long a fetched message may stay without an acknowledgement: by default as
-    long as Celery waits until it is delivered a second time. `beat_silence` is how long ago beat
-    may have sent something; None: not asked. `runtime` is how long tasks may keep every process of
-    a queue's workers busy while messages wait behind them.
-    """
+    """The limits of all queues, those of single queues, and those that concern no queue."""
 
     unacked_age: Duration = 3600.0
+    """How long a fetched message may stay unacknowledged; by default as long as Celery waits before
+    it delivers the message again.
+    """
     beat_silence: Annotated[Duration, Field(ge=BEAT_WRITES_EVERY_S)] | None = None
+    """How long beat may send nothing; by default not checked."""
     runtime: Duration = 600.0
+    """How long tasks may keep all processes of a queue's workers busy while messages wait."""
     queues: dict[OneLine, Limits] = {}
+    """The limits of single queues, if they differ."""
 
     def of(self, queue: str) -> Limits:
-        """What holds for a queue: its own limits, and those of all queues for the rest."""
-        own = self.queues.get(queue, Limits())
-        return Limits(
-            **(
-                self.model_dump(include=set(Limits.model_fields))
-                | own.model_dump(exclude_unset=True)
-            )
-        )
+        """The limits of a queue: its own, and for the rest those of all queues."""
+        general = self.model_dump(include=set(Limits.model_fields))
+        own = self.queues.get(queue, Limits()).model_dump(exclude_unset=True)
+        return Limits(**(general | own))
 
 
 class MonitorSettings(_Settings):
-    """What `inv monitor` keeps and takes, and where cron runs it: on one host, the first one where
-    `host` is a group.
-
-    `command`, `inventory`, `log` and `textfile` are paths on that host; `user` is the application's
-    where it is None.
-    """
+    """The settings of `inv monitor`, and how cron runs it. Paths are on the monitor's host."""
 
     host: OneLine | None = None
+    """The host on which cron runs it, or a group, whose first host is used; by default none."""
     schedule: CronSchedule = "0 */6 * * *"
+    """When cron runs it."""
     user: UserName | None = None
+    """Who runs it; by default the application's user."""
     command: AbsolutePath = "/usr/local/bin/celery-runbooks"
+    """The path of this tool."""
     inventory: AbsolutePath | None = None
+    """The path of the inventory."""
     log: AbsolutePath | None = None
+    """The file to which it appends its reports."""
     textfile: AbsolutePath | None = None
+    """The file for Prometheus's textfile collector."""
     timeout: Annotated[Duration, Field(ge=1)] = 120.0
+    """After so long a look ends, finished or not."""
     keep: Duration = 90 * 86400.0
+    """How long it keeps its history."""
 
     @model_validator(mode="after")
     def _cron_needs_paths(self) -> "MonitorSettings":
         if self.host and not (self.inventory and self.log):
             raise ValueError(
-                "cron needs `inventory` and `log`: what it reads on that host, and what it"
-                " appends to"
+                "cron needs `inventory` and `log`, the files on that host that the monitor reads"
+                " and appends to"
             )
         if self.user == "root":
-            raise ValueError("the monitor only looks: name a user without privileges")
+            raise ValueError("the monitor changes nothing: name a user without privileges")
         return self
 
 
 class _Expecting(_Settings):
-    """Of a task that succeeded: what it has to return. A mapping has to hold these items, a text to
-    match a pattern.
-    """
+    """What a task has to return when it succeeds."""
 
     result: ExpectedResult = None
+    """What to expect: a mapping has to contain these items, a string has to match a pattern."""
 
     @property
     def expects_result(self) -> bool:
-        """Whether anything is said of the result; None may be."""
+        """Whether a result is expected; it may be None."""
         return "result" in self.model_fields_set
 
 
 class Canary(_Expecting):
-    """The task that is run to its end after a remediation, as the proof that the fleet works."""
+    """The task that runs after a remediation, to verify that the fleet works."""
 
     task: OneLine
+    """Its name."""
     queue: OneLine
+    """The queue that it goes through."""
     priority: Annotated[int, Field(ge=0, le=9)] = 0
+    """Its priority: 0 runs first."""
     kwargs: dict[str, Any] = {}
+    """Its keyword arguments."""
     timeout: Duration = 120.0
+    """How long it may take."""
 
     @property
     def said(self) -> str:
+        """What a report calls it."""
         return f"run {self.task} through {self.queue}"
 
 
 class TaskCall(_Expecting):
-    """A task with all that is said about one run of it; what is None is left to the application."""
+    """One call of a task; the application decides what is not given."""
 
     task: OneLine
+    """Its name."""
     args: tuple[Any, ...] = ()
+    """Its positional arguments."""
     kwargs: dict[str, Any] = {}
+    """Its keyword arguments."""
     queue: OneLine | None = None
+    """The queue that it goes through."""
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
+    """Its priority: 0 runs first."""
     mode: Literal["sync", "async"] = "sync"
+    """Whether to wait for its end."""
     timeout: Duration = 600.0
+    """How long to wait."""
 
 
 class Probe(_Settings):
-    """A command whose outcome shows whether something the application needs is well; run in its
-    directory.
-
-    `hosts` is a pattern as for `--limit` (None: all that have this variable); `output` must be
-    found in what it prints.
-    """
+    """A command that checks something the application needs, run in its directory."""
 
     name: OneLine
+    """What a report calls it."""
     command: OneLine
+    """The command, for the shell."""
     hosts: OneLine | None = None
+    """A pattern as for `--limit`; by default all hosts that have this variable."""
     user: UserName | None = None
+    """Who runs it; by default the application's user."""
     timeout: Annotated[Duration, Field(gt=0)] = 30.0
+    """How long it may take."""
     exit_code: Annotated[int, Field(ge=0, le=255)] = 0
+    """The exit code to expect."""
     output: Expression | None = None
+    """A regular expression that its output has to contain."""
 
 
 class SentinelAccess(_Settings):
-    """How the Sentinels themselves, not the servers they watch, let this tool in."""
+    """How to log in to the Sentinels themselves, not to the servers that they watch."""
 
     username: OneLine | None = None
+    """The user of the Sentinels."""
     password: SecretStr | None = None
+    """The password of the Sentinels."""
 
 
 class BrokerOptions(_Settings):
-    """The application's own `broker_transport_options`, as far as they matter here."""
+    """Those of the application's `broker_transport_options` that matter to this tool."""
 
     global_keyprefix: str = ""
+    """What the name of every key begins with."""
     sep: str = "\x06\x16"
+    """What separates a queue from the priority in the name of a list."""
     priority_steps: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 3, 6, 9)
+    """The priorities that have a list of their own."""
     visibility_timeout: Annotated[Duration, Field(gt=0)] = 3600.0
-    """**Source:** kombu 5.7.0 `transport/redis.py: Channel.visibility_timeout`."""
+    """After so long an unacknowledged message is delivered again.
+
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel.visibility_timeout`.
+    """
     master_name: OneLine | None = None
+    """The name of the master that the Sentinels watch."""
     sentinel_kwargs: SentinelAccess = SentinelAccess()
+    """How to log in to the Sentinels."""
 
     def transport_options(self) -> dict[str, Any]:
-        """As kombu takes them, with the password in clear."""
+        """The options in kombu's form; the password is in clear."""
         options = self.model_dump(exclude={"sentinel_kwargs"}, exclude_none=True)
         access = self.sentinel_kwargs.model_dump(exclude_none=True)
         if password := self.sentinel_kwargs.password:
             access["password"] = password.get_secret_value()
-        return options | ({"sentinel_kwargs": access} if access else {})
+        if access:
+            options["sentinel_kwargs"] = access
+        return options
 
     def differing(self, own: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """The options that an application sets otherwise in its `own` ones: name → (its value, the
-        one here).
-        """
+        """The options that differ from an application's `own`: name → (its value, the one here)."""
         here = self.model_dump(mode="json")
         default = BrokerOptions().model_dump(mode="json")
         both = {name: (own.get(name, default[name]), here[name]) for name in OPTIONS}
         return {name: (theirs, ours) for name, (theirs, ours) in both.items() if theirs != ours}
 
 
-OPTIONS = ("global_keyprefix", "sep", "priority_steps", "visibility_timeout")
-"""The transport options by which the keys and their meaning can be judged without connecting."""
-
-
 def _is_url(value: SecretStr) -> SecretStr:
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://.", value.get_secret_value()):
-        raise ValueError("not a URL of Apprise's, e.g. mailtos://user:password@example.com")
+        raise ValueError("not an Apprise URL, e.g. mailtos://user:password@example.com")
     return value
 
 
 def _name_part(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{2,}", value):
         raise ValueError(
-            f"{value!r} is no part of a variable's name: two or more letters, digits, _ or -"
+            f"{value!r} is not a part of a variable's name: write two or more letters, digits, _ or"
+            " -"
         )
     return value
 
@@ -538,103 +570,143 @@ NotifyUrl = Annotated[SecretStr, AfterValidator(_is_url)]
 
 
 class ExpectedQueue(_Settings):
-    """How many workers have to consume a queue, at least."""
+    """How many workers have to consume a queue."""
 
     consumers: Annotated[int, Field(ge=0)] = 1
+    """At least so many."""
 
 
 def _each_by_its_name(value: Any) -> Any:
-    """A list of queues, or a map of which a queue may say nothing, as a map that says all."""
+    """A list of queues, or a map in which a queue may have no settings, as a map with settings."""
     if isinstance(value, list | tuple):
         return {name: {} for name in value}
-    return (
-        {name: {} if one is None else one for name, one in value.items()}
-        if isinstance(value, Mapping)
-        else value
-    )
+    if isinstance(value, Mapping):
+        return {name: {} if one is None else one for name, one in value.items()}
+    return value
 
 
 class Accepted(_Settings):
-    """Findings that are not counted until the end of a day in UTC: those of `code` whose subject
-    fits a pattern.
-    """
+    """Findings that do not count for a while."""
 
     code: OneLine
+    """The code of the findings."""
     subject: OneLine = "*"
+    """A pattern of their subjects."""
     reason: OneLine
+    """Why the operator accepts them."""
     until: date
+    """The last day, in UTC, on which they do not count."""
 
 
 class AppSettings(_Settings):
-    """What is true of the whole application, and so must be the same on every host of it."""
+    """The settings of the whole application; they have to be the same on all of its hosts."""
 
     app: OneLine
+    """The application, as for `celery -A`."""
     broker_url: BrokerUrl
+    """The URL of the broker."""
     result_backend: SecretStr | None = None
+    """The URL of the result backend."""
     broker_tunnel: OneLine | None = None
+    """The host through which this machine reaches the broker over SSH."""
     broker_options: BrokerOptions = BrokerOptions()
+    """The application's `broker_transport_options`."""
     unpack_limit: Annotated[int, Field(ge=1)] = 16
-    """In MiB."""
+    """Up to so many MiB a compressed message is unpacked to be read."""
     expected_tasks: tuple[OneLine, ...] = ()
+    """The tasks that every worker has to register; by default those routed to its queues."""
     nodes: tuple[NodePattern, ...] = ()
+    """The nodes of the fleet that run on no host of the inventory."""
     queues: Annotated[dict[ConsumedQueue, ExpectedQueue], BeforeValidator(_each_by_its_name)] = {}
+    """The queues that any nodes have to consume."""
     queue_rules: tuple[QueueRule, ...] = ()
+    """Which messages to archive or move; the first rule that selects a message decides."""
     thresholds: Thresholds = Thresholds()
+    """The limits above which something is a finding."""
     canary: Canary | None = None
+    """The task that runs after a remediation, to verify that the fleet works."""
     shortcuts: dict[OneLine, TaskCall] = {}
+    """Calls for `run-task`, by their names."""
     monitor: MonitorSettings = MonitorSettings()
+    """The settings of `inv monitor`."""
     notify: tuple[NotifyUrl, ...] = ()
+    """The Apprise URLs to which the monitor sends news."""
     secret_names: tuple[NamePart, ...] = ()
+    """More parts of names whose values are secret."""
     restart_hint: Command | None = None
-    """What restarts a worker that this tool does not restart, for its operator to run."""
+    """The command that an operator runs to restart a worker that this tool does not restart."""
     accepted: tuple[Accepted, ...] = ()
-
-
-_PLACE = ("directory", "python", "user", "env_file")
+    """Findings that do not count for a while."""
 
 
 class HostSettings(_Settings):
-    """What is true of one host: where the application lives there, its services and its files.
+    """The settings of one host: the application's place there, its services and its files.
 
-    `directory`, `python` and `user` are "" where there is no application, as `is_empty` says. So is
-    `env_file`, also where none is known: the application is loaded with the variables of a process
-    of it then.
+    Those of the place are "" on a host without the application (`is_empty`).
     """
 
     directory: AbsolutePath = ""
+    """The application's directory."""
     python: AbsolutePath = ""
+    """The application's Python."""
     user: UserName = ""
+    """The user that runs the application."""
     group: UserName | None = None
+    """The group that runs the application; by default the user's."""
     env_file: AbsolutePath = ""
+    """The environment file. Without one the application is loaded with the variables of one of its
+    processes.
+    """
     env: Environment = {}
+    """Variables that the environment file has to contain; no secrets."""
     service_manager: ManagerName = "systemd"
+    """What starts and stops the services."""
     workers: Annotated[tuple[Worker, ...], AfterValidator(_names_differ)] = ()
+    """The workers of the host."""
     beat: bool = False
+    """Whether beat runs on the host."""
     beat_unit: UnitName | None = None
+    """The systemd unit that runs beat, if this tool did not write it."""
     beat_service: ServiceName | None = None
+    """The name that supervisord or Docker knows beat by."""
     beat_schedule: AbsolutePath = "/var/lib/celery-beat/schedule"
+    """The file in which beat keeps its schedule."""
     beat_options: tuple[OneLine, ...] = ()
+    """More arguments of `celery beat`."""
     start_timeout: Duration = 90.0
+    """How long a service may take to start."""
     stop_timeout: Duration = 60.0
+    """How long a service may take to stop."""
     commands: Commands | None = None
+    """The commands that start and stop services, for `celery_service_manager: commands`."""
     supervisor: Supervisor = Supervisor()
+    """Where supervisord is."""
     docker: DockerSettings | None = None
+    """How containers are found."""
     env_file_format: Reader | None = None
-    """Whose rules the file is read by; None: those of whoever starts the services."""
+    """Whose rules the environment file follows; by default those of what starts the services."""
     unit_directory: Annotated[AbsolutePath, Field(validate_default=True)] = SYSTEMD_UNITS.directory
+    """Where unit files, or the files of supervisord's programs, are installed."""
     cron_directory: AbsolutePath = "/etc/cron.d"
+    """Where the cron file is installed."""
     cron: tuple[CronEntry, ...] = ()
+    """The application's cron entries."""
     cron_scheduler: Literal["cron", "systemd"] | None = None
-    """Who runs the entries; None: cron, or on a host without it the timers of systemd."""
+    """What runs the cron entries; by default cron, and on a host without cron systemd timers."""
     logs: tuple[AbsolutePath, ...] = ()
+    """The application's log files."""
     logrotate: bool = True
+    """Whether to install a logrotate file for the logs."""
     logrotate_directory: AbsolutePath = "/etc/logrotate.d"
+    """Where the logrotate file is installed."""
     probes: tuple[Probe, ...] = ()
+    """Commands that check what the application needs."""
 
     @property
     def beat_scheduler(self) -> str:
-        """The scheduler that `beat_options` name, "" where they name none. **Source:** celery 5.7.0
-        `bin/beat.py`.
+        """The scheduler that `beat_options` name, "" without one.
+
+        **Source:** celery 5.7.0 `bin/beat.py`.
         """
         words = [word for option in self.beat_options for word in option.split()]
         found = re.search(r"(?:^|\s)(?:--scheduler[\s=]|-S\s*)(\S+)", " ".join(words))
@@ -642,28 +714,22 @@ class HostSettings(_Settings):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of the application is on it: it says only what is true of the whole
-        application.
-        """
-        return not (
-            self._place
-            or self.workers
-            or self.beat
-            or self.env
-            or self.cron
-            or self.logs
-            or self.probes
-        )
+        """Whether nothing of the application is on the host."""
+        services = self.workers or self.beat
+        files = self.env or self.cron or self.logs
+        return not (self._place or services or files or self.probes)
 
     @property
     def lacks(self) -> tuple[str, ...]:
-        """What it has to say of where the application lives, and does not."""
+        """The variables of the application's place that the host needs and does not have."""
+        if self.is_empty:
+            return ()
         needed = _PLACE if self._starts_own or self.env else _PLACE[:-1]
-        return () if self.is_empty else tuple(name for name in needed if name not in self._place)
+        return tuple(name for name in needed if name not in self._place)
 
     @property
     def _starts_own(self) -> bool:
-        """Whether units of this tool's own start something here: these read the environment file."""
+        """Whether a unit of this tool starts a service here and so reads the environment file."""
         own = any(worker.known_as == worker.name for worker in self.workers)
         beat = self.beat and not (self.beat_unit or self.beat_service)
         return ABILITIES[self.service_manager].starts_from_units and (own or beat)
@@ -677,52 +743,51 @@ class HostSettings(_Settings):
     def _suit_the_services(
         cls, commands: Commands | None, others: ValidationInfo
     ) -> Commands | None:
-        """What would start something else than it says, or end more than it starts."""
+        """Refuse commands that would start the wrong service, or stop more than they start."""
         if commands is None:
             return None
         if others.data.get("service_manager", "commands") != "commands":
-            raise ValueError("it goes with `celery_service_manager: commands`")
+            raise ValueError("it needs `celery_service_manager: commands`")
         workers: tuple[Worker, ...] = others.data.get("workers", ())
         has_beat: bool = others.data.get("beat", False)
         used = {name: set(PLACEHOLDER.findall(command)) for name, command in commands.given.items()}
         for_one = {name for name in ("start", "stop") if used.get(name)}
         if len(workers) + has_beat > 1 and len(for_one) == 1 and {"start", "stop"} <= used.keys():
             (one,) = for_one
+            (other,) = {"start", "stop"} - for_one
             raise ValueError(
-                f"`{one}` is for one service, and the other of start and stop for all of the host:"
-                " it has no {worker}"
+                f"`{one}` acts on one service and `{other}` on all services of the host: it has no"
+                " {worker}"
             )
+        nodes = [worker.node for worker in workers if worker.node]
+        patterns = [node for node in nodes if re.search(r"[*?\[]", node)]
         for name, placeholders in used.items():
             if has_beat and (alone := placeholders & set(OF_A_WORKER)):
-                raise ValueError(f"`{name}` is for beat, too, which has no {{{sorted(alone)[0]}}}")
-            patterns = [
-                worker.node
-                for worker in workers
-                if worker.node and re.search(r"[*?\[]", worker.node)
-            ]
+                raise ValueError(f"`{name}` also runs for beat, which has no {{{min(alone)}}}")
             if patterns and "node" in placeholders:
                 raise ValueError(
-                    f"`{name}` has {{node}}, and {patterns[0]} is a pattern, not the name of one"
-                    " node"
+                    f"`{name}` has {{node}}, but {patterns[0]} is a pattern, not the name of a node"
                 )
         return commands
 
     @field_validator("unit_directory")
     @classmethod
     def _the_managers_own(cls, value: str, others: ValidationInfo) -> str:
-        """The default is systemd's folder, where another manager finds no file of its own."""
+        """Replace the default, which is systemd's folder, by the folder of another manager."""
         units = ABILITIES[others.data.get("service_manager", "systemd")].units
-        return units.directory if units and value == SYSTEMD_UNITS.directory else value
+        if units and value == SYSTEMD_UNITS.directory:
+            return units.directory
+        return value
 
     @model_validator(mode="after")
     def _docker_belongs_to_its_manager(self) -> "HostSettings":
         if self.service_manager != "docker":
             return self
         if self.docker is None:
-            raise ValueError("celery_docker is needed with `celery_service_manager: docker`")
+            raise ValueError("`celery_service_manager: docker` needs celery_docker")
         if self.env and not self.docker.project:
             raise ValueError(
-                "celery_env needs a Compose project (celery_docker): only Compose can recreate a"
+                "celery_env needs a Compose project in celery_docker: only Compose can recreate a"
                 " container"
             )
         return self
@@ -731,7 +796,7 @@ class HostSettings(_Settings):
     @classmethod
     def _timers_are_systemds(cls, value: str | None, others: ValidationInfo) -> str | None:
         if value == "systemd" and others.data.get("service_manager") != "systemd":
-            raise ValueError("timers are for `celery_service_manager: systemd`")
+            raise ValueError("timers need `celery_service_manager: systemd`")
         return value
 
     @field_validator("env_file_format")
@@ -740,7 +805,7 @@ class HostSettings(_Settings):
         cls, value: Reader | None, others: ValidationInfo
     ) -> Reader | None:
         if value and others.data.get("service_manager") == "systemd":
-            raise ValueError("systemd reads the file by its own rules; this is for celery_commands")
+            raise ValueError("systemd reads the file by its own rules; this needs celery_commands")
         return value
 
     @field_validator("workers")
@@ -751,28 +816,21 @@ class HostSettings(_Settings):
         manager: ManagerName | None = others.data.get("service_manager")
         if manager is None:
             return workers
-        named_by = "unit" if ABILITIES[manager].has_drop_ins else "service"
-        own_names_node = ABILITIES[manager].starts_from_units
+        abilities = ABILITIES[manager]
+        named_by = "unit" if abilities.has_drop_ins else "service"
         for worker in workers:
             if worker.unit and named_by == "service":
-                raise ValueError(
-                    f"'{worker.name}' has a `unit`, but with {manager} it is known by its `service`"
-                )
+                raise ValueError(f"'{worker.name}' has a `unit`, but {manager} needs a `service`")
             if worker.service and named_by == "unit":
+                raise ValueError(f"'{worker.name}' has a `service`, but {manager} needs a `unit`")
+            named = worker.unit or worker.service
+            if worker.node and abilities.starts_from_units and not named:
                 raise ValueError(
-                    f"'{worker.name}' has a `service`, but with {manager} that is a `unit`"
+                    f"'{worker.name}' has a `node`, but this tool's unit names the node; also give"
+                    f" its `{named_by}`"
                 )
-            if worker.node and own_names_node and not (worker.unit or worker.service):
-                raise ValueError(
-                    f"'{worker.name}' has a `node`, but this tool's unit names the node; give its"
-                    f" `{named_by}`, too"
-                )
-        if ABILITIES[
-            manager
-        ].in_containers:  # whose host's name is another one each time they are made
-            return tuple(
-                one.model_copy(update={"node": one.node or f"{one.name}@*"}) for one in workers
-            )
+        if abilities.in_containers:
+            return tuple(map(_with_any_host, workers))
         return workers
 
     @field_validator("beat_unit")
@@ -780,10 +838,10 @@ class HostSettings(_Settings):
     def _of_beat(cls, unit: str | None, others: ValidationInfo) -> str | None:
         manager: ManagerName | None = others.data.get("service_manager")
         if unit and manager and not (others.data.get("beat") and ABILITIES[manager].has_drop_ins):
-            raise ValueError("it goes with `celery_beat: true` under systemd")
+            raise ValueError("it needs `celery_beat: true` and systemd")
         if unit and unit in (worker.unit for worker in others.data.get("workers", ())):
             raise ValueError(
-                f"{unit} is a worker's, too; a worker that is also beat has -B in its `options`"
+                f"{unit} also runs a worker; a worker that is also beat has -B in its `options`"
             )
         return unit
 
@@ -791,10 +849,8 @@ class HostSettings(_Settings):
     @classmethod
     def _of_beats_program(cls, service: str | None, others: ValidationInfo) -> str | None:
         manager: ManagerName | None = others.data.get("service_manager")
-        if (
-            service
-            and manager
-            and not (others.data.get("beat") and ABILITIES[manager].names_services)
-        ):
-            raise ValueError("it goes with `celery_beat: true` under supervisord or Docker")
+        if not service or not manager:
+            return service
+        if not others.data.get("beat") or not ABILITIES[manager].names_services:
+            raise ValueError("it needs `celery_beat: true` and supervisord or Docker")
         return service
