@@ -70,7 +70,7 @@ def test_a_variable_that_systemd_does_not_take_from_the_file_is_found_and_nothin
         before = root(two, f"cat {ENV_FILE}")
         looked = inv(two, "diagnose")
         assert "GLPI_TIMEOUT_S: not set" in looked.out, looked.out
-        assert "all of 'export GLPI_TIMEOUT_S' is taken for the name" in words(looked)
+        assert "takes 'export GLPI_TIMEOUT_S' as the name" in words(looked)
         done = inv(two, "remediate", "--yes")
         assert done.code == 0, done.out + done.err
         assert root(two, f"cat {ENV_FILE}") == before + "GLPI_TIMEOUT_S=30\n"

@@ -210,7 +210,7 @@ def test_an_environment_file_that_systemd_refuses_blocks_its_host_until_it_is_me
     assert "environment.unreadable" in done.out
     assert f"{ENV_FILE}, line " in done.out
     assert (
-        ", column 13: systemd refuses the file, and starts nothing with it: byte 0xfc is not UTF-8"
+        ", column 13: systemd refuses the file and starts nothing: byte 0xfc is not UTF-8"
         in done.out
     )
     assert starts(two)[0] == before[0]

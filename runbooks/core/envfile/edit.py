@@ -1,6 +1,4 @@
-"""Reading an environment file as its reader does, and changing variables in it without touching
-another byte.
-"""
+"""Read an environment file by its reader's rules; change variables and not another byte of it."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -25,7 +23,7 @@ _WRITTEN = {
 
 
 def read(content: bytes, reader: Reader) -> Reading:
-    """What the reader makes of a file; a byte that is not UTF-8 is a lone surrogate in it."""
+    """A file by its reader's rules; a byte that is not UTF-8 becomes a lone surrogate."""
     return _read(content.decode(errors="surrogateescape"), reader)
 
 
@@ -35,21 +33,17 @@ def _read(text: str, reader: Reader) -> Reading:
 
 
 def all_values(content: bytes) -> Iterator[tuple[str, str]]:
-    """Each name with each value that any reader may take for it, as text to be searched for.
+    """Each name with each value that any reader may give it, as text to search for.
 
-    What only running the file would tell is missing; so are quotes around a value, which docker
-    takes for a part of it.
+    Values that show only when the file runs are missing. Quotes around a value are removed, though
+    docker counts them as part of it.
     """
     for reader in get_args(Reader):
         for found in read(content, reader).assignments:
             name = NAME.findall(found.name)[-1:]
             if name and found.value is not None:
-                yield (
-                    name[0],
-                    found.value.encode(errors="surrogateescape")
-                    .decode(errors="replace")
-                    .strip("'\""),
-                )
+                raw = found.value.encode(errors="surrogateescape")
+                yield name[0], raw.decode(errors="replace").strip("'\"")
 
 
 def edit(
@@ -58,12 +52,11 @@ def edit(
     values: Mapping[str, str | None],
     as_written: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The file with `values` set (None removes): of each the assignment that counts, a new one at
-    the end.
+    """The file with `values` set (None removes).
 
-    A name in `as_written` is written like that, where it comes to the same value. All else stays
-    byte for byte, and for the reader, too. Raises ValueError, with the reason, where that cannot
-    be.
+    The assignment that counts is changed; a new one goes to the end. A value in `as_written` is
+    written in that form if it means the same. All other bytes stay, and so does their meaning for
+    the reader. Raises ValueError with the reason if that is impossible.
     """
     before = read(content, reader)
     if before.fault:
@@ -72,41 +65,37 @@ def edit(
     for name, value in values.items():
         if why := before.why_unknown(name):
             raise ValueError(str(why))
-        if value != after.values.get(name):
-            written = (as_written or {}).get(name)
-            is_new = after.last(name) is None
-            text = (
-                _removed(after, name)
-                if value is None
-                else _set(after, reader, name, value, written)
+        if value == after.values.get(name):
+            continue
+        is_new = after.last(name) is None
+        if value is None:
+            text = _removed(after, name)
+        else:
+            text = _set(after, reader, name, value, (as_written or {}).get(name))
+        after = _READERS[reader](text)
+        added = after.last(name)
+        if is_new and added and not added.alone:
+            raise ValueError(
+                f"{name} would continue the last line of the file, and could not be removed again"
             )
-            after = _READERS[reader](text)
-            added = after.last(name)
-            if is_new and added and not added.alone:
-                raise ValueError(
-                    f"{name} would continue the last line of the file, and could not be taken out"
-                    " again"
-                )
     rest = {name: value for name, value in before.values.items() if name not in values}
-    wanted = rest | {name: value for name, value in values.items() if value is not None}
-    if after.fault or (after.values, after.unknown.keys()) != (wanted, before.unknown.keys()):
-        raise ValueError(
-            f"{', '.join(values)} cannot be set there without changing what {reader} makes of the"
-            " rest"
-        )
+    expected = rest | {name: value for name, value in values.items() if value is not None}
+    same_unknown = after.unknown.keys() == before.unknown.keys()
+    if after.fault or after.values != expected or not same_unknown:
+        names = ", ".join(values)
+        raise ValueError(f"setting {names} there would change what the rest means for {reader}")
     return after.text.encode(errors="surrogateescape")
 
 
 def _set(reading: Reading, reader: Reader, name: str, value: str, as_written: str | None) -> str:
     if as_written is None and ("\n" in value or "\0" in value):
-        raise ValueError(f"the value of {name} holds a line break")
-    text, written = reading.text, _WRITTEN[reader](value) if as_written is None else as_written
+        raise ValueError(f"the value of {name} contains a line break")
+    text = reading.text
+    written = _WRITTEN[reader](value) if as_written is None else as_written
     if found := reading.last(name):
         return text[: found.begin] + written + text[found.end :]
     if text and not text.endswith("\n"):
-        return (  # as it was found, without a line feed, and so can be taken back
-            f"{text}\n{name}={written}"
-        )
+        return f"{text}\n{name}={written}"  # without a line feed, as it was, so it can be undone
     return f"{text}{name}={written}\n"
 
 
@@ -115,7 +104,7 @@ def _removed(reading: Reading, name: str) -> str:
     for found in reversed(reading.assignments):
         if found.name == name:
             if not found.alone:
-                raise ValueError(f"{name} does not stand alone on its line")
+                raise ValueError(f"{name} is not alone on its line")
             begin = found.line_begin
             if not text[: found.line_end].endswith("\n"):
                 begin = max(begin - 1, 0)

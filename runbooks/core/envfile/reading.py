@@ -1,6 +1,4 @@
-"""What a reader makes of an environment file: its variables, where each stands, and what keeps it
-from being read.
-"""
+"""How a reader understands an environment file: variables, their places, and what prevents it."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -11,7 +9,7 @@ from msgspec import Struct, field
 from runbooks.core.secret_records import Discreet
 
 Reader = Literal["systemd", "shell", "docker", "compose"]
-"""Who reads the file: systemd (`EnvironmentFile=`), the shell of a start script (`. FILE`), docker
+"""What reads the file: systemd (`EnvironmentFile=`), the shell of a start script (`. FILE`), docker
 (`--env-file`), or Compose (`env_file:`).
 """
 
@@ -27,59 +25,63 @@ GO_SPACE = (
 
 
 class Place(Struct, frozen=True):
-    """Where something stands in a file, counted from 1, and what there is to say of it."""
+    """A place in a file, and what is wrong there."""
 
     line: int
+    """The line, from 1."""
     column: int
+    """The column, from 1."""
     what: str
+    """What is wrong."""
 
     def __str__(self) -> str:
         return f"line {self.line}, column {self.column}: {self.what}"
 
 
 class Assignment(Discreet, frozen=True):
-    """`name` is set to `value`, None where that shows only when it is run.
-
-    `text[begin:end]` is how the value is written, `text[line_begin:line_end]` the lines that it
-    stands on; `alone`: nothing else stands there.
-    """
+    """An assignment of a value to a name."""
 
     HIDDEN = ("value",)
 
     name: str
+    """The name."""
     value: str | None
+    """The value; None if it shows only when the file runs."""
     begin: int
+    """Where the written value begins."""
     end: int
+    """Where the written value ends."""
     line_begin: int
+    """Where its lines begin."""
     line_end: int
+    """Where its lines end."""
     alone: bool = True
+    """Whether nothing else is on these lines."""
 
 
 class Reading(Discreet, frozen=True):
-    """`values` are the variables that the reader has of the file in the end, as far as that can be
-    told.
-
-    Of those in `unknown` only the reader itself can tell. After a statement that may set anything
-    (`opaque`), that holds of each that is not assigned later. `fault` keeps the reader from reading
-    the file as it is meant; where that makes it refuse the whole file (`refused`), nothing is
-    known.
-    """
+    """A file as its reader understands it."""
 
     HIDDEN = ("text", "values")
 
     text: str
+    """The file."""
     assignments: Sequence[Assignment]
+    """All assignments."""
     values: dict[str, str] = field(default_factory=dict)
+    """The variables with their final values, if these are known."""
     unknown: dict[str, Place] = field(default_factory=dict)
+    """The variables whose values only the reader knows, and why."""
     opaque: Place | None = None
+    """A statement that may set any variable that is not assigned after it."""
     fault: Place | None = None
+    """What keeps the reader from understanding the file as it was meant."""
     refused: bool = False
+    """Whether the reader refuses the whole file because of that; then nothing is known."""
 
     @property
     def likely(self) -> dict[str, str]:
-        """Each variable with the last value that is written for it, also where it is not known
-        whether that counts.
-        """
+        """The last value that is written for each variable, even if it may not count."""
         return {
             one.name: one.value
             for one in self.assignments
@@ -87,45 +89,42 @@ class Reading(Discreet, frozen=True):
         }
 
     def why_unknown(self, name: str) -> Place | None:
-        """Why it is not known what the reader has of a variable; None where its value, or that it
-        has none, is.
-        """
+        """Why it is not known whether a variable is set, and to what; None if it is known."""
         if self.refused:
             return self.fault
-        return None if name in self.values else self.unknown.get(name, self.opaque)
+        if name in self.values:
+            return None
+        return self.unknown.get(name, self.opaque)
 
     def last(self, name: str) -> Assignment | None:
-        """The assignment that counts."""
+        """The assignment of a name that counts; None if there is none."""
         return next((one for one in reversed(self.assignments) if one.name == name), None)
 
     def passed_over(self, name: str) -> Iterator[Place]:
-        """Where the variable seems to be set, and is not: more stands before `=` than its name."""
+        """Where the variable seems to be set but is not: there is more than its name before `=`."""
         for one in self.assignments:
             if one.name.split()[-1:] == [name] and one.name != name:
-                why = (
-                    f"this line does not count for {name}, because all of {one.name!r} is taken for"
-                    " the name"
-                )
+                why = f"this line does not set {name}: the reader takes {one.name!r} as the name"
                 yield place(self.text, one.line_begin, why)
 
     def as_written(self, name: str) -> str | None:
-        """How the value that counts is written, quotes and all."""
+        """How the value that counts is written, quotes included; None if there is none."""
         found = self.last(name)
-        return self.text[found.begin : found.end] if found else None
+        if not found:
+            return None
+        return self.text[found.begin : found.end]
 
 
 def settled(text: str, assignments: Sequence[Assignment], unknown: str) -> Reading:
-    """The reading where the last assignment of a name is the one that counts; `unknown` says why
-    one has no value.
-    """
-    last = {one.name: one for one in assignments if NAME.fullmatch(one.name)}
-    values = {name: one.value for name, one in last.items() if one.value is not None}
-    untold = {
-        name: place(text, one.begin, f"what {name} comes to {unknown}")
-        for name, one in last.items()
-        if name not in values
-    }
-    return Reading(text, assignments, values, untold)
+    """The reading if the last assignment of a name counts; `unknown` says why one has no value."""
+    values: dict[str, str] = {}
+    unsettled: dict[str, Place] = {}
+    for name, one in {one.name: one for one in assignments if NAME.fullmatch(one.name)}.items():
+        if one.value is None:
+            unsettled[name] = place(text, one.begin, f"the value of {name} {unknown}")
+        else:
+            values[name] = one.value
+    return Reading(text, assignments, values, unsettled)
 
 
 def place(text: str, at: int, what: str) -> Place:
@@ -134,6 +133,6 @@ def place(text: str, at: int, what: str) -> Place:
 
 
 def end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
-    """Where what the pattern matches at this place ends; the place itself where it matches nothing."""
+    """Where the match of the pattern at this place ends; the place itself if it does not match."""
     found = pattern.match(text, at)
     return found.end() if found else at

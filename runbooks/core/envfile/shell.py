@@ -1,9 +1,9 @@
-r"""What a shell makes of `. FILE`, as far as that shows without running it.
+r"""How a shell understands `. FILE`, if that shows without running it.
 
-Assignments are read, `export` before them or not, with quotes and `\` as in the shell. What has to
-be expanded (`$HOME`, a command) is not known. A line that does something else may set any variable
-but those assigned after it. Where such a statement may go on over several lines, or end the file,
-nothing of the file is known.
+Assignments are read, with or without `export`, with quotes and `\` as in the shell. A value that
+has to be expanded (`$HOME`, a command) is not known. A line that does something else may set any
+variable that is not assigned after it. If such a statement may continue over several lines, or end
+the file, nothing about the file is known.
 
 **Source:** POSIX.1-2017, Shell Command Language, 2.2 Quoting, 2.3 Token Recognition, 2.6 Word
 Expansions, 2.9.1 Simple Commands; as dash 0.5.12 and bash 5.2 read them.
@@ -14,11 +14,15 @@ import re
 from runbooks.core.envfile.reading import NAME, Assignment, Place, Reading, end_of, place
 
 _INERT = r"[^\n'\"\\`$(){}#]*"
-_EXPANSION = rf"\$(?:{NAME.pattern}|[0-9@*#?$!-]|\{{{NAME.pattern}(?::?[-+]{_INERT})?\}}|\({_INERT}\))|`{_INERT}`"
-_DOLLAR = r"\$(?![A-Za-z0-9_@*#?$!({\[\\`'-])"  # that means itself
+_EXPANSION = (
+    rf"\$(?:{NAME.pattern}|[0-9@*#?$!-]|\{{{NAME.pattern}(?::?[-+]{_INERT})?\}}|\({_INERT}\))"
+    rf"|`{_INERT}`"
+)
+_DOLLAR = r"\$(?![A-Za-z0-9_@*#?$!({\[\\`'-])"  # a literal dollar
 _DOUBLE = rf'"(?:[^"\\$`]|\\.|{_DOLLAR}|{_EXPANSION})*"'
 _PIECE = re.compile(
-    rf"""(?P<plain>[^ \t\n|&;<>()$`\\"']+|{_DOLLAR}(?!"))|(?P<single>'[^']*')|(?P<double>{_DOUBLE})|\\(?P<escaped>.)"""
+    rf"""(?P<plain>[^ \t\n|&;<>()$`\\"']+|{_DOLLAR}(?!"))|(?P<single>'[^']*')"""
+    rf"|(?P<double>{_DOUBLE})|\\(?P<escaped>.)"
     rf"|(?P<expansion>{_EXPANSION})",
     re.DOTALL,
 )
@@ -36,7 +40,8 @@ _HARMLESS = re.compile(
     r"(?:set[ \t]+[-+]a|umask[ \t]+[0-7]+|ulimit(?:[ \t]+[-\w]+)+|:|true)(?=[ \t]*(?:\n|;|\Z))"
 )
 _COMMAND = (
-    rf"""[ \t]*(?=[^\s;&|])(?:[^\n'"\\`$(){{}}<>#;&|]|>>?&?[ \t]*(?=[\w/.])|'[^'\n]*'|"(?:[^"\\`$\n]|{_EXPANSION})*\""""
+    r"""[ \t]*(?=[^\s;&|])(?:[^\n'"\\`$(){}<>#;&|]|>>?&?[ \t]*(?=[\w/.])|'[^'\n]*'"""
+    rf"""|"(?:[^"\\`$\n]|{_EXPANSION})*\""""
     rf"|{_EXPANSION})+"
 )
 _ONE_LINE = re.compile(rf"{_COMMAND}(?:(?:&&|\|\|?|;|&){_COMMAND})*[;&]?[ \t]*(?=\n|\Z)")
@@ -44,25 +49,24 @@ _NOT_PLAIN = re.compile(
     r"(?:^|[\s;&|<>])(?:!|\[\[|alias|break|builtin|case|command|continue|declare|do|done|elif|else|esac|eval|exec|exit|fi"
     r"|for|function|if|local|readonly|return|select|set|shopt|then|time|trap|typeset|unalias|until|while)(?:[\s;&|<>]|$)"
 )
-"""A line with such a word may go on, end the file, or change what the lines after it mean."""
+"""A line with such a word may continue, end the file, or change what later lines mean."""
 _SHELLS_OWN = re.compile(
     "BASHOPTS|BASHPID|EUID|FUNCNAME|GROUPS|HISTCMD|IFS|LINENO|OPTIND|PPID|RANDOM|SECONDS|SHELLOPTS|UID|_"
 )
-"""Variables that some shell does not let a file set, or sets itself."""
+"""Variables that a file cannot set in some shells, or that a shell sets itself."""
 
 
 def read(text: str) -> Reading:
+    """The file as a shell understands it."""
     if (at := text.find("\0")) >= 0:
-        return Reading(
-            text,
-            (),
-            fault=place(text, at, "shells differ in what they make of a NUL byte"),
-            refused=True,
-        )
+        fault = place(text, at, "shells disagree about a NUL byte")
+        return Reading(text, (), fault=fault, refused=True)
     assignments: list[Assignment] = []
     values: dict[str, str] = {}
     unknown: dict[str, Place] = {}
-    opaque, lost, at = None, False, 0
+    opaque = None
+    lost = False
+    at = 0
     while (at := end_of(_BETWEEN, text, at)) < len(text):
         found, end, understood = _statement(text, at)
         if not understood and not lost:
@@ -71,15 +75,16 @@ def read(text: str) -> Reading:
                 return Reading(text, assignments, fault=place(text, end, why), refused=True)
             lost = _goes_on(text, at)
             what = "what the file does from here on" if lost else "what this line does"
-            opaque, values, unknown = place(text, at, f"{what} shows only in the shell"), {}, {}
+            opaque = place(text, at, f"{what} shows only in the shell")
+            values = {}
+            unknown = {}
         assignments += found
         for one in found if not lost else ():
             values.pop(one.name, None)
             unknown.pop(one.name, None)
             if one.value is None:
-                unknown[one.name] = place(
-                    text, one.begin, f"what {one.name} comes to shows only in the shell"
-                )
+                why = f"the value of {one.name} shows only in the shell"
+                unknown[one.name] = place(text, one.begin, why)
             else:
                 values[one.name] = one.value
         at = end if understood else end_of(_LINE, text, at)
@@ -87,26 +92,26 @@ def read(text: str) -> Reading:
 
 
 def _goes_on(text: str, at: int) -> bool:
-    """Whether a statement that is no assignment may go on beyond its line, or what follows may not
-    be run.
-    """
+    """Whether a statement may continue on the next line, or keep later lines from running."""
     line = _ONE_LINE.match(text, at)
     return line is None or _NOT_PLAIN.search(line[0]) is not None
 
 
 def _statement(text: str, at: int) -> tuple[list[Assignment], int, bool]:
-    """The assignments of a statement and where the next begins; or where it is something else,
-    which is not read.
-    """
-    begin, export, harmless = at, _EXPORT.match(text, at), _HARMLESS.match(text, at)
+    """The assignments of a statement, where it ends, and True; if it is something else, False."""
+    begin = at
+    export = _EXPORT.match(text, at)
+    harmless = _HARMLESS.match(text, at)
     lead = export or harmless
-    words, at = [], lead.end() if lead else at
+    words = []
+    if lead:
+        at = lead.end()
     while not harmless:
         if name := _ASSIGN.match(text, at):
             value, at = _word(text, name.end(), exported=bool(export))
-            words.append(
-                (name[1], None if _SHELLS_OWN.fullmatch(name[1]) else value, name.end(), at)
-            )
+            if _SHELLS_OWN.fullmatch(name[1]):
+                value = None
+            words.append((name[1], value, name.end(), at))
         elif export and (alone := _NAME_ALONE.match(text, at)):
             at = alone.end()
         else:
@@ -118,14 +123,15 @@ def _statement(text: str, at: int) -> tuple[list[Assignment], int, bool]:
     if not end or not (words or lead):
         return [], at, False
     line_begin, line_end = _lines(text, begin, end.end())
-    is_alone = len(words) == 1 and not (
-        text[line_begin:begin] + text[words[0][3] : line_end]
-    ).strip(" \t\n")
+    is_alone = False
+    if len(words) == 1:
+        around = text[line_begin:begin] + text[words[0][3] : line_end]
+        is_alone = not around.strip(" \t\n")
     return [Assignment(*word, line_begin, line_end, is_alone) for word in words], end.end(), True
 
 
 def _lines(text: str, begin: int, end: int) -> tuple[int, int]:
-    """Where the lines of a statement begin and end, with the line feed."""
+    """Where the lines of a statement begin and end, including the line feed."""
     if text[end - 1 : end] != "\n":
         after = text.find("\n", end)
         end = len(text) if after < 0 else after + 1
@@ -133,20 +139,24 @@ def _lines(text: str, begin: int, end: int) -> tuple[int, int]:
 
 
 def _word(text: str, at: int, *, exported: bool) -> tuple[str | None, int]:
-    """What a word comes to, None where it has to be expanded, and where it ends."""
+    """The value of a word, None if it has to be expanded, and where it ends."""
     parts: list[str | None] = []
     while piece := _PIECE.match(text, at):
         parts.append(_unquoted(piece, exported=exported))
         at = piece.end()
     known = [part for part in parts if part is not None]
-    return "".join(known) if len(known) == len(parts) else None, at
+    if len(known) < len(parts):
+        return None, at
+    return "".join(known), at
 
 
 def _unquoted(piece: re.Match[str], *, exported: bool) -> str | None:
     match piece.lastgroup:
         case "plain":
             expands = "~*?[{" if exported else "~"
-            return None if any(character in piece[0] for character in expands) else piece[0]
+            if any(character in piece[0] for character in expands):
+                return None
+            return piece[0]
         case "single":
             return piece[0][1:-1]
         case "double":

@@ -1,8 +1,8 @@
-r"""What systemd makes of an `EnvironmentFile=`.
+r"""How systemd understands an `EnvironmentFile=`.
 
-A name ends at `=`; blanks around either do not count. A value may begin with quoted parts, over
-several lines too; `\` takes the next character as it is, or makes a line go on. Nothing is
-expanded. What has no valid name is ignored, and so is `export X=1`, whose name is `export X`.
+A name ends at `=`; blanks around name and value do not count. A value may begin with quoted parts,
+which may span lines. `\` makes the next character literal, or continues a line. Nothing is
+expanded. Lines without a valid name are ignored, such as `export X=1`, whose name is `export X`.
 
 **Source:** systemd 252 `env-file.c: parse_env_file_internal, load_env_file_push`, `fileio.c:
 read_full_stream_full`, `env-util.c: env_assignment_is_valid`, `utf8.c: utf8_encoded_valid_unichar`;
@@ -13,7 +13,7 @@ import re
 
 from msgspec.structs import replace
 
-from runbooks.core.envfile.reading import NAME, Assignment, Place, Reading, end_of, place
+from runbooks.core.envfile.reading import Assignment, Place, Reading, end_of, place
 
 _BLANK = re.compile(r"[ \t\r\n]*")
 _SPACE = re.compile(r"[ \t]*")
@@ -31,24 +31,23 @@ _NEVER_CHARACTERS = "".join(
     chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17)
 )
 _NOT_TEXT = re.compile(f"[\udc80-\udcff\ufdd0-\ufdef{_NEVER_CHARACTERS}]")
-"""What systemd does not take for UTF-8: a byte that is none (a surrogate here), and what never is a
-character.
-"""
+"""What systemd does not accept as UTF-8: an invalid byte (a surrogate here), or a noncharacter."""
+_BY_VERSION = r" (that depends on its version: before 254 a comment that ends in \ continues)"
 
 
 def read(text: str) -> Reading:
+    """The file as systemd understands it."""
     if (at := text.find("\0")) >= 0:
-        why = "systemd refuses a file with a NUL byte, and starts nothing with it"
+        why = "systemd refuses a file with a NUL byte and starts nothing"
         return Reading(text, _pairs(text, _COMMENT)[0], fault=place(text, at, why), refused=True)
     now = _read(text, _COMMENT)
-    before = _read(text, _COMMENT_BEFORE_254) if _GOES_ON.search(text) else now  # a comment may
+    before = now
+    if _GOES_ON.search(text):  # maybe a comment
+        before = _read(text, _COMMENT_BEFORE_254)
     if now == before:
         return now
-    differ = [
-        name
-        for name in {**now.values, **before.values}
-        if now.values.get(name) != before.values.get(name)
-    ]
+    names = {**now.values, **before.values}
+    differ = [name for name in names if now.values.get(name) != before.values.get(name)]
     fault = now.fault or before.fault
     if fault and now.fault != before.fault:
         fault = replace(fault, what=fault.what + _BY_VERSION)
@@ -61,52 +60,42 @@ def read(text: str) -> Reading:
     )
 
 
-_BY_VERSION = r" (that depends on its version: before 254 a comment that ends in \ goes on)"
-
-
 def _unknown(text: str, found: Assignment | None) -> Place:
     assert found
-    return place(
-        text, found.line_begin, f"what systemd has for {found.name} is not known{_BY_VERSION}"
-    )
+    why = f"the value of {found.name} for systemd is not known{_BY_VERSION}"
+    return place(text, found.line_begin, why)
 
 
 def _read(text: str, comment: re.Pattern[str]) -> Reading:
     assignments, open_quote = _pairs(text, comment)
-    bad = next(
-        filter(None, (_NOT_TEXT.search(text, one.line_begin, one.end) for one in assignments)), None
-    )
-    if bad:
-        why = f"systemd refuses the file, and starts nothing with it: {_shown(bad[0])} is not UTF-8"
-        return Reading(text, assignments, fault=place(text, bad.start(), why), refused=True)
-    why = "this quote is never closed, so systemd takes all that follows for the value"
-    fault = None if open_quote is None else place(text, open_quote, why)
-    values = {
-        one.name: one.value
-        for one in assignments
-        if one.value is not None and NAME.fullmatch(one.name)
-    }
-    return Reading(text, assignments, values, fault=fault)
+    for one in assignments:
+        if bad := _NOT_TEXT.search(text, one.line_begin, one.end):
+            why = f"systemd refuses the file and starts nothing: {_shown(bad[0])} is not UTF-8"
+            return Reading(text, assignments, fault=place(text, bad.start(), why), refused=True)
+    reading = Reading(text, assignments)
+    if open_quote is not None:
+        why = "this quote is never closed, so systemd takes the rest of the file as the value"
+        reading = Reading(text, assignments, fault=place(text, open_quote, why))
+    return replace(reading, values=reading.likely)
 
 
 def _shown(character: str) -> str:
     code = ord(character)
-    return f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"U+{code:04X}"
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"byte 0x{code - 0xDC00:02x}"
+    return f"U+{code:04X}"
 
 
 def _pairs(text: str, comment: re.Pattern[str]) -> tuple[list[Assignment], int | None]:
-    """Every name with its value, also where the name is none; and where a quote opens that is never
-    closed.
-    """
-    pairs, at = [], end_of(_BLANK, text, 0)
+    """Every name, valid or not, with its value; and the place of a quote that is never closed."""
+    pairs = []
+    at = end_of(_BLANK, text, 0)
     while at < len(text):
         is_comment = text[at] in "#;"
         end = end_of(comment if is_comment else _KEY, text, at)
         if not is_comment and text.startswith("=", end):
-            name, line_begin = (
-                text[at:end].rstrip(" \t"),
-                max(text.rfind("\n", 0, at), text.rfind("\r", 0, at)) + 1,
-            )
+            name = text[at:end].rstrip(" \t")
+            line_begin = max(text.rfind("\n", 0, at), text.rfind("\r", 0, at)) + 1
             value, begin, value_end, end, open_quote = _value(text, end + 1)
             line_end = end_of(_LINE_END, text, end)
             pairs.append(Assignment(name, value, begin, value_end, line_begin, line_end))
@@ -117,9 +106,7 @@ def _pairs(text: str, comment: re.Pattern[str]) -> tuple[list[Assignment], int |
 
 
 def _value(text: str, at: int) -> tuple[str, int, int, int, int | None]:
-    """The value that is written from `at` on; where that begins and ends, and the line after it; an
-    open quote.
-    """
+    """The value at `at`, where its text begins and ends, where its line ends, and an open quote."""
     quoted_end = end_of(_QUOTED, text, at)
     bare_begin = end_of(_SPACE, text, quoted_end)
     parts = [_unquoted(part[0][0], part[0][1:-1]) for part in _PART.finditer(text, at, quoted_end)]
@@ -138,7 +125,12 @@ def _value(text: str, at: int) -> tuple[str, int, int, int, int | None]:
 def _unquoted(quote: str, inner: str) -> str:
     if quote == "'":
         return inner
-    return _ESCAPED.sub(
-        lambda found: found[1] if found[1] in '"\\`$' else found[0] if found[1] != "\n" else "",
-        inner,
-    )
+    return _ESCAPED.sub(_unescaped, inner)
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    if found[1] in '"\\`$':
+        return found[1]
+    if found[1] == "\n":
+        return ""
+    return found[0]

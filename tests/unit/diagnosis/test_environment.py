@@ -101,11 +101,11 @@ def found(content: bytes, host: FleetHost = SYSTEMD, **changes: Any) -> list[Fin
     [
         (
             b"TIMEOUT=30\nNAME=M\xfcnster\n",
-            "line 2, column 7: systemd refuses the file, and starts nothing with it: ",
+            "line 2, column 7: systemd refuses the file and starts nothing: ",
         ),
         (
             b"TIMEOUT=30\nNAME='x\n",
-            "line 2, column 6: this quote is never closed, so systemd takes all that follows",
+            "line 2, column 6: this quote is never closed, so systemd takes the rest of the file",
         ),
     ],
 )
@@ -128,8 +128,8 @@ def test_a_variable_that_systemd_ignores_is_not_set_and_the_line_that_seems_to_s
     assert finding.evidence == (
         "TIMEOUT: not set, the inventory says '30'",
         (
-            "line 2, column 1: this line does not count for TIMEOUT, because all of 'export"
-            " TIMEOUT' is taken for the name"
+            "line 2, column 1: this line does not set TIMEOUT: the reader takes 'export"
+            " TIMEOUT' as the name"
         ),
     )
     assert found(b"A=1\nexport TIMEOUT=30\n", make_host()) == []
@@ -146,7 +146,7 @@ def test_a_variable_is_not_judged_where_only_the_shell_knows_it() -> None:
     assert finding.summary == f"whether A, B in {ENV_FILE} are as in the inventory is not known"
     assert finding.evidence == (
         "line 2, column 1: what this line does shows only in the shell",
-        "line 4, column 3: what B comes to shows only in the shell",
+        "line 4, column 3: the value of B shows only in the shell",
     )
 
 

@@ -1,14 +1,14 @@
-"""The readers themselves: what systemd, shells, docker and Compose make of a file; and files that
-are easily misread.
+"""The readers themselves: how systemd, shells, docker and Compose read a file; and files that are
+easily misread.
 
-systemd's is the function by which its manager reads an `EnvironmentFile=`, then the one by which it
-drops what is no valid variable, both called in the library that the manager itself is linked with.
-`tests/fleet/test_environment.py` shows that the units of a running systemd have the same.
+For systemd this calls two functions in the library of its manager: the one that reads an
+`EnvironmentFile=`, and the one that drops invalid variables. `tests/fleet/test_environment.py`
+shows that the units of a running systemd get the same.
 **Source:** systemd 252 `execute.c: exec_context_load_environment`.
 
 docker and Compose are the real programs. No engine is needed: docker reads the file before it asks
-its engine for a container, so here it asks a socket that takes the question down; Compose tells
-what it would ask for.
+its engine for a container, so here it asks a socket that records the question; Compose prints what
+it would ask for.
 """
 
 import ctypes
@@ -77,7 +77,7 @@ FILES = st.one_of(
     st.lists(_LINES, max_size=5).map("".join),
     st.lists(st.sampled_from(ANYWHERE), max_size=25).map("".join),
 )
-"""Files as text, in which lone surrogates stand for bytes that are none."""
+"""Files as text, in which lone surrogates stand for bytes that are not UTF-8."""
 _PIECES = [
     *ANYWHERE, "A", "B", "A=", "B=", "\nA=", "\nB=", "A:", "\nA\n", "\\n", "\\0123", "\\012", "\\0", "\\c", "\\$", "$$",
     "$1", "$", "${", "}", "${A}", "${A:-", " #", "\ufeff", "\x85", "\xa0", "\x1c", "\0", "\\0000", "[.-]", "½",
@@ -171,7 +171,7 @@ class _Engine(BaseHTTPRequestHandler):
         return "docker"
 
     def log_message(self, *what: object) -> None:
-        """Nobody reads it."""
+        """Print nothing."""
 
 
 @contextmanager

@@ -176,14 +176,14 @@ def test_a_variable_is_taken_out_with_its_line() -> None:
     assert edit(b"A=1\nX=2\nB=3\nX=4\n", "shell", {"X": None}) == b"A=1\nB=3\n"
     assert edit(b"A=1\r\nX=2\r\nB=3", "systemd", {"X": None}) == b"A=1\r\nB=3"
     assert edit(b"A=1\nX=2", "systemd", {"X": None}) == b"A=1"
-    with pytest.raises(ValueError, match="X does not stand alone on its line"):
+    with pytest.raises(ValueError, match="X is not alone on its line"):
         edit(b"A=1; X=2\n", "shell", {"X": None})
 
 
 def test_it_is_told_by_line_and_column_why_a_file_cannot_be_read() -> None:
     assert (
         str(read(b"A=1\n# \xfc\nB=M\xfcnster\n", "systemd").fault)
-        == "line 3, column 4: systemd refuses the file, and starts nothing with it: byte 0xfc is"
+        == "line 3, column 4: systemd refuses the file and starts nothing: byte 0xfc is"
         " not UTF-8"
     )
     assert (
@@ -192,19 +192,19 @@ def test_it_is_told_by_line_and_column_why_a_file_cannot_be_read() -> None:
     )
     assert (
         str(read(b"A=1\nB=`id`\n", "shell").why_unknown("B"))
-        == "line 2, column 3: what B comes to shows only in the shell"
+        == "line 2, column 3: the value of B shows only in the shell"
     )
     assert read(b"B=`id`\n", "shell").why_unknown("A") is None
     assert (
         str(read(b"A=1\nexport B=2\n", "docker").fault)
-        == "line 2, column 7: docker refuses the file, and starts nothing with it: there is a blank"
+        == "line 2, column 7: docker refuses the file and starts nothing: there is a blank"
         " in the name"
     )
     assert (
         str(read(b"A=1\nB='x\n", "compose").fault)
-        == "line 2, column 3: Compose starts nothing with the file: this quote is never closed"
+        == "line 2, column 3: Compose refuses the file and starts nothing: this quote is never closed"
     )
     assert (
         str(read(b"A=1\nB=$A\n", "compose").why_unknown("B"))
-        == "line 2, column 3: what B comes to depends on where Compose is run"
+        == "line 2, column 3: the value of B depends on where Compose runs"
     )
