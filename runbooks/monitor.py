@@ -1,6 +1,4 @@
-"""`inv monitor`: one bounded, read-only look at every queue; its history, its metrics, and those
-who are to be told.
-"""
+"""`inv monitor`: one bounded, read-only look at every queue, with history, metrics and messages."""
 
 import re
 import sqlite3
@@ -38,82 +36,85 @@ from runbooks.pages.site import Site
 
 _NEEDS = Needs.QUEUES | Needs.NODES
 _SHOWN_S = 86400.0
-"""How far back the page draws depths, and runs are named."""
-
+"""How far back the page shows depths and runs."""
 _RUNS = 50
-
-_READING = 0.5  # the share of the time that is for reading messages
+"""How many runs are shown, at most."""
+_READING = 0.5
+"""The share of the time that is for reading messages."""
 _WITHOUT_HISTORY = (
-    "this look knows no rates, and tells again what was told; free or mend the file, or pass"
+    "this look has no rates and repeats messages that were sent; free or repair the file, or pass"
     " --state-dir"
 )
 
 
 def monitor(session: Session, *, textfile: str) -> ExitCode:
-    """Exit code 1 where something is crossed, 4 where the broker or a host of beat's does not
-    answer.
-    """
+    """Look once. Exit code 1: findings; 4: the broker or a host of beat does not answer."""
     watcher = Watcher(session, Exposition(session.fleet))
     code = watcher.look()
     if textfile:
         try:
             write_textfile(Path(textfile), watcher.exposition)
         except OSError as error:
-            advice = "see its folder's rights, and the free space there"
-            raise RunbookError(f"{textfile} cannot be written: {error.strerror}", advice) from None
+            problem = f"cannot write {textfile}: {error.strerror}"
+            advice = "check the permissions of its folder, and the free space there"
+            raise RunbookError(problem, advice) from None
     return code
 
 
 def listen(session: Session, pages: Pages, *, address: str, every: str) -> ExitCode:
-    """Look again and again, and give the figures to whoever scrapes them, and a page of them to a
-    browser.
+    """Look repeatedly; serve the figures to Prometheus and a page to browsers.
 
-    It ends by SIGTERM, which is no fault, or ^C.
+    SIGTERM ends it with exit code 0; ^C also ends it.
     """
     every_s = duration("--every", every)
-    found = re.fullmatch(r"(?:(?P<host>.+):)?(?P<port>\d{1,5})", address)
-    if not found or int(found["port"]) > 65535:
-        raise UsageError(
-            f"--listen {address!r}: name a port, or an address and a port",
-            "for example 127.0.0.1:9808",
-        )
-    host = (found["host"] or "127.0.0.1").strip("[]")
+    host, number = _host_and_port(address)
     site = Site(pages, every_s, session.fleet.app.monitor.timeout)
     watcher = Watcher(session, Exposition(session.fleet), site)
     try:
-        port = serve(watcher.exposition.registry(), host, int(found["port"]), site)
+        port = serve(watcher.exposition.registry(), host, number, site)
     except OSError as error:
-        raise UsageError(
-            f"--listen {address}: {error.strerror}", "name another port or address"
-        ) from None
-    place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        problem = f"--listen {address}: {error.strerror}"
+        raise UsageError(problem, "name another port or address") from None
+    shown_host = f"[{host}]" if ":" in host else host
+    place = f"http://{shown_host}:{port}"
     session.reporter.message(
-        f"metrics at {place}/metrics, a look every {span(every_s)}; a page of it at {place}/"
+        f"metrics at {place}/metrics, a look every {span(every_s)}; a page for browsers at {place}/"
     )
     with until_terminated():
         while True:
             try:
                 watcher.look()
             except LockHeld as held:
-                session.reporter.warning(held.problem, "the next look is made all the same")
+                session.reporter.warning(held.problem, "the next look follows as planned")
             time.sleep(every_s)
     return ExitCode.OK
 
 
+def _host_and_port(address: str) -> tuple[str, int]:
+    found = re.fullmatch(r"(?:(?P<host>.+):)?(?P<port>\d{1,5})", address)
+    if not found or int(found["port"]) > 65535:
+        problem = f"--listen expects a port, or an address and a port, got {address!r}"
+        raise UsageError(problem, "for example 127.0.0.1:9808")
+    host = found["host"] or "127.0.0.1"
+    return host.strip("[]"), int(found["port"])
+
+
 class Watcher(Struct):
-    """A fleet that is looked at, and the memory that serves while its history cannot be used."""
+    """What watches a fleet."""
 
     session: Session
+    """The fleet."""
     exposition: Exposition
+    """What Prometheus gets."""
     site: Site | None = None
+    """What browsers get."""
     memory: History | None = None
+    """A history in memory, which is used while the file cannot be used."""
     ways: Sequence[ScheduledPath] = ()
-    """What was known of the schedule at the last look."""
+    """What the last look saw of the schedule."""
 
     def look(self) -> ExitCode:
-        """One look: told, written down, exposed, and passed on. Raises LockHeld while another
-        monitor looks.
-        """
+        """Look once: report, record, expose, send. Raises LockHeld while another monitor works."""
         with self._alone() as path:
             snapshot = self._observe()
             history, look = self._remember(path, snapshot)
@@ -128,22 +129,20 @@ class Watcher(Struct):
         return _exit_code(snapshot, look)
 
     def _show(self, snapshot: Snapshot, look: Look, history: History) -> None:
-        """Make the page of this look, where there is one."""
+        """Update the page for browsers, if there is one."""
         if not self.site:
             return
         fleet = self.session.fleet
         try:
             depths = history.depths(look.at - _SHOWN_S)
-        except sqlite3.Error:  # it has been told that the history cannot be used
+        except sqlite3.Error:  # already reported: the history cannot be used
             depths = {}
         about = self.session.about(snapshot, _NEEDS)
         self.site.show(fleet_facts(fleet, snapshot, look, depths, self.ways), about)
 
     @contextmanager
     def _alone(self) -> Iterator[Path | None]:
-        """While no other monitor of this fleet works: the history's path, None where its folder
-        cannot be used.
-        """
+        """Keep other monitors of this fleet out; yields the history's path, None if unusable."""
         path = history_path(self.session.fleet, self.session.options.state_directory)
         with ExitStack() as held:
             usable = False
@@ -163,8 +162,9 @@ class Watcher(Struct):
             yield path if usable else None
 
     def _observe(self) -> Snapshot:
-        """The queues, the nodes, and where this is asked the hosts of beat's."""
-        fleet, timeout_s = self.session.fleet, self.session.fleet.app.monitor.timeout
+        """Read the queues, the nodes, and the hosts of beat if its silence is checked."""
+        fleet = self.session.fleet
+        timeout_s = fleet.app.monitor.timeout
         self.ways = ()
         asked = fleet.app.thresholds.beat_silence is not None
         hosts = [host.name for host in fleet.hosts if host.settings.beat and asked]
@@ -176,7 +176,7 @@ class Watcher(Struct):
                 found = self.session.observe(
                     needs, hosts, read_until=read_until, without_broker=True
                 )
-        except BrokerUnreachable as error:  # the time is up
+        except BrokerUnreachable as error:  # time ran out
             found = Snapshot(time.time(), BrokerState.not_seen(NotAsked.of(error)), {})
         else:
             found = self._with_schedules(found, timeout_s - (time.monotonic() - begun))
@@ -184,19 +184,16 @@ class Watcher(Struct):
         return found
 
     def _with_schedules(self, found: Snapshot, left_s: float) -> Snapshot:
-        """The snapshot with what beat's schedulers keep, where that can be asked in the time that
-        is left.
-        """
+        """The snapshot with what beat's schedulers keep, if there is time to ask."""
         needs = Needs.FILES | Needs.SERVICES | Needs.IMPORTS | Needs.BEAT | Needs.SCHEDULE
         if not found.reachable() or left_s <= 0:
             return found
         try:
             with deadline(left_s):
-                more = self.session.observe(
-                    needs, list(found.reachable()), without_broker=True
-                ).reachable()
+                hosts = list(found.reachable())
+                more = self.session.observe(needs, hosts, without_broker=True).reachable()
                 self.ways = paths(self.session.fleet, replace(found, hosts=more))
-        except RunbookError:  # also where the time is up
+        except RunbookError:  # time ran out, or another problem
             return found
         kept = {
             name: replace(state, kept=more[name].kept)
@@ -206,7 +203,7 @@ class Watcher(Struct):
         return replace(found, hosts={**found.hosts, **kept})
 
     def _remember(self, path: Path | None, snapshot: Snapshot) -> tuple[History, Look]:
-        """Write the look down, in memory where the file cannot be used."""
+        """Record the look in the history, or in memory if the file cannot be used."""
         try:
             if path:
                 history = self._open(path)
@@ -217,9 +214,8 @@ class Watcher(Struct):
                     raise
         except (sqlite3.Error, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            self.session.reporter.warning(
-                f"the history {path} cannot be used: {why}", _WITHOUT_HISTORY
-            )
+            problem = f"cannot use the history {path}: {why}"
+            self.session.reporter.warning(problem, _WITHOUT_HISTORY)
         self.memory = self.memory or History(None)
         return self.memory, self._judge(self.memory, snapshot)
 
@@ -230,13 +226,13 @@ class Watcher(Struct):
             raise
         except sqlite3.DatabaseError as error:
             aside = set_aside(path, time.time())
-            self.session.reporter.warning(
-                f"the history {path} is damaged: {error}", f"it is {aside} now; a new one begins"
-            )
+            problem = f"the history {path} is damaged: {error}"
+            advice = f"it was renamed to {aside}, and a new one begins"
+            self.session.reporter.warning(problem, advice)
             return History(path)
 
     def _judge(self, history: History, snapshot: Snapshot) -> Look:
-        """What was seen, and what of it is crossed since when."""
+        """The look, with the findings and since when each stands."""
         fleet = self.session.fleet
         assert snapshot.broker is not None
         look = look_of(fleet, snapshot, history)
@@ -252,7 +248,7 @@ class Watcher(Struct):
         return replace(look, crossings=crossed, recovered=recovered, runs=self._runs(look.at))
 
     def _runs(self, at: float) -> tuple[PastRun, ...]:
-        """The runs of the last day that are recorded here, as far as they can be read."""
+        """The runs of the last day that are recorded here and can be read."""
         try:
             return recent_runs(
                 self.session.options.state_directory,
@@ -260,13 +256,11 @@ class Watcher(Struct):
                 at - _SHOWN_S,
                 _RUNS,
             )
-        except RunbookError:  # those who ask for runs are told
+        except RunbookError:  # a verb that shows runs reports it
             return ()
 
     def _pass_on(self, history: History) -> None:
-        """Tell every target what it does not know yet; what it does not take is kept for the next
-        look.
-        """
+        """Send its news to every target; what a target refuses is kept for the next look."""
         app = self.session.fleet.app
         problem, advice = what_lacks()
         if app.notify and problem:
@@ -274,53 +268,52 @@ class Watcher(Struct):
             return
         try:
             for number, url in enumerate(app.notify):
-                if not (news := history.news(number)):
+                news = history.news(number)
+                if not news:
                     continue
-                if why := deliver(url, app.app, news):
-                    self.session.reporter.warning(
-                        f"celery_notify.{number} was not told of {counted(len(news), 'change')}:"
-                        f" {why}",
-                        "the next look tries again",
-                    )
-                else:
+                why = deliver(url, app.app, news)
+                if not why:
                     history.told(news)
+                    continue
+                changes = counted(len(news), "change")
+                problem = f"could not send {changes} to celery_notify.{number}: {why}"
+                self.session.reporter.warning(problem, "the next look tries again")
         except sqlite3.Error as error:
-            self.session.reporter.warning(f"the history cannot be used: {error}", _WITHOUT_HISTORY)
+            self.session.reporter.warning(f"cannot use the history: {error}", _WITHOUT_HISTORY)
 
 
 def _exit_code(snapshot: Snapshot, look: Look) -> ExitCode:
     assert snapshot.broker is not None
-    if snapshot.broker.is_away or any(
-        isinstance(state, Unreachable) for state in snapshot.hosts.values()
-    ):
+    silent = [one for one in snapshot.hosts.values() if isinstance(one, Unreachable)]
+    if snapshot.broker.is_away or silent:
         return ExitCode.UNREACHABLE
     return ExitCode.FINDINGS if look.crossings else ExitCode.OK
 
 
 def _require_private(path: Path) -> None:
-    """Raise RunbookError where somebody else could have put a history there."""
+    """Raise RunbookError if another user could have written the history."""
     require_private(path.parents[2], path.parents[1], path.parent, path)
 
 
 def show_history(
     reporter: Reporter, fleet: Fleet, state_directory: Path, *, queue: str, since: str
 ) -> ExitCode:
-    """Draw the depths of every queue, or of one, and list what was crossed. Asks nobody."""
-    path, now = history_path(fleet, state_directory), time.time()
+    """Draw the depths of every queue, or of one, and list past findings. Contacts no host."""
+    path = history_path(fleet, state_directory)
+    now = time.time()
     since_at = now - duration("--since", since)
     if queue and queue not in fleet.queues:
-        raise UsageError(
-            f"--queue {queue!r}: no worker consumes it", f"there are: {', '.join(fleet.queues)}"
-        )
+        known = ", ".join(fleet.queues)
+        raise UsageError(f"--queue {queue!r}: no worker consumes it", f"the queues are: {known}")
     _require_private(path)
     try:
         depths, crossings = read_history(path, since_at) if path.exists() else ({}, [])
     except sqlite3.Error as error:
         advice = f"if it is damaged, the next {Command('monitor')} begins a new one"
-        raise RunbookError(f"the history {path} cannot be read: {error}", advice) from None
+        raise RunbookError(f"cannot read the history {path}: {error}", advice) from None
     chosen = {name: points for name, points in depths.items() if queue in ("", name)}
     if not chosen:
-        reporter.message(f"No look since {utc(since_at)} stands in {path}.")
+        reporter.message(f"{path} has no look since {utc(since_at)}.")
     for name, points in chosen.items():
         reporter.depths(name, points, now)
     rows = [

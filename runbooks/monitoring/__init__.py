@@ -1,4 +1,4 @@
-"""What the monitor remembers, reckons, exposes and sends.
+"""What the monitor records, computes, exposes and sends.
 
-It knows no broker and no host: a look is given to it. It may import `diagnosis` and `core`.
+It contacts neither broker nor hosts: it is given a look. It may import `diagnosis` and `core`.
 """

@@ -1,4 +1,4 @@
-"""Prometheus' alert rules: the template, with the place where the pages of docs/ can be read."""
+"""Prometheus's alert rules: the template, with the place where the pages of docs/ can be read."""
 
 import re
 from pathlib import Path
@@ -9,14 +9,12 @@ _URL = re.compile(r"https?://[^\s\"'\\{}]+")
 
 
 def alert_rules(templates: Path, docs: str) -> list[str]:
-    """The lines of the rules; `docs` is the URL of docs/, "" for none. Raises UsageError for what
-    is no URL.
-    """
+    """The lines of the rules. `docs` is the URL of docs/, or ""; for other text: UsageError."""
     text = (templates / "prometheus/alerts.yml").read_text().rstrip()
     if docs:
         if not _URL.fullmatch(docs):
             raise UsageError(
-                f"--docs {docs!r} is no URL",
+                f"--docs expects a URL, got {docs!r}",
                 "for example https://wiki.example.com/celery-runbooks/docs",
             )
         text = text.replace('runbook_url: "docs/', f'runbook_url: "{docs.rstrip("/")}/')

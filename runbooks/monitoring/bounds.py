@@ -1,4 +1,4 @@
-"""The bounds of a look: one at a time, and not for ever."""
+"""The limits of a look: one at a time, and not for ever."""
 
 import fcntl
 import os
@@ -13,17 +13,15 @@ from runbooks.core.wording import span
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """One monitor at a time; the kernel lets go of the lock when the process ends. Raises LockHeld,
-    or OSError.
-    """
+    """Hold the monitor's lock until the block or the process ends. Raises LockHeld, OSError."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LockHeld(
-                "another monitor of this fleet is at work",
-                f"see which: fuser -v '{directory}'; nothing was looked at",
+                "another monitor of this fleet is running",
+                f"see which: fuser -v '{directory}'; nothing was checked",
             ) from None
         yield
     finally:
@@ -32,12 +30,12 @@ def alone(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def deadline(timeout_s: float) -> Iterator[None]:
-    """End what the main thread does after this time. Raises BrokerUnreachable there."""
+    """Raise BrokerUnreachable in the main thread if the block takes longer than this."""
 
     def over(signum: int, frame: object) -> None:  # noqa: ARG001
         raise BrokerUnreachable(
-            f"the look was not done after {span(timeout_s)}",
-            "the broker or a host of beat's answers too slowly; celery_monitor.timeout allows more",
+            f"the look was not finished after {span(timeout_s)}",
+            "the broker or a host of beat answers too slowly; raise celery_monitor.timeout",
         )
 
     before = signal.signal(signal.SIGALRM, over)
@@ -55,7 +53,7 @@ class _Terminated(BaseException):
 
 @contextmanager
 def until_terminated() -> Iterator[None]:
-    """Leave the block at SIGTERM, by which a service manager ends what has no end of its own."""
+    """Leave the block at SIGTERM, by which a service manager stops a service."""
 
     def over(signum: int, frame: object) -> None:  # noqa: ARG001
         raise _Terminated

@@ -1,5 +1,4 @@
-"""A Grafana dashboard of the metrics: a panel for each thing that the list of metrics names, of the
-app chosen above.
+"""A Grafana dashboard of the metrics of one application: a panel for each panel name in the list.
 
 **Source:** Grafana's documentation of the dashboard JSON model (`schemaVersion` 39: Grafana 10.4
 and later), of the state timeline, and of annotations by Prometheus: with `useValueForTime` a
@@ -11,7 +10,9 @@ from typing import Any
 
 from runbooks.monitoring.metrics import METRICS, Gauge
 
-_COLUMNS, _WIDTH, _HEIGHT = 24, 8, 7
+_COLUMNS = 24
+_WIDTH = 8
+_HEIGHT = 7
 _HOLDS = {"mappings": [{"type": "value", "options": {"1": {"text": "holds", "color": "red"}}}]}
 _SOURCE = {"type": "prometheus", "uid": "${source}"}
 
@@ -47,7 +48,7 @@ def _variables() -> list[dict[str, Any]]:
 
 
 def _runs() -> dict[str, Any]:
-    """A mark on every panel where a run began."""
+    """A mark on every panel at the time when a run began."""
     return {
         "name": "Runs",
         "datasource": _SOURCE,

@@ -1,11 +1,10 @@
-"""What the monitor remembers between its looks: depths, what is crossed since when, and what is
-still to be told.
+"""What the monitor records between its looks: depths, findings with their times, unsent messages.
 
 **Format:** SQLite, `user_version` 1.
 
     depths     a queue's depth at a look
-    crossings  a finding, known by `code` and `subject`; `until_at` is NULL while it holds
-    news       what a target of `celery_notify` (its number there) has not taken yet; a row goes when it has
+    crossings  a finding, identified by `code` and `subject`; `until_at` is NULL while it stands
+    news       a message that a target of `celery_notify` (its number there) has not accepted yet
 """
 
 import os
@@ -27,8 +26,12 @@ from runbooks.core.redaction import redact
 from runbooks.core.wording import utc
 
 VERSION = 1
-_TREND_S = 900.0  # a queue's rate is that of the last quarter of an hour; without a look in it, since the last before,
-_TREND_LEAST_S, _TREND_MOST_S = 60.0, 86400.0  # which must be so old at least, and at most
+_TREND_S = 900.0
+"""A queue's rate covers the last quarter of an hour, or else the time since the last look."""
+_TREND_LEAST_S = 60.0
+"""The look that a rate is computed from is at least so old."""
+_TREND_MOST_S = 86400.0
+"""The look that a rate is computed from is at most so old."""
 _SCHEMA = """
 CREATE TABLE depths (queue TEXT, at REAL, depth INTEGER, PRIMARY KEY (queue, at)) WITHOUT ROWID;
 CREATE TABLE crossings (code TEXT, subject TEXT, since_at REAL, until_at REAL, summary TEXT);
@@ -41,28 +44,30 @@ UPDATE crossings SET until_at = ? WHERE code = ? AND subject = ? AND until_at IS
 
 
 class News(Struct, frozen=True):
-    """Something that a target has not been told: a crossing, or a recovery."""
+    """A message that a target has not accepted yet."""
 
     id: int
+    """Its number."""
     crossed: bool
+    """Whether a finding began to stand; otherwise one no longer stands."""
     text: str
+    """The message."""
 
 
 class History:
-    """An open history. Every method raises sqlite3.Error where the file cannot be used."""
+    """An open history. Every method raises sqlite3.Error if the file cannot be used."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open it, making it where there is none; None: one in memory, which lasts as long as this
-        object.
+        """Open or create the file; None: a history in memory.
 
-        It is for this user alone, and what SQLite keeps beside it has its mode. Raises OSError or
-        sqlite3.OperationalError where it cannot be used, another sqlite3.DatabaseError where it is
+        It is only for this user, and SQLite gives its other files the same mode. Raises OSError or
+        sqlite3.OperationalError if it cannot be used, another sqlite3.DatabaseError if it is
         damaged.
         """
         if path:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                os.fchmod(descriptor, 0o600)  # whatever the umask
+                os.fchmod(descriptor, 0o600)  # under any umask
             finally:
                 os.close(descriptor)
         self._db = sqlite3.connect(path or ":memory:", timeout=5)
@@ -77,13 +82,13 @@ class History:
             raise
 
     def close(self) -> None:
+        """Close it."""
         self._db.close()
 
     def depth_before(self, queue: str, at: float, depth: int) -> tuple[float, int] | None:
-        """The look that a queue's rate is reckoned from, as (time, depth), where its depth is
-        `depth` now.
+        """The look to compute a queue's rate from, as (time, depth); its depth is `depth` now.
 
-        A queue that has grown and falls again falls since its peak.
+        For a queue that has grown and falls again it is the peak.
         """
         return _depth_before(self._db, queue, at, depth)
 
@@ -101,12 +106,11 @@ class History:
         targets: int,
         keep_s: float,
     ) -> tuple[tuple[Crossing, ...], tuple[Crossing, ...]]:
-        """Write a look down, at once or not at all; returns what is crossed, and what has
-        recovered.
+        """Record a look; return the findings that stand, and those that recovered.
 
-        What is not among the findings has recovered, unless `unsure(code, subject)`: it could not
-        be looked at. What is new of both is news for each of the `targets`. What is older than
-        `keep_s` is forgotten.
+        All of it is recorded, or nothing. A finding that is missing has recovered, unless
+        `unsure(code, subject)`: it could not be checked. What is new is news for each of the
+        `targets`. Records older than `keep_s` are deleted.
         """
         with self._db:
             rows = [(without_lone_surrogates(queue), at, depth) for queue, depth in depths.items()]
@@ -114,7 +118,8 @@ class History:
             known = {(one.code, one.subject): one for one in self._open()}
             crossed = {(one.code, one.subject): one for one in crossings(findings, at)}
             new = [one for key, one in crossed.items() if key not in known]
-            gone = [one for key, one in known.items() if key not in crossed and not unsure(*key)]
+            missing = {key: one for key, one in known.items() if key not in crossed}
+            gone = [one for key, one in missing.items() if not unsure(*key)]
             for one in new:
                 row = (one.code, one.subject, at, one.summary)
                 self._db.execute("INSERT INTO crossings VALUES (?, ?, ?, NULL, ?)", row)
@@ -126,11 +131,7 @@ class History:
                 self._db.execute(f"DELETE FROM {table} WHERE {column} < ?", (at - keep_s,))  # noqa: S608
         since = {key: one.since_at for key, one in known.items()}
         still = tuple(replace(one, since_at=since.get(key, at)) for key, one in crossed.items())
-        unseen = tuple(
-            replace(one, seen=False)
-            for key, one in known.items()
-            if key not in crossed and one not in gone
-        )
+        unseen = tuple(replace(one, seen=False) for one in missing.values() if one not in gone)
         return still + unseen, tuple(gone)
 
     def _open(self) -> list[Crossing]:
@@ -143,36 +144,31 @@ class History:
     def _add_news(
         self, at: float, targets: int, events: Sequence[Crossing], *, crossed: bool
     ) -> None:
-        rows = [
-            (n, at, crossed, news_text(one, at, crossed=crossed))
-            for one in events
-            for n in range(targets)
-        ]
-        self._db.executemany(
-            "INSERT INTO news (target, at, crossed, text) VALUES (?, ?, ?, ?)", rows
-        )
+        sql = "INSERT INTO news (target, at, crossed, text) VALUES (?, ?, ?, ?)"
+        for one in events:
+            text = news_text(one, at, crossed=crossed)
+            self._db.executemany(sql, [(target, at, crossed, text) for target in range(targets)])
 
     def news(self, target: int) -> list[News]:
-        """What a target has not been told yet, oldest first."""
+        """The messages that a target has not accepted yet, oldest first."""
         sql = "SELECT id, crossed, text FROM news WHERE target = ? ORDER BY id"
-        return [
-            News(id, bool(crossed), text) for id, crossed, text in self._db.execute(sql, (target,))
-        ]
+        rows = self._db.execute(sql, (target,))
+        return [News(id, bool(crossed), text) for id, crossed, text in rows]
 
     def told(self, news: Iterable[News]) -> None:
-        """These have been told, and are not told again."""
+        """Record that these messages were accepted; they are not sent again."""
         with self._db:
             self._db.executemany("DELETE FROM news WHERE id = ?", [(one.id,) for one in news])
 
 
 def history_path(fleet: Fleet, state_directory: Path) -> Path:
-    """Where the looks at one application on one broker are kept."""
+    """The file with the looks at one application on one broker."""
     name = f"{fleet.app.app}-{safe_url(fleet.app.broker_url.get_secret_value())}"
     return state_directory / "monitor" / re.sub(r"[^A-Za-z0-9_.]+", "-", name) / "history.db"
 
 
 def set_aside(path: Path, at: float) -> Path:
-    """Rename a damaged file, and what SQLite keeps beside it; returns its new name. Raises OSError."""
+    """Rename a damaged file and SQLite's other files; return the new path. Raises OSError."""
     aside = path.with_name(f"{path.stem}-damaged-{at:.0f}{path.suffix}")
     for end in ("-wal", "-shm", ""):
         if (part := path.with_name(path.name + end)).exists():
@@ -183,9 +179,9 @@ def set_aside(path: Path, at: float) -> Path:
 def read_history(
     path: Path, since_at: float
 ) -> tuple[dict[str, list[tuple[float, int]]], list[tuple[Crossing, float | None]]]:
-    """The depths of every queue, and the crossings with their ends, since a time; changes nothing.
+    """The depths of every queue, and the findings with their ends, since a time.
 
-    Raises sqlite3.Error.
+    Changes nothing. Raises sqlite3.Error.
     """
     with closing(_read_only(path)) as db:
         depths = _depths(db, since_at)
@@ -205,8 +201,7 @@ def _depths(db: sqlite3.Connection, since_at: float) -> dict[str, list[tuple[flo
 
 
 def depths_before(path: Path, at: float, depths: Mapping[str, int]) -> dict[str, tuple[float, int]]:
-    """The look that each queue's rate is reckoned from, where there is one: see
-    `History.depth_before`.
+    """The look to compute each queue's rate from, if there is one (`History.depth_before`).
 
     Changes nothing. Raises sqlite3.Error.
     """
@@ -220,19 +215,20 @@ def _depth_before(
 ) -> tuple[float, int] | None:
     sql = "SELECT at, depth FROM depths WHERE queue = ? AND at >= ? AND at < ? ORDER BY at"
     until_at = at - _TREND_LEAST_S
-    if not (looks := db.execute(sql, (queue, at - _TREND_S, until_at)).fetchall()):
+    looks = db.execute(sql, (queue, at - _TREND_S, until_at)).fetchall()
+    if not looks:
         looks = db.execute(f"{sql} DESC LIMIT 1", (queue, at - _TREND_MOST_S, until_at)).fetchall()
     if not looks:
         return None
-    peak = max(looks, key=lambda look: (look[1], look[0]))
-    at, before = peak if looks[0][1] <= depth < peak[1] else looks[0]
-    return at, before
+    first_at, first_depth = looks[0]
+    peak_at, peak_depth = max(looks, key=lambda look: (look[1], look[0]))
+    if first_depth <= depth < peak_depth:
+        return peak_at, peak_depth
+    return first_at, first_depth
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
-    """A folder that this user cannot write in is read without the file that readers share with a
-    writer.
-    """
+    """Open it for reading, in a folder that is not writable without a shared lock file."""
     how = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
     return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)
 
@@ -240,32 +236,41 @@ def _read_only(path: Path) -> sqlite3.Connection:
 def _require_version(db: sqlite3.Connection) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
-        raise sqlite3.OperationalError("a newer version of this tool made it")
+        raise sqlite3.OperationalError("a newer version of this tool wrote it")
     if version == 0:
         db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {VERSION};COMMIT;")
 
 
 def crossings(findings: Iterable[Finding], at: float) -> list[Crossing]:
-    """Findings as crossings that begin now; those of one code and subject are one.
+    """Findings as crossings that begin now; several of one code and subject become one.
 
-    What they say is stored and sent: without secrets, on one line each, their commands as `inv …`.
+    Their texts are stored and sent: without secrets, each on one line, commands as `inv …`.
     """
     found: dict[tuple[str, str], Crossing] = {}
     for one in findings:
-        subject = without_lone_surrogates(one.subject)
-        key = (one.code, subject)
-        evidence = tuple(map(_kept, one.evidence))
-        remedy = one.remedy and _kept(one.remedy)
+        crossing = _crossing(one, at)
+        key = (crossing.code, crossing.subject)
         if before := found.get(key):
-            found[key] = replace(before, evidence=(*before.evidence, _kept(one.summary), *evidence))
+            evidence = (*before.evidence, crossing.summary, *crossing.evidence)
+            found[key] = replace(before, evidence=evidence)
         else:
-            causes = tuple(
-                Cause(cause.code, without_lone_surrogates(cause.subject)) for cause in one.caused_by
-            )
-            found[key] = Crossing(
-                one.code, subject, at, _kept(one.summary), evidence, remedy, causes
-            )
+            found[key] = crossing
     return list(found.values())
+
+
+def _crossing(finding: Finding, at: float) -> Crossing:
+    causes = [
+        Cause(cause.code, without_lone_surrogates(cause.subject)) for cause in finding.caused_by
+    ]
+    return Crossing(
+        finding.code,
+        without_lone_surrogates(finding.subject),
+        at,
+        _kept(finding.summary),
+        tuple(map(_kept, finding.evidence)),
+        finding.remedy and _kept(finding.remedy),
+        tuple(causes),
+    )
 
 
 def _kept(text: str) -> str:
@@ -273,18 +278,16 @@ def _kept(text: str) -> str:
 
 
 def news_text(one: Crossing, at: float, *, crossed: bool) -> str:
-    """What a target is told of one crossing, with its evidence, or of its end."""
+    """The message about a finding that begins to stand, with its evidence, or that recovered."""
     subject = _kept(one.subject)
     if not crossed:
-        return (
-            f"RECOVERED {one.code} {subject}, crossed from {utc(one.since_at)} to {utc(at)}\nIt"
-            f" was: {one.summary}"
-        )
-    evidence = [f"| {line}" for line in one.evidence]
-    evidence += [
-        f"| it follows from {cause.code} {_kept(cause.subject)}" for cause in one.caused_by
-    ]
-    remedy = [f"→ {one.remedy}"] if one.remedy else []
-    return "\n".join(
-        (f"CROSSED {one.code} {subject} at {utc(at)}", one.summary, *evidence, *remedy)
-    )
+        times = f"crossed from {utc(one.since_at)} to {utc(at)}"
+        return f"RECOVERED {one.code} {subject}, {times}\nIt was: {one.summary}"
+    lines = [f"CROSSED {one.code} {subject} at {utc(at)}", one.summary]
+    for line in one.evidence:
+        lines.append(f"| {line}")
+    for cause in one.caused_by:
+        lines.append(f"| caused by {cause.code} {_kept(cause.subject)}")
+    if one.remedy:
+        lines.append(f"→ {one.remedy}")
+    return "\n".join(lines)

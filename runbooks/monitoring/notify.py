@@ -1,4 +1,4 @@
-"""Tells one target of `celery_notify` what is new, through Apprise."""
+"""Sends news to a target of `celery_notify`, through Apprise."""
 
 import logging
 import shlex
@@ -15,9 +15,7 @@ from runbooks.monitoring.history import News
 
 
 def what_lacks() -> tuple[str, str]:
-    """Say why no one can be notified, and what helps; ("", "") if Apprise, the extra `notify`,
-    is installed.
-    """
+    """Why no target can be notified, and what helps; ("", "") if Apprise is installed."""
     if find_spec("apprise"):
         return "", ""
     return (
@@ -38,9 +36,7 @@ def _installer() -> str:
 
 
 def deliver(url: SecretStr, app: str, news: Sequence[News]) -> str:
-    """Send all of it as one message; returns "" where the target took it, else why it did not,
-    without the URL.
-    """
+    """Send the news as one message; return why that failed, without the URL, or ""."""
     import apprise
 
     # What it logs can hold the URL, and so a password.
@@ -48,27 +44,24 @@ def deliver(url: SecretStr, app: str, news: Sequence[News]) -> str:
     try:
         target = apprise.Apprise()
         if not target.add(url.get_secret_value()):
-            return "it is no URL that Apprise knows"
-        kind = (
-            apprise.NotifyType.WARNING
-            if any(one.crossed for one in news)
-            else apprise.NotifyType.SUCCESS
-        )
+            return "Apprise does not know this kind of URL"
+        kind = apprise.NotifyType.SUCCESS
+        if any(one.crossed for one in news):
+            kind = apprise.NotifyType.WARNING
         body = redact("\n\n".join(one.text for one in news))
-        sent = target.notify(
-            body,
-            on_one_line(redact(_title(app, news))),
-            kind,
-            body_format=apprise.NotifyFormat.TEXT,
-        )
+        title = on_one_line(redact(_title(app, news)))
+        sent = target.notify(body, title, kind, body_format=apprise.NotifyFormat.TEXT)
     except Exception as error:  # a plugin of Apprise can fail in any way that Python can
         return type(error).__name__
-    return "" if sent else f"{target[0].service_name} did not take it"
+    return "" if sent else f"{target[0].service_name} did not accept it"
 
 
 def _title(app: str, news: Sequence[News]) -> str:
-    crossed = sum(one.crossed for one in news)
-    parts = [f"{crossed} crossed"] * bool(crossed) + [f"{len(news) - crossed} recovered"] * (
-        crossed < len(news)
-    )
+    crossed = len([one for one in news if one.crossed])
+    recovered = len(news) - crossed
+    parts = []
+    if crossed:
+        parts.append(f"{crossed} crossed")
+    if recovered:
+        parts.append(f"{recovered} recovered")
     return f"Celery {app}: {', '.join(parts)}"

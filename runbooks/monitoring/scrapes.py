@@ -1,6 +1,4 @@
-"""Answering Prometheus and browsers: a few clients at once, and none for ever, whoever can reach
-the port.
-"""
+"""Answers Prometheus and browsers: a few clients at a time, and none for ever."""
 
 import ipaddress
 import socket
@@ -15,26 +13,30 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry, MetricsHandler
 
 CLIENTS = 16
-"""How many connections are kept; the oldest makes way for one more, so nobody keeps Prometheus out."""
+"""How many connections are kept. A new one closes the oldest, so Prometheus can always connect."""
 
 SILENCE_S = 10.0
-"""For how long a client may send or take nothing."""
+"""How long a client may neither send nor receive."""
 
 
 class Answer(Struct, frozen=True):
-    """What a client is given."""
+    """What a client gets."""
 
     status: HTTPStatus
+    """The status."""
     content_type: str
+    """The type of the body."""
     body: bytes
+    """The body."""
     headers: Mapping[str, str]
+    """Further headers."""
 
 
 class Site(Protocol):
-    """What stands beside the metrics."""
+    """The pages that are served in addition to the metrics."""
 
     def answer(self, path: str) -> Answer | None:
-        """What stands at a path, None where nothing does."""
+        """The page at a path; None if there is none."""
         ...
 
 
@@ -51,7 +53,7 @@ class _Handler(MetricsHandler):
             return self.send_error(HTTPStatus.NOT_FOUND, explain="the metrics are at /metrics")
         if not self._is_meant():
             return self.send_error(
-                HTTPStatus.MISDIRECTED_REQUEST, explain="this address is of this machine alone"
+                HTTPStatus.MISDIRECTED_REQUEST, explain="this address is only for this machine"
             )
         self.send_response(answer.status)
         for name, value in {"Content-Type": answer.content_type, **answer.headers}.items():
@@ -61,15 +63,17 @@ class _Handler(MetricsHandler):
         self.wfile.write(answer.body)
 
     def _is_meant(self) -> bool:
-        """Whether the client means this machine by the name that it gives for it.
+        """Whether the client used a name of this machine.
 
-        A name of somebody else's that leads to a loopback address would let a page of theirs read
-        ours.
+        A foreign name that resolves to a loopback address would let a foreign page read ours.
         """
         if not _is_loopback(self.connection.getsockname()[0]):
             return True
-        name = self.headers.get("Host", "").rpartition(":")
-        host = (name[0] if name[2].isdigit() else "".join(name)).strip("[]")
+        name = self.headers.get("Host", "")
+        host, _, port = name.rpartition(":")
+        if not port.isdigit():
+            host = name
+        host = host.strip("[]")
         return host in ("", "localhost") or _is_loopback(host)
 
 
@@ -96,7 +100,7 @@ class _Server(ThreadingHTTPServer):
         with self._changing:
             self._clients.append(request)
             if len(self._clients) > CLIENTS:
-                with suppress(OSError):  # it has just gone away by itself
+                with suppress(OSError):  # it has just closed itself
                     self._clients.pop(0).shutdown(socket.SHUT_RDWR)
         super().process_request(request, client_address)
 
@@ -107,12 +111,11 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is its own affair."""
+        """Ignore a client that closed its connection."""
 
 
 def serve(registry: CollectorRegistry, address: str, port: int, site: Site | None = None) -> int:
-    """Answer scrapes, and what else asks for the `site`, in a thread of its own; returns the port,
-    which 0 leaves open.
+    """Serve metrics and `site` in a thread of its own; return the port (0 chooses a free one).
 
     Raises OSError.
     """

@@ -86,7 +86,7 @@ def test_each_target_is_told_once_of_a_crossing_and_once_of_its_end(history: His
     remember(history, NOW + 60, DEEP, targets=2)
     assert history.news(0) == []
     assert [one.crossed for one in history.news(1)] == [True], (
-        "a target that took nothing yet is told still"
+        "a target that accepted nothing yet still gets it"
     )
     assert "| 16,000 × shop.tasks.bill\n→ read them" in history.news(1)[0].text
     remember(history, NOW + 120, targets=2)
@@ -120,7 +120,7 @@ def test_a_queue_that_has_grown_and_falls_again_falls_since_its_peak(history: Hi
     assert history.depth_before("high_q", NOW, 5000) == (
         NOW - 800,
         0,
-    ), "what came in the last minute is no trend"
+    ), "the last minute is not a trend"
 
 
 def test_two_looks_within_a_minute_make_no_rate(history: History) -> None:
@@ -214,12 +214,12 @@ def test_a_name_that_no_encoding_has_is_remembered_and_recovers(history: History
 def test_what_follows_from_another_finding_is_told_with_it(history: History) -> None:
     cause = Finding("worker.not_answering", "high@web1", "it does not answer")
     effect = Finding(
-        "queue.no_consumer", "high_q", "nobody consumes it", caused_by=(Cause.of(cause),)
+        "queue.no_consumer", "high_q", "no node consumes it", caused_by=(Cause.of(cause),)
     )
     crossed, _ = history.remember(
         NOW, {}, [cause, effect], unsure=lambda *_: False, targets=1, keep_s=1e6
     )
     assert [one.caused_by for one in crossed] == [(), (Cause.of(cause),)]
     first, second = history.news(0)
-    assert "it follows from" not in first.text
-    assert "| it follows from worker.not_answering high@web1" in second.text
+    assert "caused by" not in first.text
+    assert "| caused by worker.not_answering high@web1" in second.text

@@ -143,7 +143,7 @@ def test_a_rule_leads_to_where_the_docs_can_be_read(promtool: Promtool, tmp_path
     (tmp_path / "rules.yml").write_text(rules)
     checked = promtool("check", "rules", tmp_path / "rules.yml")
     assert (checked.returncode, checked.stderr) == (0, "")
-    with pytest.raises(UsageError, match="is no URL"):
+    with pytest.raises(UsageError, match="expects a URL"):
         alert_rules(ALERTS.parents[1], 'x" evil: "')
 
 

@@ -1,4 +1,4 @@
-"""Targets are told through real servers, and what they cannot be told stays secret."""
+"""Targets are notified through real servers, and secrets are not sent."""
 
 import json
 import threading

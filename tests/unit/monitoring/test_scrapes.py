@@ -1,4 +1,4 @@
-"""Whoever can reach the port gets the metrics and nothing else, and keeps nobody else from them."""
+"""Every client gets the metrics and nothing else, and keeps no other client from them."""
 
 import socket
 import urllib.error
