@@ -1,4 +1,4 @@
-"""A log file and the one before it, read in steps; the place is a position in one of them."""
+"""A log file and the one before it, read in steps."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
@@ -13,26 +13,28 @@ from runbooks.logs.times import CANDIDATES, SAMPLE_LINES, Times, hosts_zone
 
 STEP_BYTES = 256 * 2**10
 LINE_BYTES = 64 * 2**10
-"""Of a longer line only the beginning is kept."""
+"""Only the beginning of a longer line is kept."""
 
 HELD_LINES = 1000
-"""How many lines without a time wait for the line with a time that they belong to, when a file is
-read backwards.
-"""
+"""How many lines without a time wait, on the way back, for the line with a time before them."""
 
 PROBES = 16
+"""In how many places at once a time is searched for."""
 PROBE_BYTES = 8 * 2**10
-"""In how many places at once a time is looked for, and how much is read at each."""
+"""How much is read in each of these places."""
 
 
 class _Part(Struct):
-    """One file of the log when it was looked at."""
+    """One file of the log at the start."""
 
     inode: int
+    """Its inode, which stays when it is renamed."""
     size: int
+    """Its size."""
     changed_at: float
+    """When it last changed."""
     end: int
-    """How far it is still to be read back."""
+    """Where the part ends that is still to be read backwards."""
 
 
 class _Piece(Struct):
@@ -41,16 +43,18 @@ class _Piece(Struct):
     place: int
     """Where it begins in the log."""
     inode: int
+    """The file."""
     begin: int
     """Where it begins in its file."""
     size: int
+    """How much is read."""
 
 
 class LogFile:
-    """A log file; a line without a time goes with the line before it.
+    """A log file; a line without a time belongs to the line before it.
 
-    The file before it (`worker.log.1`, `worker.log-20261121`), as long as it is not compressed, is
-    its beginning.
+    The previous file (`worker.log.1`, `worker.log-20261121`) counts as its beginning, unless it is
+    compressed.
     """
 
     def __init__(self, host: str, path: str) -> None:
@@ -59,11 +63,11 @@ class LogFile:
         self.name = PurePosixPath(path).name
         self._times = Times()
         self._parts: list[_Part] = []
-        """The oldest first; none that is empty."""
+        """The files that are not empty, the oldest first."""
         self._inode = 0
         self._end = 0
         self._between: tuple[int, int] | None = None
-        """Where the time that is looked for begins; positions count through all parts."""
+        """The range that contains the time searched for; positions count through all parts."""
         self.read_to: float | None = None
         self._newer_at: float | None = None
         self._head = b""
@@ -108,7 +112,7 @@ class LogFile:
         return said(answer, self._host, self.name)
 
     def _first_time(self, lines: Iterable[str], changed_at: float) -> float:
-        """The time of the first of these lines that has one; else when their file changed."""
+        """The time of the first line that has one; otherwise when the file changed."""
         for line in lines:
             at = self._times.read(line, changed_at)
             if at is not None:
@@ -128,8 +132,9 @@ class LogFile:
         return self._ask(self._probes())
 
     def since(self, answer: Answer, at: float) -> bool:
-        """Narrow down where that time begins, to a step; of what is read in it older lines are
-        known by their times.
+        """Narrow down where that time begins; return whether it is now within one step.
+
+        Older lines in that step are recognized by their times.
         """
         asked = self._between or (0, 0)
         begin, end = self._narrowed(answer.out, at)
@@ -142,7 +147,7 @@ class LogFile:
         return True
 
     def _narrowed(self, rest: bytes, at: float) -> tuple[int, int]:
-        """Where that time begins, between two places, as far as the probes in `rest` show."""
+        """The range in which that time begins, by the probes in `rest`."""
         begin, end = self._between or (0, 0)
         for piece in self._probes():
             lines = _lines(rest[: piece.size], piece.begin == 0)
@@ -156,7 +161,7 @@ class LogFile:
             if latest >= at:
                 end = piece.place + offset
                 break
-            shown_twice = latest != self._times.read(text, 0.0)  # an hour, as a clock is put back
+            shown_twice = latest != self._times.read(text, 0.0)  # the clock was set back
             if not shown_twice:
                 begin = piece.place + offset
         return begin, end
@@ -194,7 +199,7 @@ class LogFile:
         return self._ask([_Piece(0, part.inode, part.end - size, size)])
 
     def _ask(self, pieces: Iterable[_Piece]) -> str:
-        """Pieces of the files, by whatever name they have now."""
+        """Ask for pieces of the files, which may have been renamed."""
         numbers: list[int] = []
         for piece in pieces:
             numbers += [piece.inode, piece.begin + 1, piece.size]
@@ -207,7 +212,7 @@ class LogFile:
         if not self._parts:
             return None
         part = self._parts[-1]
-        if len(answer.out) < min(part.end, STEP_BYTES):  # it was cut off, or removed
+        if len(answer.out) < min(part.end, STEP_BYTES):  # it was truncated or removed
             self._parts.clear()
             return self._dated() or None
         lines = (answer.out + self._head).split(b"\n")
@@ -238,14 +243,15 @@ class LogFile:
         return found
 
     def _dated(self) -> list[LogLine]:
-        """The lines that waited for the line before them."""
+        """The lines that waited for the time of the line before them."""
         lines = self._waiting
         self._waiting = []
         return [LogLine(self.read_to, self._host, self.name, text) for text in lines]
 
     def ask_newer(self) -> str:
-        """Of a file that was renamed the rest comes first; one that was replaced or cut off is read
-        from its start.
+        """Ask for what was added: first the rest of a file that was renamed.
+
+        A file that was replaced or truncated is read from its start.
         """
         return self._shell("log_newer", self._inode, self._end, STEP_BYTES)
 
@@ -254,7 +260,7 @@ class LogFile:
         place = tuple(map(int, head.split()[:2]))
         lines: list[bytes] = []
         if self._rest and (not data or place != (self._inode, self._end)):
-            lines.append(self._rest)  # nobody ends this line any more, or not now
+            lines.append(self._rest)  # this line does not end, or not yet
             self._rest = b""
         if data:
             self._inode = place[0]
@@ -272,9 +278,7 @@ class LogFile:
         return found
 
     def _changed(self, at: float, lines: Sequence[bytes]) -> None:
-        """What was read on was written by `at`; of a file without lines at the start it shows how
-        they are dated.
-        """
+        """Note lines that were written by `at`. They show the place of times if none did before."""
         if self._times.known:
             self._times.changed(at)
         else:

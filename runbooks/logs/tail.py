@@ -1,6 +1,4 @@
-"""The logs of many hosts as one, in the order of time: what they hold, and what is added to
-them.
-"""
+"""The logs of many hosts as one, in the order of time: what they contain, and what is added."""
 
 import heapq
 import re
@@ -28,21 +26,17 @@ STEP_TIMEOUT_S = 60.0
 POLL_S = 1.0
 POLL_TIMEOUT_S = 10.0
 GATHER_S = 1.2
-"""How long followed lines are gathered to be put in order: longer than it takes until a host is
-asked again.
-"""
+"""How long followed lines are gathered to be sorted: longer than the interval between two polls."""
 
 GATHER_LINES = 1000
-UNDATED = (
-    "no time can be read in its lines; all of them count as written when the file last changed"
-)
+"""How many lines are gathered, at most."""
+UNDATED = "cannot read a time in its lines; each counts as written when the file last changed"
 RETRY_S = (1.0, 30.0)
-"""How long to wait until a host that went away is tried again: at first, doubled each time, at
-most.
-"""
+"""How long to wait before trying a lost host again: at first, and at most; it doubles each time."""
 
 
 def when(line: LogLine) -> float:
+    """When a line was written, to sort by; lines without a time come first."""
     return line.at or 0.0
 
 
@@ -50,19 +44,19 @@ class Asked(Struct, frozen=True):
     """Which lines are asked for."""
 
     wanted: Wanted
+    """Whether to keep a line."""
     lines: int | None
-    """How many of each log; None: all."""
+    """How many lines of each log; None: all."""
     since: float | None = None
-    """Epoch seconds."""
+    """The earliest time, in epoch seconds; None: any."""
     services: Services | None = None
-    """None: all."""
+    """The services; None: all."""
 
 
 def logs_of(host: FleetHost, services: Services | None = None) -> tuple[Log, ...]:
-    """Those that the service manager keeps of its services, then the log files.
+    """The logs that the service manager keeps, then the log files.
 
-    Of some `services` alone a file is one that has the name of such a worker, or of beat, in its
-    own.
+    With `services`, a file counts if its name contains the name of one of their workers, or beat.
     """
     own = _own_services(host, services)
     logs: list[Log] = []
@@ -78,6 +72,7 @@ def logs_of(host: FleetHost, services: Services | None = None) -> tuple[Log, ...
 
 
 def has_logs(host: FleetHost, services: Services | None) -> bool:
+    """Whether the host may have logs of these services."""
     return bool(logs_of(host, services) or _ask_log_files(host, services))
 
 
@@ -100,9 +95,7 @@ def _ask_log_files(host: FleetHost, services: Services | None) -> str:
 
 
 def _names_one(path: str, names: Sequence[str]) -> bool:
-    """Whether one of these is a word of the file's name: `worker_high.log` is not of a worker
-    `high`.
-    """
+    """Whether a name is a word of the file's name: `worker_high.log` does not belong to `high`."""
     file_name = PurePosixPath(path).name
     for name in names:
         if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", file_name):
@@ -122,10 +115,9 @@ class HostLogs:
         self.started = False
 
     def start(self) -> list[LogLine]:
-        """Go to the logs' ends, or where the time asked for begins; returns what cannot be read,
-        and why.
+        """Go to the ends of the logs, or to the requested time; return what cannot be read.
 
-        The environment file is read, too, for its secrets may stand in a log.
+        The environment file is read too, because a log may contain its secrets.
         """
         host = self._host
         env_file = host.settings.env_file
@@ -140,23 +132,23 @@ class HostLogs:
             for path in manager_of(host).log_files(asked["kept"]):
                 logs.append(LogFile(host.name, path))
         self._logs = logs
-        told = self._start_each()
+        problems = self._start_each()
         self.started = True
-        return told
+        return problems
 
     def _start_each(self) -> list[LogLine]:
-        told: list[LogLine] = []
+        problems: list[LogLine] = []
         for log, answer in self._each(self._logs, self.transport, lambda log: log.ask_start()):
-            told += log.start(answer)
+            problems += log.start(answer)
         since = self._asked.since
         if since is None:
-            return told
+            return problems
         if self._asked.lines is None:
             self._go_to(since)
         for log in self._logs:
             if not log.dated:
-                told.append(LogLine(None, self.name, log.name, UNDATED))
-        return told
+                problems.append(LogLine(None, self.name, log.name, UNDATED))
+        return problems
 
     def _go_to(self, since: float) -> None:
         logs = self._logs
@@ -168,9 +160,7 @@ class HostLogs:
                     logs.append(log)
 
     def newest(self) -> list[LogLine]:
-        """The last lines of each log in the order of time. A search goes back until it has found
-        enough.
-        """
+        """The last lines of each log in the order of time; a search reads back to find enough."""
         lines: list[LogLine] = []
         for log in self._logs:
             lines += self._last(log)
@@ -188,8 +178,9 @@ class HostLogs:
         return found[:count][::-1]
 
     def onward(self) -> Iterator[LogLine]:
-        """All lines since the time asked for, in the order of time; raises HostUnreachable after
-        the last.
+        """All lines since the requested time, in the order of time.
+
+        If the host is lost, HostUnreachable follows the last line that could be read.
         """
         lost: list[HostUnreachable] = []
         since = self._asked.since or 0.0
@@ -205,7 +196,7 @@ class HostLogs:
                             yield line
                     if log.caught_up:
                         return
-            except HostUnreachable as error:  # what the other logs have brought is not lost with it
+            except HostUnreachable as error:  # the other logs go on
                 lost.append(error)
 
         with self.transport.shell() as shell:
@@ -215,7 +206,7 @@ class HostLogs:
             raise lost[0]
 
     def added(self, shell: Runner) -> Iterable[LogLine] | None:
-        """One step on in every log, in the order of time; None when nothing was added."""
+        """What one step in every log adds, in the order of time; None: nothing was added."""
         answers = self._each(self._logs, shell, lambda log: log.ask_newer(), POLL_TIMEOUT_S)
         found = []
         for log, answer in answers:
@@ -243,11 +234,10 @@ def _ask(runner: Runner, question: str) -> Answer:
 
 
 def follow(hosts: Iterable[HostLogs]) -> Iterator[list[LogLine]]:
-    """What is added to the logs, in the order of time as far as it can be known in time, until the
-    iterator is closed.
+    """What is added to the logs, nearly in the order of time, until the iterator is closed.
 
-    A host that goes away is said to, and tried again; it goes on from where it was. What arrives is
-    bounded: while nobody takes it, no host is asked for more.
+    A lost host is reported and tried again, and goes on from where it was. Memory is bounded: while
+    no line is taken, no host is asked for more.
     """
     hosts = tuple(hosts)
     arriving: Queue[LogLine | Exception] = Queue(GATHER_LINES)
@@ -264,7 +254,7 @@ def follow(hosts: Iterable[HostLogs]) -> Iterator[list[LogLine]]:
 
 
 def _gather(arriving: "Queue[LogLine | Exception]") -> Iterator[LogLine]:
-    """The next line, and those that arrive shortly after it."""
+    """The next line, and the lines that arrive shortly after it."""
     timeout_s = None
     deadline = 0.0
     for _ in range(GATHER_LINES):
@@ -280,7 +270,7 @@ def _gather(arriving: "Queue[LogLine | Exception]") -> Iterator[LogLine]:
 
 
 class _Pump:
-    """Asks one host again and again for what was added to its logs."""
+    """Repeatedly asks one host for what was added to its logs."""
 
     def __init__(
         self, logs: HostLogs, arriving: "Queue[LogLine | Exception]", ended: threading.Event
@@ -299,11 +289,11 @@ class _Pump:
                     self._follow()
                 except HostUnreachable as error:
                     if not self._away:
-                        why = f"unreachable: {error.problem}; it is tried again"
+                        why = f"unreachable: {error.problem}; trying again"
                         self._put(self._about(why))
                         retry_s = first_s
                     self._away = True
-                    self._logs.transport.abort()  # a connection that says nothing is of no use
+                    self._logs.transport.abort()  # a silent connection is useless
                     self._ended.wait(retry_s)
                     retry_s = min(2 * retry_s, most_s)
         except Exception as error:

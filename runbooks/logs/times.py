@@ -1,6 +1,4 @@
-"""When the lines of a log file were written: where in them their time stands, how it is written,
-and in which zone.
-"""
+"""When the lines of a log file were written: the place, form and zone of the time in a line."""
 
 import re
 from collections import Counter
@@ -11,20 +9,19 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 HEAD_CHARS = 120
-"""A time counts only where it begins within so many characters of a line, and after so many words.
-"""
+"""A time counts only if it begins within so many characters of its line."""
 
 SAMPLE_LINES = 40
-"""How many of a file's last lines that hold a time show where in a line its time stands."""
+"""How many of a file's last lines with a time show the place of the time in a line."""
 
 _HEAD_WORDS = 6
+"""A time counts only if it follows at most so many words."""
 _DAY_S = 86400
 _CLOCK_SKEW_S = 2.0
 _QUARTER_S = 900
 _NEAR_S = 2 * _DAY_S
 _STEP_BACK_S = 3660
-"""How far a log's times may go back from one line to the next: an hour, when the clock is put back.
-"""
+"""How far times may go back from a line to the next: an hour, when the clock is set back."""
 
 _MONTHS = {
     name: number
@@ -47,17 +44,17 @@ _KINDS = (
     ("bdhi", rf"({_MONTH} +\d{{1,2}} \d\d:\d\d){_CLOCK}(?: (\d{{4}}))?"),
     ("s", r"(?<![\d.])(1\d{9})()(?:(?:[.,]|(?=(?:\d{3}){1,3}(?!\d)))(\d{1,6})\d*)?(?![\d.])()"),
 )
-"""How a time is written: the order of its parts, and an expression for all to the minute, seconds,
-fraction, offset.
+"""How a time is written: the order of its parts, and an expression whose groups are the time to the
+minute, seconds, fraction and offset.
 
-**Source:** ISO 8601, also with slashes (nginx's errors); RFC 3164 and ctime(3), which has the year
-behind; nginx's and Apache's `$time_local`, Redis, RFC 5322; strftime(3) in a German and a Russian
+**Source:** ISO 8601, also with slashes (nginx's errors); RFC 3164 and ctime(3), which ends with the
+year; nginx's and Apache's `$time_local`, Redis, RFC 5322; strftime(3) in a German and a Russian
 locale; Python's `%(created)f`, which is epoch seconds, as `$msec` is; milli-, micro- and
 nanoseconds since then.
 """
 
 CANDIDATES = r"^.{0,120}([0-9]:[0-9][0-9]:[0-9][0-9]|1[0-9]{9})"
-"""For `LC_ALL=C grep -E`: the lines that may hold a time, and no less than those."""
+"""For `LC_ALL=C grep -E`: all lines that may contain a time."""
 
 _PARTS = re.compile(r"\d+|[^\W\d_]{3,}")
 _DASHES = str.maketrans("/.", "--")
@@ -71,27 +68,26 @@ Layout = tuple[str, re.Pattern[str]]
 class Times:
     """The times of one file's lines.
 
-    A line that begins with an ISO time, as Celery's does, has that. Any other kind, or one behind a
-    few words, counts where it stands at the same place of several lines, goes forward from one to
-    the next, and has come as far as the file's last change: a time that stands in a message is none
-    of its line.
+    An ISO time at the beginning of a line, as Celery writes it, always counts. Another kind, or one
+    after a few words, counts if it is in the same place in several lines, goes forward from line to
+    line and ends near the file's last change. So a time inside a message does not count.
 
-    A time without an offset is in the file's own zone: an application may have another than its
-    host (Django sets one). It is the one in which the last line with a time was written when the
-    file last changed; else the host's. Only of the host's the name is known, and so when its clock
-    is put forward and back; another counts as an offset.
+    A time without an offset is in the file's own zone, because an application may have another zone
+    than its host (Django sets one). It is the zone in which the last line with a time was written
+    when the file last changed; otherwise the host's. The name, and so the clock changes, are known
+    only of the host's zone; another zone is a plain offset.
     """
 
     def __init__(self, hosts_zone: tzinfo = UTC) -> None:
         self.known = False
-        """Whether any line was seen whose time can be read."""
+        """Whether there was a line whose time can be read."""
         self._zone = hosts_zone
         self._layouts: Sequence[Layout] = (_PLAIN,)
         self._latest = 0.0
         self._sample: list[str] = []
 
     def learn(self, lines: Iterable[str], changed_at: float) -> None:
-        """Learn from lines of a file, best its last; it last changed at `changed_at` (epoch s)."""
+        """Learn from lines of a file, ideally its last; it changed at `changed_at` (epoch s)."""
         self.changed(changed_at)
         self._sample += [line for line in lines if _place(line)]
         self._sample = self._sample[-SAMPLE_LINES:]
@@ -105,7 +101,7 @@ class Times:
                 return
 
     def _learn_layout(self, changed_at: float) -> None:
-        """Learn where in the sample's lines their time stands, other than plainly first."""
+        """Learn the place of the time in the sample's lines, if it is not simply the beginning."""
         _, plain = _PLAIN
         places: Counter[Place] = Counter()
         for line in self._sample:
@@ -121,7 +117,7 @@ class Times:
                 return
 
     def _goes_forward(self, layouts: Iterable[Layout], changed_at: float) -> bool:
-        """Whether the times of the sample, read so, go on until about the file's last change."""
+        """Whether the sample's times, read in this way, go forward to about the last change."""
         times = []
         for line in self._sample:
             at = self._read_as(layouts, line)
@@ -138,14 +134,14 @@ class Times:
         return _read(line, layouts, UTC, self._latest, None)
 
     def changed(self, at: float) -> None:
-        """A time without a year is within the year before the file's last change."""
+        """Note the file's last change: a time without a year is within the year before it."""
         self._latest = (at // _DAY_S + 2) * _DAY_S
 
     def read(self, line: str, beside: float | None) -> float | None:
-        """Epoch seconds of a line's time; None where it has none.
+        """Epoch seconds of a line's time; None if it has none.
 
-        Of an hour that a clock has shown twice it is the time nearest to that of the line `beside`
-        it; the later where that is None.
+        In an hour that the clock shows twice it is the time nearest to `beside`, the time of a
+        neighbouring line; the later one if that is None.
         """
         return _read(line, self._layouts, self._zone, self._latest, beside)
 
@@ -172,10 +168,9 @@ def _read(
 def _minutes(
     order: str, minute: str, own: str | None, zone: tzinfo, latest: float
 ) -> Sequence[float]:
-    """The times (epoch seconds) that the text up to the minute may mean, in order: none on the 31st
-    of February.
+    """The times (epoch seconds) that the text to the minute may mean, sorted; none for February 31.
 
-    Lines stand close together, so most ask for a minute that was asked for before.
+    Neighbouring lines are mostly of the same minute, so the cache helps.
     """
     if order == "s":
         at_s = float(minute)
@@ -221,9 +216,7 @@ def _offset(own: str | None) -> tzinfo | None:
 
 
 def _place(line: str) -> Place | None:
-    """Where a line has its time: of which kind, after how many words, and what stands directly
-    before it.
-    """
+    """The place of a line's time: its kind, the words before it, and the text just before it."""
     found = []
     for order, kind in _SEARCHED:
         match = kind.search(line, 0, 2 * HEAD_CHARS)
@@ -259,7 +252,7 @@ def _own(line: str, layouts: Iterable[Layout]) -> tzinfo | None:
 
 
 def _zone(at: float, own: tzinfo | None, changed_at: float, hosts: tzinfo) -> tzinfo:
-    """The zone of a file whose last time is `at` where that is read as UTC."""
+    """The zone of a file whose last time, read as UTC, is `at`."""
     if own is not None:
         return own
     offset_s = round((at - changed_at) / _QUARTER_S) * _QUARTER_S
@@ -271,10 +264,10 @@ def _zone(at: float, own: tzinfo | None, changed_at: float, hosts: tzinfo) -> tz
 
 
 def hosts_zone(said: str) -> tzinfo:
-    """The zone of a host by its name, where it says one that is known here; else its offset now.
+    """The zone of a host by name if this machine knows the name, otherwise by its present offset.
 
-    **Source:** localtime(5): a link to a file below `zoneinfo/`; Debian's `/etc/timezone`, where it
-    is none.
+    **Source:** localtime(5): a link to a file below `zoneinfo/`; otherwise Debian's
+    `/etc/timezone`.
     """
     offset, _, name = said.partition(" ")
     try:

@@ -128,7 +128,7 @@ def test_what_is_written_while_a_log_is_read_does_not_keep_it_from_ending(fleet:
 
 
 def following(fleet: Fleet, asked: Asked) -> tuple[list[LogLine], Callable[[], None]]:
-    """Follows in a thread; returns the list that what is told arrives in, and what ends it."""
+    """Follow in a thread; return the list that the lines arrive in, and what ends it."""
     hosts, told, ended = fleet.logs(asked), list[LogLine](), threading.Event()
     for host in hosts:
         host.start()
