@@ -1,5 +1,4 @@
-"""What every room knows: the frozen records, settings, selection rules, errors, and the reporter's
-events.
+"""What every room shares: records, settings, selection rules, errors, and the reporter's events.
 
-It asks no host, no broker and no file of the operator's. It imports no other room.
+It contacts neither hosts nor the broker, reads no file of the operator, and imports no other room.
 """

@@ -1,12 +1,11 @@
-"""The commands that this tool suggests to the operator, told apart from all text that only looks
-like one.
+"""The commands that this tool suggests, marked so that other text cannot be mistaken for one.
 
-Suggestions stand in the middle of sentences: of findings, errors, advice, messages. Which words are
-ours cannot be seen in a sentence once it is put together, for a task may well be named `` `inv
-undo` ``. So a `Command` in an f-string puts a mark around itself, drawn at random for each process
-(128 bits). No text from outside can hold it: it never leaves the process, as whatever prints or
-stores takes it away again, with `typed` or `plain`. So nothing that comes from outside has to be
-escaped, and none can be forgotten. The mark is letters and digits: it is the same inside JSON.
+Suggestions are part of sentences: in findings, errors, advice, messages. A finished sentence does
+not show which words are a suggestion, because a task may well be named `` `inv undo` ``. So a
+`Command` in an f-string puts a mark around itself, a random one for each process (128 bits). Text
+from outside cannot contain the mark, because it never leaves the process: everything that prints or
+stores text removes it with `typed` or `plain`. So text from outside needs no escaping, and no
+escape can be forgotten. The mark has only letters and digits and stays the same inside JSON.
 """
 
 import os
@@ -27,9 +26,7 @@ _HOW_LOADED = re.compile(r" --(?:python|container) (?:'[^']*'|[^'\s])+")
 
 
 class Command:
-    """A command of this tool, as its words after `inv`: `Command("undo", run_id)`; in an f-string
-    it is marked.
-    """
+    """A command of this tool, from its words after `inv`: `Command("undo", run_id)`."""
 
     def __init__(self, *words: str) -> None:
         self._words = words
@@ -38,29 +35,32 @@ class Command:
         return f"{_MARK}`inv {shlex.join(self._words)}`{_MARK}"
 
     def bare(self, program: str, where: str = "") -> str:
-        """What to type, without backticks; the arguments are those of `typed`."""
+        """The command to type, without backticks; the arguments are those of `typed`."""
         return typed(str(self), program, where)[1:-1]
 
 
 def typed(text: str, program: str, where: str = "") -> str:
-    """The text with its commands as the operator would have to type them, in backticks.
+    """The text with its commands in the form that the operator has to type, in backticks.
 
-    `program` is what was typed for `inv`, `where` the flags that lead to the same fleet and
-    records, which are added for the verbs that take them.
+    `program` replaces `inv`. `where` has the flags for the same fleet and records; they are added
+    to the verbs that accept them.
     """
     if _MARK not in text:
         return text
 
     def command(found: re.Match[str]) -> str:
-        takes_none = _WITHOUT_FLEET.match(found[1]) or (
-            " --broker " in where and " --app " not in where and not _BY_BROKER.match(found[1])
-        )
-        flags = where if _BY_APPLICATION.match(found[1]) else _HOW_LOADED.sub("", where)
-        return f"`{program} {found[1]}{'' if takes_none else flags}`"
+        words = found[1]
+        only_broker = " --broker " in where and " --app " not in where
+        flags = where
+        if _WITHOUT_FLEET.match(words) or (only_broker and not _BY_BROKER.match(words)):
+            flags = ""
+        elif not _BY_APPLICATION.match(words):
+            flags = _HOW_LOADED.sub("", where)
+        return f"`{program} {words}{flags}`"
 
     return plain(_MARKED.sub(command, text))
 
 
 def plain(text: str) -> str:
-    """The text with its commands as `inv …`, as records hold it."""
+    """The text with its commands as `inv …`, for records."""
     return text.replace(_MARK, "")

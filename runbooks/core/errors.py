@@ -1,13 +1,11 @@
-"""Every error an operator can be shown: what is wrong, what to do next, and the exit code that says
-so to a script.
-"""
+"""Every error an operator can be shown: what is wrong, what to do next, and the exit code."""
 
 from collections.abc import Iterable, Mapping
 from enum import Enum, IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a verb's process returns; a script may branch on these."""
+    """What the process of a verb returns; scripts may branch on these."""
 
     OK = 0
     FINDINGS = 1
@@ -24,66 +22,67 @@ EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.OK: "ok",
     ExitCode.FINDINGS: "findings or failed checks",
     ExitCode.FAILED: (
-        "a step failed, something had to be left as it is, or the output could not be written"
+        "a step failed, something had to stay unchanged, or the output could not be written"
     ),
     ExitCode.UNREACHABLE: "unreachable",
     ExitCode.USAGE: "usage or bad input",
     ExitCode.FAILED_AND_UNREACHABLE: "failed and unreachable",
-    ExitCode.STALE: "something changed since it was looked at",
+    ExitCode.STALE: "something changed since it was checked",
     ExitCode.LOCKED: "another run holds the lock",
     ExitCode.INTERRUPTED: "interrupted",
 }
-"""What each says, for whoever looks it up."""
+"""What each code means."""
 
 
 class RunbookError(Exception):
-    """A failure the operator can act on: `problem` names it in one line, `advice` says what to do
-    next.
-    """
+    """A failure that the operator can act on."""
 
     exit_code = ExitCode.FAILED
 
     def __init__(self, problem: str, advice: str = "") -> None:
         super().__init__(problem)
         self.problem = problem
+        """What is wrong, in one line."""
         self.advice = advice
+        """What to do next."""
 
 
 class UsageError(RunbookError):
-    """The command line or a file of the operator's is wrong; nothing was looked at or changed."""
+    """The command line or one of the operator's files is wrong; nothing was checked or changed."""
 
     exit_code = ExitCode.USAGE
 
 
 class InventoryError(UsageError):
-    """The inventory is wrong: `problems` holds a line each, as `FILE:LINE: what`, all found at
-    once, in order.
-    """
+    """The inventory is wrong; all of its problems are reported at once."""
 
     def __init__(self, problems: Iterable[str], advice: str = "") -> None:
         self.problems = sorted(problems, key=_place)
+        """A line for each, `FILE:LINE: what`, sorted."""
         super().__init__("\n".join(self.problems), advice)
 
 
 def _place(problem: str) -> tuple[str, int]:
     path, line, *_ = (*problem.split(":", 2), "")
-    return path, int(line) if line.isdecimal() else 0
+    if not line.isdecimal():
+        return path, 0
+    return path, int(line)
 
 
 class SeveralApplications(InventoryError):
-    """The inventory describes these applications, and none of them was chosen."""
+    """The inventory describes several applications, and the operator chose none of them."""
 
     def __init__(self, problem: str, applications: Iterable[str]) -> None:
         self.applications = tuple(applications)
-        super().__init__([problem], "nothing was looked at or changed")
+        super().__init__([problem], "nothing was checked or changed")
 
 
 class RenderError(UsageError):
-    """A template or a value with Jinja in it cannot be rendered; the message says what is missing."""
+    """A template, or a value with Jinja, cannot be rendered; the message says what is missing."""
 
 
 class Trouble(Enum):
-    """What keeps the broker from being asked, or from taking writes; its finding is `broker.VALUE`."""
+    """Why the broker cannot be asked, or does not accept writes; the finding is `broker.VALUE`."""
 
     UNREACHABLE = "unreachable"
     LOADING = "loading"
@@ -98,11 +97,11 @@ class Trouble(Enum):
 
 
 AWAY = (Trouble.UNREACHABLE, Trouble.LOADING, Trouble.MAX_CLIENTS)
-"""It does not answer, or not yet, or lets nobody in."""
+"""The broker does not answer, or not yet, or accepts no more connections."""
 
 
 class BrokerError(RunbookError):
-    """The broker cannot be used as it is now; `trouble` says why."""
+    """The broker cannot be used in its present state; `trouble` says why."""
 
     trouble = Trouble.UNUSABLE
 
@@ -112,26 +111,25 @@ class BrokerError(RunbookError):
 
 
 class BrokerRefused(BrokerError, UsageError):
-    """The broker answers, but not as this tool needs it: wrong password, a Cluster, a replica,
-    missing rights.
+    """The broker answers, but this tool cannot use it.
+
+    The password is wrong, rights are missing, or it is a replica or a Cluster.
     """
 
 
 class BrokerReadOnly(BrokerRefused):
-    """The broker answers, and takes no writes just now: it has no memory, no disk, or too few
-    replicas.
-    """
+    """The broker answers, but refuses writes for now: too little memory, disk or replicas."""
 
 
 class BrokerUnreachable(BrokerError):
-    """The broker does not answer, or not yet, or lets nobody in."""
+    """The broker does not answer, or not yet, or accepts no more connections."""
 
     trouble = Trouble.UNREACHABLE
     exit_code = ExitCode.UNREACHABLE
 
 
 class HostTrouble(Enum):
-    """What keeps a host from being worked with; its finding is `host.VALUE`."""
+    """Why this tool cannot work on a host; the finding is `host.VALUE`."""
 
     UNREACHABLE = "unreachable"
     KEY_CHANGED = "key_changed"
@@ -144,7 +142,7 @@ class HostTrouble(Enum):
 
 
 class HostUnreachable(RunbookError):
-    """A host does not answer, or not so that it can be worked with; `trouble` says why."""
+    """A host does not answer, or this tool cannot work on it; `trouble` says why."""
 
     exit_code = ExitCode.UNREACHABLE
 
@@ -156,13 +154,13 @@ class HostUnreachable(RunbookError):
 
 
 class NodesSilent(RunbookError):
-    """Nodes do not answer, and without their answer it cannot be known what may be done."""
+    """Nodes do not answer, and without their answer it is not known what is safe to do."""
 
     exit_code = ExitCode.UNREACHABLE
 
 
 class StalePlan(RunbookError):
-    """What a change was planned from is no longer so; it was not made."""
+    """Something changed since the change was planned, so the change was not applied."""
 
     exit_code = ExitCode.STALE
 

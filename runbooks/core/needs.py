@@ -1,13 +1,14 @@
-"""What has to be observed for a decision."""
+"""What a decision needs to have observed."""
 
 from enum import Flag, auto
 
 
 class Needs(Flag):
-    """Parts of a look; the probes, which run the operator's commands, are asked for by name.
+    """Parts of a look. EVERYTHING leaves out those that a judgement has to request by name.
 
-    So is what each node holds (HOLDINGS): a judgement asks for it only where messages are
-    unacknowledged; and what beat's scheduler keeps (SCHEDULE), for which the application is loaded.
+    These are the probes, which run the operator's commands; what each node holds (HOLDINGS), which
+    matters only if messages are unacknowledged; and what beat's scheduler keeps (SCHEDULE), which
+    needs the application to be loaded.
     """
 
     FILES = auto()

@@ -1,4 +1,4 @@
-"""The settings of a worker that decide where tasks and results go, as `inspect conf` has them."""
+"""The settings of a worker that decide where tasks and results go, from `inspect conf`."""
 
 import re
 from collections.abc import Mapping
@@ -12,32 +12,33 @@ NAMES = {
     "task_routes": ("task_routes", "celery_routes"),
     "beat_schedule": ("beat_schedule", "celerybeat_schedule"),
 }
-"""Each setting, and what it may be called. **Source:** celery 5.7.0 `app/defaults.py:
-_OLD_DEFAULTS`.
-"""
+"""Each setting with all of its names. **Source:** celery 5.7.0 `app/defaults.py: _OLD_DEFAULTS`."""
 
 _OWN = re.compile(r" at 0x[0-9a-f]+|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
-"""What differs from process to process: the address of an object, and in the name of a broadcast's
-queue a UUID.
-"""
+"""What differs between processes: an object's address, the UUID in a broadcast queue's name."""
 
 
 def settings_of(conf: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings under their own names, wherever they are set; those that have their default are
-    missing.
+    """The settings under their own names; those with their default value are missing.
 
-    With a namespace (`CELERY`, as Django applications have it) a name is in capitals, and has that
-    in front. What differs from process to process is cut out. **Source:** celery 5.7.0
-    `worker/control.py: conf`, `app/utils.py: Settings`.
+    With a namespace (`CELERY` in Django applications) a name is in capitals and begins with it.
+    What differs between processes is cut out. **Source:** celery 5.7.0 `worker/control.py: conf`,
+    `app/utils.py: Settings`.
     """
-    by_name = {name.lower(): value for name, value in conf.items()}
-    found = {
-        setting: value
-        for setting, names in NAMES.items()
-        for told, value in by_name.items()
-        if told in names or told.endswith(tuple(f"_{name}" for name in names))
-    }
-    return {setting: _without_own(value) for setting, value in found.items()}
+    found: dict[str, Any] = {}
+    for name, value in conf.items():
+        setting = _setting_of(name.lower())
+        if setting:
+            found[setting] = _without_own(value)
+    return found
+
+
+def _setting_of(name: str) -> str:
+    """The setting that has this name, maybe after a namespace; "": none of those in NAMES."""
+    for setting, names in NAMES.items():
+        if name.endswith(tuple(f"_{one}" for one in names)) or name in names:
+            return setting
+    return ""
 
 
 def _without_own(value: Any) -> Any:
@@ -45,4 +46,6 @@ def _without_own(value: Any) -> Any:
         return {name: _without_own(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_without_own(item) for item in value]
-    return _OWN.sub("", value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return _OWN.sub("", value)
+    return value

@@ -1,4 +1,4 @@
-"""Who runs this."""
+"""The user that runs this tool."""
 
 import getpass
 import os
@@ -6,7 +6,7 @@ import pwd
 
 
 def user_name() -> str:
-    """The name of the user this runs as; `uid N` for a uid without a name."""
+    """The name of this user; `uid N` for a uid without a name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -14,5 +14,5 @@ def user_name() -> str:
 
 
 def home_directory() -> str:
-    """Where this user is at home by the password database, as for `ssh`, whatever $HOME says."""
+    """This user's home by the password database, as for `ssh`; $HOME does not matter."""
     return pwd.getpwuid(os.getuid()).pw_dir

@@ -1,10 +1,8 @@
-"""Text from outside (names, errors, log lines, what hosts and programs say) is shown as text,
-whatever it holds.
+"""Text from outside (names, errors, log lines, output of programs) is shown as plain text.
 
-A terminal takes some characters for commands, and some make it show others elsewhere, or nothing at
-all. They are shown as Python writes them: `\\x1b`, `\\u202e`. A line break is shown as `\\n`, so
-nothing from outside looks like a line of ours; where a text of several lines is told, whoever tells
-it parts it first.
+Some characters are commands for a terminal; others move text or are invisible. They are shown in
+Python's form: `\\x1b`, `\\u202e`. A line break is shown as `\\n`, so nothing from outside looks
+like a line of this tool; a text of several lines is split before it is shown.
 """
 
 import re
@@ -23,20 +21,22 @@ _LONE = re.compile("[\ud800-\udfff]")
 
 
 def on_one_line(text: str) -> str:
-    """The text with everything escaped that is no visible character, line breaks too."""
+    """The text with every invisible character escaped, including line breaks."""
     if text.isascii() and text.isprintable():
         return text
     return _UNSHOWN.sub(_escaped, text)
 
 
 def as_lines(lines: Iterable[str]) -> str:
-    """A text of these lines: a line break inside one of them ends none."""
+    """A text of these lines; line breaks inside a line are escaped."""
     return "\n".join(map(on_one_line, lines))
 
 
 def without_lone_surrogates(text: str) -> str:
-    """The text as UTF-8 can have it: half a character, which no encoding has, is escaped."""
-    return text if text.isascii() else _LONE.sub(_escaped, text)
+    """The text with every half character escaped, so that UTF-8 can encode it."""
+    if text.isascii():
+        return text
+    return _LONE.sub(_escaped, text)
 
 
 def _escaped(found: re.Match[str]) -> str:

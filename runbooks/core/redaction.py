@@ -1,10 +1,8 @@
-"""What must not leave this tool: secrets, hidden by value, by the name they stand under, and by
-their look.
+"""What must not leave this tool: secrets, recognized by their value, their name, or their look.
 
-A value that is known as a secret is remembered for as long as the process lives (`keep_secret`),
-whichever host or file it came from. `redact` takes it out of a text in every form that programs
-write it in. Whatever is printed, written down or sent goes through it; `docs/secrets.md` says what
-an operator has to know of it.
+A known secret is remembered as long as the process lives (`keep_secret`), from any host or file.
+`redact` removes it from a text in every form that programs write. Everything that is printed,
+recorded or sent goes through it. `docs/secrets.md` explains this to operators.
 """
 
 import re
@@ -18,7 +16,7 @@ from runbooks.core.written_forms import beginning, begun, in_base64, is_cut, lon
 
 HIDDEN = "********"
 LEAST = 4
-"""A shorter value is not hidden by value: half of all words would hold it."""
+"""A shorter value is not hidden: it would be part of half of all words."""
 
 _MANY = 300
 _NEVER_SECRET = {"true", "false", "none", "null", "default"}
@@ -26,8 +24,14 @@ _TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w%+-]{8,}")
 _WORD = re.compile(r"[a-z]{4,7}|[A-Z]{4,7}|\d{4,7}")
 _LINE_LEAST = 8
 
-_ANYWHERE = r"passw|passphrase|passcode|secret|credential|webhook|private_?key|private$|api_?key|token(?!i)|bearer"
-_AT_THE_END = r"(?:^|[^a-z])(?:pass|pwd|pw|auth|authorization|dsn|jwt|salt|[a-z0-9]+[_-]key|cookie)(?:[_-]?\d+)?$"
+_ANYWHERE = (
+    r"passw|passphrase|passcode|secret|credential|webhook|private_?key|private$|api_?key|token(?!i)"
+    r"|bearer"
+)
+_AT_THE_END = (
+    r"(?:^|[^a-z])(?:pass|pwd|pw|auth|authorization|dsn|jwt|salt|[a-z0-9]+[_-]key|cookie)"
+    r"(?:[_-]?\d+)?$"
+)
 _NAME = re.compile(f"{_ANYWHERE}|{_AT_THE_END}", re.IGNORECASE)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _NO_SECRET = re.compile(
@@ -36,35 +40,53 @@ _NO_SECRET = re.compile(
     re.IGNORECASE,
 )
 _HIDDEN_ALREADY = re.compile(r"\*+(?:\\|$)")
-"""What follows may be the next line, with its line break written as `\\n`."""
+"""The next line may follow, with the line break written as `\\n`."""
 _WEAK_NUMBER = re.compile(r"\d{1,5}(?:\.\d+)?")
 _PASSWORD = re.compile(r"(?i:passw|passphrase|pwd|pw|secret)|PASS")
 _ALONE = re.compile(r"password|passwd|passphrase|pwd", re.IGNORECASE)
 
-_STEMS = ("pass", "pw", "secret", "token", "credential", "webhook", "auth", "key", "dsn", "private", "jwt", "salt",
-          "cookie", "bearer")  # fmt: skip
-"""In lower case: a text without any of them holds no name of a secret."""
+_STEMS = (
+    "pass",
+    "pw",
+    "secret",
+    "token",
+    "credential",
+    "webhook",
+    "auth",
+    "key",
+    "dsn",
+    "private",
+    "jwt",
+    "salt",
+    "cookie",
+    "bearer",
+)
+"""In lower case: a text without any of them contains no name of a secret."""
 
 
 class _Known:
-    """The values that are known as secrets, and the operator's own names of such.
-
-    `clues` are texts that stand wherever a value does, each with it: a word of it, or what it is in
-    base64. Those of four letters or more are in `by_start`, too, by these. `beginnings` are of what
-    may be cut off.
-    """
+    """The values that are known as secrets, and the operator's own names of secrets."""
 
     def __init__(self) -> None:
         self.lock = Lock()
         self.values: set[str] = set()
         self.clues: list[tuple[str, str]] = []
-        self.beginnings: list[tuple[str, str]] = []
+        """Texts that are in every form of a value, each with the value: its longest word, or its
+        base64 form.
+        """
         self.by_start: dict[str, list[tuple[str, str]]] = {}
+        """The clues by their first letters."""
+        self.beginnings: list[tuple[str, str]] = []
+        """The beginning of each value, or of its base64 form, with the whole: for texts cut off."""
         self.words: dict[str, re.Pattern[str]] = {}
+        """Short values, which are hidden only as a whole word."""
         self.names: re.Pattern[str] | None = None
+        """Matches the operator's own names."""
         self.stems: tuple[str, ...] = _STEMS
+        """A text without any of these contains no name of a secret."""
 
     def add(self, value: str) -> None:
+        """Remember a secret."""
         with self.lock:
             if value in self.values:
                 return
@@ -83,14 +105,14 @@ _known = _Known()
 
 
 def forget_secrets() -> None:
-    """Know nothing any more: for tests, of which each is a run of its own."""
+    """Forget everything: for tests, each of which is a run of its own."""
     global _known
     _known = _Known()
     is_secret_name.cache_clear()
 
 
 def also_secret(names: Iterable[str]) -> None:
-    """Take names that hold one of these words, whatever their case, for names of secrets, too."""
+    """Also take names that contain one of these words, in any case, as names of secrets."""
     words = sorted({name.lower() for name in names})
     if words and _known.stems != (*_STEMS, *words):
         _known.names = re.compile("|".join(map(re.escape, words)), re.IGNORECASE)
@@ -100,7 +122,7 @@ def also_secret(names: Iterable[str]) -> None:
 
 @lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
-    """Whether what stands under this name (a variable, an argument, a key) is taken for a secret."""
+    """Whether the value of this name (a variable, an argument, a key) counts as a secret."""
     if _known.names and _known.names.search(name):
         return True
     if name == "KEY":
@@ -109,7 +131,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def keep_secret(*values: str | None) -> None:
-    """Never show these values from now on, nor a long line of one that has several."""
+    """Never show these values from now on, nor long lines of those with several lines."""
     for value in values:
         for one in _worth_hiding(value or ""):
             _known.add(one)
@@ -120,14 +142,13 @@ def _worth_hiding(value: str) -> Iterable[str]:
     if len(whole) >= LEAST and whole.lower() not in _NEVER_SECRET and set(whole) != {"*"}:
         yield whole
         if "\n" in whole:
-            lines = map(str.strip, whole.split("\n"))
-            yield from (line for line in lines if len(line) >= _LINE_LEAST and "-----" not in line)
+            for line in map(str.strip, whole.split("\n")):
+                if len(line) >= _LINE_LEAST and "-----" not in line:
+                    yield line
 
 
 def keep_secrets_in(value: Any, name: str = "") -> None:
-    """Never show the texts of a variable's value that stand under the name of a secret, nor
-    passwords in its URLs.
-    """
+    """Never show the parts of a variable's value with a secret name, nor passwords in its URLs."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             keep_secrets_in(item, name if is_secret_name(name) else str(key))
@@ -142,33 +163,33 @@ def keep_secrets_in(value: Any, name: str = "") -> None:
 
 
 def _is_folder(name: str, value: str) -> bool:
-    """`PWD` is the shell's own, too."""
+    """Whether the value is the shell's own `PWD`, not a password."""
     return name in ("PWD", "OLDPWD") and value.startswith("/")
 
 
 def keep_webhook(url: str) -> None:
-    """Never show the URL of somebody who is told: any part of it may be a token (`slack://A/B/C`)."""
+    """Never show the URL of a target: any part may be a token (`slack://A/B/C`)."""
     keep_secret(url, *url_secrets(url))
     keep_secret(*(part for part in re.split(r"[/?&=@:]+", url) if _TOKEN.fullmatch(part)))
 
 
 def redact(text: str) -> str:
-    """The text with every known secret hidden, and what by its name or its look is one.
+    """The text without known secrets, and without what is one by its name or its look.
 
-    Hidden is what stands there: a part of a secret is not known again, so redact before you cut.
+    Redact before you cut a text: a part of a secret is not recognized.
     """
     return hide_by_look(_by_value(text))
 
 
 def redact_value(value: Any) -> Any:
-    """A JSON value with the secrets in its texts replaced, and what stands under a name that looks
-    like one.
-    """
+    """A JSON value without the secrets in its strings, and without the values of secret names."""
     if isinstance(value, Mapping):
         return {redact_value(key): _of_key(key, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [redact_value(item) for item in value]
-    return redact(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return redact(value)
+    return value
 
 
 def _of_key(key: Any, item: Any) -> Any:
@@ -178,21 +199,24 @@ def _of_key(key: Any, item: Any) -> Any:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether a text holds a known secret, a password in a URL, or a key of a well-known kind.
+    """Whether a text contains a known secret, a password in a URL, or a key of a well-known kind.
 
-    The name of a user alone, which `redact` hides in a URL because it may be a token, is none.
+    A user name alone does not count, though `redact` hides it in a URL because it may be a token.
     """
     without_user = _USER.sub("://", text)
     return redact(without_user) != without_user
 
 
 def _by_value(text: str) -> str:
-    """Replaced until none is left: what stands beside a hidden secret may make one with the stars."""
+    """Hide known values until none is left: text next to the stars may form another one."""
     before = ""
     while text != before:
         before = text
         for clue, value in sorted(_found(text), key=lambda one: len(one[1]), reverse=True):
-            text = written(value).sub(HIDDEN, text) if clue in value else text.replace(clue, HIDDEN)
+            if clue in value:
+                text = written(value).sub(HIDDEN, text)
+            else:
+                text = text.replace(clue, HIDDEN)
     if is_cut(text):
         for clue, whole in _known.beginnings:
             if clue in text:
@@ -204,11 +228,15 @@ def _by_value(text: str) -> str:
 
 
 def _found(text: str) -> list[tuple[str, str]]:
+    """The clues that are in a text, each with its value."""
     if len(_known.clues) < _MANY:
         return [one for one in _known.clues if one[0] in text]
     starts = _known.by_start.keys() & {text[n : n + LEAST] for n in range(len(text) - LEAST + 1)}
     short = [start for start in _known.by_start if len(start) < LEAST]
-    return [one for start in (*starts, *short) for one in _known.by_start[start] if one[0] in text]
+    found = []
+    for start in (*starts, *short):
+        found += [one for one in _known.by_start[start] if one[0] in text]
+    return found
 
 
 # --- by their look
@@ -245,7 +273,7 @@ _SHAPES = (
     ("earer ", r"(?<=earer )(?=\S*\d)[\w.~+/=-]{8,}"),
     ("redis-cli", r"(?<= -a )\S+|(?<= --pass )\S+"),
 )
-"""A text that has to be there, and the expression for what is hidden then: most are never compiled."""
+"""A text that has to be there, and what is hidden then; most expressions are never compiled."""
 _AUTHORIZATION = re.compile(
     r"(?P<head>\b(?:proxy-)?authorization\\*[\"']?\s*[:=]\s*\\*[\"']?(?:(?:bearer|basic|token|digest|negotiate|apikey)\s+)?)"
     r"(?!\*{8})[^\s\"'\\,;]+|(?P<cookie>\b(?:set-)?cookie: )[^\n\"']+",
@@ -263,7 +291,7 @@ _VALUE = re.compile(
 
 
 def hide_by_look(text: str) -> str:
-    """The text without what shows by itself that it is a secret, or by the name it stands under."""
+    """The text without what is a secret by its look or by its name."""
     if "://" in text and "@" in text:
         text = _URL.sub(lambda found: f"{found['scheme'] or found['other']}{HIDDEN}@", text)
     for needle, shape in _SHAPES:
@@ -280,9 +308,7 @@ def hide_by_look(text: str) -> str:
 
 
 def _by_name(text: str) -> str:
-    """What is assigned to the name of a secret: `PASSWORD=x`, `'token': 'x'`, `--password x`,
-    `?passwd=x`.
-    """
+    """Hide the values of secret names: `PASSWORD=x`, `'token': 'x'`, `--password x`, `?pwd=x`."""
     parts: list[str] = []
     done = 0
     for head in _HEAD.finditer(text):
@@ -296,27 +322,26 @@ def _by_name(text: str) -> str:
 
 
 def _hidden(head: re.Match[str], value: re.Match[str], text: str) -> str:
-    """What stands for a value, "" where it is left as it is: no secret, or hidden already."""
+    """What to show instead of a value; "": leave it, as it is not a secret or already hidden."""
+    if value["quote"] and not value["body"].strip("*"):
+        return ""
     if value["quote"]:
-        return f"{value['open']}{HIDDEN}" if value["body"].strip("*") else ""
+        return f"{value['open']}{HIDDEN}"
     bare = value[0]
-    if (
-        _HIDDEN_ALREADY.match(bare)
-        or bare.lower() in _NEVER_SECRET
-        or _is_folder(head["name"], bare)
-    ):
+    if _HIDDEN_ALREADY.match(bare) or bare.lower() in _NEVER_SECRET:
+        return ""
+    if _is_folder(head["name"], bare):
         return ""
     if _WEAK_NUMBER.fullmatch(bare) and not _PASSWORD.search(head["name"]):
         return ""
     if head["sep"] == ":" and not head["close"] and not _after_colon(head, bare, text):
         return ""
-    return f"{head['close']}{HIDDEN}{head['close']}" if head["close"] else HIDDEN
+    close = head["close"] or ""
+    return f"{close}{HIDDEN}{close}"
 
 
 def _after_colon(head: re.Match[str], bare: str, text: str) -> bool:
-    """Whether what follows `name:` is its value, and not a sentence: a task's or a queue's name may
-    be any word.
-    """
+    """Whether a value follows `name:`, not a sentence: tasks and queues may have any name."""
     if text[: head.start()].endswith((".", "/", "@")):
         return False
     mixed = len(bare) >= 6 and any(map(str.isdigit, bare)) and any(map(str.isalpha, bare))
@@ -324,10 +349,9 @@ def _after_colon(head: re.Match[str], bare: str, text: str) -> bool:
 
 
 def url_secrets(text: str) -> list[str]:
-    """The passwords in the URLs of a text, as they stand there and decoded; without a password,
-    what stands for a user.
+    """The passwords in the URLs of a text, literally and decoded; without a password, the user.
 
-    A password may hold what has to be escaped in a URL, and is not: it ends at the last `@`.
+    A password may contain characters that should be escaped but are not: it ends at the last `@`.
     """
     found = []
     for url in re.split(r"[;,\s](?=[A-Za-z][A-Za-z0-9+.-]*://)", text):

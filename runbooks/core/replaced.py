@@ -1,4 +1,4 @@
-"""Files that are written anew, at once or not at all."""
+"""Files that are replaced completely or not at all."""
 
 import os
 import tempfile
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes, mode: int) -> None:
-    """Put a file of this content and mode in place of what stands there. Raises OSError.
+    """Replace a file by one with this content and mode. Raises OSError.
 
-    The new one is made under a name that nobody can know: in a folder of another user's, a link
-    could lie there.
+    The new file gets an unpredictable name first: in another user's folder, a link could wait under
+    a known one.
     """
     handle, new = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -1,11 +1,12 @@
-"""Where the templates are that come with this tool."""
+"""The templates that come with this tool."""
 
 from pathlib import Path
 
 
 def shipped_templates() -> Path:
-    """`templates/`: in the wheel inside the package, else beside it."""
+    """Their folder: in a wheel inside the package, in a checkout next to it."""
     package = Path(__file__).parents[1]
-    return next(
-        path for path in (package / "templates", package.parent / "templates") if path.is_dir()
-    )
+    inside = package / "templates"
+    if inside.is_dir():
+        return inside
+    return package.parent / "templates"

@@ -1,4 +1,4 @@
-"""Times and names as an operator reads them."""
+"""Times, numbers and names as an operator reads them."""
 
 import difflib
 import time
@@ -10,7 +10,8 @@ from runbooks.core.model import Notice, OtherRun
 
 def span(seconds: float) -> str:
     """The two largest units of a duration: `3 d 4 h`, `5 min`, `12 s`."""
-    rest, parts = int(abs(seconds)), []
+    rest = int(abs(seconds))
+    parts = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         if rest >= size:
             parts.append(f"{rest // size} {unit}")
@@ -25,23 +26,30 @@ def utc(at: float) -> str:
 
 def ago(seconds: float) -> str:
     """`3 h ago` for the past, `in 3 h` for the future."""
-    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(seconds)}"
+    if seconds < 0:
+        return f"in {span(seconds)}"
+    return f"{span(seconds)} ago"
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """`1 message`, `5,000 messages`; `many` where it is not `one` with an s: `1 message waits`, `2
-    messages wait`.
+    """`1 message`, `5,000 messages`.
+
+    `many` is the plural; empty: `one` with an s. `1 message waits`, `2 messages wait` needs it.
     """
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+    if number == 1:
+        return f"1 {one}"
+    return f"{number:,} {many or one + 's'}"
 
 
 def enumerated(names: Sequence[str]) -> str:
-    """Names as a sentence has them: `a`, `a and b`, `a, b and c`."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+    """The names as part of a sentence: `a`, `a and b`, `a, b and c`."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def first_few(names: Sequence[str], most: int = 3) -> str:
-    """The first of these names, and whether there are more: `a, b, c, …`."""
+    """The first of these names, with `…` if there are more: `a, b, c, …`."""
     shown = ", ".join(names[:most])
     if len(names) > most:
         shown += ", …"
@@ -49,35 +57,42 @@ def first_few(names: Sequence[str], most: int = 3) -> str:
 
 
 def them(number: int) -> str:
+    """The pronoun for so many things: `it` or `them`."""
     return "it" if number == 1 else "them"
 
 
 def tasks(names: Iterable[str]) -> str:
-    """Task names for one line: in full up to two, else how many of which module."""
+    """Task names on one line: up to two in full, more as a number for each module."""
     ordered = sorted(names)
     if len(ordered) <= 2:
         return ", ".join(ordered)
     modules = Counter(name.rpartition(".")[0] for name in ordered)
-    return ", ".join(f"{counted(count, 'task')} of {module}" for module, count in modules.items())
+    numbers = [f"{counted(count, 'task')} of {module}" for module, count in modules.items()]
+    return ", ".join(numbers)
 
 
 def going_on(run: OtherRun) -> str:
-    """Who is changing the fleet, and since when."""
+    """Say who is changing the fleet, and since when."""
     if run.since_at is None:
         return f"{run.by} holds the fleet's lock"
-    return f"run {run.id} is going on: {run.verb} by {run.by}, since {utc(run.since_at)}"
+    return f"run {run.id} is in progress: {run.verb} by {run.by}, since {utc(run.since_at)}"
 
 
-def notice(told: Notice, ids: int = 5) -> str:
-    """What an operator has to know of messages, with the first of their ids."""
-    shown = ", ".join(told.ids[:ids]) + (", …" if len(told.ids) > ids else "")
-    return f"{told.count:,} {told.what}" + (f": {shown}" if shown else "")
+def notice(noticed: Notice, ids: int = 5) -> str:
+    """What an operator has to know about messages, with the first of their ids."""
+    text = f"{noticed.count:,} {noticed.what}"
+    if not noticed.ids:
+        return text
+    return f"{text}: {first_few(noticed.ids, ids)}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of `known`, or nothing. That both are flags makes no
-    two words alike.
+    """`; did you mean 'x'?` for the name of `known` that is most like the word, "" if none is.
+
+    The dashes of flags are not compared.
     """
     bare = {name.lstrip("-"): name for name in known}
     near = difflib.get_close_matches(word.lstrip("-"), bare, n=1)
-    return f"; did you mean '{bare[near[0]]}'?" if near else ""
+    if not near:
+        return ""
+    return f"; did you mean '{bare[near[0]]}'?"

@@ -1,6 +1,4 @@
-"""A text as programs write it: in Python, JSON, a shell, a URL, HTML, base64, and one inside of
-another.
-"""
+"""How programs write a text: in Python, JSON, a shell, a URL, HTML, base64, also nested."""
 
 import base64
 import re
@@ -8,10 +6,15 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 _BASE64_LEAST = 8
-"""Letters. Fewer of them would be found in texts that have nothing to do with it."""
-
+"""Fewer letters would also be found in unrelated texts."""
+_BACKSLASH = r"(?:\\|(?i:%(?:25){0,9}5c)|&(?:amp;){0,9}#92;)"
+"""Each level of nested quotes adds some. Repetition is bounded: no hostile log can stall this."""
+_TOGETHER = r"""["\\]*'['"\\]*|."""
+"""Quotes and backslashes around a single quote, which a shell writes as '"'"' or '\\''."""
 _CUT_LEAST = 5
+"""So many letters of a text that is cut off are enough to recognize it."""
 _CUT_MOST = 60
+"""No more letters are compared."""
 _ENDS = r"(?:\.\.\.|\u2026)"
 _NAMED = {"&": "amp", "<": "lt", ">": "gt", '"': "quot"}
 _LETTERS = {"\n": "n", "\t": "t", "\r": "r", "\b": "b", "\f": "f"}
@@ -19,40 +22,29 @@ _LETTERS = {"\n": "n", "\t": "t", "\r": "r", "\b": "b", "\f": "f"}
 
 @lru_cache(maxsize=1024)
 def written(text: str) -> re.Pattern[str]:
-    """Finds the text itself and each way in which it is written otherwise, escaped however often."""
+    """A pattern that finds the text and all its written forms, escaped any number of times."""
     return re.compile("".join(map(_written, re.findall(_TOGETHER, text, re.DOTALL))))
 
 
 @lru_cache(maxsize=1024)
 def begun(text: str) -> re.Pattern[str]:
-    """Finds a text that is cut off: its beginning, before an ellipsis."""
-    first, further = text[:_CUT_LEAST], text[_CUT_LEAST:_CUT_MOST]
+    """A pattern that finds the beginning of the text before an ellipsis."""
+    first = text[:_CUT_LEAST]
+    further = text[_CUT_LEAST:_CUT_MOST]
     pattern = "".join(f"(?:{_written(one)}" for one in further) + ")?" * len(further)
     return re.compile("".join(map(_written, first)) + pattern + rf"(?={_ENDS})")
 
 
 def beginning(text: str) -> str:
-    """What stands wherever a text is cut off: the letters that it begins with, a few of them."""
+    """The first letters of a text, which are there even if it is cut off."""
     return re.match(r"\w*", text[:_CUT_LEAST], re.ASCII)[0]  # type: ignore[index]
 
 
 is_cut = re.compile(_ENDS).search
 
 
-_BACKSLASH = r"(?:\\|(?i:%(?:25){0,9}5c)|&(?:amp;){0,9}#92;)"
-"""Each level of quotes in quotes adds some. All repetition is bounded: a hostile log must not take
-for ever.
-"""
-
-
-_TOGETHER = r"""["\\]*'['"\\]*|."""
-"""Quotes and backslashes beside a single quote: a shell ends its quotes for one, as '"'"' or '\\''."""
-
-
 def _written(part: str) -> str:
-    """A character, or what is matched as a whole, once: where quotes mix there are many ways to
-    read each of them.
-    """
+    """A pattern for a character, or for mixed quotes, which are matched as a whole."""
     if "'" not in part:
         return _character(part)
     quote = "|".join((_stands_for("'"), _stands_for('"')))
@@ -68,8 +60,9 @@ def _character(one: str) -> str:
 
 
 def _stands_for(one: str) -> str:
-    """The character, or what is written for it."""
-    code, in_bytes = f"{ord(one):x}", one.encode(errors="surrogateescape")
+    """A pattern for the character and its written forms."""
+    code = f"{ord(one):x}"
+    in_bytes = one.encode(errors="surrogateescape")
     in_utf16 = re.findall("....", one.encode("utf-16-be", errors="surrogatepass").hex())
     ways = [
         "".join(f"%(?:25){{0,9}}{byte:02x}" for byte in in_bytes),
@@ -88,14 +81,12 @@ def _stands_for(one: str) -> str:
 
 
 def longest_word(text: str) -> str:
-    """The part of the text that stands in every way to write it, but for base64; "" where there is
-    none.
-    """
+    """The longest part of the text that all its written forms contain, except base64; "": none."""
     return max(re.findall(r"[A-Za-z0-9_]+", text), key=len, default="")
 
 
 def in_base64(text: str) -> Iterator[str]:
-    """What of it is the same whatever stands before and after it, at each of the three alignments."""
+    """The base64 letters that do not depend on the neighbouring text, for all three alignments."""
     raw = text.encode(errors="surrogateescape")
     for before in range(3):
         begin = (before * 8 + 5) // 6

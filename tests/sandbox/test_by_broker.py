@@ -142,7 +142,9 @@ def test_the_live_page_works_with_the_broker_alone(url: str, tmp_path: Path) -> 
     try:
         assert process.stdout
         found = next(
-            filter(None, (re.search(r"a page of it at (\S+)", line) for line in process.stdout))
+            filter(
+                None, (re.search(r"a page for browsers at (\S+)", line) for line in process.stdout)
+            )
         )
         assert any(" CROSSED queue.no_consumer mails " in line for line in process.stdout)
         until(lambda: "mails" in read(found[1]))
@@ -207,7 +209,7 @@ def test_queues_under_a_key_prefix_are_found_and_others_named(url: str, tmp_path
         ("redis://127.0.0.1:1/0", "the broker at 127.0.0.1:1 does not answer"),
         (f"amqp://shop:{PASSWORD}@127.0.0.1/0", "is not a Redis URL"),
         (f"sentinel://:{PASSWORD}@127.0.0.1:1/0", "the master's name is needed"),
-        ("", "is no URL"),
+        ("", "is not a URL"),
     ],
 )
 def test_what_is_no_broker_is_told(given: str, told: str, tmp_path: Path) -> None:

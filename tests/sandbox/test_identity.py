@@ -233,7 +233,7 @@ def test_what_somebody_else_may_have_recorded_is_refused(
     (journal,), (history,) = state.glob("runs/*/journal.jsonl"), state.glob("monitor/*/history.db")
     installed, told = (
         cron.read_bytes(),
-        ("belongs to user" if how == "theirs" else "may be written by others"),
+        ("belongs to user" if how == "theirs" else "is writable by others"),
     )
     for planted, verb in (
         (journal, ("undo", journal.parent.name, "--yes")), (journal.parent, ("undo", "last", "--yes")),

@@ -185,8 +185,8 @@ def test_a_node_that_fits_no_pattern_is_a_stranger(cloud: World) -> None:
     ("queues", "told"),
     [
         ("{daemon: {consumer: 2}}", "celery_queues.daemon.consumer: unknown key; did you mean 'consumers'?"),
-        ("{daemon: 2}", "celery_queues.daemon: keys with values are wanted"),
-        ("daemon", "celery_queues: keys with values are wanted"),
+        ("{daemon: 2}", "celery_queues.daemon: expected keys with values"),
+        ("daemon", "celery_queues: expected keys with values"),
     ],
 )  # fmt: skip
 def test_what_is_misspelt_is_told_with_its_place(cloud: World, queues: str, told: str) -> None:

@@ -48,7 +48,7 @@ def at_work(healthy: World) -> Iterator[AtWork]:
 
 
 def going_on(at_work: AtWork) -> str:
-    return f"run {at_work.run} is going on: restart-workers by "
+    return f"run {at_work.run} is in progress: restart-workers by "
 
 
 def test_a_diagnosis_names_the_run_first_and_calls_its_restarts_no_faults(at_work: AtWork) -> None:

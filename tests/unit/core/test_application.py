@@ -94,7 +94,7 @@ def test_arguments_that_do_not_fit_are_told_as_python_does(
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("place", "shown"),
     [
         (Place("redis", "10.0.0.1", 6380, "3"), "10.0.0.1:6380/3"),
         (Place("redis"), "127.0.0.1:6379/0"),
@@ -104,5 +104,5 @@ def test_arguments_that_do_not_fit_are_told_as_python_does(
         (Place("db+postgresql", "pg", 5432, "shop"), "db+postgresql://pg:5432/shop"),
     ],
 )
-def test_a_place_is_told_with_what_its_url_leaves_out(place: Place, told: str) -> None:
-    assert str(place.usual) == told
+def test_a_place_is_told_with_what_its_url_leaves_out(place: Place, shown: str) -> None:
+    assert str(place.usual) == shown

@@ -1,4 +1,4 @@
-"""Broker URLs: every mistake is told with its line, and only its secret is hidden."""
+"""Broker URLs: every mistake is reported with its line, and only its secret is hidden."""
 
 from pathlib import Path
 
@@ -11,19 +11,19 @@ SECRET = "hunter2"
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "expected"),
     [
-        ("redis1:6379/0", "redis1:6379/0 is no URL: redis://HOST:PORT/DB is wanted"),
-        (":hunter2@redis1:6379/0", "********@redis1:6379/0 is no URL"),
-        ("redis:/:hunter2@redis1/0", "********@redis1/0 is no URL"),
-        ("hunter2", "******** is no URL"),
+        ("redis1:6379/0", "redis1:6379/0 is not a URL: expected redis://HOST:PORT/DB"),
+        (":hunter2@redis1:6379/0", "********@redis1:6379/0 is not a URL"),
+        ("redis:/:hunter2@redis1/0", "********@redis1/0 is not a URL"),
+        ("hunter2", "******** is not a URL"),
         (
             "reddis://:hunter2@redis1/0",
-            "reddis://********@redis1/0 is no Redis URL, and this tool is for Celery on Redis",
+            "reddis://********@redis1/0 is not a Redis URL, and this tool needs Redis",
         ),
-        ("amqp://guest:hunter2@rabbit//", "amqp://********@rabbit// is no Redis URL"),
-        ("valkey://:hunter2@redis1/0", "write redis:// for valkey://"),
-        ("valkeys://:hunter2@redis1/0", "write rediss:// for valkeys://"),
+        ("amqp://guest:hunter2@rabbit//", "amqp://********@rabbit// is not a Redis URL"),
+        ("valkey://:hunter2@redis1/0", "write redis:// instead of valkey://"),
+        ("valkeys://:hunter2@redis1/0", "write rediss:// instead of valkeys://"),
         (
             "redis://:hunter2/x@redis1:6379/0",
             "redis://********@redis1:6379/0 ends before its host: write / as %2F",
@@ -32,21 +32,21 @@ SECRET = "hunter2"
         ("redis://:hunter2?x@redis1:6379/0", "redis://********@redis1:6379/0 ends before its host"),
         (
             "redis://:hunter2 x'y@redis1:6379/zero",
-            "redis://********@redis1:6379/zero names no db by its number",
+            "redis://********@redis1:6379/zero has no db number",
         ),
         (
             "redis://:hunter2@redis1:port/0",
-            "redis://********@redis1:port/0: what stands behind the host's `:` is no port",
+            "redis://********@redis1:port/0: the text after the host's `:` is not a port",
         ),
-        ("redis://:hunter2@redis1:99999/0", "is no port"),
-        ("redis://:hunter2@[::1/0", "an IPv6 address stands in brackets"),
+        ("redis://:hunter2@redis1:99999/0", "is not a port"),
+        ("redis://:hunter2@[::1/0", "write an IPv6 address in brackets"),
         (
             "redis://:hunter2@redis1/celery",
-            "redis://********@redis1/celery names no db by its number",
+            "redis://********@redis1/celery has no db number",
         ),
         (
             "redis://redis1/x?password=hunter2",
-            "redis://redis1/x?password=******** names no db by its number",
+            "redis://redis1/x?password=******** has no db number",
         ),
         (
             "redis://:hunter2@a/0;redis://:hunter2@b/0",
@@ -54,13 +54,13 @@ SECRET = "hunter2"
         ),
         (
             "sentinel://:hunter2@a/0;redis://:hunter2@b/0",
-            "redis://********@b/0: each part begins with sentinel://",
+            "redis://********@b/0: each part has to begin with sentinel://",
         ),
-        ("redis+socket://?virtual_host=0", "redis+socket:///PATH?virtual_host=DB is wanted"),
+        ("redis+socket://?virtual_host=0", "expected redis+socket:///PATH?virtual_host=DB"),
     ],
 )
 def test_what_is_wrong_is_told_with_the_line_and_without_the_secret(
-    url: str, told: str, tmp_path: Path
+    url: str, expected: str, tmp_path: Path
 ) -> None:
     quoted = '"' + url.replace('"', '\\"') + '"'
     base = BASE.replace(
@@ -68,7 +68,7 @@ def test_what_is_wrong_is_told_with_the_line_and_without_the_secret(
     )
     (problem,) = problems(tmp_path, base=base)  # which sees to it that the secret is not in it
     assert problem.startswith("6: celery_broker_url: ")
-    assert told in problem
+    assert expected in problem
 
 
 @pytest.mark.parametrize(

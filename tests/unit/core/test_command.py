@@ -1,6 +1,4 @@
-"""Suggested commands are quoted and told as they have to be typed; text that only looks like one
-stays as it is.
-"""
+"""Suggested commands are quoted and shown as they have to be typed; other text does not change."""
 
 import json
 import subprocess

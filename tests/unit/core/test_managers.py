@@ -1,4 +1,4 @@
-"""What service managers are known, and which service a file of theirs is about."""
+"""Which service managers are known, and which service one of their files describes."""
 
 from typing import get_args
 

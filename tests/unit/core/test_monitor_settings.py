@@ -1,6 +1,4 @@
-"""What the inventory says to the monitor: limits of single queues, where cron runs it, and who is
-told.
-"""
+"""The inventory's settings for the monitor: limits of single queues, cron, and notifications."""
 
 from pathlib import Path
 
@@ -60,7 +58,7 @@ def test_cron_runs_the_monitor_on_one_host_by_its_own_name_or_its_groups(
             "celery_monitor.host: no host or group of the application is called 'web'; did you",
         ),
         ("{host: web1}", "celery_monitor: cron needs `inventory` and `log`"),
-        (f"{{host: web1, user: root, {CRON}}}", "celery_monitor: the monitor only looks"),
+        (f"{{host: web1, user: root, {CRON}}}", "celery_monitor: the monitor changes nothing"),
         ("{schedule: hourly}", "celery_monitor.schedule: not a cron schedule"),
         ("{timeouts: 5}", "celery_monitor.timeouts: unknown key; did you mean 'timeout'?"),
     ],
@@ -80,8 +78,7 @@ def test_who_is_told_may_come_out_of_a_vault_or_a_lookup_and_is_never_shown(tmp_
     assert "hunter2" not in str(fleet.app.model_dump())
     told = problems(tmp_path, "celery_notify: [hunter2]")
     assert told == [
-        f"{FIRST}: celery_notify.0: not a URL of Apprise's, e.g."
-        " mailtos://user:password@example.com"
+        f"{FIRST}: celery_notify.0: not an Apprise URL, e.g. mailtos://user:password@example.com"
     ]
 
 

@@ -89,7 +89,7 @@ def test_of_hosts_that_were_not_looked_at_all_workers_answer_where_there_are_as_
 def test_a_node_that_happens_to_have_a_workers_name_here_is_still_told_apart() -> None:
     nodes = node("w1@a"), node("high@web1")
     assert named("w1@*", ["web1"], *nodes) == {
-        "w1@a": "high@web1", "high@web1": "high@web1 (none of the inventory's)",
+        "w1@a": "high@web1", "high@web1": "high@web1 (not from the inventory)",
     }  # fmt: skip
 
 

@@ -218,7 +218,7 @@ def test_what_stands_under_the_name_of_a_secret_is_hidden(name: str) -> None:
     [
         "accounts.reset_password: 12 messages wait", "accounts.reset_password: SUCCESS after 3 s",
         "ok     queue=tokens depth=12", "tokens: 5 messages", "queue tokens has 512 of 1000", "max_tokens=512",
-        "the key of a queue is no list",
+        "the key of a queue is not a list",
         "{'exchange': '', 'routing_key': 'celery'}", "Task accounts.reset_password[1c2d3e4f-aa] received",
         "PWD=/srv/shop HOME=/root",
         "TOKENIZERS_PARALLELISM=false", "author=me", "keyboard=de", "passed=3 failed=0 pass=3",

@@ -1,6 +1,4 @@
-"""The selection language: what is written is read, what is read is written the same, and mistakes
-are all told.
-"""
+"""The selection language: rules are read and written alike, and all mistakes are reported."""
 
 from typing import Any
 
@@ -81,24 +79,27 @@ def test_no_flag_at_all_is_no_rule() -> None:
     [
         ({"retries": "2"}, "--retries: write it as '>N', e.g. '>2'"),
         ({"retries": ">2", "task": [""]}, "--task: must not be empty"),
-        ({"eta_overdue": "soon"}, "--eta-overdue: a duration is"),
+        ({"eta_overdue": "soon"}, "--eta-overdue: expected seconds"),
         ({"duplicate": "newest"}, "--duplicate: write it as keep=newest or keep=oldest"),
         ({"id": ["a,,b"]}, "--id: must not be empty"),
         (
             {"queue": ["q"], "requeue_to": "high:12"},
             "--requeue-to: write it as QUEUE or QUEUE:PRIORITY",
         ),
-        ({"requeue_to": "high"}, "it says nothing of which messages: name at least a queue"),
-        ({"with_workflows": True}, "it says nothing of which messages"),
-        ({"reason": "r"}, "it says nothing of which messages"),
-        ({"malformed": True, "task": ["a"]}, "malformed items are no messages"),
-        ({"malformed": True, "requeue_to": "high"}, "malformed items are no messages"),
+        ({"requeue_to": "high"}, "it does not say which messages: name at least a queue"),
+        ({"with_workflows": True}, "it does not say which messages"),
+        ({"reason": "r"}, "it does not say which messages"),
+        ({"malformed": True, "task": ["a"]}, "malformed items are not messages"),
+        ({"malformed": True, "requeue_to": "high"}, "malformed items are not messages"),
         (
             {"unacked": True, "duplicate": "keep=newest"},
-            "which of several duplicates is the oldest is not known",
+            "unacked messages have no order, so no duplicate",
         ),
-        ({"unacked": True, "keep_newest": "9"}, "which messages are the newest is not known"),
-        ({"duplicate": "keep=newest", "keep_newest": "9"}, "both say which messages stay"),
+        (
+            {"unacked": True, "keep_newest": "9"},
+            "unacked messages have no order, so none is the newest",
+        ),
+        ({"duplicate": "keep=newest", "keep_newest": "9"}, "exclude each other"),
         ({"keep_newest": "0"}, "--keep-newest: "),
         ({"keep_newest": True}, "--keep-newest: write it as a number, 1 or more"),
     ],

@@ -123,6 +123,7 @@ def test_a_schedule_is_written_as_a_calendar(schedule: str, wanted: list[str]) -
 )
 def test_what_is_no_schedule_is_refused_with_the_reason(schedule: str) -> None:
     with pytest.raises(
-        ValueError, match="@reboot is not taken" if schedule == "@reboot" else "not a cron schedule"
+        ValueError,
+        match="@reboot is not supported" if schedule == "@reboot" else "not a cron schedule",
     ):
         parsed(schedule)

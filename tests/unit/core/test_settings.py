@@ -1,6 +1,4 @@
-"""The project's own inventory variables: every mistake is told with its line, and no secret is ever
-shown.
-"""
+"""The inventory variables: every mistake is reported with its line, and no secret is shown."""
 
 from pathlib import Path
 from textwrap import dedent, indent
@@ -41,7 +39,7 @@ def fleet_of(tmp_path: Path, more: str = "", base: str = BASE) -> Fleet:
 
 
 def problems(tmp_path: Path, more: str = "", base: str = BASE) -> list[str]:
-    """The problems told, as `LINE: what`."""
+    """The reported problems, as `LINE: what`."""
     with pytest.raises(InventoryError) as caught:
         fleet_of(tmp_path, more, base)
     assert "hunter2" not in f"{caught.value} {caught.value!r}"
@@ -72,7 +70,7 @@ def test_the_least_inventory_makes_a_fleet_with_the_documented_defaults(tmp_path
 
 def test_a_worker_without_a_queue_is_refused(tmp_path: Path) -> None:
     text = "celery_workers: [{name: a, queues: []}]"
-    assert problems(tmp_path, text) == [f"{FIRST}: celery_workers.0.queues: at least one is wanted"]
+    assert problems(tmp_path, text) == [f"{FIRST}: celery_workers.0.queues: expected at least one"]
 
 
 def test_what_celery_would_take_for_several_queues_or_for_one_word_is_refused(
@@ -86,16 +84,16 @@ def test_what_celery_would_take_for_several_queues_or_for_one_word_is_refused(
         """
     assert problems(tmp_path, text) == [
         (
-            f"{FIRST + 2}: celery_workers.0.queues.0: 'high,low' would be several queues to the"
-            " worker: name each by itself, [high,low]"
+            f"{FIRST + 2}: celery_workers.0.queues.0: the worker would read 'high,low' as several"
+            " queues: write a list, [high,low]"
         ),
         (
-            f"{FIRST + 3}: celery_workers.0.options.0: '-O fair' would be one word to the worker:"
+            f"{FIRST + 3}: celery_workers.0.options.0: the worker would read '-O fair' as one word:"
             " write [-O, fair]"
         ),
         (
-            f"{FIRST + 3}: celery_workers.0.options.5: '--pool solo' would be one word to the"
-            " worker: write [--pool, solo]"
+            f"{FIRST + 3}: celery_workers.0.options.5: the worker would read '--pool solo' as one"
+            " word: write [--pool, solo]"
         ),
     ]
 
@@ -316,7 +314,7 @@ def test_a_name_of_the_operators_own_is_one_of_that_list(tmp_path: Path) -> None
     (problem,) = problems(tmp_path, "celery_secret_names: [licence]\ncelery_env: {LICENCE_NR: x}")
     assert "'LICENCE_NR' looks like a secret" in problem
     (problem,) = problems(tmp_path, "celery_secret_names: ['a*']")
-    assert "'a*' is no part of a variable's name" in problem
+    assert "'a*' is not a part of a variable's name" in problem
 
 
 def test_a_value_that_looks_like_a_secret_is_refused_under_any_name(tmp_path: Path) -> None:
@@ -371,7 +369,7 @@ def test_a_queue_has_a_name_but_an_environment_variable_may_be_empty(tmp_path: P
 @pytest.mark.parametrize("name", ["beat", "a b", "a@b", "''", "ä", "a/b", '"$(id)"'])
 def test_a_workers_name_is_plain(tmp_path: Path, name: str) -> None:
     (problem,) = problems(tmp_path, f"celery_workers: [{{name: {name}, queues: [q]}}]")
-    assert problem.startswith(f"{FIRST}: celery_workers.0.name: a worker's name is")
+    assert problem.startswith(f"{FIRST}: celery_workers.0.name: a worker's name has")
 
 
 def test_two_workers_of_one_name_on_one_host_are_refused(tmp_path: Path) -> None:
@@ -390,11 +388,11 @@ NO_COMMANDS = BASE[: BASE.index("    celery_commands")]
 @pytest.mark.parametrize(
     ("commands", "more", "where", "what"),
     [
-        ("start: './x {wroker}'", "", ".start", "{wroker} means nothing here; there are {worker}, {node}, {queues}"),
-        ("status: './x {host}'", "", ".status", "{host} means nothing here"),
-        ("start: './x {worker}', stop: ./y", TWO, "", "`start` is for one service, and the other of"),
-        ("start: './x {node}'", "celery_beat: true", "", "`start` is for beat, too, which has no {node}"),
-        ("start: './x {node}'", PATTERN, "", "`start` has {node}, and a@* is a pattern"),
+        ("start: './x {wroker}'", "", ".start", "unknown placeholder {wroker}; use {worker}, {node}, {queues}"),
+        ("status: './x {host}'", "", ".status", "unknown placeholder {host}"),
+        ("start: './x {worker}', stop: ./y", TWO, "", "`start` acts on one service"),
+        ("start: './x {node}'", "celery_beat: true", "", "`start` also runs for beat, which has no {node}"),
+        ("start: './x {node}'", PATTERN, "", "`start` has {node}, but a@* is a pattern"),
         ("go: ./x", "", ".go", "unknown key"),
     ],
 )  # fmt: skip
@@ -425,14 +423,14 @@ SYSTEMD = BASE[: BASE.index("    celery_service_manager")]
 @pytest.mark.parametrize(
     ("worker", "what"),
     [
-        ("unit: celery", ".unit: 'celery' is not the name of a service's unit; write it in full"),
+        ("unit: celery", ".unit: 'celery' is not the name of a service unit; write it in full"),
         ("unit: celery@.service", ".unit: celery@.service is a template: name one of its instances"),
-        ("unit: celery-worker@a.service", ".unit: celery-worker@a.service is a unit of this tool's own"),
+        ("unit: celery-worker@a.service", ".unit: celery-worker@a.service is a unit that this tool installs"),
         ("unti: celery.service", ".unti: unknown key; did you mean 'unit'?"),
-        ("service: high", ": 'a' has a `service`, but with systemd that is a `unit`"),
+        ("service: high", ": 'a' has a `service`, but systemd needs a `unit`"),
         ("node: w1@web1", ": 'a' has a `node`, but this tool's unit names the node"),
         ("unit: c.service, node: w1", ".node: 'w1' is not the name of a node"),
-        ("unit: c.service, node: 'w1@%i'", ".node: %i means nothing here"),
+        ("unit: c.service, node: 'w1@%i'", ".node: unknown placeholder %i"),
     ],
 )  # fmt: skip
 def test_what_would_name_no_unit_or_node_is_told(tmp_path: Path, worker: str, what: str) -> None:
@@ -459,16 +457,16 @@ def test_with_commands_a_worker_has_a_service_and_a_node_and_no_unit(tmp_path: P
     (twice,) = problems(
         tmp_path, "celery_workers: [{name: a, queues: [q]}, {name: b, queues: [q], service: a}]"
     )
-    assert "two workers are the service 'a'; a worker has one of its own" in twice
+    assert "two workers have the service 'a'; each needs its own" in twice
     (problem,) = problems(tmp_path, "celery_workers: [{name: a, queues: [q], unit: c.service}]")
-    assert "'a' has a `unit`, but with commands it is known by its `service`" in problem
+    assert "'a' has a `unit`, but commands needs a `service`" in problem
 
 
 def test_beat_may_have_a_unit_where_it_runs(tmp_path: Path) -> None:
     text = "celery_beat: true\ncelery_beat_unit: celerybeat.service"
     assert fleet_of(tmp_path, text, SYSTEMD).hosts[0].services == ("celerybeat.service",)
     (problem,) = problems(tmp_path, "celery_beat_unit: celerybeat.service", SYSTEMD)
-    assert problem.endswith("celery_beat_unit: it goes with `celery_beat: true` under systemd")
+    assert problem.endswith("celery_beat_unit: it needs `celery_beat: true` and systemd")
 
 
 def test_under_supervisord_what_exists_is_a_service_and_files_go_where_debian_has_them(
@@ -483,12 +481,12 @@ def test_under_supervisord_what_exists_is_a_service_and_files_go_where_debian_ha
     assert host.settings.supervisor.conf == "/etc/supervisor/supervisord.conf"
     (problem,) = problems(tmp_path, f"{under}celery_beat_service: beat1", SYSTEMD)
     assert problem.endswith(
-        "celery_beat_service: it goes with `celery_beat: true` under supervisord or Docker"
+        "celery_beat_service: it needs `celery_beat: true` and supervisord or Docker"
     )
     (problem,) = problems(
         tmp_path, f"{under}celery_workers: [{{name: a, queues: [q], unit: c.service}}]", SYSTEMD
     )
-    assert "'a' has a `unit`, but with supervisor it is known by its `service`" in problem
+    assert "'a' has a `unit`, but supervisor needs a `service`" in problem
 
 
 @pytest.mark.parametrize("value", ["state", "5", "[a]", "''"])
@@ -579,11 +577,11 @@ def test_what_cannot_be_a_timer_is_refused_at_load(tmp_path: Path) -> None:
         tmp_path, 'celery_cron: [{schedule: "@reboot", user: deploy, command: "true"}]'
     )
     assert (
-        "celery_cron.0.schedule: @reboot is not taken: as a timer it would run when it is installed"
+        "celery_cron.0.schedule: @reboot is not supported: as a timer it would also run when installed"
         in problem
     )
     (problem,) = problems(tmp_path, "celery_cron_scheduler: systemd")
-    assert "celery_cron_scheduler: timers are for `celery_service_manager: systemd`" in problem
+    assert "celery_cron_scheduler: timers need `celery_service_manager: systemd`" in problem
 
 
 def test_all_problems_of_all_hosts_are_told_at_once_and_shared_ones_once(tmp_path: Path) -> None:
@@ -690,7 +688,7 @@ def test_a_wrong_value_in_a_hosts_own_file_is_told_with_that_file(tmp_path: Path
     (tmp_path / "host_vars").mkdir()
     (tmp_path / "host_vars/web1.yml").write_text("shop: 1\ncelery_beat:\n  - maybe\n")
     assert problems(tmp_path) == [
-        f"{tmp_path}/host_vars/web1.yml:2: celery_beat: true or false is wanted"
+        f"{tmp_path}/host_vars/web1.yml:2: celery_beat: expected true or false"
     ]
 
 
@@ -749,19 +747,19 @@ def test_a_wrong_shortcut_is_told_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
-        ("celery_workers: [{name: a, queues: high}]", "celery_workers.0.queues: a list is wanted"),
+        ("celery_workers: [{name: a, queues: high}]", "celery_workers.0.queues: expected a list"),
         (
             "celery_workers: [{name: a, queues: [high], concurrency: two}]",
-            "concurrency: a whole number is wanted",
+            "concurrency: expected a whole number",
         ),
         ("celery_workers: [{queues: [high]}]", "celery_workers.0.name: is missing"),
         (
             "celery_env: {TIMEOUT: 30}",
-            "celery_env.TIMEOUT: a text is wanted; if it looks like a number, put it into",
+            "celery_env.TIMEOUT: expected a string; quote it if it looks like a number",
         ),
-        ("celery_thresholds: 5", "celery_thresholds: keys with values are wanted"),
+        ("celery_thresholds: 5", "celery_thresholds: expected keys with values"),
         (
             "celery_beat_schedule: '{{ inventroy_dir }}/x'",
             "is undefined; did you mean 'inventory_dir'?",
@@ -772,8 +770,8 @@ def test_a_wrong_shortcut_is_told_with_its_line(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told_in_plain_words(tmp_path: Path, text: str, told: str) -> None:
-    assert told in "\n".join(problems(tmp_path, text))
+def test_what_is_wrong_is_told_in_plain_words(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in "\n".join(problems(tmp_path, text))
 
 
 TWO_HOSTS = BASE.replace("    web1:\n", "    web1:\n    web2:\n")

@@ -20,7 +20,7 @@ FLEET = make_fleet(make_host(workers=WORKERS))
 RUN = OtherRun("ann on ops1 (pid 7)", "20250615-150000-0000", "remediate", NOW - 60)
 RESTARTING = replace(RUN, restarts=frozenset({("web1", "high")}))
 GOING_ON = (
-    "run 20250615-150000-0000 is going on: remediate by ann on ops1 (pid 7), since"
+    "run 20250615-150000-0000 is in progress: remediate by ann on ops1 (pid 7), since"
     " 2025-06-15T15:05:40Z"
 )
 

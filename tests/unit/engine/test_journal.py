@@ -157,7 +157,7 @@ def test_a_state_folder_that_others_may_write_is_refused(
         lambda folder: find_run(folder, "last"),
         lambda folder: journal(folder, "b").__enter__(),
     ):
-        with pytest.raises(RunbookError, match="may be written by others"):
+        with pytest.raises(RunbookError, match="is writable by others"):
             use(state)
 
 

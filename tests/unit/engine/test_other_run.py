@@ -21,7 +21,7 @@ NEEDS = Needs.EVERYTHING & ~Needs.IMPORTS
 
 def test_nothing_is_planned_while_another_run_goes_on(world: World) -> None:
     world.broker.other = OTHER
-    with pytest.raises(LockHeld, match="run 20250615-150000-0000 is going on: remediate by ann"):
+    with pytest.raises(LockHeld, match="run 20250615-150000-0000 is in progress: remediate by ann"):
         world.remediate()
     assert world.reporter.plans == []
     assert world.remediate(dry_run=True) == ExitCode.OK

@@ -216,8 +216,8 @@ def test_a_file_of_a_folder_that_is_no_inventory_is_told_with_how_to_leave_it_ou
     [
         ("[{'name': 'a', 'queues': ['q']}]", None),
         ('[{"name": "a", "queues": ["q"], "options": null}]',
-         "a list is wanted; this is text: in INI write True, False and None, in YAML leave out the quotes"),
-        ("5", "a list is wanted"),
+         "expected a list; this is text: in INI write True, False and None, in YAML leave out the quotes"),
+        ("5", "expected a list"),
     ],
 )  # fmt: skip
 def test_a_list_in_ini_is_one_of_pythons(value: str, told: str | None, tmp_path: Path) -> None:

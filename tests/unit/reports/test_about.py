@@ -46,7 +46,7 @@ LINE = LogLine(1.5, "web1", "high", "ready")
                 ),
             ),
             (
-                "shop, /i; run 20250615-1 is going on: remediate by ann on ops1 (pid 7), since"
+                "shop, /i; run 20250615-1 is in progress: remediate by ann on ops1 (pid 7), since"
                 " 2025-06-15T15:06:40Z"
             ),
         ),
