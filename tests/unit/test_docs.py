@@ -162,6 +162,31 @@ def test_the_inventory_of_a_how_to_page_works(page: str, tmp_path: Path) -> None
     assert build_fleet(inventory, tuple(inventory.hosts), named="shop").hosts
 
 
+def test_the_probe_of_the_django_page_fails_until_the_migrations_are_applied(
+    tmp_path: Path,
+) -> None:
+    (example,) = examples("django.md")
+    (probe,) = yaml.safe_load(example)["all"]["children"]["shop"]["vars"]["celery_probes"]
+    django = [sys.executable, "-m", "django", "startproject", "shop", str(tmp_path)]
+    subprocess.run(django, check=True)
+    (tmp_path / "shop.env").write_text("SECRET_KEY='a$b (c) & #d'\n")
+    with (tmp_path / "shop/settings.py").open("a") as settings:
+        settings.write('import os\nSECRET_KEY = os.environ["SECRET_KEY"]\n')
+        settings.write('assert SECRET_KEY == "a$b (c) & #d"\n')
+    command = probe["command"].replace("/etc/shop.env", f"{tmp_path}/shop.env")
+    command = command.replace("/srv/shop/venv/bin/python", sys.executable)
+
+    def ran(line: str) -> tuple[int, str]:
+        words = ["sh", "-c", line]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    code, out = ran(command)
+    assert (code, "auth.0001_initial" in out) == (1, True), out
+    ran(command.replace("--plan --check", ""))
+    assert ran(command)[0] == 0
+
+
 def test_two_applications_are_told_apart_as_the_page_shows(tmp_path: Path) -> None:
     (example,) = examples("several-applications.md")
     (tmp_path / "inventory.yaml").write_text(example)
