@@ -7,7 +7,7 @@ from runbooks.core.command import Command
 from runbooks.core.effects import RunTask
 from runbooks.core.errors import ExitCode
 from runbooks.core.reporter import Outcome, Reporter
-from runbooks.engine.journal import MEND, Entry, RunRecord, find_run, list_runs
+from runbooks.engine.journal import RESTORE, Entry, RunRecord, find_run, list_runs
 
 
 def runs(reporter: Reporter, state_directory: Path) -> ExitCode:
@@ -31,7 +31,7 @@ def runs(reporter: Reporter, state_directory: Path) -> ExitCode:
         reporter.message(f"No runs are recorded in {state_directory}.")
     for record in records:
         if record.damage:
-            reporter.warning(record.damage, MEND)
+            reporter.warning(record.damage, RESTORE)
     return ExitCode.OK
 
 

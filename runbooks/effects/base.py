@@ -1,6 +1,4 @@
-"""What the handler of an effect has to know of it; nothing has a default that would be wrong for a
-new one.
-"""
+"""The base classes of handlers. Nothing has a default that could be wrong for a new effect."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -19,26 +17,26 @@ if TYPE_CHECKING:
 STALE = 7
 """The exit code of a fragment that finds its host changed."""
 
-CHANGED_BY_OTHERS = (Outcome.CANNOT, "it has been changed since by somebody else")
+CHANGED_BY_OTHERS = (Outcome.CANNOT, "it has been changed since, not by this tool")
 
 E = TypeVar("E", bound=Effect)
 R = TypeVar("R", bound=Reverse)
 
 
 class Rank(IntEnum):
-    """When an undo makes an effect; those of one rank newest first."""
+    """The order of effects in an undo; those of one rank go newest first."""
 
     STOP = 0
     CHANGE = 1
     RELOAD = 2
     START = 3
-    """After the files, because a worker loads what they put back."""
+    """After the files, because a worker loads them."""
     MESSAGES = 4
-    """Last, so that they meet the workers of before."""
+    """Last, so that the old workers run them."""
 
 
 class Handler(ABC, Generic[E]):
-    """What a run has to know of one effect."""
+    """Everything that a run asks of one effect."""
 
     def __init__(self, effect: E) -> None:
         self.effect = effect
@@ -50,27 +48,27 @@ class Handler(ABC, Generic[E]):
     @property
     @abstractmethod
     def leaves_nothing_after(self) -> Outcome | None:
-        """The outcome after which there is nothing to take back; None: after each there may be."""
+        """The outcome after which there is nothing to undo; None: there may be after each."""
 
     @property
     @abstractmethod
     def service(self) -> str:
-        """The service with which it is left alone, "" for none."""
+        """The service whose block also blocks the effect, "" for none."""
 
     @property
     def services(self) -> tuple[str, ...]:
-        """The same, with those that change only together with that one."""
+        """That service, and those that change only together with it."""
         return (self.service,)
 
     @property
     @abstractmethod
     def stops(self) -> bool:
-        """Whether it stops the service, so that a worker is drained before."""
+        """Whether it stops the service: then a worker is drained first."""
 
     @property
     @abstractmethod
     def starts(self) -> bool:
-        """Whether it starts the service, so that a worker has to answer after it."""
+        """Whether it starts the service: then a worker has to answer afterwards."""
 
     @property
     def controls(self) -> bool:
@@ -79,7 +77,7 @@ class Handler(ABC, Generic[E]):
 
     @property
     def restarts(self) -> bool:
-        """Whether it interrupts the service, which runs again after it."""
+        """Whether it stops the service and starts it again."""
         return self.stops and self.starts
 
 
@@ -94,51 +92,50 @@ class OnHost(Handler[E]):
     @property
     @abstractmethod
     def reads(self) -> str:
-        """The file that has to be read just before it is made, "" for none."""
+        """The file to read just before it is performed, "" for none."""
 
     @abstractmethod
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
-        """The shell fragment that makes it; `read` is the file that it `reads`.
+        """Return the shell fragment that performs it; `read` is the file that it `reads`.
 
-        It can be killed at any instant and run again. Exit code `STALE` says that the host is not
-        as it was seen. Raises StalePlan where the file says so.
+        The fragment can be killed at any instant and run again. Exit code `STALE`: the host has
+        changed since the look. Raises StalePlan if the file has.
         """
 
 
 class ReverseOnHost(OnHost[R]):
-    """An effect on a host that may take another back."""
+    """An effect on a host that may undo another."""
 
     @property
     @abstractmethod
     def summary(self) -> str:
-        """What taking back by it is called."""
+        """Its name in the plan of an undo."""
 
     def as_it_is(self, state: HostState) -> R:
-        """The effect as it is to be made on a host in this state."""
+        """Return the effect to perform on a host in this state."""
         return self.effect
 
     @abstractmethod
     def judge(self, state: HostState) -> tuple[Outcome, str]:
-        """What taking back by it means now, and why: CHANGED it can be made, ALREADY it need not
-        be, CANNOT.
+        """Judge the undo on a host in this state; return the outcome and the reason.
+
+        CHANGED: it can be performed. ALREADY: it is not needed. CANNOT: it is not possible.
         """
 
     def missing(self, state: HostState) -> str:
-        """Why it does not show, after it was made; "" where it does."""
+        """Say why it does not show after it was performed; "" if it does."""
         outcome, why = self.judge(state)
         if outcome is Outcome.ALREADY:
             return ""
-        return why or "it is not as it was"
+        return why or "the old state is not back"
 
 
 class Reloading(ReverseOnHost[R]):
-    """One after which systemd has to read its units again; the last of several neighbours has it
-    done.
-    """
+    """An effect after which systemd has to read its units again: once for several neighbours."""
 
     @abstractmethod
     def without_reload(self, host: FleetHost) -> str:
-        """The fragment that leaves this to another."""
+        """Return the fragment without that reload."""
 
 
 class InBroker(Handler[E]):
@@ -151,34 +148,30 @@ class InBroker(Handler[E]):
     @property
     @abstractmethod
     def rewrites(self) -> Sequence[str]:
-        """The queues whose keys it changes, as far as that is known before it is made."""
+        """The queues whose keys it changes, as far as this is known beforehand."""
 
     @property
     @abstractmethod
     def rewrites_unacked(self) -> bool:
-        """Whether it is known before that it changes what was fetched and not acknowledged."""
+        """Whether it is known beforehand that it changes unacked messages."""
 
     @abstractmethod
     def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
-        """Make it, with archives in the run's directory; returns what was done, as a sentence for
-        the operator.
-        """
+        """Perform it, with archives in the run's directory; return a report for the operator."""
 
 
 class ReverseInBroker(InBroker[R]):
-    """An effect in the broker that may take another back."""
+    """An effect in the broker that may undo another."""
 
     @property
     @abstractmethod
     def summary(self) -> str:
-        """What taking back by it is called."""
+        """Its name in the plan of an undo."""
 
     @property
     @abstractmethod
     def again(self) -> bool:
-        """Whether it is judged again after it was made: what it brings back may have to be brought
-        back anew.
-        """
+        """Whether to judge it again after it was performed: messages may need another restore."""
 
     @abstractmethod
     def judge(
@@ -188,16 +181,12 @@ class ReverseInBroker(InBroker[R]):
         *,
         malformed: bool,
     ) -> tuple[Outcome, str]:
-        """What taking back by it means now, and why, as `ReverseOnHost.judge`; `directory` is the
-        run's.
-        """
+        """Judge the undo, as `ReverseOnHost.judge` does; `directory` is the run's."""
 
     @abstractmethod
     def resolved(self, directory: Path, *, malformed: bool) -> Reverse:
-        """The effect as it is to be made: with the path of its archive, and as the operator asked
-        for it.
-        """
+        """Return the effect to perform, with the path of its archive and the operator's options."""
 
 
 Way = ReverseOnHost[Any] | ReverseInBroker[Any]
-"""What takes an effect back."""
+"""A handler of an effect that undoes another."""

@@ -1,6 +1,6 @@
-"""The handler of each effect, and what several of them need together.
+"""The handler of each effect, and the fragments of several effects together.
 
-The unions are closed: mypy names whatever has no handler.
+The unions are closed: mypy reports an effect without a handler.
 """
 
 from collections.abc import Iterable, Mapping
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
 
 def handler_of(effect: Effect) -> Handler[Any]:
-    """What a run has to know of an effect."""
+    """Return the handler of an effect."""
     match effect:
         case EndProcesses():
             return EndProcessesHandler(effect)
@@ -90,7 +90,7 @@ def handler_of(effect: Effect) -> Handler[Any]:
 
 
 def reverse_of(effect: Reverse) -> Way:
-    """What an undo has to know of an effect that takes another back."""
+    """Return the handler of an effect that undoes another."""
     match effect:
         case WriteFile():
             return WriteFileHandler(effect)
@@ -125,7 +125,7 @@ def reverse_of(effect: Reverse) -> Way:
 
 
 def on_host(effect: Effect) -> OnHost[Any]:
-    """The handler of an effect on a host. Raises TypeError for any other."""
+    """Return the handler of an effect on a host. Raises TypeError for any other effect."""
     handler = handler_of(effect)
     if not isinstance(handler, OnHost):
         raise TypeError(f"{type(effect).__name__} is not an effect on a host")
@@ -133,7 +133,7 @@ def on_host(effect: Effect) -> OnHost[Any]:
 
 
 def in_broker(effect: Effect) -> InBroker[Any]:
-    """The handler of an effect in the broker. Raises TypeError for any other."""
+    """Return the handler of an effect in the broker. Raises TypeError for any other effect."""
     handler = handler_of(effect)
     if not isinstance(handler, InBroker):
         raise TypeError(f"{type(effect).__name__} is not an effect in the broker")
@@ -145,12 +145,11 @@ def fragments(
     effects: Mapping[str, Effect],
     read: Mapping[str, FileState],
 ) -> dict[str, str]:
-    """The fragment of each effect; of neighbours after which systemd has to read its units again,
-    the last does it.
+    """Return the fragment of each effect; neighbours that need a reload of systemd share one.
 
-    `read` are the files that some of them have to know. Before the first unit is put in place, all
-    of them are judged together. Raises TypeError where one is not an effect on a host, StalePlan
-    where a file is not as it was seen.
+    `read` are the files that some of them read. All units are judged together before the first is
+    written. Raises TypeError if one is not an effect on a host, StalePlan if a file has changed
+    since the look.
     """
     handlers = {name: on_host(effect) for name, effect in effects.items()}
     followers = [*handlers.values(), None][1:]
@@ -166,7 +165,7 @@ def fragments(
 
 
 def _judged_together(host: FleetHost, effects: Mapping[str, Effect]) -> dict[str, str]:
-    """The fragment that judges all units, by the name of the first; {} for fewer than two units."""
+    """Return the fragment that judges all units, by the first one's name; {} if fewer than two."""
     units: dict[str, WriteFile] = {}
     for name, effect in effects.items():
         if isinstance(effect, WriteFile) and effect.check == "unit":
@@ -178,9 +177,7 @@ def _judged_together(host: FleetHost, effects: Mapping[str, Effect]) -> dict[str
 
 
 def require_able(broker: "Broker", changes: Iterable[Change]) -> None:
-    """Raise BrokerRefused where changes in the broker would fail half-way, as far as that is known
-    before.
-    """
+    """Raise BrokerRefused if it is known beforehand that changes in the broker would fail."""
     queues: dict[str, None] = {}
     unacked = False
     for change in changes:

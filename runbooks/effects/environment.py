@@ -1,4 +1,4 @@
-"""Variables in an environment file, which is written anew as it is now."""
+"""Set variables in an environment file; the rest of the file stays."""
 
 from runbooks.core.effects import SetEnvironment, WriteFile, sha256
 from runbooks.core.envfile.edit import edit, read
@@ -13,7 +13,7 @@ _AGAIN = "run the command again"
 
 
 class SetEnvironmentHandler(ReverseOnHost[SetEnvironment]):
-    """What else the file holds passes through memory alone."""
+    """The other variables of the file are kept in memory only, never recorded."""
 
     rank = Rank.CHANGE
     leaves_nothing_after = Outcome.FAILED
@@ -30,7 +30,7 @@ class SetEnvironmentHandler(ReverseOnHost[SetEnvironment]):
     @property
     def summary(self) -> str:
         """See ReverseOnHost."""
-        return f"put back {', '.join(self.effect.values)} in {self.effect.path}"
+        return f"restore {', '.join(self.effect.values)} in {self.effect.path}"
 
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
         """See OnHost."""
@@ -45,7 +45,7 @@ class SetEnvironmentHandler(ReverseOnHost[SetEnvironment]):
         found = read(state.files[effect.path].content or b"", effect.reader).values
         wanted = effect.values.items()
         if all(found.get(name) == value for name, value in wanted):
-            return Outcome.ALREADY, "it is as it was"
+            return Outcome.ALREADY, "nothing to undo"
         for name, value in wanted:
             if found.get(name) not in (effect.replaces[name], value):
                 return CHANGED_BY_OTHERS
@@ -53,10 +53,10 @@ class SetEnvironmentHandler(ReverseOnHost[SetEnvironment]):
 
 
 def as_write(effect: SetEnvironment, actual: FileState) -> WriteFile:
-    """The write that sets the variables in the file as it is now; its mode stays.
+    """Return the write that sets the variables in the current file and keeps its mode.
 
-    Raises StalePlan when a variable is neither what was seen nor what is wanted, or cannot be set
-    as the file is now.
+    Raises StalePlan if a variable is neither at its old nor at its new value, or cannot be set in
+    the current file.
     """
     if actual.is_folder:
         problem = f"{effect.path} cannot be read: it is a folder now"
@@ -65,7 +65,7 @@ def as_write(effect: SetEnvironment, actual: FileState) -> WriteFile:
     found = read(content, effect.reader).values
     for name, value in effect.values.items():
         if found.get(name) not in (effect.replaces.get(name), value):
-            problem = f"{effect.path}: {name} has changed since it was looked at"
+            problem = f"{effect.path}: {name} has changed since the look"
             raise StalePlan(problem, _AGAIN)
     try:
         new = edit(content, effect.reader, effect.values, effect.as_written)

@@ -1,4 +1,4 @@
-"""Files, written whole or not at all, and judged by the host before they count."""
+"""Write files, whole or not at all; the host checks their contents first."""
 
 import base64
 import re
@@ -20,7 +20,7 @@ _WITHOUT_COMMAND = re.compile(r"\s*(#|$|[A-Za-z_]+\s*=)")
 
 
 class WriteFileHandler(ReverseOnHost[WriteFile]):
-    """A file that was not written leaves nothing, for that is all or nothing."""
+    """Writes or removes a file. A failed write leaves no trace."""
 
     rank = Rank.CHANGE
     leaves_nothing_after = Outcome.FAILED
@@ -31,7 +31,7 @@ class WriteFileHandler(ReverseOnHost[WriteFile]):
 
     @property
     def service(self) -> str:
-        """That of a unit which is removed: only once it is stopped."""
+        """The service of a unit to remove: only once it is stopped."""
         if self.effect.content is not None:
             return ""
         return service_of_unit(PurePosixPath(self.effect.path).name)
@@ -41,7 +41,7 @@ class WriteFileHandler(ReverseOnHost[WriteFile]):
         """See ReverseOnHost."""
         if self.effect.content is None:
             return f"remove {self.effect.path}"
-        return f"put back {self.effect.path}"
+        return f"restore {self.effect.path}"
 
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
         """See OnHost."""
@@ -69,14 +69,14 @@ class WriteFileHandler(ReverseOnHost[WriteFile]):
         ours = sha256(now.content) == self.effect.replaces
         only_mode = ours and now.content is not None and now.mode != self.effect.mode
         if now.content == self.effect.content and not only_mode:
-            return Outcome.ALREADY, "it is as it was"
+            return Outcome.ALREADY, "nothing to undo"
         if not ours:
             return CHANGED_BY_OTHERS
         return Outcome.CHANGED, ""
 
 
 class LostContentsHandler(ReverseOnHost[LostContents]):
-    """It says why, and is never made."""
+    """It only reports why the contents are lost; it is never performed."""
 
     rank = Rank.CHANGE
     leaves_nothing_after = Outcome.FAILED
@@ -89,7 +89,7 @@ class LostContentsHandler(ReverseOnHost[LostContents]):
     @property
     def summary(self) -> str:
         """See ReverseOnHost."""
-        return f"put back {self.effect.path}"
+        return f"restore {self.effect.path}"
 
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
         """See OnHost."""
@@ -97,7 +97,7 @@ class LostContentsHandler(ReverseOnHost[LostContents]):
 
     def judge(self, state: HostState) -> tuple[Outcome, str]:
         """See ReverseOnHost."""
-        return Outcome.CANNOT, f"what stood there before is not known: {self.effect.why}"
+        return Outcome.CANNOT, f"the old contents are lost: {self.effect.why}"
 
 
 def write(
@@ -105,11 +105,10 @@ def write(
     judge: str = "",
     users: Iterable[str] = (),
 ) -> str:
-    """Put the file in place, whole or not at all; where `judge` names a file in `sh/`, that must
-    find nothing wrong.
+    """Return the fragment that writes or removes the file, whole or not at all.
 
-    A folder of drop-ins comes with the first of them, and goes with the last. Each of the `users`
-    has to exist then.
+    The script `judge` of `sh/`, if given, has to accept the contents first, and each of the `users`
+    has to exist. A folder of drop-ins is created with the first one, and removed with the last.
     """
     folder = quote(str(PurePosixPath(effect.path).parent))
     of_drop_ins = folder.rstrip("'").endswith(".service.d")
@@ -157,7 +156,7 @@ def _written(
 
 
 def judge_together(host: FleetHost, units: Iterable[WriteFile]) -> str:
-    """Judge several new units at once, before each is judged by itself."""
+    """Return the fragment that judges several new units at once."""
     contents: dict[str, bytes] = {}
     for unit in units:
         name = PurePosixPath(unit.path).name
@@ -166,7 +165,7 @@ def judge_together(host: FleetHost, units: Iterable[WriteFile]) -> str:
 
 
 def _cron_users(content: str) -> Iterator[str]:
-    """Whom a cron file runs something as, because cron never says that there is no such user.
+    """Return the users of a cron file's lines: cron does not report that a user does not exist.
 
     **Source:** crontab(5): the sixth field in a system's table, the second after `@daily`.
     """

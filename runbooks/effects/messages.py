@@ -1,4 +1,4 @@
-"""Taking messages into an archive, and putting them back."""
+"""Take messages into an archive, and restore them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,14 +26,14 @@ A = TypeVar("A", bound=RestoreMessages | RestoreSelected | RecallMessages | Send
 
 
 class _Taking(InBroker[T]):
-    """What taking them out has in common."""
+    """Common to the effects that take messages."""
 
     rank = Rank.CHANGE
     leaves_nothing_after = None
 
     @property
     def rewrites(self) -> Sequence[str]:
-        """That queue, and those that rules move messages to."""
+        """The queue, and those that rules move messages to."""
         queues = [self.effect.queue]
         for rule in self.effect.rules:
             target, _ = destination(parse(rule).requeue_to)
@@ -43,7 +43,7 @@ class _Taking(InBroker[T]):
 
 
 class TakeMessagesHandler(_Taking[TakeMessages]):
-    """Messages that wait."""
+    """Takes messages that wait in a queue."""
 
     rewrites_unacked = False
 
@@ -53,7 +53,7 @@ class TakeMessagesHandler(_Taking[TakeMessages]):
 
 
 class TakeUnackedHandler(_Taking[TakeUnacked]):
-    """Messages that were fetched and that no node holds."""
+    """Takes messages that were fetched and that no node holds."""
 
     rewrites_unacked = True
 
@@ -67,7 +67,7 @@ class TakeUnackedHandler(_Taking[TakeUnacked]):
 
 
 class _OfArchive(InBroker[A]):
-    """What going by an archive has in common: it alone says which queues they go to."""
+    """Common to the effects whose archive alone says which queues messages go to."""
 
     rewrites = ()
     rewrites_unacked = False
@@ -75,7 +75,7 @@ class _OfArchive(InBroker[A]):
 
 
 def _judged(found: "Restorable", directory: Path) -> tuple[Outcome, str]:
-    """What putting back, or recalling, means for an archive of this run."""
+    """Return the outcome and reason of a restore, or recall, from an archive of this run."""
     if found.damage:
         outcome = Outcome.CANNOT
         why = found.damage
@@ -83,22 +83,22 @@ def _judged(found: "Restorable", directory: Path) -> tuple[Outcome, str]:
         outcome = Outcome.CHANGED if found.count else Outcome.ALREADY
         why = counted(found.count, "message")
     if found.held_back:
-        stay = counted(found.held_back, "malformed stays", "malformed stay")
-        why += f"; {stay} in the archive, for each would kill the worker that pops it"
-        why += " (--malformed puts them back)"
+        stay = counted(found.held_back, "malformed message stays", "malformed messages stay")
+        why += f"; {stay} in the archive: each would kill the worker that pops it"
+        why += " (--malformed restores them)"
     if found.gone:
-        why += f"; {counted(found.gone, 'is', 'are')} out of reach, in no queue any more"
+        why += f"; {counted(found.gone, 'is', 'are')} no longer in any queue"
     if found.note:
         why += f"; {found.note.replace('RUN', directory.name)}"
     return outcome, why
 
 
 class RestoreMessagesHandler(_OfArchive[RestoreMessages], ReverseInBroker[RestoreMessages]):
-    """Takes back both of them."""
+    """Undoes both of them."""
 
     rank = Rank.MESSAGES
     again = True
-    summary = "put the messages back into their queue"
+    summary = "restore the messages to their queue"
 
     def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
         """See InBroker."""
@@ -121,7 +121,7 @@ class RestoreMessagesHandler(_OfArchive[RestoreMessages], ReverseInBroker[Restor
 
 
 class RestoreSelectedHandler(_OfArchive[RestoreSelected]):
-    """What `archive.restore` does."""
+    """The effect of `archive.restore`."""
 
     rank = Rank.CHANGE
 
@@ -131,7 +131,7 @@ class RestoreSelectedHandler(_OfArchive[RestoreSelected]):
 
 
 class SendAgainHandler(_OfArchive[SendAgain]):
-    """What `retry` does."""
+    """The effect of `retry`."""
 
     rank = Rank.CHANGE
 
@@ -141,11 +141,11 @@ class SendAgainHandler(_OfArchive[SendAgain]):
 
 
 class RecallMessagesHandler(_OfArchive[RecallMessages], ReverseInBroker[RecallMessages]):
-    """Takes that back."""
+    """Undoes that."""
 
     rank = Rank.CHANGE
     again = True
-    summary = "take the messages out again, into their archive"
+    summary = "take the messages back into their archive"
 
     def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
         """See InBroker."""

@@ -1,4 +1,4 @@
-"""What nodes do by remote control. Each has worked when the node itself says so afterwards."""
+"""Remote control of nodes. An effect has succeeded if the node itself confirms it."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 N = TypeVar("N", bound=SetRateLimit | ResizePool | SwitchConsumer)
 G = TypeVar("G", bound=RevokeTasks | ShutDownNode)
 
-_STARTED_ANEW = "a node that is started anew has its own settings again"
+_STARTED_ANEW = "after a restart, a node has its own settings again"
 
 
 class _OfNode(ReverseInBroker[N]):
-    """What one node can do, and do the other way round."""
+    """A setting of one node that can be set and set back."""
 
     rank = Rank.CHANGE
     leaves_nothing_after = None
@@ -38,32 +38,32 @@ class _OfNode(ReverseInBroker[N]):
 
     @abstractmethod
     def is_so(self, node: "OneNode") -> bool:
-        """Whether it is as it is to be."""
+        """Whether the node has the wanted setting."""
 
     @abstractmethod
     def is_ours(self, node: "OneNode") -> bool:
-        """Whether it is as it was seen before, or between that and what is to be."""
+        """Whether the node has the old setting, or one between the old and the wanted one."""
 
     @abstractmethod
     def tell(self, node: "OneNode") -> None:
-        """Tell the node. Raises RunbookError with what it says against it."""
+        """Send the command to the node. Raises RunbookError with the node's objection."""
 
     @property
     @abstractmethod
     def what(self) -> str:
-        """What is to show."""
+        """The wanted setting, for the operator."""
 
     def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
         """See InBroker."""
         with broker.one_node(self.effect.node) as node:
             if self.is_so(node):
-                return "it was so already"
+                return "already done"
             if not self.is_ours(node):
-                problem = f"{self.what}: it has changed since it was looked at"
+                problem = f"{self.what}: this has changed since the look"
                 raise StalePlan(problem, "run the command again")
             self.tell(node)
             node.shows(self.what, lambda: self.is_so(node))
-        return f"{node.name} says so"
+        return f"confirmed by {node.name}"
 
     def judge(
         self,
@@ -76,7 +76,7 @@ class _OfNode(ReverseInBroker[N]):
         try:
             with broker.one_node(self.effect.node) as node:
                 if self.is_so(node):
-                    return Outcome.ALREADY, "it is as it was"
+                    return Outcome.ALREADY, "nothing to undo"
                 ours = self.is_ours(node)
         except NodesSilent as error:
             return Outcome.CANNOT, f"{error.problem}; {_STARTED_ANEW}"
@@ -92,7 +92,7 @@ class _OfNode(ReverseInBroker[N]):
 
 
 class SetRateLimitHandler(_OfNode[SetRateLimit]):
-    """The rate limit of a task; Celery takes None for none, as a task without one has."""
+    """The rate limit of a task; None in Celery, "" here, for no limit."""
 
     @property
     def what(self) -> str:
@@ -104,7 +104,7 @@ class SetRateLimitHandler(_OfNode[SetRateLimit]):
     def summary(self) -> str:
         """See ReverseInBroker."""
         limit = self.effect.limit or "no rate limit"
-        return f"let {self.effect.node} run {self.effect.task} with {limit}"
+        return f"set {self.effect.task} on {self.effect.node} to {limit}"
 
     def is_so(self, node: "OneNode") -> bool:
         """See _OfNode."""
@@ -121,9 +121,7 @@ class SetRateLimitHandler(_OfNode[SetRateLimit]):
 
 
 class ResizePoolHandler(_OfNode[ResizePool]):
-    """The processes of a prefork pool; of those that are to go only idle ones do, so some may be
-    left.
-    """
+    """The size of a prefork pool. Only idle processes can be removed, so some may stay."""
 
     @property
     def what(self) -> str:
@@ -133,7 +131,7 @@ class ResizePoolHandler(_OfNode[ResizePool]):
     @property
     def summary(self) -> str:
         """See ReverseInBroker."""
-        return f"let the pool of {self.effect.node} have {self.effect.size} processes"
+        return f"resize the pool of {self.effect.node} to {self.effect.size} processes"
 
     def is_so(self, node: "OneNode") -> bool:
         """See _OfNode."""
@@ -154,18 +152,19 @@ class ResizePoolHandler(_OfNode[ResizePool]):
 
 
 class SwitchConsumerHandler(_OfNode[SwitchConsumer]):
-    """A queue that a node consumes, or does not."""
+    """A queue that a node starts or stops consuming."""
 
     @property
     def what(self) -> str:
         """See _OfNode."""
-        return self.summary.removeprefix("let ")
+        state = "consuming" if self.effect.consumes else "not consuming"
+        return f"{self.effect.node} {state} {self.effect.queue}"
 
     @property
     def summary(self) -> str:
         """See ReverseInBroker."""
-        consume = "consume" if self.effect.consumes else "not consume"
-        return f"let {self.effect.node} {consume} {self.effect.queue}"
+        verb = "consume" if self.effect.consumes else "stop consuming"
+        return f"{verb} {self.effect.queue} on {self.effect.node}"
 
     def is_so(self, node: "OneNode") -> bool:
         """See _OfNode."""
@@ -173,7 +172,7 @@ class SwitchConsumerHandler(_OfNode[SwitchConsumer]):
 
     def is_ours(self, node: "OneNode") -> bool:
         """See _OfNode."""
-        return True  # what is not so is the other way round
+        return True  # there are only two settings
 
     def tell(self, node: "OneNode") -> None:
         """See _OfNode."""
@@ -184,7 +183,7 @@ class SwitchConsumerHandler(_OfNode[SwitchConsumer]):
 
 
 class _ForGood(InBroker[G]):
-    """What a node cannot take back."""
+    """A command to nodes that cannot be undone."""
 
     rank = Rank.CHANGE
     leaves_nothing_after = None
@@ -193,7 +192,7 @@ class _ForGood(InBroker[G]):
 
 
 class RevokeTasksHandler(_ForGood[RevokeTasks]):
-    """Celery knows no way to take it back."""
+    """Celery has no way to undo it."""
 
     def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
         """See InBroker."""
@@ -201,7 +200,7 @@ class RevokeTasksHandler(_ForGood[RevokeTasks]):
 
 
 class ShutDownNodeHandler(_ForGood[ShutDownNode]):
-    """Only whoever runs the worker can start it again."""
+    """Only the manager of the worker can start it again."""
 
     def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
         """See InBroker."""

@@ -1,6 +1,4 @@
-"""Services: started, stopped, restarted, enabled; their manager's units, and processes that they
-left behind.
-"""
+"""Start, stop, restart and enable services, reload units, and end leftover processes."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -20,7 +18,7 @@ S = TypeVar("S", bound=ControlService | EnableService | EndProcesses)
 
 
 class _OfService(OnHost[S]):
-    """What all effects on a service have in common."""
+    """Common to the effects on a service."""
 
     reads = ""
 
@@ -31,7 +29,7 @@ class _OfService(OnHost[S]):
 
 
 class ControlServiceHandler(_OfService[ControlService], ReverseOnHost[ControlService]):
-    """A worker or beat; one that runs has loaded its files, so it is started after these."""
+    """A worker or beat. It loads files at its start, so it starts after them."""
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -45,7 +43,7 @@ class ControlServiceHandler(_OfService[ControlService], ReverseOnHost[ControlSer
 
     @property
     def leaves_nothing_after(self) -> Outcome | None:
-        """A restart by itself leaves nothing."""
+        """A restart that succeeded leaves nothing to undo."""
         return Outcome.CHANGED if self.restarts else None
 
     @property
@@ -68,7 +66,7 @@ class ControlServiceHandler(_OfService[ControlService], ReverseOnHost[ControlSer
         """See ReverseOnHost."""
         summary = f"{self.effect.action} {enumerated(self.services)}"
         if self.effect.together and self.effect.action == "restart":
-            summary += "; all of them run then"
+            summary += "; afterwards all of them run"
         return summary
 
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
@@ -87,21 +85,21 @@ class ControlServiceHandler(_OfService[ControlService], ReverseOnHost[ControlSer
                 return Outcome.CANNOT, unsure
         down = [name for name in self.services if state.services[name].pid is None]
         if self.effect.action == "stop" and len(down) == len(self.services):
-            return Outcome.ALREADY, "it does not run" if len(down) == 1 else "they do not run"
+            return Outcome.ALREADY, "already stopped"
         if down and self.restarts:
             if self.effect.together:
                 return Outcome.CHANGED, f"not running now: {enumerated(down)}"
-            return Outcome.CHANGED, "it ran before the run, and does not now"
+            return Outcome.CHANGED, "it was running before the run, and is not now"
         return Outcome.CHANGED, ""
 
     def _unsure(self, name: str, state: HostState) -> str:
-        """Why nothing can be said about a service, "" where it can."""
+        """Say why the state of a service is unknown, "" if it is known."""
         found = state.services[name]
         its = f"{name}: " if self.effect.together else ""
         if found.untold:
-            return f"{its}whether it runs is not known: {found.untold}"
+            return f"{its}it is not known whether it runs: {found.untold}"
         if found.other_process:
-            return f"{its}its status command names {found.other_process}, which is not it"
+            return f"{its}its status command names another process, {found.other_process}"
         return ""
 
     def missing(self, state: HostState) -> str:
@@ -114,14 +112,14 @@ class ControlServiceHandler(_OfService[ControlService], ReverseOnHost[ControlSer
             if found.pid is not None:
                 continue
             if found.untold:
-                missing.append(f"whether {name} runs is not known: {found.untold}")
+                missing.append(f"it is not known whether {name} runs: {found.untold}")
             else:
                 missing.append(f"{name} does not run{found.why_down}")
         return "; ".join(missing)
 
 
 class ReloadUnitsHandler(Reloading[ReloadUnits]):
-    """It cannot be seen whether this was done, and does no harm."""
+    """Cannot be verified, and is harmless, so an undo always performs it."""
 
     rank = Rank.RELOAD
     leaves_nothing_after = None
@@ -154,7 +152,7 @@ class ReloadUnitsHandler(Reloading[ReloadUnits]):
 
 
 class EnableServiceHandler(_OfService[EnableService], Reloading[EnableService]):
-    """Whether a service starts when its host does."""
+    """Enables or disables a service: whether it starts with its host."""
 
     rank = Rank.CHANGE
     leaves_nothing_after = None
@@ -187,12 +185,12 @@ class EnableServiceHandler(_OfService[EnableService], Reloading[EnableService]):
     def judge(self, state: HostState) -> tuple[Outcome, str]:
         """See ReverseOnHost."""
         if state.services[self.effect.service].enabled == self.effect.enabled:
-            return Outcome.ALREADY, "it is as it was"
+            return Outcome.ALREADY, "nothing to undo"
         return Outcome.CHANGED, ""
 
 
 class EndProcessesHandler(_OfService[EndProcesses]):
-    """Processes of an earlier start: nothing drains them, and nothing brings them back."""
+    """Ends processes of an earlier start. They are not drained, and this cannot be undone."""
 
     rank = Rank.CHANGE
     leaves_nothing_after = None
@@ -211,8 +209,9 @@ def end(
     *,
     kill: bool,
 ) -> str:
-    """The fragment that ends processes, each a pid with the ticks of its start; with `kill` those
-    too that do not end in time.
+    """Return the fragment that ends processes, each a pid and its start in ticks since boot.
+
+    With `kill`, it kills those that do not end within the stop timeout.
     """
     named = [f"{pid}:{ticks}" for pid, ticks in processes]
     seconds = str(int(host.settings.stop_timeout))

@@ -1,5 +1,6 @@
-"""What somebody else has started: stopped so that tasks finish, kept from coming back, and started
-again.
+"""Take over workers that others have started: stop them after their tasks, and keep them stopped.
+
+An undo starts them again.
 """
 
 from itertools import chain
@@ -15,7 +16,7 @@ from runbooks.effects.services import end
 from runbooks.hosts.script import quote, shell
 from runbooks.hosts.supervisord import ask_control
 
-_UNIT_IS_GONE = (Outcome.CANNOT, "systemd knows no such unit any more")
+_UNIT_IS_GONE = (Outcome.CANNOT, "systemd no longer has this unit")
 
 
 def _unit(state: HostState, name: str) -> Unit | None:
@@ -24,8 +25,9 @@ def _unit(state: HostState, name: str) -> Unit | None:
 
 
 def _below_supervisord(state: HostState) -> set[str]:
-    """The programs whose Celery processes supervisord runs; "" for one that has written over its
-    environment.
+    """Return the programs whose Celery processes supervisord runs.
+
+    "" stands for a process that has overwritten its environment.
     """
     assert state.census
     processes = state.census.processes
@@ -33,7 +35,7 @@ def _below_supervisord(state: HostState) -> set[str]:
 
 
 def _short(program: str) -> str:
-    """The name of a program as the census has it."""
+    """Return the name of a program as in the census."""
     group, _, name = program.partition(":")
     if group == name:
         return name
@@ -41,7 +43,7 @@ def _short(program: str) -> str:
 
 
 class ControlOtherHandler(ReverseOnHost[ControlOther]):
-    """A unit or a process of somebody else's."""
+    """A unit or a process of another owner."""
 
     leaves_nothing_after = None
     reads = ""
@@ -106,13 +108,13 @@ class ControlOtherHandler(ReverseOnHost[ControlOther]):
         if self.effect.manager == "supervisord":
             programs = set(map(_short, self.effect.programs))
             if programs & _below_supervisord(state):
-                return Outcome.ALREADY, "it runs"
+                return Outcome.ALREADY, "already running"
             return Outcome.CHANGED, ""
         unit = _unit(state, self.effect.name)
         if unit is None:
             return _UNIT_IS_GONE
         if unit.active == "active":
-            return Outcome.ALREADY, "it is active"
+            return Outcome.ALREADY, "already active"
         return Outcome.CHANGED, ""
 
     def missing(self, state: HostState) -> str:
@@ -123,7 +125,7 @@ class ControlOtherHandler(ReverseOnHost[ControlOther]):
 
 
 class LinkUnitHandler(ReverseOnHost[LinkUnit]):
-    """Whether a unit of somebody else's starts with its host."""
+    """Enables or disables a unit of another owner: whether it starts with its host."""
 
     rank = Rank.CHANGE
     leaves_nothing_after = None
@@ -158,12 +160,12 @@ class LinkUnitHandler(ReverseOnHost[LinkUnit]):
         if unit is None:
             return _UNIT_IS_GONE
         if unit.enabled.startswith("enabled") == self.effect.linked:
-            return Outcome.ALREADY, "it is as it was"
+            return Outcome.ALREADY, "nothing to undo"
         return Outcome.CHANGED, ""
 
 
 class StartByHandHandler(ReverseOnHost[StartByHand]):
-    """It says what there is to type, and is never made."""
+    """It only reports the command to type; it is never performed."""
 
     rank = Rank.START
     leaves_nothing_after = None
@@ -184,9 +186,10 @@ class StartByHandHandler(ReverseOnHost[StartByHand]):
 
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
         """See OnHost."""
-        raise StalePlan(f"no manager can start {self.effect.name} again", "start it by hand")
+        problem = f"{self.effect.name} has no service manager that could start it again"
+        raise StalePlan(problem, "start it manually")
 
     def judge(self, state: HostState) -> tuple[Outcome, str]:
         """See ReverseOnHost."""
-        why = "no manager started it, so whoever did has to start it again"
-        return Outcome.CANNOT, f"{why}: {self.effect.told}"
+        why = "no service manager had started it; start it again manually: "
+        return Outcome.CANNOT, why + self.effect.told

@@ -1,11 +1,11 @@
-"""Running a task: the page that runs it sends it, follows it and writes it down."""
+"""Run a task: the page `run_task` sends it, follows it and records it."""
 
 from runbooks.core.effects import RunTask
 from runbooks.effects.base import Handler, Rank
 
 
 class RunTaskHandler(Handler[RunTask]):
-    """What has run cannot be un-run."""
+    """A task that has run cannot be undone."""
 
     rank = Rank.CHANGE
     leaves_nothing_after = None

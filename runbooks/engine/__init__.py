@@ -1,4 +1,4 @@
-"""The way through a run: observe, plan, ask, write down, apply, prove, undo.
+"""The stages of a run: observe, plan, confirm, record, apply, verify, undo.
 
-It may import `diagnosis` and what that imports; the pages say in which order it does what.
+It may import `diagnosis` and everything `diagnosis` imports; the pages define the order.
 """

@@ -1,5 +1,6 @@
-"""Files that only grow, line by line, each on the disk before anything goes on: a crash can tear
-the last one alone.
+"""Append-only files of lines: each write is on the disk before the run goes on.
+
+A crash can only tear the last line.
 """
 
 import errno
@@ -11,8 +12,9 @@ from runbooks.core.errors import RunbookError
 
 
 class Appended:
-    """An open file of lines in a run's folder, for this user alone. What was torn off at its end is
-    cut off first.
+    """An open file of lines in a run's folder, readable by this user alone.
+
+    Opening it cuts off a torn last line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,8 +25,9 @@ class Appended:
         os.ftruncate(self._fd, len(whole) + len(end))
 
     def append(self, lines: bytes) -> None:
-        """Write lines; return once all of them are on the disk. Raises RunbookError, and leaves
-        none of them, otherwise.
+        """Write lines and return once they are on the disk.
+
+        Raises RunbookError if they cannot all be written; then none of them is in the file.
         """
         size = os.fstat(self._fd).st_size
         try:
@@ -35,8 +38,8 @@ class Appended:
             os.ftruncate(self._fd, size)
             raise RunbookError(
                 f"{self._path} cannot be written: {error.strerror}",
-                f"mend that first; {Command('show', self._path.parent.name)} tells what was done"
-                " before",
+                f"fix that first; {Command('show', self._path.parent.name)} shows what was done"
+                " so far",
             ) from None
 
     def close(self) -> None:
@@ -44,7 +47,7 @@ class Appended:
 
 
 def sync_directory(path: Path) -> None:
-    """Return once the names in a folder are on the disk."""
+    """Flush the names in a folder to the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

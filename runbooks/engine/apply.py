@@ -1,5 +1,6 @@
-"""Carry out a plan, and look again after each stage: a step has worked when its own plan is empty
-then.
+"""Apply a plan, and look again after each stage.
+
+A step has succeeded if it plans nothing after the second look.
 """
 
 import time
@@ -21,7 +22,7 @@ PAUSE_S = 0.25
 
 
 def make_plan(steps: Sequence[Step], snapshot: Snapshot) -> tuple[Change, ...]:
-    """The changes of all steps in their order."""
+    """Return the changes of all steps, in the order of the steps."""
     plan: list[Change] = []
     for step in steps:
         plan += step.plan(snapshot)
@@ -35,12 +36,11 @@ def apply(
     rolling: Rolling,
     proof: Needs,
 ) -> tuple[frozenset[str], Snapshot | None]:
-    """Carry the plan out stage by stage; a host on which something fails takes no part in what
-    comes later.
+    """Apply the plan stage by stage; skip the later changes of a host on which one failed.
 
-    Returns the hosts that a rolling step failed on after it had interrupted them, or did not come
-    to any more, and those where one failed that puts back: they are better off as they were. And a
-    look at what a `proof` needs of the whole fleet, if one was taken after all changes.
+    Returns the hosts to roll back, and a look at everything that `proof` needs of the whole fleet
+    (None if no such look was taken after the last change). A host is rolled back if a rolling step
+    failed after interrupting it, or did not reach it, or if a step with `puts_back` failed on it.
     """
     worse: frozenset[str] = frozenset()
     after: Snapshot | None = None
@@ -66,10 +66,10 @@ def apply(
 
 
 def _stages(steps: Sequence[Step]) -> list[list[Step]]:
-    """Neighbouring steps that may share one exec and one second look on each host; none that
-    interrupts is among them.
+    """Group neighbouring steps that share one exec and one second look on each host.
 
-    On each host their changes are made in order, and none after one that failed.
+    A step that interrupts services is always alone. The changes of a host run in order, and stop
+    at the first one that fails.
     """
     stages: list[list[Step]] = []
     for step in steps:
@@ -85,7 +85,7 @@ def _may_share(step: Step) -> bool:
 
 
 def _count_right(run: Run, step: Step, changes: Sequence[Change]) -> None:
-    """Count the step as right where it has nothing to change and nothing has gone wrong."""
+    """Count the step as ok on hosts where it has nothing to change and nothing has failed."""
     if Needs.QUEUES in step.needs:
         hosts = {BROKER}
     else:
@@ -100,7 +100,7 @@ def _count_right(run: Run, step: Step, changes: Sequence[Change]) -> None:
 
 
 def _failed_hosts(run: Run) -> list[str]:
-    """The hosts on which something failed so far, or that went away."""
+    """Return the hosts on which something failed so far, or that stopped answering."""
     found = []
     for name, tally in run.recap.tallies.items():
         if tally.failed or tally.unreachable:
@@ -115,7 +115,7 @@ def _without_failed(run: Run, changes: Sequence[Change]) -> list[Change]:
 
 
 def _skip(run: Run, changes: Iterable[Change], hosts: Collection[str], why: str) -> None:
-    """Count the changes of these hosts as skipped, and report them."""
+    """Count and report the changes of these hosts as skipped."""
     for change in changes:
         if change.host in hosts:
             run.recap.at(change.host).skipped += 1
@@ -129,12 +129,11 @@ def _roll(
     rolling: Rolling,
     proof: Needs,
 ) -> tuple[frozenset[str], Snapshot | None]:
-    """Change the hosts in batches, each proved before the next; when more have failed than may,
-    interrupt no other.
+    """Change the hosts in batches; verify each batch before the next.
 
-    Where nothing was interrupted yet, services that do not run are started all the same: they
-    cannot become worse. The look after the last batch is a look at the whole fleet where a proof of
-    that follows: one look, then, not two.
+    If more than `max_fail` hosts have failed, the step interrupts no further host. As long as
+    nothing was interrupted, it still starts services that do not run: they cannot become worse. If
+    a verification of the whole fleet follows, the look after the last batch covers it too.
     """
     hosts = list(dict.fromkeys(change.host for change in changes))
     worse: set[str] = set()
@@ -147,15 +146,13 @@ def _roll(
             for host in batch:
                 if worse or _interrupts(changes, host):
                     mine.add(host)
-            why = (
-                f"{', '.join(failed)} failed, and no more than {rolling.max_fail} may (--max-fail)"
-            )
+            why = f"{', '.join(failed)} failed, and --max-fail allows {rolling.max_fail}"
             _skip(run, changes, mine, why)
             spared |= mine
             batch = [host for host in batch if host not in mine]
         if len(hosts) > 1 and batch:
             run.session.reporter.message(
-                f"{hosts.index(batch[0])} of {len(hosts)} hosts done; now {', '.join(batch)}"
+                f"{hosts.index(batch[0])} of {len(hosts)} hosts done; next: {', '.join(batch)}"
             )
         todo = []
         for change in changes:
@@ -173,8 +170,9 @@ def _roll(
 
 
 def _interrupts(changes: Sequence[Change], host: str) -> bool:
-    """Whether the step interrupts something on a host; a failed start leaves a service that did not
-    run as it was.
+    """Whether the step interrupts something on a host.
+
+    A failed start does not: the service did not run before either.
     """
     for change in changes:
         if change.host == host and handler_of(change.do).stops:
@@ -187,12 +185,10 @@ def _run_stage(
     stage: Sequence[Step],
     changes: Sequence[Change],
 ) -> frozenset[str]:
-    """Make the changes of all steps of a stage, then report each step by itself; the hosts to be
-    put back.
-    """
+    """Make the changes of a stage, report each step, and return the hosts to roll back."""
     alone = len(stage) == 1
     if alone and changes:
-        # Before, because it may take its time and report its progress.
+        # Reported first: the step may take long and report its progress.
         run.session.reporter.step(stage[0].name)
     results: list[Result] = []
     if changes:
@@ -224,9 +220,9 @@ def _proved(
     changes: Sequence[Change],
     proof: Needs,
 ) -> tuple[list[Result], Snapshot | None]:
-    """Make changes and look again: a change has worked when its step no longer asks for it.
+    """Make changes and look again: a change has succeeded if its step no longer plans it.
 
-    The look is returned if it was one for the `proof`, too.
+    Returns the results, and the look if it covers everything that `proof` needs.
     """
     results = perform(run, changes)
     done = []
@@ -260,15 +256,15 @@ def _after_look(
         return outcome, detail
     summaries = "; ".join(other.summary for other in still)
     if still and sum(other.count for other in still) < change.count:
-        # Producers and workers go on meanwhile; what was there to be judged has been dealt with.
-        return outcome, f"{detail}\nnew since, and still to do: {summaries}"
+        # Producers and workers went on meanwhile; everything that was planned has been done.
+        return outcome, f"{detail}\nnew since then, still to do: {summaries}"
     if still:
-        return Outcome.FAILED, f"made, but a second look says: {summaries}"
-    return Outcome.FAILED, f"made, but a second look was not possible: {gone[change.host]}"
+        return Outcome.FAILED, f"done, but a second look still finds: {summaries}"
+    return Outcome.FAILED, f"done, but not verified: {gone[change.host]}"
 
 
 def _on_the_same(changes: Iterable[Change], change: Change) -> list[Change]:
-    """Those of these changes that are about the same as `change` on the same host."""
+    """Return those of these changes that have the same host and target as `change`."""
     found = []
     for other in changes:
         if other.host == change.host and _same_target(other.do, change.do):
@@ -277,19 +273,18 @@ def _on_the_same(changes: Iterable[Change], change: Change) -> list[Change]:
 
 
 def _same_target(one: Effect, other: Effect) -> bool:
-    """Whether two effects are about the same file, service or queue."""
+    """Whether two effects have the same file, service or queue as their target."""
     return type(one) is type(other) and target_of(one) == target_of(other)
 
 
 def _second_look(
     run: Run, steps: Sequence[Step], done: Sequence[Change], proof: Needs
 ) -> tuple[Sequence[Change], Mapping[str, str], Snapshot | None]:
-    """What the steps of these changes still lack on their hosts, waiting as long as their state may
-    take to come about.
+    """Look until the changes show, or until their steps' patience has run out.
 
-    Also those of the hosts that do not answer now, and why: what cannot be seen is not proven. The
-    first look is at all that the `proof` needs, which may be dear (probes, queues); if no other is
-    needed it is returned.
+    Returns the changes that are still missing, the hosts that do not answer (each with the
+    reason), and the look if it covers everything that `proof` needs. Only the first look covers
+    that: probes and queues may be expensive to read.
     """
     session = run.session
     hosts = {change.host for change in done}
@@ -307,7 +302,7 @@ def _second_look(
     looked = False
     while done:
         if Needs.NODES in needs:
-            # A look asks them, too; but one that is bound may be dead, and hosts cost more to ask.
+            # A look asks them too, but asking hosts costs more; and a bound node may be dead.
             await_nodes(session, done, deadline, answering=looked)
         whole = None
         if proof and not looked:
@@ -332,7 +327,7 @@ def _second_look(
 
 
 def _lacking(steps: Iterable[Step], snapshot: Snapshot, done: Sequence[Change]) -> list[Change]:
-    """What the steps still lack of these changes."""
+    """Return those of these changes that the steps still plan."""
     lacking = []
     for step in steps:
         for change in step.lacking(snapshot):
@@ -342,7 +337,7 @@ def _lacking(steps: Iterable[Step], snapshot: Snapshot, done: Sequence[Change]) 
 
 
 def _gone(snapshot: Snapshot, hosts: Collection[str]) -> dict[str, str]:
-    """Those of these hosts that do not answer, each with why."""
+    """Return those of these hosts that do not answer, each with the reason."""
     gone = {}
     for name, state in snapshot.hosts.items():
         if name in hosts and isinstance(state, Unreachable):

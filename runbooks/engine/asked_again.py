@@ -1,12 +1,11 @@
-"""What a host is asked once more, after nodes have answered: only what their answers leave open.
+"""The second question to a host, asked only if the answers of its nodes leave something open.
 
-- The processes of workers whose commands do not name Celery (`python run.py`): nodes know their
+- The processes of workers whose commands do not name Celery (`python run.py`): nodes report their
   pids.
-- Which broker a worker works with that does not answer. One that answers shows it by that.
-- What files start a worker with that is other than the inventory's.
-- How the log ends of a worker that runs and is silent, and of a service that does not run.
-- Whether the processes wait for themselves that run tasks while the queue behind them does not
-  move.
+- The broker of a worker that does not answer. (A worker that answers uses ours.)
+- The files that start a worker with other options than the inventory's.
+- The end of the log of a worker that runs but is silent, and of a service that does not run.
+- Whether the processes that run tasks are waiting for themselves while their queue does not move.
 """
 
 from collections import defaultdict
@@ -36,24 +35,22 @@ _LOG = "log: "
 
 
 class Open(Struct, frozen=True):
-    """What is to be asked of a host."""
+    """The open questions to a host."""
 
     unnamed: Mapping[int, str] = {}
-    """The pids that its census lacks, each with the node that answers from it."""
+    """Pids that are missing in its census, each with the node that answers from it."""
     silent: tuple[int, ...] = ()
-    """The pids of its census for which no node answers."""
+    """Pids of its census for which no node answers."""
     lines: bool = False
-    """Whether to look where files name queues, nodes and sizes."""
+    """Whether to search files for the options that name queues, nodes and pool sizes."""
     logs: Mapping[str, int | None] = {}
-    """The services whose logs are read at the end, each with its main process; None: it does not
-    run.
-    """
+    """The services whose log ends are read, each with its main pid (None: not running)."""
     busy: tuple[int, ...] = ()
-    """The pids of processes of pools."""
+    """Pids of pool processes."""
 
 
 def still_open(fleet: Fleet, snapshot: Snapshot) -> dict[str, Open]:
-    """The hosts that have to be asked again; none where all is well."""
+    """Return the hosts to ask again, each with its questions; empty for a healthy fleet."""
     nodes: Mapping[str, NodeState] = {}
     stuck: Mapping[str, Collection[int]] = {}
     if snapshot.broker:
@@ -85,8 +82,9 @@ def still_open(fleet: Fleet, snapshot: Snapshot) -> dict[str, Open]:
 def unnamed(
     host: FleetHost, state: HostState | Unreachable, nodes: Mapping[str, NodeState]
 ) -> dict[int, str]:
-    """The pids from which nodes of the host answer and which no process of its census has, each
-    with its node.
+    """Return the pids from which nodes of the host answer and which its census does not have.
+
+    Each pid comes with its node.
     """
     if isinstance(state, Unreachable) or state.census is None:
         return {}
@@ -101,8 +99,9 @@ def unnamed(
 
 
 def _silent(rows: Iterable[Row]) -> Iterator[int]:
-    """The pids whose broker is not known and decides something. That of beats was asked for in the
-    first question.
+    """Return the pids whose broker is unknown and matters.
+
+    The first question has already asked for the broker of beats.
     """
     for row in rows:
         decides = row.of_app or row.twins
@@ -120,9 +119,7 @@ def _is_silent(row: Row) -> bool:
 def _logs(
     host: FleetHost, state: HostState, rows: Iterable[Row]
 ) -> Iterator[tuple[str, int | None]]:
-    """The services that do not run and of which that is known, and the workers that run and are
-    silent.
-    """
+    """Return services that are known not to run, and workers that run but are silent."""
     silent = set()
     for row in rows:
         if _is_silent(row):
@@ -136,9 +133,9 @@ def _logs(
 
 
 def _busy(rows: Iterable[Row], stuck: Mapping[str, Collection[int]]) -> Iterator[int]:
-    """The processes of pools that are `stuck`, by their node.
+    """Return the pids of `stuck` pool processes.
 
-    Not those that know themselves by another pid.
+    Leaves out processes whose own pid differs from the pid on the host.
     """
     for row in rows:
         if not row.answer:
@@ -152,7 +149,7 @@ def _busy(rows: Iterable[Row], stuck: Mapping[str, Collection[int]]) -> Iterator
 def _differs(
     fleet: Fleet, host: FleetHost, rows: Iterable[Row], nodes: Mapping[str, NodeState]
 ) -> bool:
-    """Whether a worker has another name than the inventory's, more processes, or lacks a queue."""
+    """Whether a worker's name or pool size is not the inventory's, or it misses a queue."""
     for worker in host.settings.workers:
         node = nodes.get(host.node(worker))
         if node and not node.queues >= set(worker.queues):
@@ -171,7 +168,7 @@ def ask_again(
     asked: Open,
     nodes: Mapping[str, NodeState],
 ) -> HostState:
-    """The state of a host with what was open, in one round trip."""
+    """Ask the open questions in one round trip; return the state with the answers."""
     pids = sorted({*asked.unnamed, *asked.silent})
     manager = manager_of(host)
     questions: dict[str, str] = {}
@@ -210,7 +207,7 @@ def ask_again(
 
 
 def _with_brokers(state: HostState, seen: Iterable[CeleryProcess]) -> HostState:
-    """The state with the connections of those processes that are the same still."""
+    """Return the state with the connections of those processes that are still the same."""
     assert state.census
     again = {(one.pid, one.start_ticks): one for one in seen}
     processes = []
@@ -230,10 +227,10 @@ def _with_unnamed(
     pids: Mapping[int, str],
     nodes: Mapping[str, NodeState],
 ) -> HostState:
-    """The state with the processes of unnamed workers, as far as they show there.
+    """Return the state with the processes of unnamed workers that were found.
 
-    A pid may be one of a container or another machine, so a worker counts only where the processes
-    of its pool are its own, or it has none.
+    A pid may belong to a container or to another machine. So a worker counts only if the processes
+    of its pool are its own children, or if it has none.
     """
     assert state.census
     its = {node.name: node for node in nodes.values()}
@@ -270,7 +267,7 @@ def _is_its(one: CeleryProcess, node: NodeState | None, processes: Sequence[Cele
         return False
     if one.kind not in (Kind.MAIN, Kind.UNCLEAR):
         return False
-    pool = node.pool_pids - {one.pid}  # of the pools without processes the worker itself
+    pool = node.pool_pids - {one.pid}  # pools without processes report the worker itself
     if not pool:
         return True
     for child in processes:

@@ -1,4 +1,4 @@
-"""What findings keep from being touched: left out of every plan, named, and counted."""
+"""Services, hosts or a fleet that findings block: left out of every plan, reported, counted."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -18,8 +18,9 @@ from runbooks.engine.recap import Recap
 
 
 class Unblocked:
-    """A step without the changes that blocks cover; in every look, so that nothing waits for what
-    is not made.
+    """A step without the changes that blocks cover.
+
+    It leaves them out of every look, so that nothing waits for a change that is not made.
     """
 
     def __init__(self, step: Step, blocks: Collection[Block]) -> None:
@@ -32,15 +33,15 @@ class Unblocked:
         self._blocks = blocks
 
     def findings(self, snapshot: Snapshot) -> Iterable[Finding]:
-        """Those of the step."""
+        """Return the findings of the step."""
         return self._step.findings(snapshot)
 
     def plan(self, snapshot: Snapshot) -> tuple[Change, ...]:
-        """The changes still missing that may be made."""
+        """Return the changes that are needed and may be made."""
         return self._free(self._step.plan(snapshot))
 
     def lacking(self, snapshot: Snapshot) -> tuple[Change, ...]:
-        """Of these, those that are missing after they were made."""
+        """Return the changes that still do not show after they were made."""
         return self._free(self._step.lacking(snapshot))
 
     def _free(self, changes: Sequence[Change]) -> tuple[Change, ...]:
@@ -48,14 +49,15 @@ class Unblocked:
 
 
 def interrupted(plan: Sequence[Change]) -> frozenset[str]:
-    """The hosts on which these changes start or restart a service; what it loads is tried
-    before.
+    """Return the hosts on which these changes start or restart a service.
+
+    The application is loaded there first, to see whether the service can start.
     """
     return frozenset(change.host for change in plan if handler_of(change.do).starts)
 
 
 def leave_out(steps: Sequence[Step], blocking: Sequence[Finding]) -> Sequence[Step]:
-    """The steps, without what these findings block."""
+    """Return the steps without the changes that these findings block."""
     blocks = frozenset(block for finding in blocking for block in finding.blocks)
     if not blocks:
         return steps
@@ -63,9 +65,7 @@ def leave_out(steps: Sequence[Step], blocking: Sequence[Finding]) -> Sequence[St
 
 
 def require_unblocked(session: Session, blocking: Sequence[Finding]) -> None:
-    """Raise RunbookError where nothing is left that may be touched: the fleet is blocked, or each
-    of its hosts.
-    """
+    """Raise RunbookError if the fleet, or each of its hosts, is blocked."""
     blocks: dict[Block, Finding] = {}
     for finding in blocking:
         for block in finding.blocks:
@@ -77,26 +77,24 @@ def require_unblocked(session: Session, blocking: Sequence[Finding]) -> None:
     if Block() in blocks or (blocks and not free):
         reason = blocks.get(Block()) or blocking[0]
         raise RunbookError(
-            "no step of this tool can mend this, and nothing was changed:"
-            f" {on_one_line(reason.summary)}",
-            f"mend it first, then run again; {Command('diagnose')} shows the evidence, and "
-            f"{Command('clean-queues')} and {Command('install-units')} work on their own",
+            "this tool cannot fix the following, and everything depends on it; nothing was"
+            f" changed: {on_one_line(reason.summary)}",
+            f"fix it, then run again; {Command('diagnose')} shows the evidence;"
+            f" {Command('clean-queues')} and {Command('install-units')} still work",
         )
 
 
 def require_distinct(session: Session, snapshot: Snapshot) -> None:
-    """Raise InventoryError where two hosts are one machine; before anything is done, for it is
-    about both of them.
-    """
+    """Raise InventoryError if two hosts are one machine: a change to one is a change to both."""
     where = session.options.inventory
     found = same_machine(session.fleet, snapshot)
     problems = [f"{where}: {finding.summary}" for finding in found]
     if problems:
-        raise InventoryError(problems, "leave one of these names in it; nothing was changed")
+        raise InventoryError(problems, "keep only one of these names; nothing was changed")
 
 
 def left_out(fleet: Fleet, blocking: Sequence[Finding]) -> Iterator[tuple[str, Finding]]:
-    """What is left, `worker_low on web1 is left as it is`, each with the finding that says why."""
+    """Describe each block (`worker_low on web1 is not changed`), with its finding."""
     together = {host.name: host.together for host in fleet.hosts}
     for finding in blocking:
         for block in finding.blocks:
@@ -105,15 +103,15 @@ def left_out(fleet: Fleet, blocking: Sequence[Finding]) -> Iterator[tuple[str, F
 
 def _left(block: Block, together: Collection[str]) -> str:
     if not block.service:
-        return f"{block.host} is left as it is"
+        return f"{block.host} is not changed"
     if len(together) > 1 and block.service in together:
         others = []
         for name in together:
             if name != block.service:
                 others.append(name)
         names = enumerated([block.service, *others])
-        return f"{names} on {block.host} are left as they are, for one command stops them all"
-    return f"{block.service} on {block.host} is left as it is"
+        return f"{names} on {block.host} are not changed, because one command stops them all"
+    return f"{block.service} on {block.host} is not changed"
 
 
 def count_blocked(blocking: Sequence[Finding], recap: Recap) -> None:

@@ -1,6 +1,4 @@
-"""Single workers that the command line names: what of a fleet and its findings is theirs, and steps
-that change nothing else.
-"""
+"""Workers that the command line names: their part of a fleet, and steps that change only them."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -22,11 +20,10 @@ Services = frozenset[tuple[str, str]]
 
 
 def chosen(fleet: Fleet, patterns: str | None) -> Services:
-    """The workers and beats that one of these patterns fits, which commas separate; all of them for
-    None.
+    """Return the workers and beats that match one of these comma-separated patterns (None: all).
 
-    A pattern is the shell's, for a name in the inventory, `NAME@HOST`, or the unit or service.
-    Raises UsageError where one fits nothing.
+    A pattern is a shell pattern for a name in the inventory, `NAME@HOST`, or the unit or service.
+    Raises UsageError if a pattern matches nothing.
     """
     names: dict[tuple[str, str], list[str]] = {}
     for host in fleet.hosts:
@@ -65,13 +62,13 @@ def _fits_nothing(fleet: Fleet, pattern: str, names: Iterable[Iterable[str]]) ->
             called += _called(host, service)
     there = ", ".join(dict.fromkeys(called)) or "none"
     return UsageError(
-        f"no worker or beat of these hosts is called {pattern!r}{did_you_mean(pattern, known)}",
-        f"there are: {there}",
+        f"no worker or beat on these hosts is called {pattern!r}{did_you_mean(pattern, known)}",
+        f"available: {there}",
     )
 
 
 def _together_with(fleet: Fleet, services: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Those that are started and stopped only together with one of these."""
+    """Return the services that start and stop only together with one of these."""
     found: set[tuple[str, str]] = set()
     for host in fleet.hosts:
         together = {(host.name, service) for service in host.together}
@@ -87,27 +84,26 @@ def _names(host: FleetHost, service: str) -> Iterator[str]:
 
 
 def _called(host: FleetHost, service: str) -> list[str]:
-    """What the inventory calls the workers of a service, or beat."""
+    """Return the inventory's names of the workers of a service, or "beat"."""
     return [worker.name for worker in host.workers_of(service)] or ["beat"]
 
 
 def chosen_nodes(
     nodes: Mapping[str, NodeState], listening: Collection[str], patterns: str
 ) -> tuple[dict[str, NodeState], list[str]]:
-    """Of the nodes that answer, by their names here, those that one of these patterns fits; commas
-    separate patterns.
+    """Return the nodes that match one of these comma-separated patterns.
 
-    Also those that are bound to remote control (`listening`), fit, and do not answer. Raises
-    UsageError where a pattern fits nothing.
+    Returns those that answer, by their names here, and the names of those that are bound to remote
+    control (`listening`) but do not answer. Raises UsageError if a pattern matches nothing.
     """
     answering = {node.name for node in nodes.values()}
     silent = sorted(name for name in listening if name not in answering)
     known = list(dict.fromkeys([*nodes, *sorted(answering), *silent]))
     for pattern in _each(patterns):
         if not any(fits(pattern, name) for name in known):
-            there = "none answers"
+            there = "no node answers"
             if known:
-                there = f"there are: {', '.join(known)}"
+                there = f"available: {', '.join(known)}"
             raise UsageError(f"no node is called {pattern!r}{did_you_mean(pattern, known)}", there)
     wanted = ",".join(_each(patterns))
     meant = {}
@@ -118,12 +114,12 @@ def chosen_nodes(
 
 
 def only(steps: Iterable[Step], services: Services) -> Sequence[Step]:
-    """The steps, without what they would change of other services."""
+    """Return the steps without their changes to other services."""
     return [_Only(step, services) for step in steps]
 
 
 def about(findings: Iterable[Finding], services: Services) -> list[Finding]:
-    """The findings that keep one of these services from being touched, with no more than that."""
+    """Return only the findings that block one of these services."""
     found = []
     for finding in findings:
         if _keeps_from(finding, services):
@@ -140,8 +136,9 @@ def _keeps_from(finding: Finding, services: Services) -> bool:
 
 
 def of_these(fleet: Fleet, findings: Iterable[Finding], services: Services) -> list[Finding]:
-    """The findings without those about other services, hosts or queues alone; what may matter to
-    these stays.
+    """Return the findings without those about other services, hosts or queues alone.
+
+    Findings that may matter to these services stay.
     """
     ours = frozenset(_subjects(fleet, services, chosen=True))
     others = frozenset(_subjects(fleet, services, chosen=False)) - ours
@@ -161,8 +158,9 @@ def of_these(fleet: Fleet, findings: Iterable[Finding], services: Services) -> l
 
 
 def _subjects(fleet: Fleet, services: Services, *, chosen: bool) -> Iterator[str]:
-    """What findings call the services that are, or are not, among these: by name, by node, and by
-    their queues.
+    """Return the subjects that findings use for services that are, or are not, among these.
+
+    A subject is a service's name, a node, or a queue.
     """
     for host in fleet.hosts:
         for service in host.services:
@@ -173,9 +171,9 @@ def _subjects(fleet: Fleet, services: Services, *, chosen: bool) -> Iterator[str
 
 
 def part(fleet: Fleet, snapshot: Snapshot, services: Services) -> tuple[Fleet, Snapshot]:
-    """The fleet and what was seen of it, with these services alone, and their hosts.
+    """Return the fleet and its snapshot with only these services and their hosts.
 
-    Without beat among them only those entries of the schedule remain that go to their queues.
+    If beat is not among them, only the schedule entries that go to their queues remain.
     """
     names = {name for name, _ in services}
     hosts = tuple(_with_only(host, services) for host in fleet.hosts if host.name in names)
@@ -198,7 +196,7 @@ def part(fleet: Fleet, snapshot: Snapshot, services: Services) -> tuple[Fleet, S
 
 
 def _sending_to(queues: Collection[str], state: HostState | Unreachable) -> HostState | Unreachable:
-    """The state of a host, without the entries of the schedule that go to other queues."""
+    """Return the state of a host without the schedule entries that go to other queues."""
     if isinstance(state, Unreachable):
         return state
 
@@ -226,8 +224,9 @@ def _with_only(host: FleetHost, services: Services) -> FleetHost:
 
 
 class _Only:
-    """A step that changes these services alone; in every look, so that nothing waits for what is
-    not made.
+    """A step that changes only these services.
+
+    It leaves the others out of every look, so that nothing waits for a change that is not made.
     """
 
     def __init__(self, step: Step, services: Collection[tuple[str, str]]) -> None:
@@ -240,15 +239,15 @@ class _Only:
         self._services = services
 
     def findings(self, snapshot: Snapshot) -> Iterable[Finding]:
-        """Those of the step."""
+        """Return the findings of the step."""
         return self._step.findings(snapshot)
 
     def plan(self, snapshot: Snapshot) -> tuple[Change, ...]:
-        """The changes still missing of these services."""
+        """Return the changes that these services need."""
         return self._own(self._step.plan(snapshot))
 
     def lacking(self, snapshot: Snapshot) -> tuple[Change, ...]:
-        """Of these, those that are missing after they were made."""
+        """Return the changes that still do not show after they were made."""
         return self._own(self._step.lacking(snapshot))
 
     def _own(self, changes: Sequence[Change]) -> tuple[Change, ...]:

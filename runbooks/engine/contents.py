@@ -1,14 +1,13 @@
-"""What a run puts into files and what stood there before: beside its journal, for secrets may stand
-in files.
+"""The contents that a run writes into files, and the contents that they had before.
 
-`contents.jsonl` (0600) in a run's folder is JSON lines, one for each change that hides a part of
-its effects:
+Files may hold secrets, so their contents are kept outside the journal. `contents.jsonl` (0600) in
+a run's folder is JSON lines, one for each change that hides a part of its effects:
 
     {"salt", "do", "undo"}      the hidden fields (`HIDDEN`) of both effects, bytes in base64;
                                 null: there is no undo
 
-The journal names a line by its sha256. Because of the salt nothing can be guessed from that, not
-even a short password; and a line that is torn or damaged has another one.
+The journal refers to a line by its sha256. Because of the salt, the digest reveals nothing, not
+even a short password. A torn or damaged line has another digest.
 """
 
 import hashlib
@@ -26,14 +25,14 @@ CONTENTS = "contents.jsonl"
 
 
 class Contents:
-    """The contents of a run that goes on. The file is made when there is something to keep."""
+    """Writes the contents of a running run. The file is created when it is first needed."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._file: Appended | None = None
 
     def keep(self, changes: Iterable[Change]) -> list[str]:
-        """The name of what each change hides, "" for nothing. All of it is on the disk then."""
+        """Write what these changes hide to the disk; return a name for each, "" for nothing."""
         names = []
         kept = b""
         for change in changes:
@@ -56,15 +55,16 @@ class Contents:
 
 
 class Kept:
-    """The contents of a run, read as they are asked for, because it may still go on."""
+    """Reads the contents of a run, each time that they are needed: the run may still go on."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / CONTENTS
         self._lines: dict[str, bytes] = {}
 
     def named(self, name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """The hidden fields of a change's effect, and of the one that undoes it. Raises
-        RunbookError: they are lost.
+        """Return the hidden fields of a change's effect, and of the effect that undoes it.
+
+        Raises RunbookError if they are lost.
         """
         if name not in self._lines:
             self._lines = {_name(line): line for line in self._read()}
@@ -83,7 +83,7 @@ class Kept:
 
 
 def _line(change: Change) -> bytes:
-    """The line for what a change hides, b"" for nothing."""
+    """Return the line with what a change hides, b"" for nothing."""
     undo = None
     if change.undo:
         undo = hidden_in(change.undo)

@@ -1,4 +1,4 @@
-"""What a verb works with: the fleet, the ways to it, and what the operator asked for."""
+"""The session of a verb: the fleet, the connections to it, and the operator's options."""
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -46,34 +46,28 @@ if TYPE_CHECKING:
 
 
 class Options(Struct, frozen=True):
-    """What the command line says."""
+    """The options of the command line."""
 
     verb: str
     inventory: str
-    """What stands behind `--inventory` in any folder."""
+    """A value for `--inventory` that works in any folder."""
     state_directory: Path
     dry_run: bool = False
     yes: bool = False
     confirm: Callable[[str], bool] | None = None
     """Asks the operator; None without a terminal."""
     every_message: bool = False
-    """Whether to show each message that a rule means, not only a few samples."""
+    """Whether to show each message that a rule selects, not only a few samples."""
     kill_running: bool = False
-    """Whether workers are restarted although tasks run there that may be killed."""
+    """Whether to restart workers although this may kill running tasks."""
     fresh: bool = False
-    """Whether the first look loads the application wherever it runs; that of a dry run does so by
-    itself.
-    """
+    """Whether the first look loads the application everywhere; a dry run always does."""
     take_over: bool = False
-    """Whether what others have started to do the work of the inventory's services makes way for
-    these.
-    """
+    """Whether to replace workers that others have started by the inventory's services."""
 
 
 class Session:
-    """One verb's work on a fleet: looking, naming, asking, writing down. Changing is
-    `engine.apply`'s.
-    """
+    """One verb's work on a fleet: look, report, confirm, record. `engine.apply` makes changes."""
 
     def __init__(
         self,
@@ -91,8 +85,8 @@ class Session:
         self.options = options
         self.files = all_files(fleet, templates)
         self.node_names: dict[str, tuple[str, ...]] = {}
-        """What Celery calls each node, or the nodes of several containers, by the name here, as
-        looks have shown.
+        """Celery's names of each node, by the name here; several for a service of several
+        containers.
         """
         self._looked = False
         self._judged: tuple[float, Sequence[Finding]] | None = None
@@ -100,8 +94,9 @@ class Session:
 
     @cached_property
     def broker(self) -> "Broker":
-        """Made at its first use, beside the first look at the hosts: its libraries take longer to
-        load than these.
+        """The broker, opened at its first use, in parallel with the first look at the hosts.
+
+        Its libraries take longer to load than that look.
         """
         return self._open_broker()
 
@@ -113,14 +108,12 @@ class Session:
         read_until: float = math.inf,
         without_broker: bool = False,
     ) -> Snapshot:
-        """One look at what is needed, on all hosts of the fleet or on these; messages are read
-        until `read_until`.
+        """Look at what is needed, on all hosts of the fleet or on these.
 
-        One that does not ask for it has what the application said and beat's scheduler kept in the
-        last look that did.
-
-        Raises BrokerError where the broker cannot be looked at; `without_broker` that is part of
-        what was seen.
+        Messages are read until `read_until` (monotonic seconds). Without `Needs.IMPORTS`, the
+        snapshot has the application's and the scheduler's answers of the last look that had them.
+        Raises BrokerError if the broker cannot be checked; with `without_broker`, the snapshot says
+        so instead.
         """
         options = self.options
         fleet = self.fleet
@@ -157,7 +150,7 @@ class Session:
         return recall(options.state_directory, fleet.app.app, found)
 
     def _paths(self) -> dict[str, list[str]]:
-        """The files that matter on each host."""
+        """Return the paths of the files that matter on each host."""
         paths = {}
         for host in self.fleet.hosts:
             its = [host.settings.env_file]
@@ -174,12 +167,13 @@ class Session:
             yield name, replace(state, application=application, kept=kept)
 
     def begin_again(self) -> None:
-        """Begin another output: its first look says what it is about."""
+        """Begin another output, whose first look reports its subject again."""
         self._looked = False
 
     def _keep_names(self, nodes: Mapping[str, NodeState], *, of_services: bool) -> None:
-        """Keep the names of nodes. Of several containers only a look at their services shows all
-        nodes: another one takes none of them away.
+        """Keep the names of nodes.
+
+        Only a look at services shows all nodes of several containers, so no other look removes any.
         """
         for name, node in nodes.items():
             known = self.node_names.get(name, ())
@@ -187,11 +181,11 @@ class Session:
                 self.node_names[name] = node.known_as
 
     def tell_about(self, snapshot: Snapshot, needs: Needs) -> None:
-        """Report what was looked at; the first look of a verb does it by itself."""
+        """Report what was checked; the first look of a verb does so by itself."""
         self.reporter.about(self.about(snapshot, needs))
 
     def about(self, snapshot: Snapshot, needs: Needs) -> About:
-        """What an output is about that shows this look."""
+        """Return the subject of an output that shows this look."""
         about = About(self.fleet.app.app, self.options.inventory, self.broker.name)
         seen = looked_at(self.fleet, snapshot, needs)
         before = []
@@ -203,13 +197,11 @@ class Session:
         return replace(about, **seen, other_run=snapshot.other_run, loaded_at=loaded_at)
 
     def remember(self, snapshot: Snapshot) -> None:
-        """Keep what services were started with, as far as a look shows it."""
+        """Record what services were started with, as far as a look shows it."""
         remember(self.options.state_directory, self.fleet.app.app, self.fleet.hosts, snapshot)
 
     def with_imports(self, snapshot: Snapshot, names: Collection[str]) -> Snapshot:
-        """The snapshot, with the application loaded also on those of these hosts where that was not
-        tried yet.
-        """
+        """Return the snapshot with the application loaded on all of these hosts."""
         states = snapshot.reachable()
         untried = set()
         for name in names:
@@ -223,11 +215,10 @@ class Session:
     def diagnose(
         self, snapshot: Snapshot, *, conclusive: bool = True, services: Services | None = None
     ) -> Sequence[Finding]:
-        """The findings of a snapshot of everything; reports them, as the last word where that is
-        `conclusive`.
+        """Judge a snapshot of everything; report and return the findings.
 
-        With `services`, findings about other services alone are left out, and the output says how
-        many.
+        `conclusive` findings are the end of the output. With `services`, findings about other
+        services alone are left out, and the output says how many.
         """
         findings: Sequence[Finding] = judge(
             self.fleet, snapshot, self.files, taking=self.options.take_over
@@ -239,11 +230,11 @@ class Session:
         self.reporter.findings(findings, conclusive=conclusive)
         left_out = every - len(findings)
         if left_out:
-            self.reporter.message(f"{counted(left_out, 'finding')} about other workers left out")
+            self.reporter.message(f"{counted(left_out, 'finding')} about other workers not shown")
         return findings
 
     def found_in(self, snapshot: Snapshot) -> Sequence[Finding] | None:
-        """What `diagnose` found in this snapshot, None where it was not asked."""
+        """Return what `diagnose` found in this snapshot, None if it was not called."""
         if self._judged is None:
             return None
         at, findings = self._judged
@@ -252,9 +243,7 @@ class Session:
         return findings
 
     def blocking(self, snapshot: Snapshot) -> list[Finding]:
-        """Of the findings of a snapshot of everything those that keep something from being touched;
-        reports nothing.
-        """
+        """Return the findings of a snapshot of everything that block something; report nothing."""
         found = []
         for finding in judge(self.fleet, snapshot, self.files):
             if finding.blocks:
@@ -262,9 +251,7 @@ class Session:
         return found
 
     def left_blocking(self, snapshot: Snapshot, blocking: Sequence[Finding]) -> Sequence[Finding]:
-        """Of these what still keeps something from being touched once all is taken over that is to
-        be, and why the rest of it is not.
-        """
+        """Return those of these findings that still block something after the takeover."""
         if not self.options.take_over:
             return blocking
         kill = self.options.kill_running
@@ -290,7 +277,7 @@ class Session:
     def workers(
         self, since: Mapping[str, float] | None = None, before: Sequence[Step] = ()
     ) -> Step:
-        """Restarted also for what the steps `before` them change."""
+        """Return the step that restarts workers, also after changes of the steps `before` it."""
         return worker_step(self.fleet, since or {}, before, self._taking)
 
     @property
@@ -300,35 +287,34 @@ class Session:
         return taken_over(self.fleet, self.files["unit"], kill=self.options.kill_running)
 
     def require_consent_possible(self) -> None:
-        """Fail before any work where the question at its end cannot be asked. Raises UsageError."""
+        """Raise UsageError, before any work, if the operator cannot be asked at its end."""
         if not (self.options.dry_run or self.options.yes or self.options.confirm):
             raise UsageError(
-                "nobody can be asked (this is not a terminal, or --json is given), and --yes is not"
-                " given; nothing was changed",
-                "look first with --dry-run, then pass --yes",
+                "cannot ask for confirmation (not a terminal, or --json is given); nothing was"
+                " changed",
+                "check with --dry-run first, then pass --yes",
             )
 
     def require_alone(self, run: OtherRun | None) -> None:
-        """Raise LockHeld where another run is changing the fleet: what is seen meanwhile is no
-        ground for a plan.
+        """Raise LockHeld if another run is changing the fleet; a dry run only warns.
 
-        A dry run only tells it.
+        A snapshot that was taken meanwhile is not a basis for a plan.
         """
         if not run:
             return
         if not self.options.dry_run:
             raise LockHeld(
                 f"{going_on(run)}; nothing was changed",
-                "wait for it to end, then run the same command again; where it died, its lock"
+                "wait for it to end, then run the same command again; if it died, its lock"
                 " expires within a minute",
             )
         self.reporter.warning(
-            f"{going_on(run)}; what is planned here may be its doing, or done by then",
-            "look again when it has ended",
+            f"{going_on(run)}; it may be the reason for this plan, or may do the same changes",
+            "run this again when it has ended",
         )
 
     def ask(self, question: str) -> None:
-        """Go on only with the operator's consent. Raises Interrupted when it is not given."""
+        """Ask for the operator's consent. Raises Interrupted if it is not given."""
         if self.options.yes:
             return
         confirm = self.options.confirm
@@ -336,7 +322,7 @@ class Session:
             raise Interrupted("not confirmed; nothing was changed")
 
     def begin(self, run_id: str, machines: Mapping[str, str] = MappingProxyType({})) -> Journal:
-        """The journal of a new run; reports its id."""
+        """Start the journal of a new run, and report the run's id."""
         options = self.options
         application = self.fleet.app.app
         where = Where(options.inventory, self.broker.name, application, machines)
@@ -347,8 +333,9 @@ class Session:
 
 @contextmanager
 def closing_journal(journal: Journal) -> Iterator[None]:
-    """Write down how a run ended when it did not end by itself. ^C becomes Interrupted with what to
-    do next.
+    """Record how a run ended if it did not end by itself.
+
+    ^C becomes Interrupted, whose advice says what to do next.
     """
     try:
         yield
@@ -361,8 +348,8 @@ def closing_journal(journal: Journal) -> Iterator[None]:
         if record.stands:
             back = f", or {Command('undo', record.id)}"
         raise Interrupted(
-            f"interrupted; what was done stands in run {record.id}",
-            f"{Command('show', record.id)} tells what; run the same command to go on{back}",
+            f"interrupted; run {record.id} has recorded what was done",
+            f"{Command('show', record.id)} shows it; run the same command to go on{back}",
         ) from None
     except Interrupted as error:
         journal.end("interrupted", error.exit_code)

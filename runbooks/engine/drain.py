@@ -1,5 +1,6 @@
-"""The workers' nodes around a restart: drained before it, awaited after it, at work again where it
-was not made.
+"""Drain the nodes of workers before a restart, and wait for them after it.
+
+Workers that were not restarted consume again.
 """
 
 import time
@@ -20,30 +21,30 @@ from runbooks.engine.context import Session
 from runbooks.engine.run import Run
 
 PAUSE_S = 0.02
-"""Between two commands to Redis; the hosts are not asked."""
+"""Between two commands to Redis; they do not contact hosts."""
 
 DRAIN_S = 10.0
 LOOK_S = 3.0
-"""Seldom: a service that comes up does so by then, and what has failed stays so."""
+"""Rare looks are enough: a service comes up within this time, and a failed one stays failed."""
 
 Service = tuple[str, str]
 """A host, and one of its services."""
 
 Node = tuple[str, Sequence[str]]
-"""A node, as Celery calls it, and the queues of its worker."""
+"""Celery's name of a node, and the queues of its worker."""
 
 
 @contextmanager
 def drained(
     run: Run, hosts: Sequence[FleetHost], changes: Sequence[Change]
 ) -> Iterator[tuple[set[Service], Mapping[Service, str]]]:
-    """Have workers finish what they hold before they are stopped; those that do not finish are
-    yielded, and why they are left alone.
+    """Let workers finish what they hold before the block stops them.
 
-    They may take as long as their stop would. Where what runs may be killed, only what ends soon is
-    waited for. The block is to add which were ended; the others take messages again when it ends,
-    however it ends. Not while another run is at work, which may be draining them: then they are
-    named.
+    Yields a set to which the block adds the services that it stopped, and the services that must
+    not be stopped, each with the reason: they did not finish within their stop timeout. With
+    --kill-running, this waits only for tasks that end soon. After the block, however it ends, the
+    workers that were not stopped consume again. Not while another run holds the lock, because it
+    may be draining them: then a warning names them.
     """
     session = run.session
     ended: set[Service] = set()
@@ -66,7 +67,7 @@ def drained(
 def _drain(
     session: Session, hosts: Sequence[FleetHost], workers: Sequence[tuple[Service, Node]]
 ) -> dict[Service, str]:
-    """Drain these workers; those that are to be left alone, each with why."""
+    """Drain these workers; return those that must not be stopped, each with the reason."""
     patience_s = max(host.settings.stop_timeout for host in hosts)
     may_kill = session.options.kill_running
     drain_s = patience_s
@@ -81,7 +82,7 @@ def _drain(
         if node in busy:
             tasks = "; ".join(task_line(task) for task in busy[node])
             left[service] = (
-                f"left alone: after {span(patience_s)} it still {tasks} (--kill-running stops it"
+                f"skipped: after {span(patience_s)} it still {tasks} (--kill-running stops it"
                 " anyway)"
             )
     return left
@@ -93,14 +94,14 @@ def _consume_again(run: Run, nodes: Mapping[str, Sequence[str]]) -> None:
         session.broker.consume_again(nodes)
         return
     session.reporter.warning(
-        f"{', '.join(sorted(nodes))} may have been told to take no messages, and another run is at"
-        " work",
-        f"when that has ended, run {Command('remediate')}",
+        f"{', '.join(sorted(nodes))} may have stopped consuming, and another run is changing the"
+        " fleet",
+        f"when that run has ended, run {Command('remediate')}",
     )
 
 
 def stopped_by(changes: Sequence[Change]) -> Sequence[Service]:
-    """The services that these changes stop or restart, each once."""
+    """Return the services that these changes stop or restart, each once."""
     services: list[Service] = []
     for change in changes:
         if handler_of(change.do).stops:
@@ -111,7 +112,7 @@ def stopped_by(changes: Sequence[Change]) -> Sequence[Service]:
 def _workers(
     session: Session, hosts: Sequence[FleetHost], services: Collection[Service]
 ) -> Iterator[tuple[Service, Node]]:
-    """Each worker of these services; of several containers each node."""
+    """Return the nodes of these services; a worker of several containers has several."""
     for host in hosts:
         for worker in host.settings.workers:
             if (host.name, worker.known_as) in services:
@@ -123,8 +124,9 @@ def _workers(
 def _stale(
     session: Session, hosts: Sequence[FleetHost], changes: Sequence[Change]
 ) -> dict[Service, Node]:
-    """Each worker that is stopped since the inventory no longer has it; its queues are what it
-    says.
+    """Return the nodes of services that are stopped because the inventory no longer has them.
+
+    Their queues are those that the nodes report.
     """
     own = {(host.name, service) for host in hosts for service in host.services}
     stopped: dict[Service, str] = {}
@@ -147,7 +149,7 @@ def _stale(
 
 
 def _others(changes: Sequence[Change]) -> Iterator[tuple[Service, Node]]:
-    """Each worker that somebody else has started, as far as that is known."""
+    """Return the known nodes of workers that others have started."""
     for change in changes:
         if isinstance(change.do, ControlOther):
             for node, queues in change.do.nodes.items():
@@ -155,23 +157,22 @@ def _others(changes: Sequence[Change]) -> Iterator[tuple[Service, Node]]:
 
 
 def changed_service(change: Change) -> Service:
-    """The service with which a change is left alone, "" for none."""
+    """Return the host and the service of a change; the service may be ""."""
     return change.host, handler_of(change.do).service
 
 
 def changed(change: Change) -> list[Service]:
-    """The same, with those that change only together with that one."""
+    """Return the services of a change, also those that change only together with its own."""
     return [(change.host, service) for service in handler_of(change.do).services]
 
 
 def await_nodes(
     session: Session, done: Sequence[Change], deadline: float, *, answering: bool = True
 ) -> None:
-    """Wait until the workers that were started answer: until then a look at their hosts would show
-    nothing new.
+    """Wait until the started workers answer: until then a look at their hosts shows nothing new.
 
-    Without `answering` only until they are bound to remote control, as are those that were killed.
-    Those that their service manager says have failed are not waited for.
+    Without `answering`, wait only until they are bound to remote control, as killed ones are too.
+    Does not wait for workers whose service manager reports a failure.
     """
     started = _started(session, done)
     look_at = time.monotonic() + LOOK_S
@@ -184,7 +185,7 @@ def await_nodes(
         for host, worker in started:
             if not _hears(listening, host.node(worker), worker):
                 silent.add(host.node(worker))
-        if answering and not silent:  # asking takes as long as they need to answer
+        if answering and not silent:  # takes as long as the nodes need to answer
             broker = session.observe(Needs.NODES, {host.name for host, _ in started}).broker
             assert broker is not None
             silent = {host.node(worker) for host, worker in started} - broker.nodes.keys()
@@ -195,7 +196,7 @@ def await_nodes(
 
 
 def _started(session: Session, done: Sequence[Change]) -> list[tuple[FleetHost, Worker]]:
-    """The workers that these changes started, each with its host."""
+    """Return the workers that these changes started, each with its host."""
     services: set[Service] = set()
     for change in done:
         if handler_of(change.do).starts:
@@ -209,9 +210,7 @@ def _started(session: Session, done: Sequence[Change]) -> list[tuple[FleetHost, 
 
 
 def _hears(listening: Collection[str], node: str, worker: Worker) -> bool:
-    """Whether one that may be this worker is bound; what Celery calls it may be another name after
-    each start.
-    """
+    """Whether a node that may be this worker is bound: its name may change with each start."""
     if not worker.node:
         return node in listening
     return any(fits(name, worker.node) for name in listening)
@@ -220,7 +219,7 @@ def _hears(listening: Collection[str], node: str, worker: Worker) -> bool:
 def _without_failed(
     session: Session, started: Sequence[tuple[FleetHost, Worker]]
 ) -> list[tuple[FleetHost, Worker]]:
-    """Those of these workers whose service manager has not given up, as far as it says."""
+    """Return those of these workers whose service manager has not reported a failure."""
     hosts = set()
     for host, _ in started:
         if host.manager.gives_up:
@@ -236,7 +235,7 @@ def _without_failed(
 
 
 def all_gave_up(changes: Iterable[Change], states: Mapping[str, HostState | Unreachable]) -> bool:
-    """Whether there is nothing to wait for from the services of all these changes."""
+    """Whether the services of all these changes have failed for good."""
     for change in changes:
         if not gave_up(changed_service(change), states.get(change.host)):
             return False
@@ -244,7 +243,7 @@ def all_gave_up(changes: Iterable[Change], states: Mapping[str, HostState | Unre
 
 
 def gave_up(service: Service, state: HostState | Unreachable | None) -> bool:
-    """Whether there is nothing to wait for: its manager says that the service has failed."""
+    """Whether the service manager reports that the service has failed for good."""
     if not isinstance(state, HostState):
         return False
     _, name = service

@@ -1,4 +1,4 @@
-"""One look at a host: its clock, files, services and processes, all in one round trip."""
+"""Look at a host: its clock, files, services and processes, in one round trip."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -32,22 +32,22 @@ _SERVICES = "services: "
 
 
 class HostLook(Struct, frozen=True):
-    """What one look at a host is to see, besides its clock and what is left of ours."""
+    """What to look at on a host, in addition to its clock and our files there."""
 
     files: Sequence[str] = ()
     services: Sequence[str] = ()
     timers: Sequence[str] = ()
     probes: Sequence[Probe] = ()
     beat: bool = False
-    """Whether beat is asked when it last sent something."""
+    """Whether to check when beat last sent a task."""
     loaded: CameFrom | None = None
-    """What an application was loaded from: whether it is as it was."""
+    """The files that an application was loaded from, to see whether they have changed."""
     census: bool = False
-    """Whether all Celery processes are looked at."""
+    """Whether to look at all Celery processes."""
 
 
 def look(fleet: Fleet, host: FleetHost, transport: Transport, asked: HostLook) -> HostState:
-    """Look at a host, in one round trip. Raises HostUnreachable or RunbookError."""
+    """Look at a host in one round trip. Raises HostUnreachable or RunbookError."""
     of_services = _ask_services(fleet, host, asked)
     questions = _questions(fleet, host, asked, of_services)
     private = ["files", "secrets", *of_services]
@@ -58,16 +58,14 @@ def look(fleet: Fleet, host: FleetHost, transport: Transport, asked: HostLook) -
     try:
         found = _understood(fleet, host, transport.slow, asked, answers)
     except (ValueError, LookupError) as error:
-        # A parser's: this host's fault, and the others are looked at.
-        raise RunbookError(
-            f"what it answered cannot be understood ({type(error).__name__})"
-        ) from None
+        # From a parser: a fault of this host alone.
+        raise RunbookError(f"its answer cannot be parsed ({type(error).__name__})") from None
     ahead_s = (found.clock_at - answered_at, found.clock_at - asked_at)
     return replace(found, clock_ahead_s=ahead_s)
 
 
 def _ask_services(fleet: Fleet, host: FleetHost, asked: HostLook) -> dict[str, str]:
-    """The questions about services and timers, by the names of their answers."""
+    """Return the questions about services and timers, by the names of their answers."""
     units = (*asked.services, *asked.timers)
     if not units:
         return {}
@@ -78,7 +76,7 @@ def _ask_services(fleet: Fleet, host: FleetHost, asked: HostLook) -> dict[str, s
 def _questions(
     fleet: Fleet, host: FleetHost, asked: HostLook, of_services: Mapping[str, str]
 ) -> dict[str, str]:
-    """All questions, by the names of their answers, in the order in which they are asked."""
+    """Return all questions in their order, by the names of their answers."""
     manager = manager_of(host)
     env_file = host.settings.env_file
     questions = {"clock": facts.ask_clock(), **_ask_files(fleet, host, asked), **of_services}
@@ -159,7 +157,7 @@ def _understood(
 
 
 def _stale(host: FleetHost, found: Mapping[str, ServiceState]) -> dict[str, ServiceState]:
-    """The services that the inventory does not have."""
+    """Return the services that are not in the inventory."""
     stale = {}
     for name, state in found.items():
         is_ours = name in host.services or timer_of(name) or is_unit(name)
@@ -175,7 +173,10 @@ def _services(
     answers: Mapping[str, Answer],
     clock: facts.Clock,
 ) -> tuple[dict[str, ServiceState], Census | None, tuple[str, str] | None]:
-    """The services, all Celery processes, and why the service manager cannot be asked."""
+    """Return the services, the census, and the problem and advice if the manager does not answer.
+
+    The census is None if it was not asked for.
+    """
     app = fleet.app.app
     manager = manager_of(host)
     of_services = {}
@@ -233,8 +234,9 @@ def _with_logs(
     files: Mapping[int, Sequence[Line]],
     kept: Mapping[str, Sequence[Line]],
 ) -> dict[str, ServiceState]:
-    """The services; those that run with what their processes write into `files`, and what of their
-    logs is `kept`.
+    """Return the services, those that run with their logs.
+
+    `files` are the logs that their processes write, `kept` those that the service manager keeps.
     """
     found = dict(services)
     for name, state in services.items():
@@ -253,7 +255,7 @@ def _with_logs(
 
 
 def keep_secrets_of(env_file: FileState | None) -> None:
-    """Never show the secrets in a host's environment file from now on."""
+    """From now on, hide the secrets of a host's environment file in every output."""
     if not env_file or not env_file.content:
         return
     for name, value in all_values(env_file.content):

@@ -1,6 +1,4 @@
-"""Which lines would import tasks that nothing imports: tried on the host, as if they stood there
-already.
-"""
+"""Find lines that import the tasks that nothing imports, and try them on the host."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -25,8 +23,10 @@ def tried_insertion(
     now: ImportProbe,
     timeout_s: float,
 ) -> Insertion | None:
-    """Find the lines that would import the expected tasks that are missing. None where none is
-    missing for want of an import, or where an import fails: that has to be fixed first.
+    """Find the lines that would import the missing expected tasks.
+
+    Returns None if no task is missing because of a missing import, or if an import fails: that has
+    to be fixed first.
     """
     tasks = never_imported(fleet, now)
     modules = sorted({task.rpartition(".")[0] for task in tasks} - {""})
@@ -42,7 +42,7 @@ def tried_insertion(
         return Insertion(home.why)
     if holds_secret(home.text.decode(errors="replace")):
         return Insertion(
-            f"{home.path} holds a secret, and the record of a change has the file as it was"
+            f"{home.path} holds a secret, and the record of a change would contain the whole file"
         )
     texts = [_inserted(home, lines) for lines in _ways(home, modules)]
     asked = _questions(fleet, host, environment, home, texts)
@@ -53,23 +53,21 @@ def tried_insertion(
         folder, user = next(iter(unwritable.items()))
         return Insertion(f"{user} may not write in {folder}")
     if before.content != home.text:
-        return Insertion(f"{home.path} changes while it is looked at")
+        return Insertion(f"{home.path} changed while it was checked")
     for n, text in enumerate(texts):
         tried = parse_imports(host, answers[str(n)])
         if _is_enough(tried, now, tasks):
             line = home.at or len(home.text.splitlines()) + 1
             return Insertion("", home.path, line, before, text, home.checkout)
-    return Insertion(
-        f"tried on the host: with an import in {home.path} they are not registered either"
-    )
+    return Insertion(f"tried on the host: an import in {home.path} does not register them")
 
 
 def _twins(now: ImportProbe, tasks: Collection[str]) -> str:
-    """Which of these tasks is known by another module's name; "" where none is."""
+    """Say which of these tasks is registered under another module's name; "" if none is."""
     for short, long, path in now.twins:
         names = {short, long}
         if not names.isdisjoint(tasks) and not names.isdisjoint(now.registered):
-            return f"{path} is imported already, as another module: {short} and {long} are one task"
+            return f"{path} is already imported under another name: {short} and {long} are one task"
     return ""
 
 
@@ -80,8 +78,9 @@ def _questions(
     home: Home,
     texts: Sequence[bytes],
 ) -> dict[str, str]:
-    """What the application knows with each of these texts as its file, by their numbers; and what
-    its file and folder are.
+    """Return the questions: the file, its folder, and what is registered with each of these texts.
+
+    The latter are named by the number of their text.
     """
     wanted = fleet.app.expected_tasks
     asked = {
@@ -99,8 +98,9 @@ def _is_enough(tried: ImportProbe, now: ImportProbe, tasks: Collection[str]) -> 
 
 
 def _ways(home: Home, modules: Sequence[str]) -> Iterator[list[str]]:
-    """A plain import; or, where the modules need what is not set up yet then, as Django's models
-    do, once that is done.
+    """Yield two ways: a plain import, and one that runs later, once the application is set up.
+
+    Modules such as Django's models need the latter.
 
     **Source:** celery 5.7.0 `app/base.py: Celery.autodiscover_tasks`.
     """
@@ -116,7 +116,7 @@ def _ways(home: Home, modules: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _inserted(home: Home, lines: Sequence[str]) -> bytes:
-    """The file with these lines, ended as its own are."""
+    """Return the file with these lines inserted, with the file's own line ends."""
     end = b"\n"
     if b"\r\n" in home.text:
         end = b"\r\n"

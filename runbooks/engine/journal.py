@@ -1,9 +1,8 @@
-"""The record of a run: every change is written down, with the effect that takes it back, before it
-is made.
+"""The record of a run: every change is written down before it is made, with its reverse.
 
 A run is a folder of the state directory, `runs/RUN/`, mode 0700, with `journal.jsonl` (0600), the
 message archives, and the contents of files (see `contents.py`). The journal is append-only JSON
-lines, each flushed to the disk before anything it speaks of is done:
+lines, each flushed to the disk before the act that it announces:
 
     {"type": "run", "format": 1, "id", "verb", "started_at", "operator", "inventory", "broker",
      "application", "machines": {HOST: ID/BOOT/PROCESSES}}
@@ -14,14 +13,14 @@ lines, each flushed to the disk before anything it speaks of is done:
     {"type": "undone", "n"}
     {"type": "end", "outcome", "exit_code", "ended_at"}
 
-"seen" is a look (see `seen.py`). "effect" stands before an effect is made, "outcome" after it; the
-last one counts. "unproved": it was made, and a later look did not show it. "undone" stands after it
-was taken back.
+"seen" is a look (see `seen.py`). "effect" comes before an effect is performed, "outcome" after it;
+the last outcome counts. "unproved": it was performed, and a later look did not show it. "undone"
+comes after it was undone.
 
-`contents` is the name of what `do` and `undo` leave out (see `contents.py`), "" where that is
-nothing. A record that was written before looks were kept has no "seen", and no "at" of its changes.
-A crash can leave the last line torn; it is ignored when read and cut off before more is written. An
-effect without an outcome may or may not have happened: whoever undoes it looks first.
+`contents` is the name of what `do` and `undo` leave out (see `contents.py`), "" if they leave out
+nothing. Older records have no "seen", and no "at" for their changes. A crash can leave the last
+line torn; it is ignored when read, and cut off before more is written. An effect without an outcome
+may or may not have happened: undo looks first.
 """
 
 import calendar
@@ -61,16 +60,16 @@ from runbooks.engine.seen import from_json as seen_from_json
 
 FORMAT = 1
 JOURNAL = "journal.jsonl"
-MEND = (
+RESTORE = (
     "restore the file from a backup; until then this run cannot be shown or undone, the others can"
 )
 UNDO = "undo"
-"""The verb of the runs that take others back; these cannot be taken back themselves."""
+"""The verb of runs that undo others; they cannot be undone themselves."""
 
 _RUN_TIME = "%Y%m%d-%H%M%S"
 _TICKS_PER_S = 0x10000
 _OUTCOMES = {ExitCode.OK: "ok", ExitCode.UNREACHABLE: "unreachable"}
-"""The words for how the hosts of a run fared; any other has failed."""
+"""The outcome of a run by its exit code; with any other code it has failed."""
 
 _ENDED_WELL = b'{"type": "end", "outcome": "ok"'
 
@@ -78,35 +77,35 @@ _Time = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 
 
 class Where(Struct, frozen=True):
-    """What a run works on."""
+    """The inventory, broker and hosts of a run."""
 
     inventory: str
     broker: str
-    """Where it moves messages."""
+    """The broker whose messages it moves."""
     application: str = ""
     machines: Mapping[str, str] = {}
-    """The hosts that it is to change, each with its `HostState.machine`."""
+    """The hosts that it will change, each with its `HostState.machine`."""
 
 
 class Entry(Struct):
-    """A change of a run as its journal knows it."""
+    """A change of a run, as recorded in its journal."""
 
     n: int
     change: Change
     outcome: Outcome | None = None
-    """None: the run ended while it was being made."""
+    """None: the run ended while the change was being made."""
     detail: str = ""
     undone: bool = False
     unproved: str = ""
-    """What a look after it missed; "" where nothing."""
+    """What a later look missed; "" for nothing."""
     begun_at: float | None = None
-    """When it was written down before it was made; None where the record does not say."""
+    """When it was recorded, before it was made (Unix time); None if the record does not say."""
     ended_at: float | None = None
-    """When it was written down after it; None where the record does not say."""
+    """When its outcome was recorded (Unix time); None if the record does not say."""
 
 
 class RunRecord(Struct):
-    """A past run as read from its journal."""
+    """A past run, as read from its journal."""
 
     directory: Path
     id: str
@@ -117,20 +116,20 @@ class RunRecord(Struct):
     broker: str
     application: str = ""
     machines: Mapping[str, str] = field(default_factory=dict)
-    """The hosts that it changes, each with its `HostState.machine` of then, where it was known."""
+    """The hosts that it changes, each with its `HostState.machine` at that time, if known."""
     entries: list[Entry] = field(default_factory=list)
     outcome: str | None = None
-    """None: it was killed, or is still going on."""
+    """None: it was killed, or is still running."""
     damage: str = ""
-    """Where its journal cannot be read; what stands before that is here."""
+    """Why its journal cannot be read further; everything before that is here."""
     seen: list[Seen] = field(default_factory=list)
     """Its looks, oldest first."""
     ended_at: float | None = None
-    """None where the end is not recorded."""
+    """When it ended (Unix time); None if the end is not recorded."""
 
     @property
     def state(self) -> str:
-        """One word for a list of runs."""
+        """The state of the run as one word, for a list of runs."""
         if self.damage:
             return "damaged"
         if self.undoable and all(entry.undone for entry in self.undoable):
@@ -139,9 +138,7 @@ class RunRecord(Struct):
 
     @property
     def undoable(self) -> list[Entry]:
-        """The changes that there is a way back from; a task that was sent is not, nor what was
-        never tried.
-        """
+        """The changes that can be undone: not those that sent a task, nor skipped ones."""
         undoable = []
         for entry in self.entries:
             if entry.change.undo and entry.outcome is not Outcome.SKIPPED:
@@ -150,7 +147,7 @@ class RunRecord(Struct):
 
     @property
     def stands(self) -> bool:
-        """Whether there may be something to take back."""
+        """Whether there may be something to undo."""
         for entry in self.undoable:
             if not entry.undone and _leaves_something(entry):
                 return True
@@ -158,7 +155,7 @@ class RunRecord(Struct):
 
 
 def _leaves_something(entry: Entry) -> bool:
-    # What the handlers need is dear, and no list of runs asks for it.
+    # Imported here: the handlers are slow to load, and a list of runs does not need them.
     from runbooks.effects.dispatch import handler_of
 
     if entry.outcome is None:
@@ -167,7 +164,7 @@ def _leaves_something(entry: Entry) -> bool:
 
 
 class Journal:
-    """An open journal; each method returns once its line is on the disk."""
+    """An open journal; each method returns when its lines are on the disk."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -187,8 +184,9 @@ class Journal:
         verb: str,
         where: Where,
     ) -> "Journal":
-        """Start the record of a new run. Raises RunbookError when the state directory cannot be
-        written.
+        """Start the record of a new run.
+
+        Raises RunbookError if the state directory cannot be written.
         """
         now = time.time()
         directory = state_directory / "runs" / run_id
@@ -207,31 +205,31 @@ class Journal:
             else:
                 why = error.problem
             raise RunbookError(
-                f"the run cannot be written down in {directory}: {why}",
-                "nothing was changed; make room or make it writable there, or name another folder"
-                " with --state-dir",
+                f"the run cannot be recorded in {directory}: {why}",
+                "nothing was changed; free disk space or make the folder writable, or name another"
+                " folder with --state-dir",
             ) from None
         return journal
 
     @classmethod
     def reopen(cls, directory: Path) -> "Journal":
-        """Go on with the journal of a past run. Raises RunbookError when it cannot be written."""
+        """Open the journal of a past run. Raises RunbookError if it cannot be written."""
         try:
             return cls(directory)
         except OSError as error:
             raise RunbookError(
                 f"{directory / JOURNAL} cannot be written: {error.strerror}",
-                "nothing was changed; what is taken back has to be marked there, so make it"
-                " writable first",
+                "nothing was changed; make it writable first, because an undo is recorded there",
             ) from None
 
     def intend(self, change: Change) -> int:
-        """Write a change down before it is made; the number names it from then on."""
+        """Record a change before it is made; return its number."""
         return self.intend_all([change])[0][0]
 
     def intend_all(self, changes: Sequence[Change]) -> list[tuple[int, Change]]:
-        """Write changes down before any of them is made, what they hide first; each with its
-        number.
+        """Record changes before any of them is made; return each with its number.
+
+        The contents that they hide are written first.
         """
         if not changes:
             return []
@@ -265,15 +263,14 @@ class Journal:
             self._append(*lines)
 
     def saw(self, seen: Seen) -> None:
-        """Write down what a look of the run showed."""
+        """Record a look of the run."""
         with self._writing:
             self._append({"type": "seen", **to_json(seen)})
 
     def unproved(self, changes: Sequence[tuple[Change, str]]) -> None:
-        """Write down of changes that this run has made that a look after them missed them, each
-        with what it saw.
+        """Record that a look missed these changes of the run, each with what it showed instead.
 
-        Their outcome stays: whoever takes the run back has to know that they were made.
+        Their outcome stays "changed": an undo has to know that they were made.
         """
         why = {id(change): detail for change, detail in changes}
         lines = []
@@ -292,7 +289,7 @@ class Journal:
         )
 
     def end_with(self, code: ExitCode) -> None:
-        """End a run that came to its end, with the word for how its hosts fared."""
+        """Record the end of a run that was not interrupted, with the outcome for its exit code."""
         self.end(_OUTCOMES.get(code, "failed"), code)
 
     def close(self) -> None:
@@ -322,9 +319,7 @@ def _header(run_id: str, verb: str, started_at: float, where: Where) -> Mapping[
 
 
 def _without_secrets(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is said of a change without secrets; what is done and undone stays exact, since undo
-    goes by it.
-    """
+    """Return an entry with secrets hidden in its texts; undo needs the exact effects."""
     shown = dict(entry)
     for name in ("summary", "detail"):
         if name in shown:
@@ -351,10 +346,10 @@ def _effect_line(n: int, change: Change, contents: str) -> Mapping[str, Any]:
 
 
 def new_run_id(state_directory: Path) -> str:
-    """An id that is greater than that of every run there is, and short enough to type.
+    """Return an id that sorts after every existing run's, and is short enough to type.
 
-    It is the time (UTC, its last part the fraction of the second). Where the clock was set back it
-    counts on from the newest run, so that the last is always the one that was made last.
+    It is the time (UTC; the last part is the fraction of the second). If the clock was set back,
+    it counts on from the newest run, so that the last id is always the newest run's.
     """
     folders = (state_directory / "runs").glob("*")
     newest = max((_ticks(path.name) for path in folders), default=0)
@@ -364,7 +359,7 @@ def new_run_id(state_directory: Path) -> str:
 
 
 def _ticks(run_id: str) -> int:
-    """The time in an id, 0 for a folder of anything else."""
+    """Return the time in a run's id, in ticks since 1970; 0 for any other folder."""
     at, _, fraction = run_id.rpartition("-")
     try:
         seconds = calendar.timegm(time.strptime(at, _RUN_TIME))
@@ -374,7 +369,7 @@ def _ticks(run_id: str) -> int:
 
 
 def operator() -> str:
-    """Who runs this, as `user@machine`."""
+    """Return who runs this command, as `user@machine`."""
     return f"{user_name()}@{socket.gethostname()}"
 
 
@@ -389,21 +384,23 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_run(directory: Path) -> RunRecord:
-    """Read a run's journal. Raises RunbookError when it is missing or damaged."""
+    """Read a run's journal. Raises RunbookError if it is missing or damaged."""
     record = _legible(directory)
     if record.damage:
-        raise RunbookError(record.damage, MEND)
+        raise RunbookError(record.damage, RESTORE)
     return record
 
 
 def _legible(directory: Path) -> RunRecord:
-    """A run as far as its journal can be read: one that is damaged must not hide the others."""
+    """Read a run as far as its journal allows: a damaged one must not hide the others."""
     path = directory / JOURNAL
     record = RunRecord(directory, directory.name, "", 0.0, "", "", "")
     try:
         why = not_ours(directory.lstat()) or not_ours(path.lstat())
         if why:
-            raise RunbookError(f"{directory} or its journal {why}: it may not be this user's run")
+            raise RunbookError(
+                f"{directory} or its journal {why}: another user may have written it"
+            )
         lines = _lines(path)
         head = next(lines, {})
         if head["type"] != "run" or head["format"] != FORMAT:
@@ -415,13 +412,13 @@ def _legible(directory: Path) -> RunRecord:
             _apply(record, line, contents)
     except RunbookError as error:
         record.damage = error.problem
-    except Exception as error:  # whatever stands in it
+    except Exception as error:  # the file may contain anything
         record.damage = f"{path} is missing or damaged: {error}"
     return record
 
 
 class _Head(Struct):
-    """The first line of a journal, as far as it is shown."""
+    """The fields of a journal's first line that are shown."""
 
     id: str
     verb: str
@@ -492,17 +489,17 @@ def _effects_of(line: Mapping[str, Any], contents: Kept) -> tuple[Effect, Revers
 
 
 def list_runs(state_directory: Path) -> list[RunRecord]:
-    """All runs of a state directory, oldest first; a damaged one as far as it can be read."""
+    """Return all runs of a state directory, oldest first; damaged ones as far as readable."""
     return [_legible(path) for path in _run_directories(state_directory)]
 
 
 def recent_runs(
     state_directory: Path, application: str, since_at: float, most: int
 ) -> tuple[PastRun, ...]:
-    """The newest runs of an application since a time, oldest first, as their first lines tell;
-    others are passed over.
+    """Return at most `most` of the newest runs of an application since a Unix time, oldest first.
 
-    Raises RunbookError where somebody else could have put them there.
+    Reads only the first lines of journals, and skips runs whose first line cannot be read. Raises
+    RunbookError if another user could have put them there.
     """
     found: list[PastRun] = []
     for directory in reversed(_run_directories(state_directory)):
@@ -516,9 +513,10 @@ def recent_runs(
 
 
 def restarted_now(state_directory: Path, run_id: str) -> frozenset[tuple[str, str]] | None:
-    """The services, each after its host, of the changes that a run wrote down last and together: it
-    is making them, or waits for what comes of that. None where it is not recorded here, or its
-    journal cannot be read.
+    """Return the services (host, service) of the changes that a run recorded last, together.
+
+    The run is making these changes, or waits until they show. None if the run is not recorded
+    here, or its journal cannot be read.
     """
     if not _ticks(run_id):
         return None
@@ -533,7 +531,7 @@ def restarted_now(state_directory: Path, run_id: str) -> frozenset[tuple[str, st
                     together = []
                 together.append(_change_of(line, contents))
             before = line["type"]
-    except Exception:  # whatever stands in it
+    except Exception:  # the file may contain anything
         return None
     services: set[tuple[str, str]] = set()
     for change in together:
@@ -542,16 +540,16 @@ def restarted_now(state_directory: Path, run_id: str) -> frozenset[tuple[str, st
 
 
 def failed_runs(state_directory: Path) -> Iterator[RunRecord]:
-    """The runs that did not end well, oldest first."""
+    """Yield the runs that did not end well, oldest first."""
     for path in _run_directories(state_directory):
         if not _ended_well(path):
             yield _legible(path)
 
 
 def last_failed(state_directory: Path, verb: str, inventory: str) -> bool:
-    """Whether the newest run of a verb on an inventory neither ended well nor was taken back.
+    """Whether the newest run of a verb on an inventory neither ended well nor was undone.
 
-    One whose first line cannot be read is nobody's.
+    Skips runs whose first line cannot be read.
     """
     wanted = {"verb": verb, "inventory": inventory}
     for directory in reversed(_run_directories(state_directory)):
@@ -565,7 +563,7 @@ def last_failed(state_directory: Path, verb: str, inventory: str) -> bool:
 
 
 def _ended_well(directory: Path) -> bool:
-    """Whether a run's last line says so: the others are many, and need not be read then."""
+    """Whether a run's last line says that it ended well; reads no other line."""
     with suppress(OSError):
         whole = (directory / JOURNAL).read_bytes().rstrip(b"\n")
         _, _, last = whole.rpartition(b"\n")
@@ -574,10 +572,9 @@ def _ended_well(directory: Path) -> bool:
 
 
 def _run_directories(state_directory: Path) -> list[Path]:
-    """The runs that got as far as their first line, oldest first; those that did not have changed
-    nothing.
+    """Return the runs that have a first line, oldest first; a run without one changed nothing.
 
-    Raises RunbookError where somebody else could have put them there.
+    Raises RunbookError if another user could have put them there.
     """
     require_private(state_directory, state_directory / "runs")
     journals = (state_directory / "runs").glob(f"*/{JOURNAL}")
@@ -593,10 +590,10 @@ def _has_begun(path: Path) -> bool:
 
 
 def find_run(state_directory: Path, name: str, *, to_undo: bool = False) -> RunRecord:
-    """The run whose id is, or begins with, `name`; `last` is the newest, with `to_undo` the newest
-    that an undo means something to.
+    """Return the run whose id is, or begins with, `name`.
 
-    Raises UsageError, with `to_undo` also for a run that is an undo.
+    `last` is the newest run; with `to_undo`, the newest that has something to undo. Raises
+    UsageError if there is not exactly one; with `to_undo`, also if it is an undo itself.
     """
     if name == "last" and to_undo:
         name = _last_to_undo(state_directory)
@@ -611,24 +608,25 @@ def find_run(state_directory: Path, name: str, *, to_undo: bool = False) -> RunR
             if run.startswith(name):
                 found.append(run)
     if len(found) != 1:
-        problem = "there is no run"
+        problem = "no run"
         if found:
-            problem = "there are several runs"
+            problem = "several runs"
         raise UsageError(
-            f"{problem} {name!r} in {folder}", f"see {Command('runs')} for the runs there are"
+            f"{problem} {name!r} in {folder}", f"{Command('runs')} lists the recorded runs"
         )
     record = read_run(folder / found[0])
     if to_undo and record.verb == UNDO:
         raise UsageError(
             f"run {record.id} is an undo itself",
-            "to have its changes again, run the first command again",
+            "to apply its changes again, run the original command again",
         )
     return record
 
 
 def _last_to_undo(state_directory: Path) -> str:
-    """The id of the newest run that has something to undo; else that of the newest that is not an
-    undo itself; `last` where there is none.
+    """Return the id of the newest run that has something to undo.
+
+    If none has, return that of the newest run that is not an undo itself; else `last`.
     """
     runs = []
     for run in list_runs(state_directory):

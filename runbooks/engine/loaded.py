@@ -1,11 +1,11 @@
-"""What applications said when they were loaded, so that a later look need not load them again.
+"""Keep the answers of loaded applications, so that a later look need not load them again.
 
-`applications/APPLICATION/HOST.json` in the state directory (0600) has the record of the last load,
-and what it came from. It holds as long as all of that is as it was: the modules and other files
-that the load read, by size and time; the environment file, units and drop-ins by what they say;
-this tool's question, and where the inventory says the application is. The files are looked at in
-the look that is made anyway. Every look of a host renews its record; one that no look has renewed
-for 30 days, as of a host that left the inventory, is removed.
+`applications/APPLICATION/HOST.json` in the state directory (0600) holds the answer of the last
+load, and the files that it came from. It is valid as long as all of these are unchanged: the
+modules and other files that the load read (size and time); the contents of the environment file,
+units and drop-ins; this tool's question; and the inventory's place of the application. The look
+checks these files anyway. Every look at a host renews its record. A record that was not renewed for
+30 days, such as that of a host that left the inventory, is removed.
 """
 
 import os
@@ -32,15 +32,15 @@ UNUSED_S = 30 * 86_400
 
 
 class Kept(Struct, frozen=True):
-    """What an application said."""
+    """The answer of an application."""
 
     asked: str
-    """A digest of what it was asked, and with which environment."""
+    """A digest of the question and the environment that it was loaded with."""
     said: Application
 
 
 def recall(state_directory: Path, app: str, host: str) -> Kept | None:
-    """What was kept of a host; None where nothing is, or somebody else may have written it."""
+    """Return the record of a host; None if there is none, or another user may have written it."""
     path = _path(state_directory, app, host)
     with suppress(OSError, RunbookError, msgspec.MsgspecError):
         require_private(path.parents[2], path.parents[1], path.parent, path)
@@ -49,23 +49,22 @@ def recall(state_directory: Path, app: str, host: str) -> Kept | None:
 
 
 def still_holds(kept: Kept, host: FleetHost, app: str, state: HostState) -> bool:
-    """Whether a load would say the same, by what the look has seen."""
+    """Whether a new load would give the same answer, by what the look has seen."""
     if state.digest != kept.said.came_from.digest:
         return False
     return kept.asked == _asked(host, app, state)
 
 
 def keep(state_directory: Path, host: FleetHost, app: str, state: HostState) -> None:
-    """Write down what the application of this look said; a load that something changed meanwhile is
-    not kept.
+    """Record the answer of this look's application, unless its files changed during the load.
 
-    Where it cannot be written the next look loads it again.
+    If it cannot be written, the next look loads the application again.
     """
     said = state.application
     if said is None or not said.came_from.digest:
         return
     if not host.settings.env_file:
-        # It has the environment of a process, and nothing shows when that is another one's.
+        # It was loaded with the environment of a process, whose changes cannot be seen.
         return
     path = _path(state_directory, app, host.name)
     with suppress(OSError):
@@ -79,7 +78,7 @@ def keep(state_directory: Path, host: FleetHost, app: str, state: HostState) -> 
 
 
 def forget_unused(state_directory: Path) -> None:
-    """Remove the records that no look has renewed for long, of whichever application."""
+    """Remove the records of all applications that no look has renewed for `UNUSED_S`."""
     for path in (state_directory / "applications").glob("*/*"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > UNUSED_S:
@@ -87,7 +86,7 @@ def forget_unused(state_directory: Path) -> None:
 
 
 def _asked(host: FleetHost, app: str, state: HostState) -> str:
-    """A digest of all that a load depends on beside the files that it reads itself."""
+    """Return a digest of everything that a load depends on, except for the files that it reads."""
     settings = host.settings
     own = (app, settings.directory, settings.python, settings.user, settings.group)
     read: dict[str, str] = {}

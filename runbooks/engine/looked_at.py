@@ -1,4 +1,4 @@
-"""How much of a fleet a look has seen, for the first line of an output."""
+"""Count how much of a fleet a look has checked, for the first line of an output."""
 
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Snapshot
@@ -7,10 +7,9 @@ from runbooks.core.reporter import Seen
 
 
 def looked_at(fleet: Fleet, snapshot: Snapshot, needs: Needs) -> dict[str, Seen]:
-    """The `hosts`, `workers` and `queues` that were seen of those that were to be; only what was to
-    be looked at.
+    """Count the `hosts`, `workers` and `queues` that were checked, out of those to check.
 
-    A worker was looked at where its host answered what it runs, or its node answered.
+    Counts only what `needs` asks for. A worker was checked if its host or its node answered.
     """
     seen = {}
     if snapshot.hosts:

@@ -1,6 +1,4 @@
-"""The one way through: observe → diagnose → plan → ask → apply, each step with its second look →
-recap.
-"""
+"""The stages of a run: observe → diagnose → plan → confirm → apply and look again → recap."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -35,19 +33,19 @@ from runbooks.engine.seen import Seen
 from runbooks.engine.undo import put_back
 
 AT_ONCE_S = 3.0
-"""An answer that came later may have come after a whole run of somebody else's."""
+"""Another whole run may have fitted into a longer wait for the answer."""
 
 
 class Proof(Struct, frozen=True):
-    """What is done after all steps succeeded, to show that the fleet really works."""
+    """The verification after all steps have succeeded: it shows that the fleet works."""
 
     needs: Needs
     make: Callable[[Run, Snapshot], None]
     """Called with a look at `needs`."""
     does: str = ""
-    """What it does besides looking."""
+    """What it does in addition to the look, for the operator."""
     anyway: bool = False
-    """Whether it is made also where no change is needed."""
+    """Whether to verify even if no change is needed."""
 
 
 def walk(
@@ -59,13 +57,12 @@ def walk(
     rolling: Rolling | None = None,
     blocking: Sequence[Finding] = (),
 ) -> ExitCode:
-    """Bring about the steps' states from what `snapshot` shows, after asking; a dry run ends with
-    the plan.
+    """Plan the steps' changes from `snapshot`, ask, and apply them; a dry run ends with the plan.
 
-    The proof is made after changes, or `anyway`. Hosts whose services a rolling step interrupted
-    and did not bring back, or did not come to any more, get back the files they had. What
-    `blocking` findings cover is left as it is, and the rest is put right. Raises what stops a run:
-    no consent, a lock that is held, a broker that goes away, an interrupt.
+    The verification follows after changes, or `anyway`. If a rolling step interrupted a host's
+    services and they did not come back, or if it did not reach the host, the host's old files are
+    restored. What `blocking` findings cover is not changed. Raises the errors that stop a run: no
+    consent, a lock that is held, a broker that does not answer any more, an interrupt.
     """
     session.require_alone(snapshot.other_run)
     require_distinct(session, snapshot)
@@ -113,15 +110,15 @@ def _show(session: Session, plan: Sequence[Change], proof: Proof | None) -> None
 
 
 def _warn_of_left(session: Session, snapshot: Snapshot, blocking: Sequence[Finding]) -> None:
-    """Warn of what takes no part: hosts that do not answer, and what findings block."""
+    """Warn of hosts that do not answer, and of everything that findings block."""
     for name, host in snapshot.hosts.items():
         if isinstance(host, Unreachable):
             session.reporter.warning(
-                f"{name} is left out: {host.why}", "run the same command again when it answers"
+                f"{name} is skipped: {host.why}", "run the same command again when it answers"
             )
     for left, finding in left_out(session.fleet, blocking):
         session.reporter.warning(
-            f"{left}: {on_one_line(finding.summary)}", "mend that, then run the same command again"
+            f"{left}: {on_one_line(finding.summary)}", "fix that, then run the same command again"
         )
 
 
@@ -134,7 +131,7 @@ def _question(plan: Sequence[Change]) -> str:
 
 
 def _machines(plan: Sequence[Change], snapshot: Snapshot) -> dict[str, str]:
-    """The hosts that are to be changed, each with its `HostState.machine`, where that is known."""
+    """Return the hosts that the plan changes, each with its `HostState.machine`, if known."""
     changed = {change.host for change in plan}
     machines = {}
     for name, state in snapshot.reachable().items():
@@ -174,12 +171,13 @@ def _carry_out(
 def _require_still_asked_for(
     session: Session, steps: Sequence[Step], plan: Sequence[Change], then: Snapshot
 ) -> None:
-    """Look again, now that no other run can change anything. Raises StalePlan where a change is
-    asked for no more.
+    """Look again, now that no other run can change anything.
+
+    Raises StalePlan if a change is no longer needed.
     """
     hosts = {change.host for change in plan} - {BROKER}
     if not hosts:
-        return  # what is taken out of queues is judged anew while it is taken
+        return  # messages are judged again while they are taken
     names = set()
     for change in plan:
         if change.host in hosts:
@@ -195,21 +193,21 @@ def _require_still_asked_for(
     for change in plan:
         if change.host in hosts and (change.host, change.do) not in asked_for:
             raise StalePlan(
-                f"since it was looked at something changed: on {change.host} there is no need any"
-                f" more to {on_one_line(change.summary)}; nothing was changed",
+                f"{change.host} has changed since the look, and no longer needs to"
+                f" {on_one_line(change.summary)}; nothing was changed",
                 "run the same command again",
             )
 
 
 def way_back(journal: Journal) -> str:
-    """The run's id, "" where it left nothing to take back."""
+    """Return the run's id, "" if it left nothing to undo."""
     if not read_run(journal.directory).stands:
         return ""
     return journal.run_id
 
 
 def _point_to_logs(session: Session, recap: Recap) -> None:
-    """Say where the logs are of the services that do not come up."""
+    """Print the command that shows the logs of services that failed."""
     failed = []
     for host in session.fleet.hosts:
         tally = recap.tallies.get(host.name)
@@ -217,11 +215,11 @@ def _point_to_logs(session: Session, recap: Recap) -> None:
             failed.append(host.name)
     if failed:
         command = Command("tail-logs", "--limit", ",".join(failed))
-        session.reporter.message(f"What the services there say: {command}")
+        session.reporter.message(f"Show their logs: {command}")
 
 
 def apply_nothing(steps: Sequence[Step], session: Session, recap: Recap) -> None:
-    """The recap of a fleet that is already right: every step ok on every host that answers."""
+    """Print the recap of a fleet that needs no change: every step is ok on hosts that answer."""
     for tally in recap.tallies.values():
         tally.ok = len(steps)
         if tally.bad:

@@ -1,6 +1,4 @@
-"""Look at the whole fleet at once: the broker and every host, each in one round trip where it can
-be.
-"""
+"""Look at the whole fleet: the broker and all hosts in parallel, in one round trip if possible."""
 
 import math
 import time
@@ -69,38 +67,36 @@ _USUAL_SCHEDULER = "celery.beat:PersistentScheduler"
 
 T = TypeVar("T")
 States = Mapping[str, HostState | Unreachable]
-"""What hosts answered, by their names."""
+"""The states of hosts, by their names."""
 
 OfBroker = tuple[OtherRun | None, BrokerState]
-"""The run that holds the lock, and what the broker answered."""
+"""The run that holds the lock (None: no other run), and the state of the broker."""
 
 OpenBroker = Callable[[], "Broker"]
 Waiting = Callable[[str], object]
-"""Called with what is waited for, "" where that has come."""
+"""Called with what a look is waiting for, "" when the wait is over."""
 
 
 class Looking(Struct, frozen=True):
-    """What one look at the fleet is to see, and how."""
+    """What to look at in the fleet, and how."""
 
     needs: Needs
     paths: Mapping[str, Iterable[str]]
     """The paths of the files that matter, by host."""
     records: Path
-    """The state directory, which may have what another run is doing, and what the application said
-    on each host when it was loaded.
-    """
+    """The state directory: the records of other runs and of loaded applications."""
     samples: int | None
-    """`Broker.observe`'s."""
+    """See `Broker.observe`."""
     read_until: float = math.inf
-    """Until when messages are read (monotonic s)."""
+    """When to stop reading messages (monotonic seconds)."""
     without_broker: bool = False
-    """Whether a broker that cannot be looked at is part of what was seen."""
+    """Whether the look goes on if the broker cannot be checked."""
     fresh: bool = False
-    """Whether the application is loaded also where what it said before still holds."""
+    """Whether to load the application even if its last answer is still valid."""
     writes: bool = True
-    """Whether what the application says is kept."""
+    """Whether to record the answer of the application."""
     take_over: bool = False
-    """Whether others' work is to be taken over: then the units of theirs are read."""
+    """Whether a takeover is planned: then the units of others are read."""
 
 
 def on_hosts(
@@ -109,10 +105,9 @@ def on_hosts(
     work: Callable[[FleetHost, Transport], T],
     waiting: Waiting | None = None,
 ) -> dict[str, T | Unreachable]:
-    """Do something on hosts, `forks` of them at once; one that cannot be worked with becomes
-    Unreachable.
+    """Do something on hosts, `forks` of them at once; a host that fails becomes Unreachable.
 
-    `waiting` is called with what shows which hosts take long, and with "" when they have answered.
+    `waiting` is called with the names of hosts that take long, and with "" when all have answered.
     """
 
     def guarded(host: FleetHost) -> tuple[str, T | Unreachable]:
@@ -134,7 +129,7 @@ def on_hosts(
 
 
 def _wait_for(asked: Mapping[Future[Any], str], waiting: Waiting) -> None:
-    """Wait for answers, each by its host's name; say so where they take long."""
+    """Wait for the answers of hosts; report hosts that take longer than `SOON_S`."""
     late = wait(asked, timeout=SOON_S).not_done
     if not late:
         return
@@ -149,14 +144,14 @@ def _wait_for(asked: Mapping[Future[Any], str], waiting: Waiting) -> None:
 
 @contextmanager
 def _aborted_on_error(transports: Transports, asked: Collection[Future[Any]]) -> Iterator[None]:
-    """At an error, also at ^C, wait for no script or host any longer."""
+    """On an error or ^C, stop waiting for scripts and hosts."""
     try:
         yield
     except BaseException:
         for one in asked:
             one.cancel()
         while not all(one.done() for one in asked):
-            # Again and again: a thread may just begin to connect.
+            # Repeated, because a thread may just be starting to connect.
             for transport in tuple(transports.values()):
                 transport.abort()
             wait(asked, timeout=ABORT_EVERY_S)
@@ -170,10 +165,10 @@ def observe(
     asked: Looking,
     waiting: Waiting | None = None,
 ) -> Snapshot:
-    """One look at all that is asked for; the broker is asked, and made first, while the hosts are.
+    """Look at everything that is asked for; the broker and the hosts are asked in parallel.
 
-    Raises BrokerUnreachable, BrokerRefused or RunbookError; a host that does not answer is part of
-    the snapshot, and with `without_broker` so is a broker that cannot be looked at.
+    Raises BrokerUnreachable, BrokerRefused or RunbookError. A host that does not answer is part of
+    the snapshot; with `without_broker`, so is a broker that cannot be checked.
     """
     now = time.time()
     needs = asked.needs
@@ -207,13 +202,13 @@ def observe(
             lambda: (_other_run(broker(), asked.records, before), state),
             without_broker=asked.without_broker,
         )
-    if before and not other_run:  # it ended meanwhile: what was seen may be half its doing
+    if before and not other_run:  # it ended meanwhile: this look may have seen half of its changes
         return observe(fleet, transports, broker, asked, waiting)
     return Snapshot(now, state, hosts, other_run)
 
 
 def _first_look(fleet: Fleet, broker: OpenBroker, asked: Looking, now: float) -> OfBroker:
-    """The run that holds the lock, and what the broker answers."""
+    """Ask the broker; return the run that holds the lock, and the broker's state."""
 
     def ask() -> OfBroker:
         other_run = _other_run(broker(), asked.records)
@@ -251,7 +246,7 @@ def _at_once(
     ask_broker: Callable[[], OfBroker],
     ask_hosts: Callable[[], States],
 ) -> tuple[States, OfBroker]:
-    """What the hosts and the broker answer, which may be behind a host."""
+    """Ask the hosts and the broker in parallel. The broker may be behind a host."""
     with ThreadPoolExecutor(1) as beside:
         of_broker = beside.submit(ask_broker)
         with _aborted_on_error(transports, [of_broker]):
@@ -260,7 +255,7 @@ def _at_once(
 
 
 def _with_names(fleet: Fleet, hosts: States, state: BrokerState) -> tuple[States, BrokerState]:
-    """The nodes under the names of their workers, and the processes that answer as workers."""
+    """Name nodes after their workers, and recognise processes that answer as workers."""
     pids = _pids(fleet, hosts)
     of_containers = _in_containers(fleet, hosts, state)
     nodes = under_their_names(fleet.workers, state.nodes, pids, of_containers)
@@ -273,7 +268,7 @@ def _with_names(fleet: Fleet, hosts: States, state: BrokerState) -> tuple[States
 
 
 def _keep_said(fleet: Fleet, hosts: States, records: Path) -> None:
-    """Keep what the application said on each host."""
+    """Record the application's answer on each host."""
     for host in fleet.hosts:
         found = hosts[host.name]
         if isinstance(found, HostState):
@@ -284,9 +279,7 @@ def _keep_said(fleet: Fleet, hosts: States, records: Path) -> None:
 def _with_second_look(
     fleet: Fleet, broker: OpenBroker, state: BrokerState, now: float
 ) -> BrokerState:
-    """The broker's state, with a second look where the first left a suspicion. A healthy fleet is
-    looked at once.
-    """
+    """Return the broker's state, with a second look if the first one left a suspicion."""
     if not may_be_stuck(state, now):
         return state
     second = broker().look_again(suspects(state, now))
@@ -295,9 +288,7 @@ def _with_second_look(
 
 
 def _asked_again(fleet: Fleet, transports: Transports, seen: Snapshot) -> States:
-    """The hosts, with what their nodes' answers left open. Hosts of a healthy fleet are asked
-    once.
-    """
+    """Ask hosts again if the answers of their nodes left something open; return all hosts."""
     asked = still_open(fleet, seen)
 
     def look(host: FleetHost, transport: Transport) -> HostState:
@@ -311,8 +302,9 @@ def _asked_again(fleet: Fleet, transports: Transports, seen: Snapshot) -> States
 
 
 def _without_other_installations(fleet: Fleet, seen: Snapshot) -> States:
-    """The hosts; what containers run for another broker does not do the work of the inventory's
-    services.
+    """Return the hosts without `others` in containers that work with another broker.
+
+    Those do not do the work of the inventory's services.
     """
     hosts = dict(seen.hosts)
     states = seen.reachable()
@@ -336,8 +328,9 @@ def _has_containers(states: Iterable[HostState]) -> bool:
 
 
 def _pids(fleet: Fleet, hosts: States) -> dict[str, Collection[int]]:
-    """The processes of each worker's service, as they know themselves, where its host knows its
-    services.
+    """Return the pids of each worker's service, as the processes see them, by node.
+
+    Has only workers whose host reported their service.
     """
     pids: dict[str, Collection[int]] = {}
     for host in fleet.hosts:
@@ -352,7 +345,7 @@ def _pids(fleet: Fleet, hosts: States) -> dict[str, Collection[int]]:
 
 
 def _in_containers(fleet: Fleet, hosts: States, broker: BrokerState) -> dict[str, Sequence[str]]:
-    """The nodes that answer from the containers of each worker, where its host knows these."""
+    """Return the nodes that answer from each worker's containers, if its host reported these."""
     nodes: dict[str, Sequence[str]] = {}
     for host in fleet.hosts:
         state = hosts.get(host.name)
@@ -368,7 +361,7 @@ def _in_containers(fleet: Fleet, hosts: States, broker: BrokerState) -> dict[str
 
 
 def _or_not_seen(ask: Callable[[], OfBroker], *, without_broker: bool) -> OfBroker:
-    """What the broker answers, or where a look goes on `without_broker`, why it does not."""
+    """Return the broker's answer; `without_broker`, return why it does not answer instead."""
     try:
         return ask()
     except BrokerError as error:
@@ -378,7 +371,7 @@ def _or_not_seen(ask: Callable[[], OfBroker], *, without_broker: bool) -> OfBrok
 
 
 def _other_run(broker: "Broker", records: Path, before: OtherRun | None = None) -> OtherRun | None:
-    """The run that holds the lock, with what it is restarting now, and was `before`."""
+    """Return the run that holds the lock, with the services that it restarts or did `before`."""
     run = broker.other_run()
     if not run:
         return None
@@ -391,8 +384,9 @@ def _other_run(broker: "Broker", records: Path, before: OtherRun | None = None) 
 def recognised(
     host: FleetHost, state: HostState | Unreachable, broker: BrokerState
 ) -> HostState | Unreachable:
-    """Take a process for the worker that it does not look like where it answers as that: its
-    launcher's title says nothing, but remote control knows its pid.
+    """Accept a process as a worker if remote control reports its pid as the worker's.
+
+    The title of its launcher does not show that.
     """
     if isinstance(state, Unreachable):
         return state
@@ -422,7 +416,7 @@ def _with_foreign(
     host: FleetHost,
     transport: Transport,
 ) -> HostState:
-    """The state of a host that answered, with what others have set up there to run workers."""
+    """Return the state of a host, with everything that others have set up there to run workers."""
     state = states[host.name]
     assert isinstance(state, HostState)
     questions = ask_foreign(host, fleet.app.app, units_to_ask(fleet, host, state))
@@ -447,11 +441,10 @@ def _with_applications(
     said: Mapping[str, Kept],
     waiting: Waiting | None,
 ) -> States:
-    """The hosts, each with what its application says, by what was `said` before where that still
-    holds.
+    """Return the hosts, each with its application's answer: the one recorded before if still valid.
 
-    Where there is reason to doubt what its workers know, or it cannot be loaded, its imports are
-    tried besides.
+    If there is reason to doubt which tasks its workers know, or the application cannot be loaded,
+    its imports are also tried.
     """
     found = dict(hosts)
     for host in fleet.hosts:
@@ -491,9 +484,7 @@ def _load(
     host: FleetHost,
     transport: Transport,
 ) -> HostState:
-    """The state of a host that answered, with what its application says, loaded now, or why it
-    cannot be loaded.
-    """
+    """Load the application on a host; return the state with its answer, or with the failure."""
     state = states[host.name]
     assert isinstance(state, HostState)
     if not can_be_loaded(host, state):
@@ -519,9 +510,7 @@ def _with_versions(
     hosts: States,
     state: BrokerState,
 ) -> BrokerState:
-    """The broker's state; nodes that were started before their application changed say what they
-    run with.
-    """
+    """Ask nodes that were started before their application changed for their package versions."""
     older: set[str] = set()
     for host in fleet.hosts:
         found = hosts[host.name]
@@ -537,7 +526,7 @@ def _with_versions(
         return state
     try:
         versions = broker().running_versions(asked)
-    except BrokerError:  # it answered a moment ago; what they run with is not known then
+    except BrokerError:  # it answered a moment ago; the versions stay unknown
         return state
     nodes = dict(state.nodes)
     for name, node in asked.items():
@@ -552,10 +541,10 @@ def _with_schedules(
     *,
     every: bool,
 ) -> States:
-    """The hosts, `every` one of beat with what its scheduler keeps; where there is none the first
-    with the application.
+    """Return the hosts; those of beat with the schedule that its scheduler keeps.
 
-    Otherwise only those are asked whose beat may send an older schedule than the application has.
+    With `every`, asks every host of beat (the first host with the application if beat has none).
+    Otherwise asks only hosts whose beat may send an older schedule than the application has.
     """
     loaded = []
     for host in fleet.hosts:
@@ -581,8 +570,9 @@ def _kept(
     host: FleetHost,
     transport: Transport,
 ) -> HostState:
-    """The state of a host, with what beat's scheduler keeps. Nothing is asked where neither the
-    code has a schedule nor a scheduler is named that keeps one elsewhere.
+    """Return the state of a host with the schedule that beat's scheduler keeps.
+
+    Does not ask if the code has no schedule and the scheduler is the usual one.
     """
     state = states[host.name]
     assert isinstance(state, HostState)
@@ -598,8 +588,9 @@ def _kept(
 
 
 def _scheduler(host: FleetHost, state: HostState) -> str:
-    """The scheduler that the command line of beat's service names, or else that of any beat there,
-    or else the inventory; "" for none.
+    """Return the scheduler on the command line of beat's service, else of any beat on the host.
+
+    If no beat runs there, return the inventory's; "" for none.
     """
     beats: list[CeleryProcess] = []
     if state.census:
@@ -620,9 +611,10 @@ def _scheduler(host: FleetHost, state: HostState) -> str:
 
 
 def can_be_loaded(host: FleetHost, state: HostState) -> bool:
-    """Whether the application can be loaded there. Not where whoever starts a worker refuses its
-    environment file: there is nothing to load it with. Nor where it lives in containers, and there
-    is none to load it in.
+    """Whether the application can be loaded on a host.
+
+    Not if its service manager refuses the environment file, nor if it is in containers and Docker
+    does not answer.
     """
     env_file = state.files[host.settings.env_file]
     if state.not_loaded or (host.manager.in_containers and state.manager_away):
@@ -631,7 +623,7 @@ def can_be_loaded(host: FleetHost, state: HostState) -> bool:
 
 
 def _asked_of(host: FleetHost, asked: Looking, said: Kept | None) -> HostLook:
-    """What a look is to see of a host, where its application `said` something before."""
+    """Return what to look at on a host; `said` is the recorded answer of its application."""
     needs = asked.needs
     files: list[str] = []
     if Needs.FILES in needs:
@@ -668,10 +660,9 @@ def probe_imports(
     names: Collection[str],
     broker: BrokerState,
 ) -> States:
-    """Import the application on the hosts of these names, all of which answered: it costs a process
-    on each.
+    """Import the application on these hosts, all of which answered: this costs a process on each.
 
-    Not where `can_be_loaded` says no.
+    Skips hosts where `can_be_loaded` is false.
     """
     encodings: set[str] = set()
     for queue in broker.queues.values():
@@ -705,9 +696,7 @@ def probe_imports(
 
 
 def _suspect(fleet: Fleet, host: FleetHost, broker: BrokerState) -> bool:
-    """Whether a node of the host does not answer, or lacks an expected task or a queue, or may not
-    read what waits.
-    """
+    """Whether a node of the host is silent, misses a task or queue, or may misread messages."""
     expected = frozenset(fleet.app.expected_tasks)
     for worker in host.settings.workers:
         node = broker.nodes.get(host.node(worker))
@@ -722,9 +711,7 @@ def _suspect(fleet: Fleet, host: FleetHost, broker: BrokerState) -> bool:
 
 
 def _names_another_login(fleet: Fleet, host: FleetHost, state: HostState | Unreachable) -> bool:
-    """Whether the environment file names the broker with another user or password than the
-    inventory's, which works.
-    """
+    """Whether the environment file has another login for the broker than the inventory's."""
     if not isinstance(state, HostState):
         return False
     file = state.files.get(host.settings.env_file)

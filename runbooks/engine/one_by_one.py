@@ -1,6 +1,4 @@
-"""Changes in the broker that a verb plans itself: shown, asked for and made one by one; a failure
-ends the run.
-"""
+"""Make changes in the broker that a verb has planned itself, one by one, until one fails."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,11 +18,10 @@ def one_by_one(
     question: str,
     before: Callable[[Run], None] = lambda _: None,
 ) -> ExitCode:
-    """Make changes after asking; `before` is done first, within the run. A dry run ends with the
-    plan.
+    """Show the changes, ask, and make them; `before` is called first, within the run.
 
-    Raises what stops a run: no consent, a lock that is held, and the RunbookError of the change
-    that failed.
+    A dry run ends with the plan. Raises the errors that stop a run: no consent, a lock that is
+    held, and the RunbookError of the change that failed.
     """
     session.reporter.plan(changes, dry_run=session.options.dry_run)
     if session.options.dry_run or not changes:

@@ -1,5 +1,6 @@
-"""Make changes, each written down before and after: on hosts all of one host in one exec, in the
-broker one by one.
+"""Make changes: all of a host in one exec, those in the broker one by one.
+
+Each change is recorded before and after.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,17 +25,16 @@ from runbooks.hosts.transport import Transport
 MARGIN_S = 60.0
 
 Numbered = Sequence[tuple[int, Change]]
-"""Changes, each after its number in the journal."""
+"""Changes, each with its number in the journal."""
 
 Result = tuple[Change, Outcome, str]
-"""What became of a change, and what there is to say about it."""
+"""A change, its outcome, and details for the operator."""
 
 
 def perform(run: Run, changes: Sequence[Change]) -> list[Result]:
-    """Make changes: on hosts all of one host in one exec, in the broker one after the other.
+    """Make changes, and return the result of each.
 
-    Raises LockHeld where the lock is lost, when what was done before, and what was not, is reported
-    and written down.
+    Raises LockHeld if the lock is lost, after the results so far were reported and recorded.
     """
     results: list[Result] = []
     try:
@@ -52,7 +52,7 @@ def perform(run: Run, changes: Sequence[Change]) -> list[Result]:
 
 
 def tell(run: Run, results: Sequence[Result]) -> None:
-    """Count what became of changes, and report it."""
+    """Count and report the results of changes."""
     for change, outcome, detail in results:
         tally = run.recap.at(change.host)
         if outcome is Outcome.CHANGED:
@@ -92,7 +92,7 @@ def _perform_on_hosts(run: Run, changes: Sequence[Change], results: list[Result]
 
 
 def _left_alone(run: Run, intended: Numbered, left: Mapping[Service, str]) -> list[Result]:
-    """Write down which changes are not made since their services are `left` alone."""
+    """Record the changes that are skipped because their services are in `left`."""
     outcomes = []
     results: list[Result] = []
     for n, change in intended:
@@ -107,7 +107,7 @@ def _left_alone(run: Run, intended: Numbered, left: Mapping[Service, str]) -> li
 
 
 def _made(run: Run, hosts: Sequence[FleetHost], todo: Numbered) -> list[Result]:
-    """Make the changes on all of these hosts at once."""
+    """Make changes on all of these hosts in parallel."""
     session = run.session
     mine: dict[str, list[tuple[int, Change]]] = {}
     for n, change in todo:
@@ -129,9 +129,7 @@ def _made(run: Run, hosts: Sequence[FleetHost], todo: Numbered) -> list[Result]:
 
 
 def _why_left(change: Change, left: Mapping[Service, str]) -> str:
-    """Why a change is not made: one of its services is `left` alone, and all change together; ""
-    where none is.
-    """
+    """Say why a change is skipped: one of its services is in `left`; "" if none is."""
     services = changed(change)
     reasons = []
     for service in services:
@@ -146,7 +144,7 @@ def _why_left(change: Change, left: Mapping[Service, str]) -> str:
 
 
 def _awaited(hosts: Sequence[FleetHost], todo: Numbered) -> str:
-    """What these changes have to wait for, "" where nothing is ended."""
+    """Say which processes these changes wait for; "" for none."""
     ended = []
     for _, change in todo:
         if on_host(change.do).waits:
@@ -154,7 +152,7 @@ def _awaited(hosts: Sequence[FleetHost], todo: Numbered) -> str:
     if not ended:
         return ""
     limit = span(max((host.settings.stop_timeout for host in hosts), default=0.0))
-    return f"waiting up to {limit} for {first_few(ended)} to end"
+    return f"waiting up to {limit} for {first_few(ended)} to stop"
 
 
 def _on_host(run: Run, host: FleetHost, transport: Transport, intended: Numbered) -> list[Result]:
@@ -166,7 +164,7 @@ def _on_host(run: Run, host: FleetHost, transport: Transport, intended: Numbered
     except LockHeld as error:  # another run may be at work here by now
         return _not_made(run.journal, intended, error.problem)
     except RunbookError as error:
-        # The plan is stale here, or a file cannot be read: this host's failure alone.
+        # The plan is stale, or a file cannot be read: a failure of this host alone.
         first = next(iter(effects))
         answers = {first: Answer(error.exit_code, b"", error.problem)}
     else:
@@ -184,7 +182,7 @@ def _on_host(run: Run, host: FleetHost, transport: Transport, intended: Numbered
 def _answers(
     run: Run, host: FleetHost, transport: Transport, effects: Mapping[str, Effect]
 ) -> Mapping[str, Answer]:
-    """Make effects, until one fails; what the host answered to each."""
+    """Perform effects until one fails; return the host's answer to each."""
     settings = host.settings
     up_s, read = _read_first(transport, effects)
     services = sum(len(on_host(effect).services) for effect in effects.values())
@@ -202,7 +200,7 @@ def _answers(
 def _shown(
     host: FleetHost, transport: Transport, answers: Mapping[str, Answer]
 ) -> dict[str, Answer]:
-    """The answers, as they may be shown."""
+    """Return the answers with secrets hidden in those of failed commands."""
     shown = dict(answers)
     for n, answer in answers.items():
         if answer.code:
@@ -218,9 +216,7 @@ def _not_made(journal: Journal, intended: Numbered, why: str) -> list[Result]:
 def _read_first(
     transport: Transport, effects: Mapping[str, Effect]
 ) -> tuple[float, dict[str, FileState]]:
-    """For how many seconds the host is up, and the files that effects have to know, by the effect's
-    name.
-    """
+    """Return the host's uptime in seconds, and the files that effects need, by effect."""
     questions = {"uptime": facts.ask_uptime()}
     paths: dict[str, str] = {}
     for n, effect in effects.items():
@@ -237,8 +233,9 @@ def _read_first(
 
 
 def _told(host: FleetHost, transport: Transport, answer: Answer) -> Answer:
-    """What may be shown of a command that failed: a start script may print all that is in the
-    environment file.
+    """Return the answer of a failed command without secrets.
+
+    A start script may print the whole environment file.
     """
     path = host.settings.env_file
     questions = {"file": facts.ask_files([path])}
@@ -246,18 +243,19 @@ def _told(host: FleetHost, transport: Transport, answer: Answer) -> Answer:
         answers = run_fragments(transport, questions, timeout_s=MARGIN_S, private=["file"])
         keep_secrets_of(facts.parse_files([path], answers["file"])[path])
     except RunbookError:
-        return Answer(answer.code, b"", f"what it said is not shown, for {path} cannot be read now")
+        reason = f"its output is not shown, because {path} cannot be read now"
+        return Answer(answer.code, b"", reason)
     said = answer.err + answer.out.decode(errors="replace")
     return Answer(answer.code, b"", redact(said))
 
 
 def _judge(answer: Answer | None) -> tuple[Outcome, str]:
     if answer is None:
-        return Outcome.SKIPPED, "not tried: an earlier change on this host failed"
+        return Outcome.SKIPPED, "an earlier change on this host failed"
     if answer.code == 0:
         return Outcome.CHANGED, ""
     said = "\n".join(answer.err.strip().splitlines()[-10:])
-    return Outcome.FAILED, f"exit code {answer.code}: {said or 'it said nothing'}"
+    return Outcome.FAILED, f"exit code {answer.code}: {said or 'no output'}"
 
 
 def _in_broker(run: Run, change: Change) -> tuple[Outcome, str]:

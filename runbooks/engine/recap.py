@@ -1,4 +1,4 @@
-"""How a run went, host by host, and the exit code that comes of it."""
+"""The recap of a run: its results by host, and its exit code."""
 
 from msgspec import Struct, field
 
@@ -10,7 +10,7 @@ from runbooks.engine.context import Session
 
 
 class Recap(Struct):
-    """How it went on every host, and in the broker."""
+    """The results on every host, and in the broker."""
 
     tallies: dict[str, Tally] = field(default_factory=dict)
 
@@ -31,7 +31,7 @@ class Recap(Struct):
 
 
 def start_recap(session: Session, snapshot: Snapshot) -> Recap:
-    """A recap with a line for every host, and what does not answer marked, also the broker."""
+    """Return a recap with a line for every host; mark hosts and a broker that do not answer."""
     recap = Recap()
     for host in session.fleet.hosts:
         tally = recap.at(host.name)

@@ -1,6 +1,4 @@
-"""Rolling restarts: one host first, then so many at a time, and an end to it when too many have
-failed.
-"""
+"""Rolling restarts: first one host, then batches, until done or too many hosts have failed."""
 
 import math
 import re
@@ -12,12 +10,12 @@ from runbooks.core.errors import UsageError
 
 
 class Rolling(Struct, frozen=True):
-    """How a step that interrupts service goes over the hosts."""
+    """The batches of a step that interrupts services."""
 
     serial: str = "30%"
-    """A number of hosts, or with `%` a share of those that are to be changed."""
+    """The size of a batch: a number of hosts, or with `%` a share of the hosts to change."""
     max_fail: int = 0
-    """How many hosts may fail over the whole run before the rest is left alone."""
+    """How many hosts may fail in the whole run before the others are skipped."""
 
     def __post_init__(self) -> None:
         found = re.fullmatch(r"(\d+)(%?)", self.serial)
@@ -27,17 +25,16 @@ class Rolling(Struct, frozen=True):
         is_share = self.serial.endswith("%")
         if number == 0 or (is_share and number > 100):
             raise UsageError(
-                f"--serial {self.serial!r} is neither a number of hosts nor a share",
+                f"--serial expects a number of hosts or a percentage, got {self.serial!r}",
                 "e.g. 1, 4 or 30%",
             )
         if self.max_fail < 0:
             raise UsageError(
-                f"--max-fail {self.max_fail}: as many hosts may fail as you can do without, at"
-                " least 0"
+                f"--max-fail expects how many hosts may fail, 0 or more; got {self.max_fail}"
             )
 
     def batches(self, hosts: Sequence[str]) -> Iterator[Sequence[str]]:
-        """One host first, as the canary; then the others in batches."""
+        """Yield one host first, as the canary; then the others in batches."""
         yield hosts[:1]
         number = int(self.serial.rstrip("%"))
         size = number

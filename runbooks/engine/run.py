@@ -1,6 +1,4 @@
-"""A run that changes something: what belongs together from its first line in the journal to its
-recap.
-"""
+"""A run that changes something, from the first line of its journal to its recap."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Run(Struct, frozen=True):
-    """A run that goes on, and the session that it belongs to."""
+    """A run in progress, with its session."""
 
     session: Session
     journal: Journal
     lock: "FleetLock"
-    """The fleet's, which it holds."""
+    """The fleet's lock, which the run holds."""
     recap: Recap
-    """How it goes so far."""
+    """Its results so far."""
 
 
 @contextmanager
@@ -35,11 +33,10 @@ def recorded(
     machines: Mapping[str, str] = MappingProxyType({}),
     still_so: Callable[[], None] | None = None,
 ) -> Iterator[Run]:
-    """A new run: the fleet's lock is held and the journal open; both end with the block, however it
-    ends.
+    """Begin a run: hold the fleet's lock and open the journal until the block ends.
 
-    `machines` are the hosts that it is to change, each with its `HostState.machine`. `still_so` is
-    called once the lock is held, and raises where nothing is to be changed after all.
+    `machines` are the hosts that it will change, each with its `HostState.machine`. `still_so` is
+    called once the lock is held, and raises if nothing is to be changed after all.
     """
     run_id = new_run_id(session.options.state_directory)
     with session.broker.lock(run_id, session.options.verb) as lock:

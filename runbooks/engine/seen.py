@@ -1,6 +1,4 @@
-"""What a run saw, as its record keeps it: the depths of the queues, and what was judged of the
-fleet.
-"""
+"""The looks of a run, as its record keeps them: the depths of the queues, and the findings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,13 +14,13 @@ from runbooks.core.reporter import Check
 
 
 class Seen(Struct, frozen=True):
-    """One look of a run: how many messages each queue held, and what was found."""
+    """One look of a run: the number of messages in each queue, and the findings."""
 
     at: float
     depths: Mapping[str, int] = field(default_factory=dict)
-    """Empty where no queue was looked at."""
+    """Empty if no queue was checked."""
     findings: tuple[Finding, ...] | None = None
-    """None where the look was not judged."""
+    """None if the look was not judged."""
     checks: tuple[Check, ...] = ()
 
     @classmethod
@@ -32,7 +30,7 @@ class Seen(Struct, frozen=True):
         findings: Sequence[Finding] | None = None,
         checks: Sequence[Check] = (),
     ) -> "Seen":
-        """What is kept of a look; the record has the changes that fix a finding by themselves."""
+        """Return what to keep of a look: findings without their changes, recorded elsewhere."""
         depths = {}
         broker = snapshot.broker
         if broker and not broker.unseen:
@@ -44,13 +42,13 @@ class Seen(Struct, frozen=True):
 
 
 def to_json(seen: Seen) -> dict[str, Any]:
-    """The look as JSON types, without secrets."""
+    """Return the look as JSON types, without secrets."""
     shown: dict[str, Any] = _shown(msgspec.to_builtins(seen))
     return shown
 
 
 def from_json(line: Mapping[str, Any]) -> Seen:
-    """The look that a line of a journal holds. Raises msgspec.ValidationError."""
+    """Return the look in a line of a journal. Raises msgspec.ValidationError."""
     return msgspec.convert(line, Seen)
 
 

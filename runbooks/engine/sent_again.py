@@ -1,5 +1,6 @@
-"""Tasks that are sent again under new ids, which follow from the old ones: so what was sent shows
-in the archives.
+"""Tasks that are sent again. Their new ids are derived from the old ones.
+
+So the archives show which of them were already sent.
 """
 
 import uuid
@@ -23,17 +24,17 @@ _NEW_IDS = uuid.UUID("5b0c2b7e-2f7a-4a5e-9d59-6f0f3c0a8e11")
 
 
 class Old(Struct, frozen=True):
-    """A task that is to be sent again."""
+    """A task to send again."""
 
     id: str
     """Its old id."""
     task: str
     why: str
-    """Its exception, or why it was taken out of its queue."""
+    """Its exception, or why it was archived."""
 
 
 class Earlier(Struct, frozen=True):
-    """A new message that an earlier run has written down."""
+    """A new message that an earlier run has recorded."""
 
     run: str
     archive: Path
@@ -42,17 +43,17 @@ class Earlier(Struct, frozen=True):
 
 
 def new_id(old: str) -> str:
-    """The id under which a task is sent again."""
+    """Return the id under which a task is sent again."""
     return str(uuid.uuid5(_NEW_IDS, old))
 
 
 def reason_for(old: str) -> str:
-    """What the archive of a run says of the new message."""
+    """Return the reason that an archive gives for the new message."""
     return f"sent again for {old}"
 
 
 def sent_earlier(session: Session) -> dict[str, Earlier]:
-    """What runs at this broker have written down, by new id."""
+    """Return the new messages that runs at this broker have recorded, by new id."""
     found: dict[str, Earlier] = {}
     for record in list_runs(session.options.state_directory):
         if record.verb == RETRY and record.broker == session.broker.name:
@@ -81,8 +82,9 @@ def send_change(
     *,
     of_archive: bool = False,
 ) -> Change:
-    """The change that sends the new messages of an archive to its queue; `of_archive`: the old ones
-    are in one, too.
+    """Return the change that sends the new messages of an archive to its queue.
+
+    `of_archive`: the old messages are in an archive, too. `per_s` is the rate in messages a second.
     """
     taken_from = ""
     why = "error"

@@ -1,5 +1,6 @@
-"""What services were started with, as runs saw it: so a file that has changed since is told from
-one that was touched.
+"""The files that services were started with, as runs saw them.
+
+So a file that has changed since the start can be distinguished from one that was only touched.
 
 `started/APPLICATION/HOST.json` in the state directory (0600) has the process of each service, and
 digests of the files that it loads. A run writes it before it changes anything, and after it has
@@ -26,7 +27,7 @@ from runbooks.diagnosis.since_start import MARGIN_S, has_environment_of, loads
 
 
 class _Seen(Struct, frozen=True):
-    """A process of a service, and what it was started with."""
+    """A process of a service, and the digests of the files that it was started with."""
 
     pid: int
     started_at: float
@@ -41,8 +42,9 @@ class _Seen(Struct, frozen=True):
 
 
 def recall(state_directory: Path, app: str, snapshot: Snapshot) -> Snapshot:
-    """The snapshot, with what earlier runs saw of its services; nothing where somebody else may
-    have written that.
+    """Return the snapshot with the records of earlier runs about its services.
+
+    Ignores records that another user may have written.
     """
     states = dict(snapshot.hosts)
     for name, state in snapshot.reachable().items():
@@ -65,11 +67,9 @@ def _recalled(
 def remember(
     state_directory: Path, app: str, hosts: tuple[FleetHost, ...], snapshot: Snapshot
 ) -> None:
-    """Write down what the services of a look at files and services were started with, where that is
-    not known yet.
+    """Record what the services of this look were started with, if it is not recorded yet.
 
-    Where it cannot be written it is forgotten: a later look knows less then, and restarts nothing
-    for it.
+    If it cannot be written, a later look knows less, and restarts nothing because of it.
     """
     for host in hosts:
         state = snapshot.reachable().get(host.name)

@@ -1,6 +1,4 @@
-"""Take a run back: look what each of its effects left, say what can be undone, then do it, newest
-first.
-"""
+"""Undo a run: look what each of its effects left, judge whether it can be undone, and undo it."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -43,15 +41,14 @@ from runbooks.engine.run import Run, recorded
 from runbooks.hosts.transport import Transport
 
 _BLOCKING = ("service.runs_elsewhere", "worker.answered_by_another", "worker.twins")
-"""What would let a start, stop or restart, or the drain before it, meet somebody else's worker."""
+"""Findings with which a start, stop, restart or drain could hit a worker of another owner."""
 
 
 class Undo(Struct, frozen=True):
-    """What undoing one effect would mean now: CHANGED it can be, ALREADY there is nothing to do,
-    CANNOT and why.
+    """The judgement of one effect: whether it can be undone now.
 
-    SKIPPED: not now; its host is away, or not one of those that the verb is to touch, or it is
-    blocked.
+    CHANGED: it can. ALREADY: there is nothing to undo. CANNOT: it never can. SKIPPED: not now; its
+    host does not answer or is not selected, or the service is blocked.
     """
 
     entry: Entry
@@ -61,17 +58,16 @@ class Undo(Struct, frozen=True):
     away: bool = False
     """Whether its host does not answer."""
     blocked: bool = False
-    """Whether somebody else does the service's work, or answers in its name."""
+    """Whether a process of another owner does the service's work, or answers in its name."""
 
 
 def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[Undo]:
-    """Judge every effect of a run that has not been undone, in the order in which they are to be
-    taken back.
+    """Judge every effect of a run that has not been undone, in the order of the undo.
 
-    Archived items that would kill a worker are put back only with `malformed`.
+    Malformed messages, which would kill a worker, are restored only with `malformed`.
 
-    Newest first; but a worker that has to be restarted is so after the files, because it loads what
-    they put back, and messages come last, so that they meet the workers of before.
+    The newest effect comes first, except for restarts and messages. A worker restarts after the
+    files, because it loads them. Messages come last, so that the old workers run them.
     """
     pending = []
     for entry in reversed(record.entries):
@@ -108,7 +104,7 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
 
 
 def _is_pending(entry: Entry) -> bool:
-    """Whether a change is to be judged."""
+    """Whether an undo has to judge a change."""
     if entry.outcome is Outcome.SKIPPED or _takes_back(entry):
         return False
     if not entry.undone:
@@ -118,9 +114,7 @@ def _is_pending(entry: Entry) -> bool:
 
 
 def _takes_back(entry: Entry) -> bool:
-    """Whether a change was itself made to take one back, so that there is nothing to say of its way
-    back.
-    """
+    """Whether a change was itself an undo of another one."""
     return entry.change.undo is None and isinstance(
         handler_of(entry.change.do), ReverseOnHost | ReverseInBroker
     )
@@ -133,12 +127,10 @@ def _way_back(entry: Entry) -> Way | None:
 
 
 def newer_on_the_same(record: RunRecord, others: Sequence[RunRecord]) -> RunRecord | None:
-    """The newest later run that changed what this one did and still stands: it has to be undone
-    first.
+    """Return the newest later run with a change of the same target that still stands.
 
-    Also where it knew the machine by another name.
+    It has to be undone first, even if it knew the machine under another name.
     """
-
     targets = _standing(record)
     newest = None
     for run in others:
@@ -149,7 +141,7 @@ def newer_on_the_same(record: RunRecord, others: Sequence[RunRecord]) -> RunReco
 
 
 def _standing(run: RunRecord) -> set[tuple[str, Target]]:
-    """What a run changed that still stands, by the names of its hosts and by their machines."""
+    """Return the targets of a run that still stand, by the names of its hosts and by machines."""
     found: set[tuple[str, Target]] = set()
     for entry in run.undoable:
         if entry.undone:
@@ -170,16 +162,16 @@ def _without_needless_restart(undo: Undo, files_change: bool) -> Undo:
     if undo.entry.outcome is None:
         return replace(
             undo,
-            why="the run ended while it was being made: it may have been told to take no messages",
+            why="the run ended during this change: the worker may have stopped consuming",
         )
-    why = "all of them run"
+    why = "all of them are running"
     if len(changed(undo.change)) == 1:
-        why = "it ran before the run, and it runs"
+        why = "it was running before the run, and is running now"
     return Undo(undo.entry, undo.change, Outcome.ALREADY, why)
 
 
 def _without_blocked(session: Session, undos: Sequence[Undo]) -> list[Undo]:
-    """Leave the services alone that any other verb would leave alone for the same reason."""
+    """Skip the services that every other verb would skip for the same reason."""
     if not any(map(_controls, undos)):
         return list(undos)
     snapshot = session.observe(Needs.SERVICES | Needs.NODES)
@@ -196,7 +188,7 @@ def _without_blocked(session: Session, undos: Sequence[Undo]) -> list[Undo]:
 
 
 def _blocked(undo: Undo, why: Mapping[tuple[str, str], str]) -> Undo:
-    """The same, but skipped where one of its services is blocked; `why` has the blocked ones."""
+    """Skip a judgement if one of its services is blocked; `why` has the blocked ones."""
     if not _controls(undo):
         return undo
     for service in changed(undo.change):
@@ -210,10 +202,10 @@ def _controls(undo: Undo) -> bool:
 
 
 def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo:
-    """Say of messages that are to go back who will run them at once.
+    """Say of messages that will be restored which workers run them at once.
 
-    That is whoever consumes their queue now and is left alone; of those that this undo starts with
-    what it puts back, that alone says which queues they consume then.
+    These are the nodes that consume their queue now and are not changed. A worker that this undo
+    starts may also run them: the restored files decide which queues it consumes.
     """
     queue = target_of(undo.entry.change.do)
     if undo.outcome is not Outcome.CHANGED or not isinstance(queue, Queue):
@@ -232,17 +224,15 @@ def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo
     told = [undo.why]
     if sure:
         names = ", ".join(sorted(sure))
-        told.append(f"run at once by {names}, for {queue.name} is consumed there")
+        told.append(f"{names} will run them at once, consuming {queue.name}")
     if perhaps:
         names = first_few(sorted(perhaps))
-        told.append(f"run at once by {names} if {queue.name} is consumed there on the old files")
+        told.append(f"{names} will run them at once if the old files say to consume {queue.name}")
     return replace(undo, why="; ".join(told))
 
 
 def _controlled_nodes(session: Session, undos: Sequence[Undo]) -> dict[str, bool]:
-    """The nodes of the workers that these start, stop or restart; each with whether it is
-    started.
-    """
+    """Return the nodes that these start, stop or restart, each with whether it is started."""
     hosts = {host.name: host for host in session.fleet.hosts}
     starts: dict[str, bool] = {}
     for undo in undos:
@@ -260,7 +250,7 @@ def _controlled_nodes(session: Session, undos: Sequence[Undo]) -> dict[str, bool
 def _states(
     session: Session, hosts: Sequence[FleetHost], targets: Sequence[tuple[str, Target]]
 ) -> dict[str, HostState | Unreachable]:
-    """Look at these targets, each with its host; where a process is not known, ask its node."""
+    """Look at these targets, each with its host; if a process is not recognised, ask its node."""
     states = on_hosts(
         session.transports, hosts, lambda host, way: _look(session.fleet, host, way, targets)
     )
@@ -281,7 +271,7 @@ def _has_other_process(state: HostState | Unreachable) -> bool:
 def _look(
     fleet: Fleet, host: FleetHost, transport: Transport, targets: Sequence[tuple[str, Target]]
 ) -> HostState:
-    """The files and services of a host among these targets, each with its host."""
+    """Look at the files and services of a host among these targets, each with its host."""
     mine = []
     for name, target in targets:
         if name == host.name:
@@ -310,10 +300,10 @@ def _judge(
     state: HostState | Unreachable | None,
     machine: str,
 ) -> Undo:
-    """`machine` is the `HostState.machine` that was changed, "" where that is not known."""
+    """Judge an effect on a host; `machine` is the `HostState.machine` of then, "" if unknown."""
     change = entry.change
     if way is None:
-        return Undo(entry, change, Outcome.CANNOT, "there is no way back from it")
+        return Undo(entry, change, Outcome.CANNOT, "this cannot be undone")
     reverse = Change(change.host, change.step, way.summary, way.effect)
     if state is None:
         return Undo(entry, reverse, Outcome.SKIPPED, "this host is not selected")
@@ -321,21 +311,21 @@ def _judge(
         return Undo(entry, reverse, Outcome.SKIPPED, state.why, away=True)
     if not _is_still(machine, state):
         why = (
-            f"{change.host} is another machine now, for it has another machine-id: set up anew, or"
-            " the name of another"
+            f"{change.host} is another machine now (another machine-id): it was reinstalled, or"
+            " the name points to another machine"
         )
         return Undo(entry, reverse, Outcome.CANNOT, why)
     reverse = replace(reverse, do=way.as_it_is(state))
     outcome, why = way.judge(state)
     lost = isinstance(change.undo, LostContents)
     if outcome is Outcome.CANNOT and entry.outcome is Outcome.FAILED and not lost:
-        why = "it was not made, and somebody else has changed it"
+        why = "this change failed, and something else has changed it since"
         outcome = Outcome.ALREADY
     return Undo(entry, reverse, outcome, why)
 
 
 def _is_still(machine: str, state: HostState) -> bool:
-    """Whether a host is the machine that it was; one that had no machine-id is taken for it."""
+    """Whether a host is still the same machine; without a machine-id of then, it counts as such."""
     known, _, _ = machine.partition("/")
     now, _, _ = state.machine.partition("/")
     return not known or known == now
@@ -348,11 +338,11 @@ def undo(
     recap: Recap,
     still_so: Callable[[], None] | None = None,
 ) -> None:
-    """Take back what can be; each effect is marked in the undone run's journal as soon as it is.
+    """Undo everything that can be undone; mark each effect in the undone run's journal at once.
 
-    `still_so` is `recorded`'s.
+    See `recorded` for `still_so`.
     """
-    # First: a run that goes on holds the lock, and writes into its journal.
+    # The lock first: a run in progress holds it, and writes into its journal.
     with recorded(session, recap, still_so=still_so) as run:
         original = Journal.reopen(record.directory)
         try:
@@ -364,7 +354,7 @@ def undo(
 
 
 def count_left(undos: Sequence[Undo], recap: Recap) -> None:
-    """Count what stays: what cannot be taken back any more, and what cannot now."""
+    """Count the effects that stay: those that cannot be undone, and those that cannot be now."""
     for undo in undos:
         if undo.outcome is Outcome.CANNOT and undo.entry.change.undo:
             recap.at(undo.change.host).failed += 1
@@ -377,11 +367,9 @@ def count_left(undos: Sequence[Undo], recap: Recap) -> None:
 
 
 def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:
-    """Mark what needs no undoing any more as undone, so that the run does not stand in the way of
-    older ones.
+    """Mark effects that need no undo as undone, so that older runs can be undone.
 
-    Judged again, under the fleet's lock: where the run still goes on, an effect may be made after
-    it was looked for.
+    Judges them again under the fleet's lock: a run in progress may have made an effect since.
     """
     with session.broker.lock(record.id, session.options.verb) as lock:
         now = find_run(session.options.state_directory, record.id)
@@ -397,10 +385,10 @@ def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:
 
 
 def put_back(run: Run, hosts: Collection[str]) -> None:
-    """Take back, within a run, what it changed on hosts that it leaves worse than it found them.
+    """Undo, within a run, its own changes on hosts that it would leave worse than before.
 
-    A service none of whose files it changed has nothing to be put back to: one that it started
-    stays up.
+    A service whose files were not changed cannot be rolled back: if the run started it, it stays
+    up.
     """
     session = run.session
     record = find_run(session.options.state_directory, run.journal.run_id)
@@ -418,7 +406,7 @@ def put_back(run: Run, hosts: Collection[str]) -> None:
             entries.append(entry)
     undos = plan_undo(session, replace(record, entries=entries), malformed=False)
     if any(undo.outcome is Outcome.CHANGED for undo in undos):
-        session.reporter.step("put back")
+        session.reporter.step("roll back")
     for undo in undos:
         if undo.blocked:
             session.reporter.change(undo.change, Outcome.SKIPPED, undo.why)
@@ -426,8 +414,9 @@ def put_back(run: Run, hosts: Collection[str]) -> None:
 
 
 def _only_controlled(entry: Entry, host: FleetHost, entries: Sequence[Entry]) -> bool:
-    """Whether a change starts, stops or restarts a service none of whose files changed; not where
-    it took over the work of somebody else's, which is to be at work again.
+    """Whether a change starts, stops or restarts a service whose files the run did not change.
+
+    False if the run took over the work of a service of another owner, which has to start again.
     """
     own = []
     for other in entries:
@@ -475,7 +464,7 @@ def _take_batch_back(run: Run, original: Journal, batch: Sequence[Undo]) -> None
     for change, outcome, detail in results:
         if outcome is Outcome.CHANGED and id(change) in lacking:
             outcome = Outcome.FAILED
-            detail = f"taken back, but a second look says: {lacking[id(change)]}"
+            detail = f"done, but a second look finds: {lacking[id(change)]}"
         tally = run.recap.at(change.host)
         if outcome is Outcome.CHANGED:
             original.undone(entries[id(change)].n)
@@ -486,8 +475,9 @@ def _take_batch_back(run: Run, original: Journal, batch: Sequence[Undo]) -> None
 
 
 def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
-    """Of these reverse changes those that do not show on their hosts (by id), and why; services are
-    waited for.
+    """Look until these reverse changes show on their hosts, or services had time to start.
+
+    Returns those that do not show (by `id()`), each with the reason.
     """
     pending = []
     for change in changes:
@@ -511,13 +501,13 @@ def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
             return {id(change): why[id(change)] for change in pending}
         if pending:
             time.sleep(PAUSE_S)
-    # Those that ran before answered, as a rule; that they do is not a condition.
+    # The old workers should answer again, but an undo does not depend on it.
     await_nodes(session, changes, deadline)
     return {}
 
 
 def _missing(change: Change, state: HostState | Unreachable) -> str:
-    """Why a reverse change does not show on its host, "" where it does."""
+    """Say why a reverse change does not show on its host, "" if it does."""
     handler = handler_of(change.do)
     assert isinstance(handler, ReverseOnHost)
     if isinstance(state, Unreachable):
@@ -526,7 +516,7 @@ def _missing(change: Change, state: HostState | Unreachable) -> str:
 
 
 def _batches(undos: Sequence[Undo]) -> Iterator[list[Undo]]:
-    """Neighbours that may travel together: of one rank, and all in the broker or all on hosts."""
+    """Group neighbours that can be made together: of one rank, all in the broker or on hosts."""
 
     def travels_with(undo: Undo) -> tuple[object, bool]:
         return handler_of(undo.change.do).rank, undo.change.host == BROKER

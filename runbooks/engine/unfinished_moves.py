@@ -1,6 +1,4 @@
-"""Finds moves that ended half-way: what they took out of one queue and did not put into the other
-waits in archives.
-"""
+"""Find moves of messages that ended half-way: some messages are in archives, in neither queue."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,7 +14,7 @@ from runbooks.engine.context import Session
 from runbooks.engine.journal import RunRecord, failed_runs
 
 _ENDED = {
-    None: "was killed, or still goes on",
+    None: "was killed, or is still running",
     "interrupted": "was interrupted",
     "failed": "has failed",
     "unreachable": "did not reach every host",
@@ -24,7 +22,7 @@ _ENDED = {
 
 
 def warn_of_half_moves(session: Session) -> None:
-    """Warn of runs on this broker whose messages are in neither queue; say how to put them back."""
+    """Warn of runs on this broker whose messages are in neither queue; say how to restore them."""
     for record in failed_runs(session.options.state_directory):
         if record.outcome != "ok" and record.broker == session.broker.name:
             _warn(session, record)
@@ -40,11 +38,10 @@ def _warn(session: Session, record: RunRecord) -> None:
                 if ledger.unsettled:
                     most = "up to "
                 session.reporter.warning(
-                    f"run {record.id} {_ENDED[record.outcome]}: {most}{counted(count, 'message')}"
-                    f" that it took out of {queue_of(path)} to move on: in its archive, and in no"
-                    " queue",
-                    f"put {them(count)} back with {Command('undo', record.id)}, then run this"
-                    " again",
+                    f"run {record.id} {_ENDED[record.outcome]}: it took {most}"
+                    f"{counted(count, 'message')} out of {queue_of(path)} to move"
+                    f" {them(count)}; now in its archive, in no queue",
+                    f"restore {them(count)} with {Command('undo', record.id)}, then run this again",
                 )
 
 
@@ -55,9 +52,7 @@ def _archives(record: RunRecord) -> Iterator[Path]:
 
 
 def _unmoved(ledger: Ledger) -> int:
-    """Messages that were to be moved and, as far as the archive knows, were not; batches of unknown
-    fate count.
-    """
+    """Count the messages that were to be moved and were not; batches of unknown fate count."""
     unsure = ledger.unsure
     count = 0
     for n in ledger.messages:

@@ -1,4 +1,4 @@
-"""A view once, or with --watch look after look until ^C."""
+"""Show a view once, or with --watch again and again until ^C."""
 
 import time
 from collections.abc import Callable
@@ -9,8 +9,9 @@ from runbooks.engine.context import Session
 
 
 def watched(session: Session, watch: str, show: Callable[[], ExitCode]) -> ExitCode:
-    """Show a view; with `watch`, which says how often, again and again. Raises UsageError where
-    that is not a duration.
+    """Show a view; with `watch`, a duration, repeat it at that interval.
+
+    Raises UsageError if `watch` is not a duration.
     """
     every_s = _every_s(watch)
     while True:
@@ -22,7 +23,7 @@ def watched(session: Session, watch: str, show: Callable[[], ExitCode]) -> ExitC
 
 
 def _every_s(watch: str) -> float:
-    """Seconds of `2` or `2s`; 0 where nothing was said."""
+    """Return the seconds of `2` or `2s`; 0 for ""."""
     if not watch:
         return 0.0
     try:
@@ -31,6 +32,6 @@ def _every_s(watch: str) -> float:
         every_s = 0.0
     if every_s < 1:
         raise UsageError(
-            f"--watch {watch!r}: expected how often to look, 1s or more", "for example --watch 2s"
+            f"--watch expects an interval of 1s or more, got {watch!r}", "for example --watch 2s"
         )
     return every_s

@@ -1,5 +1,5 @@
-"""A client like OpenSSH's: its configuration, host keys, login, jump hosts, and one shell for a
-run's scripts.
+"""An SSH client with OpenSSH's behaviour: configuration, host keys, login, jump hosts.
 
-It implements the protocol of `hosts.transport`. It may import `hosts` and `core`.
+It implements the protocol of `hosts.transport`: one shell for all scripts of a run. It may import
+`hosts` and `core`.
 """

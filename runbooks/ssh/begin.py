@@ -1,9 +1,8 @@
-"""Begins the shell of a host: through sudo where asked for, and trusted only when it says that it
-is ours.
+"""Begin the shell of a host, through sudo if asked for.
 
-A start file of the user's may start another shell in place of the command, and a ForceCommand
-anything at all: what they would make of a script nobody knows. So nothing is sent before /bin/sh
-has said a word that only it can say.
+A user's start file may start another shell instead of the command, and a ForceCommand may start
+anything. Either could do harm with a script. So no script is sent before /bin/sh has printed a word
+that only it can print.
 """
 
 import re
@@ -20,25 +19,22 @@ from runbooks.hosts.transport import Become
 _CHUNK_BYTES = 65536
 _SAID = 300
 _PATIENCE_S = 10.0
-"""How long start files may take before it is asked which shell is there; sudo may take all the time
-there is.
-"""
+"""How long start files may take before this tool asks which shell it is; sudo may take longer."""
 
 _SLOW_S = 4.0
 
 _OURS = """echo "ready-$1 ${2:+$(id -u)} ${2:+${3:-$(id -u "$2")}}" >&2; exec /bin/sh -s"""
-"""The command holds "ready-$1", and never the word itself: sudo's refusals quote it.
+"""The command contains "ready-$1", never the word itself, because sudo's refusals quote it.
 
-`id` costs a small host a millisecond: only a user that the shell was to become is looked up, and
-root never is.
+`id` costs a small host a millisecond, so it is only called for the user of sudo, and not for root.
 """
 
 _IGNORED_FLAGS = ("-n", "-S", "--non-interactive", "--stdin")
-"""Flags for sudo's question, which this tool answers in its own way."""
+"""Flags about sudo's password prompt, which this tool sets itself."""
 
 
 class WrongPassword(HostUnreachable):
-    """sudo does not accept the password; trying it again could lock the account."""
+    """sudo does not accept the password; another attempt could lock the account."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -50,13 +46,12 @@ class WrongPassword(HostUnreachable):
 def begin_shell(
     channel: paramiko.Channel, user: str, become: Become | None, deadline: float
 ) -> str:
-    """Begin a POSIX shell that reads its scripts from the channel, as the user that they are to run
-    as.
+    """Begin a POSIX shell that reads its scripts from the channel and runs as the right user.
 
-    `user` is who logged in, `deadline` of the monotonic clock. sudo's question is answered once: a
-    wrong password that is repeated may lock the account. Returns how long it took and what was said
-    meanwhile, "" where it took no time or was silent. Raises HostUnreachable, WrongPassword, and
-    what paramiko raises.
+    `user` is the login, `deadline` a time of the monotonic clock. sudo's prompt is answered once:
+    repeating a wrong password may lock the account. Returns how long the shell took and what was
+    printed meanwhile, "" if it was fast or silent. Raises HostUnreachable, WrongPassword, and
+    paramiko's errors.
     """
     token = secrets.token_hex(8)
     asks = f"asks-{secrets.token_hex(8)}"
@@ -90,7 +85,7 @@ def begin_shell(
 
 
 def _command(token: str, asks: str, become: Become | None) -> list[str]:
-    """The command whose shell says the token; through sudo where `become` asks for it."""
+    """Return the command whose shell prints the token, through sudo if `become` is given."""
     shell = ["/bin/sh", "-c", _OURS, "sh", token]
     if become is None:
         return [*shell, ""]
@@ -101,13 +96,13 @@ def _command(token: str, asks: str, become: Become | None) -> list[str]:
 
 
 def _check_user(found: re.Match[str], user: str, wanted_user: str) -> None:
-    """Raise HostUnreachable where the shell runs as another user than `wanted_user`."""
+    """Raise HostUnreachable if the shell runs as another user than `wanted_user`."""
     runs_as = found[1]
     wanted = found[2]
     if not wanted or not runs_as or runs_as == wanted:
         return
     raise HostUnreachable(
-        f"its shell runs with uid {runs_as}, and not as {wanted_user} (uid {wanted})",
+        f"its shell runs with uid {runs_as}, not as {wanted_user} (uid {wanted})",
         "does a ForceCommand of its sshd, or a wrapper in place of sudo, change the command?"
         f" `ssh {user}@…`",
         HostTrouble.OTHER_SHELL,
@@ -115,15 +110,15 @@ def _check_user(found: re.Match[str], user: str, wanted_user: str) -> None:
 
 
 def _slowness(took_s: float, before: str) -> str:
-    """What a shell that took its time said `before` it was there; "" of one that was fast."""
-    told = " ".join(before.split())[-_SAID:]
-    if took_s > _SLOW_S and told:
-        return f"after {took_s:.0f} s, in which it said: {told}"
+    """Report a slow start, and its output `before` the shell was ready; "" if fast or silent."""
+    output = " ".join(before.split())[-_SAID:]
+    if took_s > _SLOW_S and output:
+        return f"after {took_s:.0f} s, with this output: {output}"
     return ""
 
 
 class _Said:
-    """What a channel says on standard error until its shell is there."""
+    """The standard error of a channel until its shell is ready."""
 
     def __init__(self, channel: paramiko.Channel, deadline: float) -> None:
         self._channel = channel
@@ -131,7 +126,7 @@ class _Said:
         self.text = ""
 
     def more(self) -> bool:
-        """Wait for more; whether it has ended. Raises TimeoutError."""
+        """Wait for more output; return whether it has ended. Raises TimeoutError."""
         self._channel.settimeout(max(0.1, self._deadline - time.monotonic()))
         chunk = self._channel.recv_stderr(_CHUNK_BYTES)
         self.text += chunk.decode(errors="replace")
@@ -139,7 +134,9 @@ class _Said:
 
 
 def _sudo(become: Become, asks: str) -> list[str]:
-    """**Source:** ansible-core 2.19 `plugins/become/sudo.py`: -H -S -n, but not -n where it has a
+    """Return sudo's part of the command.
+
+    **Source:** ansible-core 2.19 `plugins/become/sudo.py`: -H -S -n, without -n if it has a
     password.
     """
     flags = []
@@ -156,58 +153,56 @@ def _sudo(become: Become, asks: str) -> list[str]:
 def _refusal(
     channel: paramiko.Channel, user: str, become: Become | None, said: str
 ) -> HostUnreachable:
-    """Why there is no shell: the host, or sudo, did not run it, or it is cut off.
+    """Say why there is no shell: the host or sudo refused it, or the connection was lost.
 
-    **Source:** RFC 4254, 6.10: of what was cut off there is no exit status.
+    **Source:** RFC 4254, 6.10: a lost connection leaves no exit status.
     """
     channel.status_event.wait(_PATIENCE_S)
     if channel.exit_status == -1:
         return HostUnreachable("the connection was lost")
     shortened = re.sub(r"/bin/sh -c.*?-s( \S+)* *", "/bin/sh", " ".join(said.split()))
-    told = shortened[-_SAID:]
+    output = shortened[-_SAID:]
     of_sudo = "sudo" in said or "/bin/sh" in said
     if become is None or not of_sudo:
-        told = told or f"it said nothing; try `ssh` there as {user}"
-        return HostUnreachable(f"its shell ended with {channel.exit_status}: {told}")
+        output = output or f"no output; try `ssh` there as {user}"
+        return HostUnreachable(f"its shell ended with exit code {channel.exit_status}: {output}")
     return HostUnreachable(
-        f"sudo refuses: {told or 'it said nothing'}",
+        f"sudo refuses: {output or 'no output'}",
         _sudo_advice(user, become, said),
         HostTrouble.SUDO_REFUSED,
     )
 
 
 def _sudo_advice(user: str, become: Become, said: str) -> str:
-    """What lets sudo run the shell, by what it said."""
+    """Say how to make sudo run the shell, by its output."""
     if become.password is None and "password" in said:
         return "pass --ask-become-pass, or set ansible_become_password"
     if "tty" in said or "terminal" in said:
-        return f"its sudoers has to say: Defaults:{user} !requiretty"
+        return f"add to its sudoers: Defaults:{user} !requiretty"
     tag = ""
     if become.password is None:
         tag = "NOPASSWD: "
-    return f"its sudoers has to say: {user} ALL=({become.user}) {tag}/bin/sh"
+    return f"add to its sudoers: {user} ALL=({become.user}) {tag}/bin/sh"
 
 
 def _no_shell(channel: paramiko.Channel, user: str, said: str, waited_s: float) -> HostUnreachable:
-    """What reads there in place of /bin/sh, if it says so: every shell knows the question, which
-    changes nothing.
-    """
+    """Ask which program answers instead of /bin/sh, with a question that any shell understands."""
     channel.sendall(b"echo $0 >&2\n")
     answer = _Said(channel, time.monotonic() + 2)
     with suppress(TimeoutError):
         while not answer.more():
             pass
-    told = " ".join((said + answer.text).split())[-_SAID:]
+    output = " ".join((said + answer.text).split())[-_SAID:]
     if not answer.text:
         return HostUnreachable(
-            f"its shell did not begin within {waited_s:.0f} s, and was sent no script:"
-            f" {told or 'nothing was said'}",
-            f"does a start file of {user} read its input, or does sudo wait for somebody? try `ssh`"
-            f" there as {user}",
+            f"its shell was not ready after {waited_s:.0f} s, so no script was sent:"
+            f" {output or 'no output'}",
+            f"does a start file of {user} read its input, or does sudo wait for an answer? try"
+            f" `ssh` there as {user}",
         )
     return HostUnreachable(
-        f"something else than /bin/sh answers there, and was sent no script: {told}",
-        f"does a start file of {user} start a shell (exec zsh)? It must not where there is no"
+        f"another program than /bin/sh answers there, so no script was sent: {output}",
+        f"does a start file of {user} start a shell (exec zsh)? It must not do so without a"
         " terminal",
         HostTrouble.OTHER_SHELL,
     )

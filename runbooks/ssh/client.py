@@ -1,7 +1,6 @@
-"""The way to a host over SSH: one connection per host and run, one shell for its scripts, sudo
-where asked for.
+"""SSH transport: one connection per host and run, and one shell for its scripts.
 
-Scripts go to the shell's standard input, where no argument list shows them.
+Scripts go to the shell's standard input, so that no argument list shows them.
 """
 
 import logging
@@ -24,16 +23,14 @@ from runbooks.ssh.login import Secrets
 from runbooks.ssh.server import Jumps, connect, why_no_way
 
 WINDOW_BYTES = 64 * 2**20
-"""How much a script may print before it is read; beyond it the script would wait for us while we
-wait for it.
-"""
+"""How much a script may print before it is read; with more, script and tool wait for each other."""
 
 SESSION_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 65536
 _LOST = (paramiko.SSHException, OSError, EOFError)
-"""What is raised where a connection is lost."""
+"""The errors of a lost connection."""
 
-# Without a handler its errors go to standard error beside ours.
+# Without a handler, paramiko's errors go to standard error, among ours.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
@@ -60,22 +57,20 @@ class SshTransport:
         try:
             return self._shell_kept().run(script, timeout_s=timeout_s)
         except BaseException:
-            # What is left of this script must not be taken for the next one's answer.
+            # The rest of this script's output must not be read as the answer of the next one.
             self._end_shell()
             raise
 
     @contextmanager
     def shell(self) -> Iterator[Shell]:
-        """The shell that `run` uses: a server may allow no second session."""
+        """Yield the shell that `run` uses: a server may allow only one session."""
         try:
             yield self._shell_kept()
         finally:
             self._end_shell()
 
     def _shell_kept(self) -> Shell:
-        """All scripts of a run go to one shell: a session and a sudo of its own would cost each
-        more than it does.
-        """
+        """Return the shell for all scripts of a run: a new session and sudo would cost more."""
         if self._kept is None:
             self._kept = self._keeping.enter_context(self._new_shell())
         return self._kept
@@ -85,15 +80,15 @@ class SshTransport:
         self._keeping.close()
 
     def _ended(self, channel: paramiko.Channel) -> str:
-        """Why a shell has ended.
+        """Say why a shell has ended.
 
-        **Source:** RFC 4254, 6.10: of what was cut off there is no exit status.
+        **Source:** RFC 4254, 6.10: a lost connection leaves no exit status.
         """
         channel.status_event.wait(SESSION_TIMEOUT_S)
         if channel.exit_status == -1:
             return "the connection was lost"
         said = channel.recv_stderr(_CHUNK_BYTES).decode(errors="replace").strip()[-300:]
-        return f"its shell ended with {channel.exit_status}: {said or 'it said nothing'}"
+        return f"its shell ended with exit code {channel.exit_status}: {said or 'no output'}"
 
     @contextmanager
     def _new_shell(self) -> Iterator[Shell]:
@@ -104,7 +99,7 @@ class SshTransport:
                 try:
                     channel.sendall(script)
                 except OSError:
-                    if not channel.closed:  # else what it said at its end is received next
+                    if not channel.closed:  # otherwise its last output is received next
                         raise
                 except EOFError:  # paramiko's, while the connection ends
                     raise HostUnreachable("the connection was lost") from None
@@ -125,15 +120,16 @@ class SshTransport:
             self._connection.close()
 
     def forward(self, host: str, port: int) -> int:
-        """A port of this machine that leads, through the host, to an address it can reach, also
-        after `abort`.
+        """Forward a local port through the host to an address that it can reach; return the port.
+
+        It also works after `abort`.
         """
         way = self._way_to
         way(host, port, ("127.0.0.1", 0)).close()
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                # Where it fails the client is disconnected.
+                # On a failure, the client is disconnected.
                 with (
                     suppress(*_LOST, HostUnreachable),
                     way(host, port, self.client_address) as channel,
@@ -152,14 +148,14 @@ class SshTransport:
             return transport.open_channel("direct-tcpip", (host, port), client)
         except paramiko.ChannelException as error:
             where = f"{connection.user}@{connection.host}:{connection.port}"
-            problem = f"{where} opens no way to {host}:{port}: {error.text}"
+            problem = f"{where} cannot connect to {host}:{port}: {error.text}"
             raise HostUnreachable(problem, why_no_way(error)) from None
 
     def _connected(self) -> Connection:
         with self._opening:
             if self._connection is None or not self._connection.is_connected:
                 self._connection = connect(self._target, self._jumps, self._secrets, self._begun)
-                self._begun(bool)  # from here on closing it is enough, and tells the host
+                self._begun(bool)  # from here on closing it is enough, and informs the host
             return self._connection
 
     def _begun(self, hang_up: Callable[[], object]) -> None:
@@ -167,7 +163,7 @@ class SshTransport:
 
     @contextmanager
     def _session(self, deadline: float) -> Iterator[paramiko.Channel]:
-        """A shell that reads its script from the channel, as the user the script is to run as."""
+        """Yield the channel of a new shell that runs as the right user."""
         channel = self._opened(deadline)
         try:
             if self._refused:
@@ -182,17 +178,19 @@ class SshTransport:
                 f"the connection was lost: {error or type(error).__name__}"
             ) from None
         finally:
-            with suppress(*_LOST):  # nobody is left to hear it
+            with suppress(*_LOST):  # the other side may be gone already
                 channel.close()
 
     def _opened(self, deadline: float) -> paramiko.Channel:
-        """A new session. Raises HostUnreachable."""
+        """Open a new session. Raises HostUnreachable."""
         transport: paramiko.Transport = self._connected().transport
         timeout_s = max(1.0, deadline - time.monotonic())
         try:
             return transport.open_session(window_size=WINDOW_BYTES, timeout=timeout_s)
         except _LOST as error:
-            raise HostUnreachable(f"it opens no session: {error or type(error).__name__}") from None
+            raise HostUnreachable(
+                f"it does not open a session: {error or type(error).__name__}"
+            ) from None
 
 
 def _pump(one: socket.socket, other: paramiko.Channel) -> None:

@@ -1,5 +1,4 @@
-"""What OpenSSH would do to reach a host: its own answer, for the command line that Ansible would
-give it.
+"""Ask OpenSSH how it would reach a host, with the command line that Ansible would use.
 
 **Source:** ssh(1), `-G`; ssh_config(5); ansible-core's connection plugin `ssh` for the options and
 their order.
@@ -22,9 +21,9 @@ from runbooks.core.operator import home_directory, user_name
 
 SSH_TIMEOUT_S = 10.0
 _ASKED_AT_ONCE = threading.BoundedSemaphore(os.cpu_count() or 1)
-"""More processes would not be faster."""
+"""More processes at a time would not be faster."""
 
-# Of several names of one thing Ansible takes the last that is set.
+# If several names of a variable are set, Ansible uses the last one.
 ADDRESS = ("ansible_host", "ansible_ssh_host")
 _OPTIONS = {
     "Port": ("ansible_port", "ansible_ssh_port"),
@@ -37,7 +36,7 @@ _MORE_ARGUMENTS = ("ansible_ssh_common_args", "ansible_ssh_extra_args")
 
 
 class Target(Struct, frozen=True):
-    """One SSH server: where it is, how its key is checked, and how we log in."""
+    """One SSH server: its address, its host key, and the login."""
 
     host: str
     port: int
@@ -45,24 +44,24 @@ class Target(Struct, frozen=True):
     key_name: str
     known_hosts: tuple[Path, ...]
     remembered_in: Path | None
-    """The file that a new host key is written to."""
+    """The file for new host keys; None for none."""
     strict: str
     """ssh's StrictHostKeyChecking."""
     hash_names: bool
     identities: tuple[Path, ...]
     certificates: tuple[Path, ...]
     agent: Path | None
-    """The socket of the agent to ask."""
+    """The socket of the agent; None for none."""
     identities_only: bool
     connect_timeout_s: float
     jumps: tuple[tuple[str, ...], ...] = ()
-    """The `ssh` arguments of the servers on the way to it, in their order."""
+    """The `ssh` arguments of its jump hosts, in their order."""
     proxy_command: str = ""
-    """A shell command whose standard streams lead there."""
+    """A shell command whose standard streams lead to the server; "" for none."""
 
 
 def last(variables: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The value of the last of these that is set, as text."""
+    """Return the value of the last of these variables that is set, as text; None if none is."""
     for name in reversed(names):
         value = variables.get(name)
         if value not in (None, ""):
@@ -71,8 +70,9 @@ def last(variables: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 
 def arguments_for(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
-    """The `ssh` arguments of a host's connection variables; the first mention of an option wins, as
-    in Ansible.
+    """Return the `ssh` arguments for a host's connection variables.
+
+    The first mention of an option wins, as in Ansible.
     """
     arguments = shlex.split(str(variables.get("ansible_ssh_args", "")))
     for option, names in _OPTIONS.items():
@@ -85,7 +85,7 @@ def arguments_for(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _option_value(option: str, value: str | None) -> str | None:
-    """What an option of `ssh` is set to by its variable; None where it is not set."""
+    """Return the value of an `ssh` option for the value of its variable; None if it is not set."""
     if option == "ConnectTimeout":
         return value or f"{SSH_TIMEOUT_S:.0f}"
     if option == "StrictHostKeyChecking":
@@ -104,7 +104,7 @@ def resolve(arguments: Sequence[str]) -> Target:
 
 
 def _ssh_options(arguments: Sequence[str]) -> dict[str, list[str]]:
-    """What `ssh -G` says of each option: its values, in their order. Raises UsageError."""
+    """Return the values of each option in the output of `ssh -G`. Raises UsageError."""
     try:
         with _ASKED_AT_ONCE:
             done = subprocess.run(
@@ -116,14 +116,14 @@ def _ssh_options(arguments: Sequence[str]) -> dict[str, list[str]]:
             )
     except FileNotFoundError:
         raise UsageError(
-            "there is no `ssh` command on this machine", "install the OpenSSH client"
+            "this machine has no `ssh` command", "install the OpenSSH client"
         ) from None
     except subprocess.TimeoutExpired:
         raise UsageError(
-            f"`ssh -G` did not end within {SSH_TIMEOUT_S:.0f} s; see Match exec in ssh_config"
+            f"`ssh -G` did not end within {SSH_TIMEOUT_S:.0f} s", "check Match exec in ssh_config"
         ) from None
     if done.returncode:
-        raise UsageError(f"ssh does not take these options: {done.stderr.strip()[-300:]}")
+        raise UsageError(f"ssh does not accept these options: {done.stderr.strip()[-300:]}")
     options: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
         name, _, value = line.partition(" ")
@@ -173,7 +173,7 @@ def _target(options: Mapping[str, Sequence[str]], arguments: Sequence[str]) -> T
 
 
 def _jumps(jump: str, arguments: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The `ssh` arguments of each server that ProxyJump names: of ours they inherit `-F` alone."""
+    """Return the `ssh` arguments of each jump host in ProxyJump; it inherits only our `-F`."""
     if jump == "none":
         return ()
     config: list[str] = []
@@ -184,7 +184,7 @@ def _jumps(jump: str, arguments: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def _files(names: str) -> list[Path]:
-    """They are not quoted: a name with a space in it goes on where the next word begins no path."""
+    """Split a list of unquoted files: a word that does not begin a path continues one."""
     found = []
     for name in re.split(r" (?=[/~]|none)", names):
         if name != "none":
@@ -193,12 +193,12 @@ def _files(names: str) -> list[Path]:
 
 
 def _stands(identity: Path) -> bool:
-    """Whether there is such a key, or its public half alone: an agent may hold the other."""
+    """Whether this key, or its public half, exists: an agent may hold the private half."""
     return identity.is_file() or identity.with_name(identity.name + ".pub").is_file()
 
 
 def _tokens(option: Mapping[str, str], asked_for: str) -> dict[str, str]:
-    """What the tokens in the names of files stand for, by the letter behind their `%`.
+    """Return the values of the tokens in file names, by the letter after their `%`.
 
     **Source:** ssh_config(5), "TOKENS".
     """
@@ -219,7 +219,7 @@ def _tokens(option: Mapping[str, str], asked_for: str) -> dict[str, str]:
 
 
 def _filled_in(names: Sequence[str], tokens: Mapping[str, str]) -> list[Path]:
-    """The files of keys with what ssh fills in at their use: `ssh -G` shows them as written.
+    """Return key files with variables and tokens filled in: `ssh -G` shows them as written.
 
     **Source:** ssh_config(5), "TOKENS" and "ENVIRONMENT VARIABLES".
     """
@@ -233,8 +233,9 @@ def _filled_in(names: Sequence[str], tokens: Mapping[str, str]) -> list[Path]:
 
 
 def _agent(named: str) -> Path | None:
-    """**Source:** ssh_config(5), IdentityAgent: a socket, the name of a variable after a `$`, or a
-    word.
+    """Return the agent's socket, None for none.
+
+    **Source:** ssh_config(5), IdentityAgent: a socket, a variable after a `$`, or a word.
     """
     if variable := re.fullmatch(r"\$(\w+)|(SSH_AUTH_SOCK)", named):
         named = os.environ.get(variable[1] or variable[2], "")
@@ -244,7 +245,7 @@ def _agent(named: str) -> Path | None:
 
 
 def _hop(text: str) -> tuple[str, ...]:
-    """The `ssh` arguments of `[USER@]HOST[:PORT]` or an `ssh://` URI.
+    """Return the `ssh` arguments of `[USER@]HOST[:PORT]` or an `ssh://` URI.
 
     **Source:** ssh_config(5), ProxyJump.
     """

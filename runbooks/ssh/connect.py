@@ -1,4 +1,4 @@
-"""Which way leads to a host, by Ansible's connection and become variables."""
+"""Choose the transport of a host by Ansible's connection and become variables."""
 
 import os
 import pwd
@@ -16,7 +16,7 @@ from runbooks.ssh.config import arguments_for, last, resolve
 if TYPE_CHECKING:
     from runbooks.ssh.server import Jumps
 
-# Of several names of one thing Ansible takes the last that is set.
+# If several names of a variable are set, Ansible uses the last one.
 _PASSWORD = ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")
 _PASSPHRASE = ("ansible_private_key_passphrase", "ansible_ssh_private_key_passphrase")
 _BECOME_USER = ("ansible_become_user", "ansible_sudo_user")
@@ -25,16 +25,13 @@ _BECOME_FLAGS = ("ansible_become_flags", "ansible_sudo_flags")
 _BECOME_PASSWORD = ("ansible_become_password", "ansible_become_pass", "ansible_sudo_pass")
 
 _MACHINE = (
-    "name the machine that it runs on as the host, with `celery_service_manager: docker`"
+    "name the machine that runs it as the host, with `celery_service_manager: docker`"
     " (docs/docker.md)"
 )
 _IN_CONTAINERS = {
     "docker": _MACHINE,
     "docker_api": _MACHINE,
-    "podman": (
-        "and `celery_service_manager: docker` manages the containers of Docker alone, not those of"
-        " podman"
-    ),
+    "podman": ("`celery_service_manager: docker` manages only containers of Docker, not of podman"),
 }
 
 
@@ -45,13 +42,13 @@ def transports_to(
     accept_new: bool = False,
     become_password: str | None = None,
 ) -> Transports:
-    """The transport of each host, not connected yet; the servers on the way are shared.
+    """Return the transport of each host, not connected yet; hosts share their jump hosts.
 
-    `accept_new` lets unknown host keys in and remembers them. `become_password` is for hosts whose
+    `accept_new` accepts unknown host keys and remembers them. `become_password` is for hosts whose
     inventory has none. Raises UsageError for variables that are not supported.
     """
     if forks < 1:
-        raise UsageError(f"--forks {forks}: at least one host has to be worked on at a time")
+        raise UsageError(f"--forks expects a number of hosts, 1 or more; got {forks}")
     loading = threading.Lock()
 
     @cache
@@ -69,10 +66,10 @@ def transports_to(
         passphrase = last(host.variables, _PASSPHRASE)
 
         def ssh() -> Transport:
-            # Before what follows is loaded: its processes and what follows are large.
+            # First the processes of `ssh -G`, then the large libraries: both need memory.
             target = resolve(arguments)
             with loading:
-                # Slow to load, and only some verbs ask a host.
+                # Imported here: slow to load, and only some verbs contact a host.
                 from runbooks.ssh.client import SshTransport
                 from runbooks.ssh.login import Secrets
 
@@ -87,13 +84,13 @@ def _connection(host: FleetHost) -> str:
     connection = str(host.variables.get("ansible_connection", "ssh"))
     if advice := _IN_CONTAINERS.get(connection.rpartition(".")[2]):
         raise UsageError(
-            f"host '{host.name}': ansible_connection '{connection}': a container is no host here",
+            f"host '{host.name}': ansible_connection '{connection}': a container cannot be a host",
             advice,
         )
     if connection not in ("local", "ssh", "paramiko", "smart"):
         raise UsageError(
             f"host '{host.name}': ansible_connection '{connection}' is not supported",
-            "'ssh' and 'local' are",
+            "use 'ssh' or 'local'",
         )
     if connection == "local":
         return "local"
@@ -101,7 +98,7 @@ def _connection(host: FleetHost) -> str:
 
 
 def _local(host: FleetHost, become: Become | None) -> LocalTransport:
-    """The way to this machine, only as whoever runs this. Raises UsageError."""
+    """Return the transport to this machine, as the user who runs this. Raises UsageError."""
     if become and become.user not in _our_names():
         raise UsageError(
             f"host '{host.name}': ansible_become to {become.user} is not supported for a local"
@@ -126,7 +123,7 @@ def _become(host: FleetHost, password: str | None) -> Become | None:
     method = host.variables.get("ansible_become_method", "sudo")
     if method not in ("sudo", "ansible.builtin.sudo"):
         raise UsageError(
-            f"host '{host.name}': ansible_become_method '{method}' is not supported", "'sudo' is"
+            f"host '{host.name}': ansible_become_method '{method}' is not supported", "use 'sudo'"
         )
     return Become(
         last(host.variables, _BECOME_USER) or "root",
@@ -137,7 +134,7 @@ def _become(host: FleetHost, password: str | None) -> Become | None:
 
 
 def _become_flags(host: FleetHost) -> tuple[str, ...]:
-    """sudo's flags. Raises UsageError."""
+    """Return sudo's flags. Raises UsageError."""
     flags = last(host.variables, _BECOME_FLAGS)
     if flags is None:
         return ("-H",)

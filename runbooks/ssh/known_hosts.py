@@ -1,5 +1,6 @@
-"""Host keys judged as OpenSSH judges them; paramiko's own reader knows no wildcard, no revoked key
-and no authority.
+"""Judge host keys as OpenSSH does.
+
+paramiko's own reader does not support wildcards, revoked keys and certificate authorities.
 
 **Source:** sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"; PROTOCOL.certkeys; OpenSSH 9.2's hostfile.c and
 sshconnect.c.
@@ -34,7 +35,7 @@ _WILDCARDS = {"*": ".*", "?": "."}
 
 
 class Verdict(Enum):
-    """What the files say of a host's key."""
+    """The judgement of a host's key by the files."""
 
     KNOWN = "known"
     UNKNOWN = "unknown"
@@ -43,11 +44,10 @@ class Verdict(Enum):
 
 
 class Line(Struct, frozen=True):
-    """One key of a file: for which names, of which type; `marker` is empty, `@revoked` or
-    `@cert-authority`.
-    """
+    """One key of a file, with the names that it is valid for."""
 
     marker: str
+    """Empty, `@revoked` or `@cert-authority`."""
     names: str
     key_type: str
     blob: bytes
@@ -66,17 +66,17 @@ class Line(Struct, frozen=True):
 
 
 class HostKey(Struct, frozen=True):
-    """The key a server proved to hold: its type, its plain public blob, and its certificate if it
-    showed one.
-    """
+    """The key that a server has proved to hold."""
 
     key_type: str
     blob: bytes
+    """The plain public key."""
     certificate: SSHCertificate | None = None
+    """The certificate, if the server showed one."""
 
     @classmethod
     def from_blob(cls, blob: bytes) -> "HostKey":
-        """From the wire's form, plain or certificate. Raises ValueError."""
+        """Parse a plain key or certificate in its wire format. Raises ValueError."""
         length = int.from_bytes(blob[:4], "big")
         key_type = blob[4 : 4 + length].decode("ascii")
         if not key_type.endswith(CERTIFICATE):
@@ -90,7 +90,7 @@ class HostKey(Struct, frozen=True):
 
     @property
     def fingerprint(self) -> str:
-        """As `ssh-keygen -l` shows it."""
+        """The fingerprint, as `ssh-keygen -l` shows it."""
         digest = hashlib.sha256(self.blob).digest()
         return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
@@ -111,9 +111,7 @@ class KnownHosts:
                     self._without_port.append(line)
 
     def algorithms(self, offered: Iterable[str]) -> tuple[str, ...]:
-        """These host key algorithms, those first for which a key is known, so that the server shows
-        the known one.
-        """
+        """Sort host key algorithms: those with a known key first, so that the server shows it."""
         lines = self._lines or self._without_port
         known = set()
         for line in lines:
@@ -131,7 +129,7 @@ class KnownHosts:
         return tuple(sorted(offered, key=is_unknown))
 
     def judge(self, key: HostKey) -> tuple[Verdict, str]:
-        """The verdict, and the line or the reason it comes from."""
+        """Return the verdict, and the line or the reason for it."""
         verdict, why = self._judge(self._lines, key)
         if verdict is Verdict.UNKNOWN and self._without_port:
             without = self._judge(self._without_port, key)
@@ -148,7 +146,7 @@ class KnownHosts:
         if key.certificate:
             trusted = _first_of_authority(lines, authority)
             if trusted is None:
-                why = "its certificate is of no authority that is known"
+                why = "the authority of its certificate is not known"
             else:
                 why = _flaw(key.certificate, self.host)
                 if not why:
@@ -166,14 +164,14 @@ class KnownHosts:
 
 
 def known_name(name: str, port: int) -> str:
-    """The name under which a host stands in the files."""
+    """Return the name of a host in the files."""
     if port == DEFAULT_PORT:
         return name.lower()
     return f"[{name.lower()}]:{port}"
 
 
 def line_for(name: str, port: int, key: HostKey, *, hashed: bool) -> str:
-    """The line that makes a key known; with `hashed` the file does not show the host's name."""
+    """Return the line that makes a key known; with `hashed`, it does not show the host's name."""
     names = known_name(name, port)
     if hashed:
         salt = hashlib.sha1(f"{names}{time.time_ns()}".encode(), usedforsecurity=False).digest()
@@ -183,7 +181,7 @@ def line_for(name: str, port: int, key: HostKey, *, hashed: bool) -> str:
 
 
 def read_lines(path: Path) -> Iterable[Line]:
-    """A file's readable lines; one that cannot be read counts for nothing, as in OpenSSH."""
+    """Yield a file's valid lines; ignore a file that cannot be read, as OpenSSH does."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -216,9 +214,9 @@ def _hashed_matches(names: str, name: str) -> bool:
 
 
 def _glob(pattern: str, name: str) -> bool:
-    """`*` and `?` alone mean something; brackets belong to names with a port."""
+    """Match a name; only `*` and `?` are wildcards, brackets belong to names with a port."""
     if "*" not in pattern and "?" not in pattern:
-        return pattern == name  # most are such, and a file is looked through for every host
+        return pattern == name  # the usual case, and fast: each file is searched for every host
     expression = ""
     for character in pattern:
         expression += _WILDCARDS.get(character, re.escape(character))
@@ -246,7 +244,7 @@ def _first_of_authority(lines: Iterable[Line], authority: bytes) -> Line | None:
 
 
 def _flaw(certificate: SSHCertificate, name: str) -> str:
-    """Why a certificate of a known authority does not speak for this host; empty when it does."""
+    """Say why a certificate of a known authority is not valid for this host; "" if it is."""
     try:
         certificate.verify_cert_signature()
     except InvalidSignature:
@@ -255,9 +253,9 @@ def _flaw(certificate: SSHCertificate, name: str) -> str:
     if certificate.type is not SSHCertificateType.HOST:
         return "its certificate is a user's, not a host's"
     if certificate.critical_options:
-        return "its certificate has critical options, which mean nothing for hosts"
+        return "its certificate has critical options, which are not valid for hosts"
     if not certificate.valid_after <= time.time() < certificate.valid_before:
-        return "its certificate is not valid now"
+        return "its certificate has expired or is not valid yet"
     if principals and name not in principals:
         return f"its certificate is for {', '.join(principals)}"
     return ""

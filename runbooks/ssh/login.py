@@ -1,8 +1,7 @@
-"""Logs in to an SSH server as OpenSSH would: the same keys and certificates, the agent's first,
-then the password.
+"""Log in to an SSH server as OpenSSH does: the same keys, the agent's first, then the password.
 
-Paramiko's own way knows no IdentitiesOnly, and spends a server's few attempts on whatever an agent
-holds first.
+paramiko's own login does not support IdentitiesOnly, and spends the few attempts that a server
+allows on an agent's first keys.
 
 **Source:** OpenSSH 9.2 `sshconnect2.c: pubkey_prepare`; ssh_config(5), IdentitiesOnly; paramiko 5.0
 `client.py: SSHClient.connect`, which calls `auth_strategy.authenticate` once the server's key has
@@ -28,26 +27,27 @@ from runbooks.ssh.known_hosts import CERTIFICATE, HostKey
 
 
 class Secrets(Discreet, frozen=True):
-    """What the inventory gives to log in with: the account's password, and the passphrase of its
-    private key files.
-    """
+    """The secrets of a login in the inventory."""
 
     HIDDEN = ("password", "passphrase")
 
     password: str | None = None
+    """The password of the account."""
     passphrase: str | None = None
+    """The passphrase of private key files."""
 
 
 class Login(Struct, frozen=True):
-    """What is offered to one server; `authenticate` raises AuthenticationException with what was
-    tried.
-    """
+    """The login to one server."""
 
     target: Target
     secrets: Secrets
 
     def authenticate(self, transport: paramiko.Transport) -> None:
-        """Offer one thing after the other, until the server is content or hangs up."""
+        """Offer keys and password one by one, until the server accepts one or hangs up.
+
+        Raises AuthenticationException, which lists everything that was tried.
+        """
         tried: list[str] = []
         with closing(self._keys(tried)) as keys:
             for key in keys:
@@ -59,7 +59,7 @@ class Login(Struct, frozen=True):
                 return
         if not tried:
             raise paramiko.AuthenticationException("no key was found")
-        raise paramiko.AuthenticationException(f"it takes none of: {', '.join(tried)}")
+        raise paramiko.AuthenticationException(f"rejected: {', '.join(tried)}")
 
     def _keys(self, tried: list[str]) -> Generator[paramiko.PKey, None, None]:
         files = (*self.target.identities, *self.target.certificates)
@@ -81,9 +81,7 @@ class Login(Struct, frozen=True):
         named: Mapping[Path, bytes],
         tried: list[str],
     ) -> Iterator[paramiko.PKey]:
-        """The agent's keys: first those of the named files, then the others, where they may be
-        offered.
-        """
+        """Yield the agent's keys: first those of the named files, then the others if allowed."""
         for path, public in named.items():
             if public in held:
                 tried.append(f"{path} from the agent")
@@ -98,7 +96,7 @@ class Login(Struct, frozen=True):
     def _certified(
         self, path: Path, public: bytes, held: Mapping[bytes, paramiko.AgentKey], tried: list[str]
     ) -> Iterator[paramiko.PKey]:
-        """A certificate in a file, with its key: the agent's, or that of a file."""
+        """Yield a certificate of a file with its key, from the agent or from a file."""
         for key in self._keys_of(HostKey.from_blob(public), held):
             key.public_blob = PublicBlob.from_file(path)
             tried.append(str(path))
@@ -116,9 +114,7 @@ class Login(Struct, frozen=True):
                 yield from self._loaded(file, [])
 
     def _loaded(self, path: Path, tried: list[str]) -> Iterator[paramiko.PKey]:
-        """The key of a file; without the certificate that stands beside it, which is offered by
-        itself.
-        """
+        """Yield the key of a file without its certificate, which is offered separately."""
         try:
             loaded = _read(path, self.secrets.passphrase)
         except TypeError:
@@ -134,8 +130,9 @@ class Login(Struct, frozen=True):
 
 
 def _read(path: Path, passphrase: str | None) -> paramiko.PKey:
-    """The key of a file, by the passphrase where it is encrypted. Raises TypeError where it would
-    need one.
+    """Read the key of a file, with the passphrase if it is encrypted.
+
+    Raises TypeError if it needs a passphrase and there is none.
     """
     try:
         return paramiko.PKey.from_path(path)
@@ -145,11 +142,11 @@ def _read(path: Path, passphrase: str | None) -> paramiko.PKey:
     try:
         return paramiko.PKey.from_path(path, passphrase.encode())  # type: ignore[arg-type]
     except ValueError:
-        raise ValueError("ansible_private_key_passphrase is not its passphrase") from None
+        raise ValueError("ansible_private_key_passphrase is wrong") from None
 
 
 class _Agent(AgentSSH):
-    """The agent that listens at a socket; without keys where nobody listens, as for `ssh`."""
+    """The agent at a socket; without keys if no agent listens there, as for `ssh`."""
 
     def __init__(self, path: Path | None) -> None:
         super().__init__()
@@ -166,18 +163,14 @@ class _Agent(AgentSSH):
 
 
 def _as_held(key: paramiko.AgentKey) -> paramiko.AgentKey:
-    """A certificate is offered, and signed for, as what it is; paramiko would show an RSA one's
-    plain key.
-    """
+    """Offer a certificate as a certificate: paramiko would show an RSA one's plain key."""
     if key.name.endswith(CERTIFICATE):
         key.inner_key = None  # type: ignore[attr-defined]
     return key
 
 
 def _public(path: Path) -> bytes:
-    """The public half of a private key, which a file beside it, or in its place, holds; b"" where
-    there is none.
-    """
+    """Return the public half of a private key, from `PATH.pub` or PATH; b"" if there is none."""
     for public in (path.with_name(path.name + ".pub"), path):
         with suppress(OSError, UnicodeDecodeError, IndexError, binascii.Error):
             return base64.b64decode(public.read_text().split()[1], validate=True)

@@ -1,6 +1,4 @@
-"""Connections to SSH servers, also through others: Fabric connects and jumps, host keys are judged
-by `known_hosts`.
-"""
+"""Connect to SSH servers, also through jump hosts, with Fabric; `known_hosts` judges host keys."""
 
 import os
 import socket
@@ -24,9 +22,7 @@ from runbooks.ssh.login import Login, Secrets
 
 KEEPALIVE_S = 15
 DEAD_AFTER_S = 30
-"""A host whose network does not confirm what it was sent for so long is gone, however long a script
-may take.
-"""
+"""A host that does not acknowledge data for so long is lost, even while a script runs there."""
 
 JUMP_RETRY_S = 30.0
 
@@ -34,47 +30,45 @@ _PROHIBITED = 1
 """**Source:** RFC 4254, 5.1."""
 
 _ACCEPTING = ("no", "off", "false", "accept-new")
-"""The values of StrictHostKeyChecking that let unknown host keys in."""
+"""The values of StrictHostKeyChecking that accept unknown host keys."""
 
 _CONFIG = Config(ssh_config=paramiko.SSHConfig(), lazy=True)
-"""Shared by all hosts: Fabric reads neither its own configuration nor ssh_config, for `resolve` has
-said all.
-"""
+"""Shared by all hosts. Fabric reads no configuration file, because `resolve` has read them all."""
 
 Begun = Callable[[Callable[[], object]], object]
-"""Called with what lets another thread end the connecting that begins now: nothing else wakes who
-waits for a silent host.
+"""Called with a function with which another thread can cancel the connection attempt.
+
+Nothing else wakes a thread that waits for a silent host.
 """
 
 
 class _Connection(Connection):  # type: ignore[misc]
-    """One of Fabric's that only reads that configuration."""
+    """A connection of Fabric's that does not write into the shared configuration."""
 
     inline_ssh_env = True
-    """Of all its attributes this alone is not one of its class: set in the constructor, it is
-    written into the configuration and this is made anew, while other hosts' connections read it.
+    """Fabric's constructor would write this attribute into the configuration and create that anew,
+    while connections of other hosts read it.
     """
 
 
 Way = tuple[tuple[str, ...], ...]
-"""The servers on a way, in their order, each by its `ssh` arguments."""
+"""The servers on a path, in their order, each as its `ssh` arguments."""
 
 
 class _Server(Struct):
-    """A server on the way."""
+    """A jump host."""
 
     opening: threading.Lock = field(default_factory=threading.Lock)
     connection: Connection | None = None
     failed: tuple[float, HostUnreachable] | None = None
-    """When it was last tried in vain, and why."""
+    """When the last attempt failed (monotonic seconds), and why."""
 
 
 class Jumps:
-    """The connections to servers on the way, each made once a run; and whether unknown host keys
-    are accepted.
+    """The connections to jump hosts, each opened once a run.
 
-    One that does not answer costs its timeout once, however many hosts are behind it, and holds up
-    no other.
+    A jump host that does not answer costs its timeout once, for all hosts behind it, and does not
+    delay others.
     """
 
     def __init__(self, *, accept_new: bool) -> None:
@@ -83,7 +77,7 @@ class Jumps:
         self._resolve = cache(resolve)
 
     def through(self, hops: Way, begun: Begun) -> Connection:
-        """The connection to the last of these servers through those before it."""
+        """Return the connection to the last of these servers, through those before it."""
         return self._to(self._whole(hops), begun)
 
     def _to(self, way: Way, begun: Begun) -> Connection:
@@ -106,13 +100,14 @@ class Jumps:
             return server.connection
 
     def _whole(self, hops: Way) -> Way:
-        """These servers, and before them those that lead to the first. **Source:** OpenSSH 9.2
-        `ssh.c`: ProxyJump.
+        """Return these servers, after those that lead to the first one.
+
+        **Source:** OpenSSH 9.2 `ssh.c`: ProxyJump.
         """
         while jumps := self._resolve(hops[0]).jumps:
             if set(jumps) & set(hops):
                 names = ", ".join(arguments[-1] for arguments in (*jumps, *hops))
-                raise HostUnreachable(f"ProxyJump goes in a circle: {names}")
+                raise HostUnreachable(f"ProxyJump is circular: {names}")
             hops = (*jumps, *hops)
         return hops
 
@@ -120,9 +115,7 @@ class Jumps:
 def connect(
     target: Target, jumps: Jumps, secrets: Secrets, begun: Begun, gateway: Connection | None = None
 ) -> Connection:
-    """An open connection to a server whose key was checked. Raises HostUnreachable with what to do
-    about it.
-    """
+    """Connect to a server and check its key. Raises HostUnreachable, with advice."""
     keys = KnownHosts(target.known_hosts, target.key_name or target.host, _key_port(target))
     where = f"{target.user}@{target.host}:{target.port}"
     try:
@@ -149,16 +142,16 @@ def connect(
         with _closed_on_error(connection):
             connection.open()
         connection.transport.set_keepalive(KEEPALIVE_S)
-        if dialled:  # else the jump host's has it
+        if dialled:  # otherwise the connection to the jump host has this timeout
             dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
     except paramiko.AuthenticationException as error:
-        problem = f"{where} lets us not in: {error} (try `ssh {where.partition(':')[0]}`)"
+        problem = f"{where} refuses the login: {error} (try `ssh {where.partition(':')[0]}`)"
         raise HostUnreachable(problem, trouble=HostTrouble.LOGIN_REFUSED) from None
     except paramiko.ChannelException as error:
         assert gateway is not None
         via = f"{gateway.user}@{gateway.host}:{gateway.port}"
         raise HostUnreachable(
-            f"{via}, which leads to it, opens no way to {target.host}:{target.port}: {error.text}",
+            f"its jump host {via} cannot connect to {target.host}:{target.port}: {error.text}",
             why_no_way(error),
         ) from None
     except (paramiko.SSHException, OSError, EOFError, Exit) as error:
@@ -183,16 +176,14 @@ def _connect_kwargs(target: Target, secrets: Secrets, keys: KnownHosts) -> dict[
 
 
 def why_no_way(error: paramiko.ChannelException) -> str:
-    """What to look at where a server opens no connection to another. **Source:** RFC 4254, 5.1."""
+    """Say what to check if a server cannot connect to another. **Source:** RFC 4254, 5.1."""
     if error.code == _PROHIBITED:
         return "does its sshd allow it (AllowTcpForwarding, PermitOpen, DisableForwarding)?"
-    return "is that address right, and does anybody listen there?"
+    return "is that address correct, and does a server listen there?"
 
 
 def _dialled(target: Target, begun: Begun) -> socket.socket:
-    """A connection to the first of the server's addresses that takes one. Raises OSError with what
-    each has said.
-    """
+    """Connect to the first address that accepts. Raises OSError with the errors of all."""
     failed: list[str] = []
     addresses = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     for family, kind, _, _, address in addresses:
@@ -210,7 +201,7 @@ def _dialled(target: Target, begun: Begun) -> socket.socket:
 
 
 def _hang_up(dialled: socket.socket) -> None:
-    """Unlike closing it, this wakes who waits for the socket, also while it still connects."""
+    """Wake the thread that waits for the socket, also while it connects; closing does not."""
     with suppress(OSError):
         dialled.shutdown(socket.SHUT_RDWR)
 
@@ -225,14 +216,14 @@ def _closed_on_error(connection: Connection) -> Iterator[None]:
 
 
 def _key_port(target: Target) -> int:
-    """The port that belongs to the name in known_hosts: none to an alias."""
+    """Return the port for the name in known_hosts; an alias has the default port."""
     if target.key_name:
         return DEFAULT_PORT
     return target.port
 
 
 class _Checked(paramiko.MissingHostKeyPolicy):
-    """Every server's key comes here, because paramiko is given no known hosts of its own."""
+    """Checks every server's key: paramiko itself knows no hosts, so it asks about each key."""
 
     def __init__(self, target: Target, keys: KnownHosts, *, accept_new: bool) -> None:
         self.target = target
@@ -271,7 +262,7 @@ class _Checked(paramiko.MissingHostKeyPolicy):
         if verdict is Verdict.CHANGED:
             return HostUnreachable(
                 f"the host key of {name} has CHANGED: it shows {print_}, but {why} has another;"
-                f" somebody may stand in between. If it was reinstalled: ssh-keygen -R '{name}'"
+                f" this may be an attack. If the host was reinstalled: ssh-keygen -R '{name}'"
                 f" -f {why.rpartition(':')[0]}",
                 trouble=HostTrouble.KEY_CHANGED,
             )
@@ -280,7 +271,7 @@ class _Checked(paramiko.MissingHostKeyPolicy):
             because = f" ({why})"
         return HostUnreachable(
             f"the host key of {name} is not known: {print_}{because}; "
-            "compare it, then `ssh` there once or pass --accept-new",
+            "verify it, then `ssh` there once or pass --accept-new",
             trouble=HostTrouble.KEY_UNKNOWN,
         )
 

@@ -56,7 +56,7 @@ def test_what_sudo_refuses_is_told_with_the_line_that_its_sudoers_lacks(fleet: F
         found = found_on(fleet, "web1")
     assert found.keys() == {"host.sudo_refused"}
     assert "sudo refuses: " in found["host.sudo_refused"]["evidence"][0]
-    assert "its sudoers has to say: " in found["host.sudo_refused"]["evidence"][0]
+    assert "add to its sudoers: " in found["host.sudo_refused"]["evidence"][0]
 
 
 def test_on_a_host_whose_tmp_is_full_that_is_one_finding_among_all_others(

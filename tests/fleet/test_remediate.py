@@ -154,7 +154,7 @@ def test_workers_are_restarted_in_batches_and_each_proves_itself(healthy: FleetW
     before = {host: main_pids(healthy, host) for host in WORKERS}
     done = inv(healthy, "restart-workers", "--yes", "--serial", "2")
     assert done.code == 0, done.out + done.err
-    assert re.findall(r"hosts done; now (.*)", done.out) == [
+    assert re.findall(r"hosts done; next: (.*)", done.out) == [
         "broker",
         "web1, web2",
         "web3, web4",
@@ -315,7 +315,7 @@ def test_a_host_whose_code_is_broken_is_left_as_it_is_and_all_others_are_healed(
         before = state(healthy, "web3")
         done = inv(healthy, "remediate", "--yes")
         assert done.code == 2, done.out + done.err
-        assert "web3 is left as it is: printer_inventory fails to import" in done.err
+        assert "web3 is not changed: printer_inventory fails to import" in done.err
         assert "ZeroDivisionError" in done.err
         assert state(healthy, "web3") == before
         assert (recap(done, "web3")["blocked"], recap(done, "web3")["changed"]) == (1, 0), (
@@ -354,9 +354,7 @@ def test_a_host_that_would_not_reach_its_broker_again_is_left_as_it_is_and_all_o
             assert healthy.ssh(host, f"sudo sh -c {shlex.quote(change)}").code == 0
         done = inv(healthy, "restart-workers", "--yes", "--limit", "web2,web3")
         assert done.code == 2, done.out + done.err
-        assert (
-            "web3 is left as it is: a worker started on web3 now would get no messages" in done.err
-        )
+        assert "web3 is not changed: a worker started on web3 now would get no messages" in done.err
         assert "nothing listens there, or a firewall refuses this host" in done.err
         assert main_pids(healthy, "web3") == before["web3"]
         assert (recap(done, "web2")["failed"], recap(done, "web2")["blocked"]) == (0, 0)
@@ -517,7 +515,7 @@ def test_beside_a_beat_that_was_started_by_hand_none_is_started(healthy: FleetWo
         done = inv(healthy, "remediate", "--yes")
         assert done.code == 2, done.out + done.err
         assert (
-            f"beat on {host} is left as it is: beat does not run as a service, but something else"
+            f"beat on {host} is not changed: beat does not run as a service, but something else"
             in done.err
         )
         assert f"end it on {host}: sudo kill -TERM {pid}" in done.out

@@ -70,7 +70,7 @@ def test_scripts_that_run_as_somebody_else_than_was_asked_for_are_refused(
     )
     with changed(fleet, write, f"rm {config}; systemctl reload ssh"):
         done = look(fleet)
-    assert "its shell runs with uid 1000, and not as root (uid 0)" in done.out
+    assert "its shell runs with uid 1000, not as root (uid 0)" in done.out
     assert "Nothing is wrong" not in done.out
 
 

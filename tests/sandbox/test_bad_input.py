@@ -111,14 +111,14 @@ def test_nobody_to_ask_and_no_yes_changes_nothing(healthy: World) -> None:
 
 @pytest.mark.parametrize("verb", ["show", "undo", "archive.restore"])
 def test_an_unknown_run_is_an_error_before_anybody_is_asked(verb: str, healthy: World) -> None:
-    refused(healthy.inv(verb, "2019"), 5, "there is no run '2019'", "inv runs")
+    refused(healthy.inv(verb, "2019"), 5, "no run '2019'", "inv runs")
 
 
 def test_a_state_directory_that_cannot_be_written_stops_before_any_change(healthy: World) -> None:
     unit = next((healthy.root / "root").rglob("celery-beat.service"))
     unit.write_text(EDITED)
     done = healthy.inv("install-units", "--yes", "--state-dir", "/proc/nowhere")
-    refused(done, 2, "cannot be written down in /proc/nowhere", "nothing was changed")
+    refused(done, 2, "cannot be recorded in /proc/nowhere", "nothing was changed")
     assert unit.read_text() == EDITED
     assert healthy.inv("install-units", "--yes").code == 0
     assert "ExecStart=" in unit.read_text()
@@ -459,7 +459,7 @@ def test_workers_that_never_come_back_are_told_each_with_its_state(healthy: Worl
         done = healthy.inv("restart-workers", "--yes", "--inventory", name)
     assert done.code == 2
     for worker in ("worker_high", "worker_low", "worker_daemon", "beat"):
-        assert f"second look says: start {worker}: it is not running" in done.out
+        assert f"second look still finds: start {worker}: it is not running" in done.out
 
 
 def test_a_task_that_no_code_defines_blocks_a_remediation_before_any_change(healthy: World) -> None:

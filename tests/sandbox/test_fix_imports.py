@@ -59,9 +59,9 @@ def test_a_file_with_which_the_application_fails_after_all_is_put_back(place: Wo
     finally:
         tasks.write_bytes(kept)
     assert done.code == 2, done.out + done.err
-    assert "made, but a second look says: loaded, the application lacks tasks" in done.out
+    assert "done, but a second look still finds: loaded, the application lacks tasks" in done.out
     assert "AssertionError: not so" in done.out
-    assert "PUT BACK" in done.out
+    assert "ROLL BACK" in done.out
     assert path.read_bytes() == before
 
 

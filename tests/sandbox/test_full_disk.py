@@ -74,7 +74,7 @@ def test_a_read_only_folder_of_runs_is_told_before_anything_is_changed(place: Pl
     done = mounted(place, READ_ONLY.format("state"), "clean-queues", "--queue", "low", "--yes")
     refused(
         done,
-        "cannot be written down in",
+        "cannot be recorded in",
         "Read-only file system",
         "nothing was changed",
         "--state-dir",

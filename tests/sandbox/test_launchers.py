@@ -189,7 +189,7 @@ def test_workers_are_known_however_they_are_launched_and_one_that_is_not_is_left
         os.kill(place.pid("module"), signal.SIGCONT)
     assert told.code == 2, told.out + told.err
     assert (
-        f"module on {HOST} is left as it is: the status command of module names pid"
+        f"module on {HOST} is not changed: the status command of module names pid"
         in told.out + told.err
     )
     assert "restart module" not in told.out
@@ -212,7 +212,7 @@ def test_an_answer_of_another_process_proves_nothing_of_the_service(
         done = place.inv("restart-workers", "--yes")
         assert done.code == 2, done.out + done.err
         told = f"manage runs, but pid {pid} answers in its name, and is not one of its processes"
-        assert f"manage on {HOST} is left as it is: {told}" in done.out + done.err
+        assert f"manage on {HOST} is not changed: {told}" in done.out + done.err
         assert place.pid("manage") == before
     place.ctl("stop", "manage")
     place.ctl("start", "manage")

@@ -107,4 +107,4 @@ def test_nothing_is_planned_on_what_is_seen_meanwhile(words: list[str], at_work:
     assert "nothing was changed\n→ wait for it to end, then run the same command again" in done.err
     planned = at_work.inv(*words, "--dry-run")
     assert planned.code in (0, 2)
-    assert "what is planned here may be its doing" in planned.err
+    assert "it may be the reason for this plan" in planned.err

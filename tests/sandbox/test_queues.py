@@ -369,7 +369,7 @@ def test_a_move_killed_between_taking_and_putting_is_told_by_the_next_run_until_
     again = broken.inv("clean-queues", *move, "--yes")
     (warning,) = again.json["warnings"]
     assert warning["problem"].startswith(
-        f"run {run} was killed, or still goes on: 300 messages that it took out of low_"
+        f"run {run} was killed, or is still running: it took 300 messages out of low_"
     )
     assert f"inv undo {run}" in warning["advice"]
     undo_last(broken, before)

@@ -231,7 +231,10 @@ def test_a_beat_of_before_a_change_of_the_schedule_is_told_with_both_sides_and_r
         "collect-daemon-status",
     }
     undone = healthy.inv("undo", "last", "--yes")
-    assert (undone.code, "restart beat (it ran before the run, and it runs)" in undone.out) == (
+    assert (
+        undone.code,
+        "restart beat (it was running before the run, and is running now)" in undone.out,
+    ) == (
         0,
         True,
     ), undone.out

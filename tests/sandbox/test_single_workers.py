@@ -48,7 +48,7 @@ def test_diagnose_and_verify_speak_of_the_chosen_workers_and_say_what_they_leave
         assert "worker.stopped" in {one["code"] for one in broken.json["findings"]}
         well = healthy.inv("diagnose", "--worker", "worker_low")
         assert (well.code, "worker_daemon" in well.out) == (0, False), well.out
-        assert "about other workers left out" in well.out
+        assert "about other workers not shown" in well.out
         checked = healthy.inv("verify", "--worker", "worker_low", "--json")
         assert checked.code == 0, checked.out
         assert {one["what"]: one["seen"] for one in checked.json["checks"]}[
@@ -78,7 +78,7 @@ def test_a_pattern_that_fits_nothing_is_an_error_with_the_near_name(
     before = pids(healthy)
     done = healthy.inv(verb, "--worker", pattern)
     assert (done.code, told in done.err) == (5, True), done.out + done.err
-    assert "there are: worker_high, worker_low, worker_daemon, beat" in done.err
+    assert "available: worker_high, worker_low, worker_daemon, beat" in done.err
     assert pids(healthy) == before
 
 
@@ -92,7 +92,7 @@ def test_a_worker_that_is_held_back_does_not_concern_the_others(healthy: World) 
     assert done.code == 0, done.out + done.err
     held = healthy.inv("restart-workers", "worker_d*", "--yes", "--inventory", unclear)
     assert held.code == 2, held.out + held.err
-    assert "worker_daemon on sandbox is left as it is" in held.err
+    assert "worker_daemon on sandbox is not changed" in held.err
 
 
 def test_the_logs_of_one_worker_are_shown_alone(healthy: World) -> None:

@@ -238,7 +238,7 @@ def test_the_incident_is_healed_by_restarting_all_and_taken_back(place: Place) -
 
     undone = place.inv("undo", "last", "--yes")
     assert undone.code == 0, undone.out + undone.err
-    assert "restart one, two and beat; all of them run then" in undone.out
+    assert "restart one, two and beat; afterwards all of them run" in undone.out
     assert "SIZE=2s" in (place.path / "tiny.env").read_text()
     assert not set(place.pids().values()) & set(healed.values())
     until(lambda: notes.exists() and notes.read_text() == 20 * "x")  # each came back, and ran once
@@ -284,7 +284,7 @@ def test_one_that_is_named_is_restarted_with_all_the_others_after_its_task_has_e
     held = place.inv("restart-workers", "one", "--yes", "--inventory", "brief.yaml")
     assert held.code == 2, held.out + held.err
     assert (
-        f"two, one and beat on {HOST} are left as they are, for one command stops them all: a stop"
+        f"two, one and beat on {HOST} are not changed, because one command stops them all: a stop"
         " kills" in held.err
     )
     assert place.pids() == before
@@ -321,7 +321,7 @@ def test_a_start_that_is_stopped_by_a_block_of_one_leaves_all(place: Place) -> N
         done = place.inv("restart-workers", "one", "--yes")
         assert done.code == 2, done.out + done.err
         assert (
-            f"two, one and beat on {HOST} are left as they are, for one command stops them all"
+            f"two, one and beat on {HOST} are not changed, because one command stops them all"
             in done.err
         )
     finally:

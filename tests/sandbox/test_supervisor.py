@@ -336,7 +336,7 @@ def test_a_supervisord_that_does_not_run_is_told_with_what_starts_it(pair: Pair)
 
     healed = pair.inv("remediate", "--yes")  # the other host
     assert healed.code == 2, healed.out + healed.err
-    assert "two is left as it is: supervisord does not run" in healed.err
+    assert "two is not changed: supervisord does not run" in healed.err
     until(lambda: pair.pids().keys() == {"a"})
     pair.start("two")
     until(lambda: pair.pids().keys() == {"a", "b"})

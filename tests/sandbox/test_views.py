@@ -101,7 +101,7 @@ def test_the_server_is_shown_with_what_it_means(broken: World) -> None:
             "there is no queue 'lwo_priority'; did you mean 'low_priority'?",
         ),
         ("queues --wtach 2s", 5, "queues has no flag '--wtach'; did you mean '--watch'?"),
-        ("queues --watch 0", 5, "--watch '0': expected how often to look, 1s or more"),
+        ("queues --watch 0", 5, "--watch expects an interval of 1s or more, got '0'"),
         ("queues --watch 2s --exact", 5, "use it without --grep and --exact"),
         ("queues low_priority high_priority", 5, "queues does not take 'high_priority'"),
         (

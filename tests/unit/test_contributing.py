@@ -120,7 +120,7 @@ SET_MODE: Edits = {
                 def judge(self, state: HostState) -> tuple[Outcome, str]:
                     mode = state.files[self.effect.path].mode
                     if mode == self.effect.mode:
-                        return Outcome.ALREADY, "it is as it was"
+                        return Outcome.ALREADY, "nothing to undo"
                     return (Outcome.CHANGED if mode == self.effect.replaces else Outcome.CANNOT), ""
             ''',
         ),

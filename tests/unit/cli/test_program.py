@@ -191,7 +191,7 @@ def test_the_way_in_of_a_checkout_suggests_itself_as_it_was_called(tmp_path: Pat
         cwd=CHECKOUT / "docs", capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 5
-    assert f"see `../inv runs --state-dir {tmp_path}` for the runs there are" in done.stderr
+    assert f"`../inv runs --state-dir {tmp_path}` lists the recorded runs" in done.stderr
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -1026,10 +1026,10 @@ def test_what_an_operator_wrote_into_a_file_of_ours_is_told_as_what_differs() ->
 
 def test_a_shell_that_begins_late_is_told_with_what_it_said() -> None:
     finding = only(
-        findings(hosts={"web1": state(slow_shell="after 10 s, in which it said: sudo: …")}),
+        findings(hosts={"web1": state(slow_shell="after 10 s, with this output: sudo: …")}),
         "host.slow_shell",
     )
-    assert finding.evidence[0] == "it started after 10 s, in which it said: sudo: …"
+    assert finding.evidence[0] == "it started after 10 s, with this output: sudo: …"
 
 
 def test_a_host_where_a_planned_file_may_not_be_written_is_left_as_it_is() -> None:

@@ -187,7 +187,7 @@ class FakeBroker:
         if self.error:
             raise self.error
         self.bad["high_q"] = self.bad.get("high_q", 0) + self.archives.pop(str(path))
-        return "put back"
+        return "restore the messages"
 
 
 def ready(ways: Mapping[str, Transport], forks: int = 16) -> Transports:

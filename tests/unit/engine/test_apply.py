@@ -139,7 +139,7 @@ def test_a_change_that_was_made_but_did_not_help_has_failed(world: World) -> Non
     outcomes = world.reporter.outcomes("web1")
     assert (outcomes["start high"], outcomes["start beat"]) == (CHANGED, FAILED)
     told = world.reporter.detail("start beat")
-    assert "a second look says: start beat: it is not running" in told
+    assert "a second look still finds: start beat: it is not running" in told
     recorded = {
         entry.change.summary: (entry.outcome, entry.unproved) for entry in world.last_run().entries
     }
@@ -211,7 +211,7 @@ def test_a_host_that_does_not_answer_is_told_and_the_others_are_put_right(world:
     world.transports["web1"].is_gone = True
     assert world.remediate() == ExitCode.UNREACHABLE
     assert world.reporter.tallies["web1"] == Tally(unreachable=1)
-    assert world.reporter.told == ["web1 is left out: No route to host"]
+    assert world.reporter.told == ["web1 is skipped: No route to host"]
     assert world.log("web2") == STARTED
     assert world.last_run().state == "unreachable", "nothing has failed"
     world.remediate()
@@ -310,7 +310,7 @@ def test_messages_that_are_still_there_after_the_cleaning_are_a_failure(world: W
 def test_what_arrives_while_a_queue_is_cleaned_is_told_and_no_failure(world: World) -> None:
     world.broker.bad["high_q"], world.broker.arriving = 3, 2
     assert world.remediate() == ExitCode.OK
-    assert "new since, and still to do: take 2 of 2 messages" in world.reporter.detail("take 3")
+    assert "new since then, still to do: take 2 of 2 messages" in world.reporter.detail("take 3")
 
 
 def test_an_interrupt_ends_the_hosts_scripts_and_is_written_down(world: World) -> None:
@@ -417,7 +417,7 @@ def test_the_exit_code_says_the_worst_of_all_hosts(tallies: list[Tally], code: E
 def test_an_unwritable_record_is_told_before_anything_is_changed(world: World) -> None:
     world.state.write_text("a file")
     before = world.files("web1")
-    with pytest.raises(RunbookError, match="cannot be written down"):
+    with pytest.raises(RunbookError, match="cannot be recorded"):
         world.remediate()
     assert world.files("web1") == before
 

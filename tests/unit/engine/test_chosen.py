@@ -59,4 +59,4 @@ def test_the_workers_of_one_unit_are_chosen_together_by_any_of_their_names() -> 
     assert chosen(fleet, "low") == chosen(fleet, "high@web1") == {("web1", "shop.service")}
     with pytest.raises(UsageError) as error:
         chosen(fleet, "hihg")
-    assert "there are: high, low" in error.value.advice
+    assert "available: high, low" in error.value.advice

@@ -96,7 +96,7 @@ def test_a_file_that_is_imported_under_another_name_is_not_imported_again(place:
     assert found
     assert (
         found.why_not
-        == f"{place}/parts/tasks.py is imported already, as another module: tasks.bill and"
+        == f"{place}/parts/tasks.py is already imported under another name: tasks.bill and"
         " parts.tasks.bill are one task"
     )
     (finding,) = two_names(*looked_at(place, "tasks.bill"))
@@ -121,7 +121,7 @@ def test_a_file_that_is_imported_under_another_name_is_not_imported_again(place:
         ("other.py", "from shop import app\n", ""),
         ("shop.py", APP.decode() + "PASSWORD = 'redis://:s3cretpass@x/1'\n", "holds a secret"),
         ("parts/tasks.py", "raise ValueError('no')\n", None),
-        ("parts/tasks.py", "def bill(): ...\n", "they are not registered either"),
+        ("parts/tasks.py", "def bill(): ...\n", "does not register them"),
     ],
 )
 def test_what_keeps_it_from_being_offered_is_told(

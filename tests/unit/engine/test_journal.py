@@ -230,7 +230,7 @@ def test_a_state_directory_that_cannot_be_written_is_told_before_anything_is_cha
 ) -> None:
     (tmp_path / "state").write_text("a file")
     with (
-        pytest.raises(RunbookError, match="cannot be written down") as caught,
+        pytest.raises(RunbookError, match="cannot be recorded") as caught,
         journal(tmp_path / "state"),
     ):
         pass
@@ -242,7 +242,7 @@ def test_a_run_id_that_is_taken_is_refused_and_the_first_run_is_not_written_over
 ) -> None:
     with journal(state) as run:
         run.intend(WRITE)
-    with pytest.raises(RunbookError, match="cannot be written down"), journal(state):
+    with pytest.raises(RunbookError, match="cannot be recorded"), journal(state):
         pass
     assert len(read_run(run.directory).entries) == 1
 
@@ -476,7 +476,7 @@ def test_a_disk_that_is_full_from_the_start_is_told_with_that_nothing_was_change
     done = subprocess.run(
         [sys.executable, "-c", program, state], cwd=ROOT, capture_output=True, text=True
     )
-    assert (done.stderr, "cannot be written down in" in done.stdout) == ("", True)
+    assert (done.stderr, "cannot be recorded in" in done.stdout) == ("", True)
     assert "nothing was changed" in done.stdout
     assert list_runs(state) == []
 
@@ -663,8 +663,7 @@ def test_an_interrupted_undo_does_not_offer_to_undo_itself(state: Path) -> None:
     with pytest.raises(Interrupted) as caught, closing_journal(run):
         raise KeyboardInterrupt
     assert (
-        plain(caught.value.advice)
-        == f"`inv show {IDS[0]}` tells what; run the same command to go on"
+        plain(caught.value.advice) == f"`inv show {IDS[0]}` shows it; run the same command to go on"
     )
 
 

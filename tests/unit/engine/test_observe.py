@@ -182,7 +182,7 @@ class Lacking(LocalTransport):
             "echo getconf: not found >&2; return 127",
             "its clock cannot be read: getconf: not found",
         ),
-        ("stat", "echo this is busybox", "what it answered cannot be understood"),
+        ("stat", "echo this is busybox", "its answer cannot be parsed"),
     ],
 )
 def test_an_answer_that_cannot_be_understood_is_that_hosts_fault_and_the_others_are_looked_at(

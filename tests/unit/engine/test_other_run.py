@@ -63,7 +63,9 @@ def test_what_was_agreed_to_late_is_looked_at_again_once_the_lock_is_held(
     assert world.log("web1") == ["start high", "start beat"]
     (world.path("web1", "high.pid")).rename(world.path("web1", "away"))
     back = lambda: world.path("web1", "away").rename(world.path("web1", "high.pid"))  # noqa: E731
-    with pytest.raises(StalePlan, match="on web1 there is no need any more to start high"):
+    with pytest.raises(
+        StalePlan, match="web1 has changed since the look, and no longer needs to start high"
+    ):
         agreed(back)
     assert world.log("web1") == ["start high", "start beat"]
     assert len(list((world.state / "runs").iterdir())) == 1, (

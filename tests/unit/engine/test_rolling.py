@@ -66,7 +66,7 @@ def test_one_host_is_the_canary_and_the_others_follow_in_batches(
 
 @pytest.mark.parametrize("serial", ["0", "0%", "101%", "-1", "", "half", "30 %", "1.5"])
 def test_a_serial_that_means_nothing_is_refused(serial: str) -> None:
-    with pytest.raises(UsageError, match="neither a number of hosts nor a share"):
+    with pytest.raises(UsageError, match="expects a number of hosts or a percentage"):
         Rolling(serial)
 
 
@@ -240,10 +240,7 @@ def test_where_nothing_is_to_be_put_back_that_is_not_announced_and_the_way_to_th
     assert fleet.remediate() == ExitCode.FAILED
     assert fleet.reporter.outcomes("web2")["restart high"] is Outcome.SKIPPED
     assert fleet.reporter.steps == ["workers"]
-    assert (
-        plain(fleet.reporter.told[-1])
-        == "What the services there say: `inv tail-logs --limit web1`"
-    )
+    assert plain(fleet.reporter.told[-1]) == "Show their logs: `inv tail-logs --limit web1`"
 
 
 def test_as_many_hosts_as_allowed_may_fail_and_only_they_get_their_files_back(fleet: World) -> None:

@@ -161,7 +161,7 @@ def test_a_file_that_is_as_the_run_left_it_can_be_put_back(world: World) -> None
     (judgement,) = plan_undo(
         world.session("web1"), record_of(world, put_file(path, b"old", b"new")), malformed=False
     )
-    assert (judgement.outcome, judgement.change.summary) == (CHANGED, f"put back {path}")
+    assert (judgement.outcome, judgement.change.summary) == (CHANGED, f"restore {path}")
 
 
 def test_a_file_that_is_already_as_it_was_needs_nothing(world: World) -> None:
@@ -170,7 +170,7 @@ def test_a_file_that_is_already_as_it_was_needs_nothing(world: World) -> None:
     (judgement,) = plan_undo(
         world.session("web1"), record_of(world, put_file(path, b"old", b"new")), malformed=False
     )
-    assert (judgement.outcome, judgement.why) == (ALREADY, "it is as it was")
+    assert (judgement.outcome, judgement.why) == (ALREADY, "nothing to undo")
 
 
 def test_a_file_that_differs_only_in_its_mode_is_not_yet_as_it_was(world: World) -> None:
@@ -195,7 +195,7 @@ def test_a_file_that_was_changed_since_cannot_be_put_back(world: World, now: byt
     )
     assert (judgement.outcome, judgement.why) == (
         CANNOT,
-        "it has been changed since by somebody else",
+        "it has been changed since, not by this tool",
     )
 
 
@@ -239,7 +239,7 @@ def test_a_service_that_is_stopped_already_needs_no_stop(world: World, done: str
 def test_what_has_run_cannot_be_un_run(world: World) -> None:
     record = record_of(world, Change(BROKER, "canary", "run t", RunTask("t", "q", "id")))
     (judgement,) = plan_undo(world.session(), record, malformed=False)
-    assert (judgement.outcome, judgement.why) == (CANNOT, "there is no way back from it")
+    assert (judgement.outcome, judgement.why) == (CANNOT, "this cannot be undone")
 
 
 def test_a_host_that_does_not_answer_or_is_not_selected_cannot_be_undone_now(
@@ -313,7 +313,10 @@ def test_a_restart_is_not_repeated_where_no_file_comes_back(world: World) -> Non
     world.remediate("web1")
     record = record_of(world, restarted("web1"))
     (judgement,) = plan_undo(world.session("web1"), record, malformed=False)
-    assert (judgement.outcome, judgement.why) == (ALREADY, "it ran before the run, and it runs")
+    assert (judgement.outcome, judgement.why) == (
+        ALREADY,
+        "it was running before the run, and is running now",
+    )
 
 
 def test_a_worker_that_a_restart_left_stopped_is_started_again(world: World) -> None:
@@ -321,7 +324,7 @@ def test_a_worker_that_a_restart_left_stopped_is_started_again(world: World) -> 
     (judgement,) = plan_undo(world.session("web1"), record, malformed=False)
     assert (judgement.outcome, judgement.why) == (
         CHANGED,
-        "it ran before the run, and does not now",
+        "it was running before the run, and is not now",
     )
 
 
@@ -350,7 +353,7 @@ def test_of_messages_that_go_back_it_is_told_who_runs_them_as_far_as_that_is_kno
     (messages,) = [undo for undo in judged(world, done) if undo.change.host == BROKER]
     assert (
         messages.why
-        == "7 messages; run at once by high@web2 if high_q is consumed there on the old files"
+        == "7 messages; high@web2 will run them at once if the old files say to consume high_q"
     )
 
 
@@ -362,8 +365,7 @@ def test_a_worker_that_an_undo_leaves_alone_will_run_what_goes_back_into_its_que
     world.remediate()
     (messages,) = judged(world)
     assert (
-        messages.why
-        == "7 messages; run at once by high@web1, high@web2, for high_q is consumed there"
+        messages.why == "7 messages; high@web1, high@web2 will run them at once, consuming high_q"
     )
 
 
@@ -384,9 +386,9 @@ def test_malformed_messages_stay_out_unless_asked_for_and_that_is_told(
         for malformed in (False, True)
     ]
     assert told[1] == [
-        "7 messages; run at once by high@web2 if high_q is consumed there on the old files"
+        "7 messages; high@web2 will run them at once if the old files say to consume high_q"
     ]
-    assert told[0][0].startswith("7 messages; 2 malformed stay in the archive")
+    assert told[0][0].startswith("7 messages; 2 malformed messages stay in the archive")
     assert "--malformed" in told[0][0]
 
 

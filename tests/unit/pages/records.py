@@ -109,7 +109,7 @@ def record(
                 "exit code 1: no such unit" * failed,
             )
         if host == "web2":
-            journal.unproved([(intended[-1][1], "made, but a second look says: start it")])
+            journal.unproved([(intended[-1][1], "done, but a second look still finds: start it")])
     for queue, messages in queues.items():
         take(journal, queue, messages, texts[0] if texts else "too late")
     if told:

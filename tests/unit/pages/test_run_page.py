@@ -71,7 +71,7 @@ def test_a_run_is_told_with_what_was_wrong_what_was_done_and_how_to_take_it_back
         for text in (
             "5,000 messages wait in low", "start its workers", "LLEN", "hosts answer", "not known",
             "16,000 messages wait", "Warm shutdown", f"inv undo {RUN} --state-dir /s", "shop.tasks.bill", "+TIMEOUT=30",
-            "the monitor was restarted", "exit code 1: no such unit", "a second look says: start it",
+            "the monitor was restarted", "exit code 1: no such unit", "a second look still finds: start it",
         ):  # fmt: skip
             assert text in page.replace("\\", "").replace("&#39;", "'")
 

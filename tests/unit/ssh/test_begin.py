@@ -51,7 +51,7 @@ def test_a_shell_that_stands_in_place_of_sh_is_named_and_gets_no_script(
 ) -> None:
     transport = serving("ForceCommand exec dash")
     with pytest.raises(
-        HostUnreachable, match=r"something else than /bin/sh answers there.*dash"
+        HostUnreachable, match=r"another program than /bin/sh answers there.*dash"
     ) as told:
         transport.run(f"touch {tmp_path}/ran", timeout_s=30)
     assert f"start file of {USER} start a shell" in told.value.advice
@@ -62,7 +62,7 @@ def test_a_shell_that_stands_in_place_of_sh_is_named_and_gets_no_script(
 def test_a_start_file_that_reads_its_input_gets_no_script(serving: Serving, tmp_path: Path) -> None:
     transport = serving(f"ForceCommand exec cat >{tmp_path}/read")
     with pytest.raises(
-        HostUnreachable, match=r"its shell did not begin within 2 s.*nothing was said"
+        HostUnreachable, match=r"its shell was not ready after 2 s.*no output"
     ) as told:
         transport.run("echo secret", timeout_s=30)
     assert f"start file of {USER} read its input" in told.value.advice
@@ -95,7 +95,8 @@ def test_a_tunnel_that_leads_nowhere_names_the_host_and_the_cause(
 ) -> None:
     port = free_port()
     with pytest.raises(
-        BrokerUnreachable, match=rf"no tunnel.*{USER}@127.0.0.1:\d+ opens no way.*:{port}: .*{why}"
+        BrokerUnreachable,
+        match=rf"no tunnel.*{USER}@127.0.0.1:\d+ cannot connect to .*:{port}: .*{why}",
     ) as told:
         through(f"redis://127.0.0.1:{port}/0", serving(*lines).forward)
     assert advice in told.value.advice
@@ -116,7 +117,7 @@ def test_the_refusal_of_a_server_on_the_way_names_that_server(
         resolve(("-F", str(config), "--", "localhost")), None, Jumps(accept_new=False), Secrets()
     )
     told = (
-        rf"{USER}@127.0.0.1:{port}, which leads to it, opens no way to .*:{server.port}:"
+        rf"its jump host {USER}@127.0.0.1:{port} cannot connect to .*:{server.port}:"
         r" .*prohibited"
     )
     with pytest.raises(HostUnreachable, match=told) as refused:

@@ -23,15 +23,15 @@ def test_a_local_connection_is_this_machine_and_any_other_is_ssh() -> None:
     [
         (
             {"ansible_connection": "docker"},
-            "ansible_connection 'docker': a container is no host here",
+            "ansible_connection 'docker': a container cannot be a host",
         ),
         (
             {"ansible_connection": "community.docker.docker"},
-            "ansible_connection 'community.docker.docker': a container is no host here",
+            "ansible_connection 'community.docker.docker': a container cannot be a host",
         ),
         (
             {"ansible_connection": "containers.podman.podman"},
-            "ansible_connection 'containers.podman.podman': a container is no host here",
+            "ansible_connection 'containers.podman.podman': a container cannot be a host",
         ),
         ({"ansible_connection": "winrm"}, "ansible_connection 'winrm' is not supported"),
         (
