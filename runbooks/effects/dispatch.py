@@ -110,6 +110,14 @@ def reverse_of(effect: Reverse) -> Way:
             return LinkUnitHandler(effect)
         case StartByHand():
             return StartByHandHandler(effect)
+        case _:
+            return _reverse_in_broker(effect)
+
+
+def _reverse_in_broker(
+    effect: RestoreMessages | RecallMessages | SetRateLimit | ResizePool | SwitchConsumer,
+) -> Way:
+    match effect:
         case RestoreMessages():
             return RestoreMessagesHandler(effect)
         case RecallMessages():

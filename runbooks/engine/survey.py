@@ -1,11 +1,10 @@
-"""Looks at hosts that no inventory describes: what runs the application's workers there, and what
-it says of itself.
-"""
+"""Look at hosts without an inventory: what runs the application's workers, and what it reports."""
 
 import os
 import pwd
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -53,51 +52,54 @@ _MANAGERS = {
 
 
 class Asked(Struct, frozen=True):
-    """What the operator says: the application ("": the one that runs), its Python and folder where
-    they are known.
-
-    `active` is the Python of the active virtual environment. `container` is the one that has the
-    application, "" where none is named. `directories` are those of single hosts. `user` owns the
-    folder. `socket` is that of Docker's engine, `environment` what the application gets where
-    nothing of it runs.
-    """
+    """What the operator asks for and knows."""
 
     app: str = ""
+    """The application, "" for the one that runs."""
     python: str = ""
+    """Its Python, "" if not known."""
     active: str = ""
+    """The Python of the active virtual environment, "" for none."""
     container: str = ""
+    """The container that has the application, "" if none is named."""
     directory: str = ""
+    """Its folder, "" if not known."""
     directories: Mapping[str, str] = {}
+    """The folders of single hosts."""
     user: str = ""
+    """The owner of the folder."""
     socket: str = ""
+    """The socket of Docker's engine, "" for the client's default."""
     environment: Mapping[str, str] = {}
+    """The variables to load the application with if none of its processes runs."""
 
 
 class Surveyed(Struct, frozen=True):
-    """A host: its part of an inventory, what the application says there, and what it was loaded
-    with besides, or in which container.
-
-    `broker` and `backend` are where these lead from here, where that is another URL than the
-    application has. `unseen` is what was not seen, each with what would make it known.
-    """
+    """The survey of a host."""
 
     app: str
     draft: HostDraft
+    """Its part of an inventory."""
     told: Told
+    """The answer of the application there."""
     environment: Mapping[str, str] = {}
+    """The other variables that it was loaded with."""
     container: str = ""
+    """The container that it was loaded in, "" for none."""
     broker: FromHere | None = None
+    """The broker as seen from here, if that is another URL than the application's."""
     backend: FromHere | None = None
+    """The same for the result backend."""
     unseen: Mapping[str, str] = {}
+    """Everything that was not seen, each with the way to make it known."""
 
 
 def survey(
     hosts: Mapping[str, Mapping[str, str]], transports: Transports, asked: Asked
 ) -> list[Surveyed]:
-    """Look at these hosts, each with how it is reached.
+    """Look at these hosts, each with its connection variables.
 
-    Raises HostUnreachable where one does not answer, and UsageError where it is not known which
-    application is meant.
+    Raises HostUnreachable if one does not answer, UsageError if the application is not known.
     """
     found = []
     for name, reached in hosts.items():
@@ -108,49 +110,69 @@ def survey(
 
 
 def fleet_of_survey(found: Sequence[Surveyed], broker: str) -> Fleet:
-    """The fleet that was seen, with this broker, "": the one that the application says; its queues
-    are not known yet.
+    """Return the fleet that was seen, with this broker ("": the application's), without queues.
 
-    Raises UsageError where the broker is not known, or is none that this tool can use.
+    Raises UsageError if the broker is not known, or not supported.
     """
     loads = loaded_of(found)
-    told = loads.told
-    url = broker or (loads.broker.url if loads.broker else told.broker)
+    url = broker or _broker_url(loads)
     if not url:
-        why = told.error.splitlines()[-1] if told.error else "it names no broker"
+        why = "it names no broker"
+        if loads.told.error:
+            why = loads.told.error.splitlines()[-1]
         raise UsageError(
             f"{found[0].app} does not say which broker it has: {why}",
             "name it: --broker URL, or --broker env:NAME",
         )
-    if problem := problem_of(url):
+    problem = problem_of(url)
+    if problem:
         raise UsageError(
             f"the broker of {found[0].app}: {problem}", "name another one: --broker URL"
         )
-    unseen = {what: how for one in found for what, how in one.unseen.items()}
-    backend = "" if told.backend.startswith("disabled") else told.backend
-    backend = loads.backend.url if loads.backend else backend
-    fleet = fleet_of(draft_of(found), url, backend, Found(unseen=unseen))
+    unseen: dict[str, str] = {}
+    for one in found:
+        unseen.update(one.unseen)
+    fleet = fleet_of(draft_of(found), url, _backend_url(loads), Found(unseen=unseen))
     loaded = {one.draft.name: one for one in found}
-    hosts = tuple(
-        replace(
-            host, environment=loaded[host.name].environment, container=loaded[host.name].container
-        )
-        for host in fleet.hosts
-    )
-    return replace(fleet, app=fleet.app.model_copy(update={"nodes": ("*",)}), hosts=hosts)
+    hosts = []
+    for host in fleet.hosts:
+        own = loaded[host.name]
+        hosts.append(replace(host, environment=own.environment, container=own.container))
+    app = fleet.app.model_copy(update={"nodes": ("*",)})
+    return replace(fleet, app=app, hosts=tuple(hosts))
+
+
+def _broker_url(loads: Surveyed) -> str:
+    if loads.broker:
+        return loads.broker.url
+    return loads.told.broker
+
+
+def _backend_url(loads: Surveyed) -> str:
+    if loads.backend:
+        return loads.backend.url
+    if loads.told.backend.startswith("disabled"):
+        return ""
+    return loads.told.backend
 
 
 def loaded_of(found: Sequence[Surveyed]) -> Surveyed:
-    """The host whose application tells what is true of all; the first where none can be loaded."""
-    return next((one for one in found if one.told.said), found[0])
+    """Return the first host whose application was loaded, else the first host."""
+    for one in found:
+        if one.told.said:
+            return one
+    return found[0]
 
 
 def draft_of(found: Sequence[Surveyed]) -> Draft:
-    """The inventory that the hosts come to, but for the broker's URL and nodes that run elsewhere."""
+    """Return the inventory of these hosts, without the broker's URL and nodes of other machines."""
     told = loaded_of(found).told
     values = [Value("app", found[0].app, "-A of the workers")]
-    own = dict((told.said.transport_options or {}) if told.said else {})
-    own |= {"master_name": told.master} if told.master else {}
+    own: dict[str, Any] = {}
+    if told.said:
+        own.update(told.said.transport_options or {})
+    if told.master:
+        own["master_name"] = told.master
     if own:
         values.append(Value("broker_options", own, "broker_transport_options of the application"))
     return Draft(tuple(values), tuple(one.draft for one in found))
@@ -164,95 +186,106 @@ def _surveyed(
     app = asked.app or _only_application(seen, asked.directory)
     seen = _of_application(seen, app, asked.directory)
     if seen.manager == "docker":
-        seen, asked = (
-            with_environment(seen, transport),
-            replace(asked, directory="", active="", user=""),
-        )
+        seen = with_environment(seen, transport)
+        asked = replace(asked, directory="", active="", user="")
     user = _user(seen, asked)
-    directory, python = _directory(seen, asked), _python(seen, asked, user.value)
+    directory = _directory(seen, asked)
+    python = _python(seen, asked, user.value)
     host = fleet_host(host_draft(seen, directory, python, user, None))
-    environment = {} if seen.mains or seen.manager == "docker" else asked.environment
-    container = of(seen.inside).name if seen.inside else ""
+    environment = asked.environment
+    if seen.mains or seen.manager == "docker":
+        environment = {}
+    container = ""
+    if seen.inside:
+        container = of(seen.inside).name
     told = _told(replace(host, environment=environment, container=container), app, transport)
     draft = host_draft(seen, directory, python, user, told)
     unseen = dict(_unseen(seen, draft))
-    if stopped := down(told.broker, all_, seen):
-        unseen[f"the broker, whose container {stopped} on {name} does not run"] = (
-            f"docker start {stopped}"
-        )
+    stopped = down(told.broker, all_, seen)
+    if stopped:
+        what = f"the broker, whose container {stopped} on {name} does not run"
+        unseen[what] = f"docker start {stopped}"
     return Surveyed(
-        app, draft, told, environment, container, from_here(told.broker, all_, seen),
-        from_here(told.backend, all_, seen), unseen,
-    )  # fmt: skip
+        app,
+        draft,
+        told,
+        environment,
+        container,
+        broker=from_here(told.broker, all_, seen),
+        backend=from_here(told.backend, all_, seen),
+        unseen=unseen,
+    )
 
 
 def _unseen(seen: HostSurvey, draft: HostDraft) -> Iterator[tuple[str, str]]:
+    """Yield everything that was not seen on a host, each with the way to make it known."""
     if not draft.workers:
-        yield f"which workers are to run on {seen.name}, as none runs there", "celery_workers"
+        what = f"which workers should run on {seen.name}: none runs there"
     else:
-        but = "unless a unit, program or container of theirs is to"
-        yield f"workers of {seen.name} that do not run, {but}", "celery_workers"
-    if seen.census.hidden:
-        yield (
-            f"processes of other users on {seen.name}",
-            "run as root, or as the user of the workers",
+        what = (
+            f"workers of {seen.name} that do not run, except those of units, programs and"
+            " containers"
         )
+    yield what, "celery_workers"
+    if seen.census.hidden:
+        what = f"processes of other users on {seen.name}"
+        yield what, "run as root, or as the user of the workers"
     for supervisord in seen.supervisords.values():
         if supervisord.untold:
-            why = f"the supervisord of {supervisord.conf} on {seen.name}: {supervisord.untold}"
-            yield f"programs of {why}", "run as a user who may ask it"
+            where = f"the supervisord of {supervisord.conf} on {seen.name}"
+            yield f"programs of {where}: {supervisord.untold}", "run as a user who may ask it"
     for one in draft.lacking:
         if one.name == "env_file":
             yield f"the environment file of {seen.name}", "celery_env_file"
     for process in seen.elsewhere:
+        other = f"another installation on {seen.name}"
         if process.container:
             container = process.container[:12]
-            yield (
-                f"another installation of it on {seen.name}, in container {container}",
-                f"--container {container}",
-            )
+            yield f"{other}, in container {container}", f"--container {container}"
         else:
             folder = _works_in(seen, process)
-            yield (
-                f"another installation of it on {seen.name}, in {folder}",
-                "run this in that folder",
-            )
+            yield f"{other}, in {folder}", "run this in that folder"
     for process in seen.others:
-        yield (
-            f"pid {process.pid} on {seen.name}, which another manager runs than the rest",
-            "stop one of the two",
-        )
+        what = f"pid {process.pid} on {seen.name}, which has another manager than the others"
+        yield what, "stop one of the two"
 
 
 def _seen(name: str, reached: Mapping[str, str], transport: Transport, asked: Asked) -> HostSurvey:
-    """All Celery processes of the host and what starts such, whichever application's."""
-    here = FleetHost(
-        name, (), HostSettings.model_validate({"directory": asked.directory or "/"}), reached
-    )
-    answers = run_fragments(
-        transport,
-        {"clock": facts.ask_clock(), "census": ask_census(here, ())},
-        timeout_s=_TIMEOUT_S,
-    )
+    """Look at all Celery processes of the host and their managers, of any application."""
+    settings = HostSettings.model_validate({"directory": asked.directory or "/"})
+    here = FleetHost(name, (), settings, reached)
+    questions = {"clock": facts.ask_clock(), "census": ask_census(here, ())}
+    answers = run_fragments(transport, questions, timeout_s=_TIMEOUT_S)
     census = parse_census(answers["census"], facts.parse_clock(answers["clock"]), {})
     mains = tuple(one for one in census.processes if _is_main(one))
     units = [unit.name for unit in census.units.values() if unit.names_celery]
+
     questions = {"processes": ask_processes([one.pid for one in mains])}
-    questions |= {"units": ask_units(units)} if units else {}
+    if units:
+        questions["units"] = ask_units(units)
     answers = run_fragments(transport, questions, timeout_s=_TIMEOUT_S, private=list(questions))
     processes = parse_processes(answers["processes"])
-    services = _units(answers["units"], transport) if units else ()
+    services: Sequence[SeenService] = ()
+    if units:
+        services = _units(answers["units"], transport)
     seen = HostSurvey(
-        name, reached, processes.hostname, census, processes.asking, mains=mains, details=processes.details,
-        services=tuple(services), socket=asked.socket,
-    )  # fmt: skip
+        name,
+        reached,
+        processes.hostname,
+        census,
+        processes.asking,
+        mains=mains,
+        details=processes.details,
+        services=tuple(services),
+        socket=asked.socket,
+    )
     if asked.container or any(one.engine is Manager.DOCKER for one in mains):
         seen = with_containers(seen, transport, asked.container)
     return _with_programs(seen, processes.supervisords, transport)
 
 
 def _units(answer: Answer, transport: Transport) -> list[SeenService]:
-    """With the values of the variables in their commands, as Celery's documented units have them."""
+    """Parse units, with the values of variables in their commands, as in Celery's own units."""
     paths = env_files_of(answer)
     if not paths:
         return parse_units(answer, {})
@@ -270,10 +303,11 @@ def _is_main(one: CeleryProcess) -> bool:
 def _with_programs(
     seen: HostSurvey, running: Mapping[int, Supervisord], transport: Transport
 ) -> HostSurvey:
-    """With the programs of every supervisord that may be asked."""
+    """Add the programs of every supervisord that this user may ask."""
     questions = {str(pid): ask_programs(one) for pid, one in running.items()}
     answers = run_fragments(transport, questions, timeout_s=_TIMEOUT_S, private=list(questions))
-    supervisords, services = dict[int, Supervisord](), list(seen.services)
+    supervisords: dict[int, Supervisord] = {}
+    services = list(seen.services)
     for pid, one in running.items():
         programs, untold = parse_programs(answers[str(pid)])
         supervisords[pid] = replace(one, untold=untold)
@@ -282,130 +316,204 @@ def _with_programs(
 
 
 def _only_application(seen: HostSurvey, directory: str) -> str:
-    """The one that all workers and beats are started with, or those in the folder where any are.
+    """Return the application of all workers and beats, or of those in the folder if any.
 
-    Raises UsageError where that is not one.
+    Raises UsageError if there is not exactly one.
     """
     containers = meant(seen, directory)
-    ids = {of(one).id for one in containers}
-    services = (one.options for one in containers or seen.services if one.options)
-    here = [one for one in seen.mains if one.container in ids]
-    here = here or [one for one in seen.mains if directory and _works_in(seen, one) == directory]
-    mains = here if here or containers else seen.mains
-    told = [one.options.app for one in mains if one.options.app]
-    apps = sorted(set(told or (one.app for one in services if one.app)))
+    mains = _mains_here(seen, directory, containers)
+    named = {one.options.app for one in mains if one.options.app}
+    if not named:
+        for service in containers or seen.services:
+            if service.options and service.options.app:
+                named.add(service.options.app)
+    apps = sorted(named)
     if len(apps) == 1:
         return apps[0]
     if not apps:
         raise UsageError(
             f"no worker or beat on {seen.name} names its application in its command",
-            "name it as Celery's own command takes it: -A PROJECT",
+            "name it as for Celery's own command: -A PROJECT",
         )
     raise UsageError(
-        f"on {seen.name} run workers of {', '.join(apps)}, and an inventory describes one"
+        f"{seen.name} runs workers of {', '.join(apps)}, but an inventory describes one"
         " application",
         f"choose it: -A {apps[0]}",
     )
 
 
-def _of_application(seen: HostSurvey, app: str, directory: str) -> HostSurvey:
-    """What is the application's: what names it, or works in its folder and names none; by its most
-    used manager.
+def _mains_here(
+    seen: HostSurvey, directory: str, containers: Sequence[SeenService]
+) -> Sequence[CeleryProcess]:
+    """Return the main processes in these containers or the folder; else all if no container is."""
+    ids = {of(one).id for one in containers}
+    inside = [one for one in seen.mains if one.container in ids]
+    if inside:
+        return inside
+    in_folder = []
+    for one in seen.mains:
+        if directory and _works_in(seen, one) == directory:
+            in_folder.append(one)
+    if in_folder or containers:
+        return in_folder
+    return seen.mains
 
-    Of several installations it is that of the containers that are meant, or of the folder, else
-    that with most processes.
+
+def _of_application(seen: HostSurvey, app: str, directory: str) -> HostSurvey:
+    """Keep what belongs to the application and its most used manager.
+
+    A process or service belongs to it if it names it, or works in its folder and names none. Of
+    several installations this is the one of the chosen containers, or in the folder, else the one
+    with most processes.
     """
-    if containers := meant(seen, directory):
+    containers = meant(seen, directory)
+    if containers:
         return _in_containers(seen, app, containers)
-    ours = [
-        one for one in seen.mains if _is_its(app, one.options.app, _works_in(seen, one), directory)
-    ]
-    works = Counter(_works_in(seen, one) for one in ours)
-    is_here = directory in works or any(
-        directory and one.directory == directory for one in seen.services
-    )
-    if works and not is_here:
-        directory = works.most_common(1)[0][0]
-    elsewhere = tuple(one for one in ours if _works_in(seen, one) != directory)
-    ours = [one for one in ours if one not in elsewhere]
+    every = []
+    for one in seen.mains:
+        if _is_its(app, one.options.app, _works_in(seen, one), directory):
+            every.append(one)
+    directory = _main_directory(seen, every, directory)
+    ours = [one for one in every if _works_in(seen, one) == directory]
+    elsewhere = tuple(one for one in every if one not in ours)
+    services = []
+    for service in seen.services:
+        if _runs_any(service, ours) or _starts(service, app, directory):
+            services.append(service)
+
+    manager = _manager_of(services)
     used = Counter(_manager(one, seen) for one in ours)
-    services = [
-        one for one in seen.services if _runs_any(one, ours) or _starts(one, app, directory)
-    ]
-    manager = used.most_common(1)[0][0] if used else _manager_of(services)
+    if used:
+        manager = _most_common(used)
     if manager == "docker" and seen.untold:
         raise cannot_be_asked(f"what runs {app}", seen)
     mains = tuple(one for one in ours if _manager(one, seen) == manager)
-    kept = tuple(one for one in services if _manager_of([one]) == manager)
+    kept = [service for service in services if _manager_of([service]) == manager]
     project = ""
     if manager == "docker":
-        run = [one for one in kept if _runs_any(one, mains)] or kept
-        project = Counter(of(one).project for one in run).most_common(1)[0][0]
-        kept = tuple(one for one in kept if of(one).project == project)
-    supervisord = next((one.supervisord for one in kept if one.supervisord), None)
-    kept = tuple(one for one in kept if one.supervisord == supervisord) if supervisord else kept
-    others = tuple(one for one in ours if one not in mains)
-    seen = replace(seen, manager=manager, mains=mains, others=others, elsewhere=elsewhere)
-    return replace(seen, services=kept, project=project, supervisord=supervisord)
+        project = _most_used_project(kept, mains)
+        kept = [service for service in kept if of(service).project == project]
+    supervisord = _supervisord_of(kept)
+    if supervisord:
+        kept = [service for service in kept if service.supervisord == supervisord]
+    return replace(
+        seen,
+        manager=manager,
+        mains=mains,
+        others=tuple(one for one in ours if one not in mains),
+        elsewhere=elsewhere,
+        services=tuple(kept),
+        project=project,
+        supervisord=supervisord,
+    )
+
+
+def _main_directory(seen: HostSurvey, ours: Sequence[CeleryProcess], directory: str) -> str:
+    """Return the folder if the application is there, else the one with most of its processes."""
+    works = Counter(_works_in(seen, one) for one in ours)
+    if not works or directory in works:
+        return directory
+    if directory and any(service.directory == directory for service in seen.services):
+        return directory
+    return _most_common(works)
+
+
+def _most_used_project(services: Sequence[SeenService], mains: Sequence[CeleryProcess]) -> str:
+    running = [service for service in services if _runs_any(service, mains)]
+    return _most_common(Counter(of(service).project for service in running or services))
+
+
+def _supervisord_of(services: Iterable[SeenService]) -> Supervisord | None:
+    for service in services:
+        if service.supervisord:
+            return service.supervisord
+    return None
+
+
+def _most_common(counts: Counter[str]) -> str:
+    return counts.most_common(1)[0][0]
 
 
 def _in_containers(seen: HostSurvey, app: str, containers: Sequence[SeenService]) -> HostSurvey:
     ids = {of(one).id for one in containers}
-    its = [
-        one
-        for one in seen.mains
-        if _names(app, one.options.app) or (one.container in ids and not one.options.app)
-    ]
+    its = []
+    for one in seen.mains:
+        named = one.options.app
+        if _names(app, named) or (one.container in ids and not named):
+            its.append(one)
     mains = tuple(one for one in its if one.container in ids)
-    services = tuple(
-        one
-        for one in containers
-        if _runs_any(one, mains)
-        or (one.options and (not one.options.app or _names(app, one.options.app)))
-    )
-    elsewhere = tuple(one for one in its if one not in mains)
-    project = of(containers[0]).project
+    services = []
+    for service in containers:
+        if _runs_any(service, mains) or _may_start(service, app):
+            services.append(service)
     return replace(
-        seen, manager="docker", mains=mains, elsewhere=elsewhere, services=services, project=project
+        seen,
+        manager="docker",
+        mains=mains,
+        elsewhere=tuple(one for one in its if one not in mains),
+        services=tuple(services),
+        project=of(containers[0]).project,
     )
+
+
+def _may_start(service: SeenService, app: str) -> bool:
+    """Whether a container runs Celery, and names the application or none."""
+    if not service.options:
+        return False
+    return not service.options.app or _names(app, service.options.app)
 
 
 def _names(app: str, named: str) -> bool:
-    """Whether `-A` of a command means the application."""
+    """Whether the `-A` of a command is the application."""
     return bool(named) and module_of(named) == module_of(app)
 
 
 def _starts(one: SeenService, app: str, directory: str) -> bool:
-    """Whether a service is one of the application's, by its command and the folder that it names,
-    if it does.
-    """
+    """Whether a service is one of the application's, by its command and, if known, its folder."""
     if not (one.options and _is_its(app, one.options.app, one.directory, directory)):
         return False
     return not (directory and one.directory) or one.directory == directory
 
 
 def _works_in(seen: HostSurvey, one: CeleryProcess) -> str:
-    return seen.details[one.pid].directory if one.pid in seen.details else ""
+    if one.pid not in seen.details:
+        return ""
+    return seen.details[one.pid].directory
 
 
 def _is_its(app: str, named: str, works_in: str, directory: str) -> bool:
-    return _names(app, named) if named else bool(directory) and works_in == directory
+    if named:
+        return _names(app, named)
+    return bool(directory) and works_in == directory
 
 
 def _runs_any(service: SeenService, processes: Iterable[CeleryProcess]) -> bool:
-    return any(
-        service.name == one.unit or (service.container and service.container.id == one.container)
-        or {one.pid, one.parent} & {*service.pids}
-        for one in processes
-    )  # fmt: skip
+    return any(_runs(service, one) for one in processes)
+
+
+def _runs(service: SeenService, one: CeleryProcess) -> bool:
+    if service.name == one.unit:
+        return True
+    if service.container and service.container.id == one.container:
+        return True
+    return one.pid in service.pids or one.parent in service.pids
 
 
 def _manager(one: CeleryProcess, seen: HostSurvey) -> str:
-    """A supervisord that cannot be asked does not count: what it runs is only looked at."""
-    manager = _MANAGERS.get(started_by(one, seen.census.units).manager or Manager.SESSION, "none")
-    above = [seen.supervisords[up.pid] for up in one.above if up.pid in seen.supervisords]
-    askable = bool(above) and not above[0].untold
-    return "none" if manager == "supervisor" and not askable else manager
+    """Return the manager of a process; a supervisord that does not answer does not count."""
+    started = started_by(one, seen.census.units)
+    manager = _MANAGERS.get(started.manager or Manager.SESSION, "none")
+    if manager == "supervisor" and not _answers(one, seen):
+        return "none"
+    return manager
+
+
+def _answers(one: CeleryProcess, seen: HostSurvey) -> bool:
+    """Whether the supervisord above a process answers."""
+    for up in one.above:
+        if up.pid in seen.supervisords:
+            return not seen.supervisords[up.pid].untold
+    return False
 
 
 def _manager_of(services: Sequence[SeenService]) -> str:
@@ -413,33 +521,37 @@ def _manager_of(services: Sequence[SeenService]) -> str:
         return "none"
     if services[0].container:
         return "docker"
-    return "systemd" if services[0].name.endswith(".service") else "supervisor"
+    if services[0].name.endswith(".service"):
+        return "systemd"
+    return "supervisor"
 
 
 def _directory(seen: HostSurvey, asked: Asked) -> Value:
-    """Where the processes work; the operator's own folder where one of them does, or none runs."""
-    works = Counter(path for one in seen.mains if (path := _works_in(seen, one)))
+    """Return the folder of the processes; the operator's if one works there, or if none runs."""
+    works = Counter(filter(None, (_works_in(seen, one) for one in seen.mains)))
     if asked.directory and (asked.directory in works or not works):
-        return Value("directory", asked.directory, "the folder that this was asked for in")
+        return Value("directory", asked.directory, "the folder of this command")
     if works:
-        path = works.most_common(1)[0][0]
-        pids = [one.pid for one in seen.mains if _works_in(seen, one) == path]
-        return Value("directory", path, f"where pid {', '.join(map(str, pids))} works")
-    inside = [seen.inside] if seen.inside else []
-    service = next(
-        (one for one in (*inside, *seen.services) if one.directory.startswith("/")), None
-    )
-    if service:
-        return Value("directory", service.directory, service.source)
+        path = _most_common(works)
+        pids = [str(one.pid) for one in seen.mains if _works_in(seen, one) == path]
+        return Value("directory", path, f"where pid {', '.join(pids)} works")
+    services = [*seen.services]
+    if seen.inside:
+        services.insert(0, seen.inside)
+    for service in services:
+        if service.directory.startswith("/"):
+            return Value("directory", service.directory, service.source)
     raise UsageError(
-        f"nothing of the application was seen on {seen.name}, so it is not known where it lives",
+        f"nothing of the application was found on {seen.name}, so its folder is not known",
         f"write an inventory: {Command('init')}",
     )
 
 
 def _python(seen: HostSurvey, asked: Asked, user: str) -> Value:
-    """Of a process only where it is the user's who will run that Python: another one's could be any
-    program.
+    """Return the application's Python.
+
+    A process counts only if it belongs to the user who will run that Python: another user's could
+    be any program.
     """
     if asked.python:
         return Value("python", asked.python, "--python")
@@ -447,51 +559,50 @@ def _python(seen: HostSurvey, asked: Asked, user: str) -> Value:
         return Value("python", asked.active, "the active virtual environment")
     for one in seen.mains:
         runs_it = one.container or (one.user == user and seen.asking in ("root", user))
-        if runs_it and one.pid in seen.details and (python := seen.details[one.pid].python):
-            return Value("python", python, f"what runs pid {one.pid}")
+        python = _python_of(seen, one.pid)
+        if runs_it and python:
+            return Value("python", python, f"the Python of pid {one.pid}")
     if seen.inside:
         for pid in seen.inside.pids:
-            if pid in seen.details and is_python(seen.details[pid].python):
-                return Value(
-                    "python", seen.details[pid].python, f"what runs in {seen.inside.source}"
-                )
-    if service := next((one for one in seen.services if one.python), None):
-        return Value("python", service.python, service.source)
+            python = _python_of(seen, pid)
+            if is_python(python):
+                return Value("python", python, f"the Python of {seen.inside.source}")
+    for service in seen.services:
+        if service.python:
+            return Value("python", service.python, service.source)
+    advice = "name it with --python"
+    if asked.directory:
+        advice = "name it with --python, or activate its virtual environment"
     raise UsageError(
-        f"nothing of the application is seen to run on {seen.name} as {user}, so which Python has"
-        " it is not known",
-        (
-            "name it with --python, or activate its virtual environment"
-            if asked.directory
-            else "name it with --python"
-        ),
+        f"no process of the application was found on {seen.name} as {user}, so its Python is not"
+        " known",
+        advice,
     )
+
+
+def _python_of(seen: HostSurvey, pid: int) -> str:
+    if pid not in seen.details:
+        return ""
+    return seen.details[pid].python
 
 
 def _user(seen: HostSurvey, asked: Asked) -> Value:
-    """Whose code it is: never root's for a folder of somebody else's."""
+    """Return the user of the code: never root for a folder of another user."""
     users = Counter(one.user for one in seen.mains if one.user and not one.container)
     if users:
-        user = users.most_common(1)[0][0]
-        return Value(
-            "user",
-            user,
-            f"the owner of pid {next(one.pid for one in seen.mains if one.user == user)}",
-        )
-    service = next((one for one in seen.services if one.user and not one.user.isdigit()), None)
-    if service:
-        return Value("user", service.user, service.source)
-    return Value(
-        "user",
-        asked.user or "root",
-        "the owner of the folder" if asked.user else "nothing says another one",
-    )
+        user = _most_common(users)
+        pid = next(one.pid for one in seen.mains if one.user == user)
+        return Value("user", user, f"the owner of pid {pid}")
+    for service in seen.services:
+        if service.user and not service.user.isdigit():
+            return Value("user", service.user, service.source)
+    if asked.user:
+        return Value("user", asked.user, "the owner of the folder")
+    return Value("user", "root", "the default")
 
 
 def _told(host: FleetHost, app: str, transport: Transport) -> Told:
-    """What the application says, loaded with its environment file, or with the variables of a
-    process that runs.
-    """
+    """Load the application with its environment file, or with the variables of a process."""
     path = host.settings.env_file
     file = None
     if path:
@@ -507,7 +618,7 @@ def _told(host: FleetHost, app: str, transport: Transport) -> Told:
 
 
 def this_user(directory: str) -> str:
-    """Whose code is run here: ours, and for root that of whoever owns the folder."""
+    """Return the user whose code is run here: this user; for root, the owner of the folder."""
     uid = os.geteuid() or os.stat(directory).st_uid
     try:
         return pwd.getpwuid(uid).pw_name

@@ -1,9 +1,7 @@
-"""The containers of a host that no inventory describes: which are the application's, and what
-Compose says of them.
-"""
+"""The containers of a host without an inventory: the application's, and their Compose files."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
@@ -17,12 +15,27 @@ from runbooks.hosts.survey import ask_containers, ask_processes, parse_container
 from runbooks.hosts.transport import Transport
 
 _TIMEOUT_S = 60.0
+_URL = re.compile(r"(redis://(?:[^@/]*@)?)([A-Za-z0-9_.-]+)(?::(\d+))?(?=/|\?|$)")
+_USUAL_PORT = 6379
+_ADDRESS = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+
+
+class FromHere(Discreet, frozen=True):
+    """The URL of a server in a container, as it is reached from this machine."""
+
+    HIDDEN = ("url", "looked_up")
+
+    url: str
+    looked_up: str
+    """The expression for it in an inventory, "" for the URL itself."""
+    source: str
+    """Where it was found."""
 
 
 def with_containers(seen: HostSurvey, transport: Transport, name: str) -> HostSurvey:
-    """With the containers of the host's engine, and the one that the operator names, "" for none.
+    """Add the containers of the host's engine, and the one that the operator names ("": none).
 
-    Raises UsageError where that one is not there, or the engine cannot be asked for it.
+    Raises UsageError if that one does not exist, or if the engine does not answer.
     """
     questions = {"containers": ask_containers(seen.socket)}
     answers = run_fragments(transport, questions, timeout_s=_TIMEOUT_S, private=list(questions))
@@ -41,17 +54,16 @@ def with_containers(seen: HostSurvey, transport: Transport, name: str) -> HostSu
 
 def cannot_be_asked(what: str, seen: HostSurvey) -> UsageError:
     return UsageError(
-        f"{what} on {seen.name} cannot be looked at, as Docker cannot be asked: {seen.untold}",
-        "run this as root or in the group of Docker's socket; where that is another one than usual,"
-        " with DOCKER_HOST=unix://SOCKET",
+        f"{what} on {seen.name} cannot be checked, because Docker does not answer: {seen.untold}",
+        "run this as root or in the group of Docker's socket; if that is not the usual one, with"
+        " DOCKER_HOST=unix://SOCKET",
     )
 
 
 def named(seen: HostSurvey, found: list[SeenService], name: str) -> SeenService:
-    """By the container's own name, its id, or its Compose service; one that runs before those that
-    do not.
+    """Return a container by its own name, its Compose service, or its id; a running one if any.
 
-    Raises UsageError where there is none, or there are several that are no service of one project.
+    Raises UsageError if there is none, or if there are several that are not one service.
     """
     for fits in (
         [one for one in found if of(one).name == name],
@@ -59,14 +71,14 @@ def named(seen: HostSurvey, found: list[SeenService], name: str) -> SeenService:
         [one for one in found if of(one).id.startswith(name)],
     ):
         if len({of(one).project or of(one).id for one in fits}) > 1:
-            meant = ", ".join(sorted(of(one).name for one in fits))
+            candidates = ", ".join(sorted(of(one).name for one in fits))
             raise UsageError(
-                f"{name} may be several containers on {seen.name}", f"name one of {meant}"
+                f"{name} may be several containers on {seen.name}", f"name one of {candidates}"
             )
         if fits:
             return max(fits, key=lambda one: bool(one.pids))
     names = ", ".join(sorted(of(one).name for one in found)) or "none"
-    raise UsageError(f"there is no container {name} on {seen.name}", f"containers there: {names}")
+    raise UsageError(f"no container {name} on {seen.name}", f"containers there: {names}")
 
 
 def of(service: SeenService) -> SeenContainer:
@@ -75,38 +87,52 @@ def of(service: SeenService) -> SeenContainer:
 
 
 def meant(seen: HostSurvey, directory: str) -> tuple[SeenService, ...]:
-    """The containers of the installation that is meant; none where none is.
+    """Return the containers of the chosen installation; empty if it is not in containers.
 
-    With the container that the operator names those of its Compose project, or where it has none,
-    of its image. Else those of the Compose project of this folder, if they run Celery and nothing
-    else of it works there.
+    If the operator names a container, these are the containers of its Compose project, or if it has
+    none, of its image. Otherwise these are the containers of the Compose project of this folder, if
+    they run Celery and no process outside of containers works there.
     """
-    all_ = [one for one in seen.services if one.container]
+    every = [one for one in seen.services if one.container]
     if seen.inside:
         own = of(seen.inside)
         if own.project:
-            return tuple(one for one in all_ if of(one).project == own.project)
-        return tuple(one for one in all_ if not of(one).project and of(one).image == own.image)
-    here = tuple(one for one in all_ if directory and of(one).folder == directory)
-    ids = {of(one).id for one in here}
-    by_hand = any(
-        not one.container
-        and one.pid in seen.details
-        and seen.details[one.pid].directory == directory
-        for one in seen.mains
-    )
-    runs = any(one.options for one in here) or any(one.container in ids for one in seen.mains)
-    return here if runs and not by_hand else ()
+            return tuple(one for one in every if of(one).project == own.project)
+        return tuple(one for one in every if not of(one).project and of(one).image == own.image)
+    here = tuple(one for one in every if directory and of(one).folder == directory)
+    if _run_celery(seen, here) and not _works_outside(seen, directory):
+        return here
+    return ()
+
+
+def _run_celery(seen: HostSurvey, services: Iterable[SeenService]) -> bool:
+    """Whether one of these containers is started with Celery, or has a worker or beat."""
+    ids = set()
+    for one in services:
+        if one.options:
+            return True
+        ids.add(of(one).id)
+    return any(one.container in ids for one in seen.mains)
+
+
+def _works_outside(seen: HostSurvey, directory: str) -> bool:
+    """Whether a worker or beat outside of containers works in this folder."""
+    for one in seen.mains:
+        details = seen.details.get(one.pid)
+        if not one.container and details and details.directory == directory:
+            return True
+    return False
 
 
 def with_environment(seen: HostSurvey, transport: Transport) -> HostSurvey:
-    """With what the Compose files say of the environment of its services."""
-    files = {
-        file: of(one).folder for one in seen.services if one.container for file in of(one).files
-    }
-    if not files:
+    """Add the environment files and variables that the Compose files set for each service."""
+    folders: dict[str, str] = {}
+    for one in seen.services:
+        if one.container:
+            folders.update(dict.fromkeys(one.container.files, one.container.folder))
+    if not folders:
         return seen
-    paths = list(files)
+    paths = list(folders)
     answers = run_fragments(
         transport, {"files": facts.ask_files(paths)}, timeout_s=_TIMEOUT_S, private=["files"]
     )
@@ -114,94 +140,83 @@ def with_environment(seen: HostSurvey, transport: Transport) -> HostSurvey:
     services = []
     for service in seen.services:
         for file in of(service).files:
-            env_files, names = environment_of(texts[file].content or b"", files[file], service.name)
+            content = texts[file].content or b""
+            env_files, names = environment_of(content, folders[file], service.name)
             service = replace(
                 service,
                 env_files=(*service.env_files, *env_files),
                 sets=(*service.sets, *names),
-                source=_in(service, file),
+                source=f"container {of(service).name} of {file}",
             )
         services.append(service)
     return replace(seen, services=tuple(services))
 
 
-def _in(service: SeenService, file: str) -> str:
-    source = f"container {of(service).name}"
-    return f"{source} of {file}"
-
-
-class FromHere(Discreet, frozen=True):
-    """A URL as it leads from this machine to a server in a container; `looked_up` is what an
-    inventory has for it.
-
-    `looked_up` is "" where that is the URL itself. `source` says where it was seen.
-    """
-
-    HIDDEN = ("url", "looked_up")
-
-    url: str
-    looked_up: str
-    source: str
-
-
-_URL = re.compile(r"(redis://(?:[^@/]*@)?)([A-Za-z0-9_.-]+)(?::(\d+))?(?=/|\?|$)")
-_USUAL_PORT = 6379
-_ADDRESS = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-
-
 def from_here(url: str, all_: Iterable[SeenService], seen: HostSurvey) -> FromHere | None:
-    """The URL of a server that is a container in a network of the application's; None where it is
-    none.
+    """Return the URL, as seen from this machine, of a server in one of the application's networks.
 
-    Only there its name is known. From the machine it is reached by a port that it publishes, or by
-    its own address.
+    Its name is known only in that network. This machine reaches it by a port that it publishes, or
+    by its own address. None if the server is not such a container.
     """
     found = _URL.match(url)
     if not found or seen.manager != "docker" or seen.variables.get("ansible_connection") != "local":
         return None
-    host, port = found[2], int(found[3] or _USUAL_PORT)
-    networks = {name for one in seen.services for name in of(one).addresses}
-    for service in all_:
-        one = service.container
-        shared = sorted(networks & one.addresses.keys()) if one else []
-        if not one or not shared or host not in (one.name, service.name, *one.aliases):
-            continue
+    host = found[2]
+    port = int(found[3] or _USUAL_PORT)
+    rest = url[found.end() :]
+    for one, shared in _in_shared_networks(all_, seen, host):
         if port in one.published:
-            there = f"{found[1]}127.0.0.1:{one.published[port]}{url[found.end() :]}"
             return FromHere(
-                there,
+                f"{found[1]}127.0.0.1:{one.published[port]}{rest}",
                 "",
                 f"{host} of the application is container {one.name}, which publishes that port",
             )
-        there = f"{found[1]}{one.addresses[shared[0]]}:{port}{url[found.end() :]}"
-        ask = (
-            f"docker{f' -H unix://{seen.socket}' if seen.socket else ''} inspect -f '{_ADDRESS}'"
-            f" {one.name}"
-        )
-        looked_up = f'{found[1]}{{{{ lookup("pipe", "{ask}") }}}}:{port}{url[found.end() :]}'
+        looked_up = ""
+        if len(one.addresses) == 1:
+            ask = _ask_address(seen.socket, one.name)
+            looked_up = f'{found[1]}{{{{ lookup("pipe", "{ask}") }}}}:{port}{rest}'
         return FromHere(
-            there,
-            looked_up if len(one.addresses) == 1 else "",
+            f"{found[1]}{one.addresses[shared]}:{port}{rest}",
+            looked_up,
             f"{host} of the application is container {one.name}, by its address, which another"
             " start may change",
         )
     return None
 
 
+def _in_shared_networks(
+    services: Iterable[SeenService], seen: HostSurvey, host: str
+) -> Iterator[tuple[SeenContainer, str]]:
+    """Yield the containers with this name in a network of the application, each with a network."""
+    networks: set[str] = set()
+    for service in seen.services:
+        networks.update(of(service).addresses)
+    for service in services:
+        one = service.container
+        if not one or host not in (one.name, service.name, *one.aliases):
+            continue
+        shared = sorted(networks & one.addresses.keys())
+        if shared:
+            yield one, shared[0]
+
+
+def _ask_address(socket: str, container: str) -> str:
+    """Return the command that prints a container's address."""
+    engine = ""
+    if socket:
+        engine = f" -H unix://{socket}"
+    return f"docker{engine} inspect -f '{_ADDRESS}' {container}"
+
+
 def down(url: str, all_: Iterable[SeenService], seen: HostSurvey) -> str:
-    """The container of the application's project that a URL means, where that does not run; else
-    "".
-    """
+    """Return the stopped container of the application's project that a URL names, "" for none."""
     found = _URL.match(url)
     if not found or seen.manager != "docker" or not seen.project:
         return ""
     for service in all_:
         one = service.container
-        if (
-            one
-            and one.project == seen.project
-            and found[2] in (one.name, service.name)
-            and not service.pids
-        ):
+        if not one or one.project != seen.project or service.pids:
+            continue
+        if found[2] in (one.name, service.name):
             return one.name
     return ""

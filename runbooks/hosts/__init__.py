@@ -1,5 +1,5 @@
-"""What a host is asked and what its answer means: pairs of pure functions.
+"""Questions to hosts and the parsers of their answers: pairs of pure functions.
 
-It knows the protocol by which a script reaches a host, and the way to this machine; `ssh` knows the
-others. It may import `core` alone.
+It has the protocol by which a script reaches a host, and the transport to this machine; `ssh` has
+the other transport. It may import `core` alone.
 """

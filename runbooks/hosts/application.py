@@ -1,4 +1,4 @@
-"""The application, loaded in its own Python on a host and asked."""
+"""Load the application in its own Python on a host, and ask it."""
 
 import base64
 import json
@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -24,22 +25,18 @@ from runbooks.hosts.script import Answer
 from runbooks.hosts.services.registry import manager_of
 
 BEGAN = b'\n{"began": true}\n'
-"""What the probe prints once it runs, in a Python that has Celery."""
+"""The probe prints this when it runs in a Python that has Celery."""
 
 ANSWER = '{"answer": '
 
 LOAD_S = 45
-"""So long the application is given to be loaded; what is imported by hand gets as long again, all
-together.
-"""
+"""The time limit for loading the application; and again for all separate imports together."""
 
 PATIENCE_S = 3 * LOAD_S
-"""So long an answer may take: a load, the imports by hand, and the connection to the broker."""
+"""The time limit for an answer: a load, separate imports, and the connection to the broker."""
 
 NOT_TRIED = 3
-"""What a service manager exits with where the application cannot be loaded, and that says nothing
-of it.
-"""
+"""The exit code of a service manager that could not try to load the application."""
 
 SOURCES = (
     "describe_application.py",
@@ -48,19 +45,28 @@ SOURCES = (
     "schedule_probe.py",
     "import_probe.py",
 )
-"""What is sent to the host, to run in the application's Python; the last uses the others."""
+"""The sources that run in the application's Python on the host; the last one uses the others."""
+
+_MODULES = ("DESCRIBE", "RESULTS", "CODE", "SCHEDULE")
+"""The variables of the last one that hold the sources of the others."""
+
+_DUMPED = re.compile(r"^Timeout \(.*\)!$", re.MULTILINE)
+"""**Source:** CPython 3.11 `Modules/faulthandler.c: faulthandler_dump_traceback_later`."""
+
+_ASKED = {"options": OPTIONS, "settings": list(chain.from_iterable(NAMES.values()))}
+"""The settings to ask for, as a worker also reports them: transport options, and others."""
 
 
 def ask_application(
     host: FleetHost, app: str, environment: Mapping[str, str], **question: Any
 ) -> str:
-    """Load the application in its own Python, with the variables of its `environment`, and ask it.
+    """Return the fragment that loads the application, with its `environment`, and asks it.
 
-    As its service manager starts a worker: what services get besides their environment file is set
-    before, and the code is run by the application's user, whose it is. `-B`: a look writes nothing.
-    Program, question and variables travel on standard input: nothing of them stands in a list of
-    processes or on a disk. Nor does the answer where the fragment is private, as a traceback may
-    quote a secret: all of it comes on standard output.
+    It is loaded as its service manager starts a worker: by the application's user, with the other
+    variables that services get. `-B`: a look writes nothing. Program, question and variables travel
+    on standard input, so that no list of processes and no disk has them. The whole answer comes on
+    standard output; if the fragment is private, it is on no disk either, because a traceback may
+    quote a secret.
     """
     settings = host.settings
     where = {"directory": settings.directory, "python": settings.python}
@@ -70,12 +76,7 @@ def ask_application(
         "environment": {**host.environment, **environment},
         "limit_s": LOAD_S,
     }
-    described, results, code, schedule, probe = (
-        files("runbooks.hosts").joinpath(name).read_text() for name in SOURCES
-    )
-    sources = {"DESCRIBE": described, "RESULTS": results, "CODE": code, "SCHEDULE": schedule}
-    modules = "\n".join(f"{name} = {json.dumps(source)}" for name, source in sources.items())
-    program = f"QUESTION = {json.dumps(json.dumps(question))}\n{modules}\n{probe}"
+    program = f"QUESTION = {json.dumps(json.dumps(question))}\n{_program()}"
     start = (
         "import sys; sys.version_info >= (3, 6) or sys.exit('it is Python %d.%d; 3.6 or newer is"
         f" needed' % sys.version_info[:2]); exec(sys.stdin.buffer.read({len(program.encode())}))"
@@ -83,111 +84,110 @@ def ask_application(
     return manager_of(host).run(host, program, start, ANSWER)
 
 
-def parse_application(host: FleetHost, answer: Answer) -> dict[str, Any]:
-    """What the application was asked; or `failed`, why there is none to ask; or `error`, what its
-    own code raised.
+def _program() -> str:
+    """Return the program, after the sources of its modules."""
+    *modules, probe = [files("runbooks.hosts").joinpath(name).read_text() for name in SOURCES]
+    lines = []
+    for name, source in zip(_MODULES, modules, strict=True):
+        lines.append(f"{name} = {json.dumps(source)}")
+    return "\n".join([*lines, probe])
 
-    These two are redacted.
+
+def parse_application(host: FleetHost, answer: Answer) -> dict[str, Any]:
+    """Return the answer of the application; or `failed`: it was not found; or `error`: it raised.
+
+    Secrets in `failed` and `error` are hidden.
     """
     found = _answered(answer)
     if found is not None:
-        return found | {name: redact(found[name]) for name in ("failed", "error") if name in found}
-    out = answer.out.decode(errors="replace")
-    said = (
-        redact((answer.err + out.replace(BEGAN.decode(), "\n")).strip())[-3000:]
-        or "it printed nothing"
-    )
+        for name in ("failed", "error"):
+            if name in found:
+                found[name] = redact(found[name])
+        return found
+    out = answer.err + answer.out.decode(errors="replace").replace(BEGAN.decode(), "\n")
+    said = redact(out.strip())[-3000:] or "no output"
     if BEGAN in answer.out:
-        return {
-            "error": f"{said}\nit was not loaded after {LOAD_S} s" if _DUMPED.search(said) else said
-        }
+        if _DUMPED.search(said):
+            said += f"\nloading did not end within {LOAD_S} s"
+        return {"error": said}
     if answer.code != 0:
         return {"failed": said}
-    why = f"celery_python is {host.settings.python}, which did not come so far as to load it"
+    why = f"celery_python is {host.settings.python}, which failed before it could load it"
     *before, last = said.splitlines()
     return {"failed": "\n".join((f"{why}: {last}", *before))}
 
 
-_DUMPED = re.compile(r"^Timeout \(.*\)!$", re.MULTILINE)
-"""**Source:** CPython 3.11 `Modules/faulthandler.c: faulthandler_dump_traceback_later`."""
-
-
 def _answered(answer: Answer) -> dict[str, Any] | None:
     out = answer.out.decode(errors="replace")
-    line = next((line for line in reversed(out.splitlines()) if line.startswith(ANSWER)), None)
-    found: dict[str, Any] | None = None if line is None else json.loads(line)["answer"]
-    return found
-
-
-_ASKED = {"options": OPTIONS, "settings": [name for names in NAMES.values() for name in names]}
-"""What is asked of the settings that a worker tells, too: transport options, and other settings by
-their names.
-"""
+    for line in reversed(out.splitlines()):
+        if line.startswith(ANSWER):
+            found: dict[str, Any] = json.loads(line)["answer"]
+            return found
+    return None
 
 
 def ask_what_it_says(host: FleetHost, app: str, environment: Mapping[str, str]) -> str:
-    """Load the application, and no more than that."""
+    """Return the fragment that loads the application and describes it."""
     return ask_application(host, app, environment, **_ASKED)
 
 
 def parse_what_it_says(answer: Answer) -> Application | None:
-    """What it says of itself, as of now; None where it cannot be loaded, or its answer cannot be
-    understood.
-    """
+    """Return the application's description, as of now; None if it was not loaded or is invalid."""
     found = _answered(answer)
-    return _application(found) if found else None
+    if not found:
+        return None
+    return _application(found)
 
 
 def ask_told(host: FleetHost, app: str, environment: Mapping[str, str]) -> str:
-    """Load the application, and ask for the URLs of its broker and results besides; the answer is
-    private.
-    """
+    """Return the fragment that also asks for the URLs of broker and results; it is private."""
     return ask_application(host, app, environment, urls=True, **_ASKED)
 
 
 def parse_told(host: FleetHost, answer: Answer) -> Told:
-    """See Told. The passwords in its URLs are never shown from now on."""
+    """Parse the answer. From now on, the passwords of its URLs are hidden in every output."""
     raw = _answered(answer) or {}
     urls = raw.get("urls") or {}
     for name in ("broker", "backend"):
         keep_secrets_in(urls.get(name, ""))
     failed = parse_not_loaded(host, answer)
     if failed:
-        return Told(error=failed.failed or failed.errors.get("", "it could not be loaded"))
+        return Told(error=failed.failed or failed.errors.get("", "it cannot be loaded"))
     return Told(
-        _application(raw), urls.get("broker", ""), urls.get("backend", ""), tuple(urls.get("variables", ())),
+        _application(raw),
+        urls.get("broker", ""),
+        urls.get("backend", ""),
+        tuple(urls.get("variables", ())),
         urls.get("master", ""),
-    )  # fmt: skip
-
-
-def ask_kept(host: FleetHost, app: str, environment: Mapping[str, str], scheduler: str) -> str:
-    """What beat's scheduler keeps; `scheduler` is that of beat's command line, "" where it names
-    none.
-    """
-    return ask_application(
-        host, app, environment, kept={"scheduler": scheduler, "path": host.settings.beat_schedule}
     )
 
 
-def parse_kept(host: FleetHost, answer: Answer) -> KeptSchedule:
-    """Where the application cannot be loaded, or its answer cannot be understood, that is the
-    error.
+def ask_kept(host: FleetHost, app: str, environment: Mapping[str, str], scheduler: str) -> str:
+    """Return the fragment that asks for the schedule that beat's scheduler keeps.
+
+    `scheduler` is the one on beat's command line, "" for none.
     """
+    kept = {"scheduler": scheduler, "path": host.settings.beat_schedule}
+    return ask_application(host, app, environment, kept=kept)
+
+
+def parse_kept(host: FleetHost, answer: Answer) -> KeptSchedule:
+    """Parse the answer; if the application was not loaded, or it is invalid, that is the error."""
     found = parse_application(host, answer)
     if "kept" not in found:
-        said = found.get("failed") or found.get("error") or "the application could not be loaded"
+        said = found.get("failed") or found.get("error") or "the application cannot be loaded"
         return KeptSchedule(error=said.splitlines()[-1])
     try:
         told = msgspec.convert(found["kept"], KeptSchedule)
     except msgspec.ValidationError as error:
         return KeptSchedule(
-            error=f"what the application answered cannot be understood: {redact(str(error))}"
+            error=f"the answer of the application cannot be parsed: {redact(str(error))}"
         )
-    entries = tuple(
-        replace(one, entry=replace(one.entry, **_without_secrets(one.entry)))
-        for one in told.entries
-    )
-    return replace(told, entries=entries, error=redact(told.error))
+    entries = []
+    for one in told.entries:
+        entry = replace(one.entry, **_without_secrets(one.entry))
+        entries.append(replace(one, entry=entry))
+    return replace(told, entries=tuple(entries), error=redact(told.error))
 
 
 def ask_imports(
@@ -198,59 +198,59 @@ def ask_imports(
     encodings: Iterable[str] = (),
     overlay: tuple[str, bytes] | None = None,
 ) -> str:
-    """Load the application, import by hand the modules of the expected tasks that are missing then,
-    and connect.
+    """Return the fragment that loads the application, imports modules, and connects to its broker.
 
-    `encodings` are those of which it has to say whether it knows them. `overlay` is a file that is
-    to be taken as if it held these bytes.
+    It separately imports the modules of expected tasks that are missing. It says which of these
+    `encodings` it supports. `overlay` is a file and the bytes to load instead of its contents.
     """
-    queues = sorted({queue for worker in host.settings.workers for queue in worker.queues})
+    queues: set[str] = set()
+    for worker in host.settings.workers:
+        queues.update(worker.queues)
     wanted: dict[str, Any] = {
         "expected": sorted(expected),
-        "queues": queues,
+        "queues": sorted(queues),
         "encodings": sorted(encodings),
         **_ASKED,
     }
     if overlay:
-        wanted["overlay"] = {"path": overlay[0], "text": base64.b64encode(overlay[1]).decode()}
+        path, content = overlay
+        wanted["overlay"] = {"path": path, "text": base64.b64encode(content).decode()}
     return ask_application(host, app, environment, **wanted)
 
 
 class NotTriedError(RunbookError):
-    """The application was not loaded, so whether it can be is not known."""
+    """No attempt was made to load the application, so it is not known whether it can be loaded."""
 
 
 class Home(Struct, frozen=True):
-    """The file that assigns the application, to which `name`, and its text; `why` there is none to
-    edit, "" there is.
-
-    A new line belongs before the line `at`, 0: at the end. `checkout` is the git checkout that it
-    is in, or "".
-    """
+    """The file that assigns the application."""
 
     why: str = ""
+    """Why no such file can be edited; "" if it can."""
     path: str = ""
     name: str = ""
+    """The name that the application is assigned to."""
     at: int = 0
+    """The line before which a new line belongs; 0: at the end."""
     text: bytes = b""
     checkout: str = ""
+    """The git checkout of the file, "" for none."""
 
 
 def ask_home(host: FleetHost, app: str, environment: Mapping[str, str]) -> str:
-    """Where the application is made."""
+    """Return the fragment that asks for the file that assigns the application."""
     return ask_application(host, app, environment, home=True)
 
 
 def parse_home(host: FleetHost, answer: Answer) -> Home:
-    """See Home; `why` also where it cannot be loaded any more."""
+    """Parse the answer; `why` is also set if the application can no longer be loaded."""
     found = parse_application(host, answer)
-    told = found.get("home") or {"why": "the application could not be loaded again"}
+    told = found.get("home") or {"why": "the application cannot be loaded again"}
     return msgspec.convert(told | {"why": redact(told["why"])}, Home)
 
 
 def parse_not_loaded(host: FleetHost, answer: Answer) -> ImportProbe | None:
-    """Why the application cannot be loaded: that is the error of every module; None where it was
-    loaded.
+    """Return why the application cannot be loaded, as an error of every module; None if it was.
 
     Raises NotTriedError.
     """
@@ -259,42 +259,48 @@ def parse_not_loaded(host: FleetHost, answer: Answer) -> ImportProbe | None:
     found = parse_application(host, answer)
     if "registered" in found:
         return None
-    own = {"": found["error"]} if "error" in found else {}
+    errors = {}
+    if "error" in found:
+        errors[""] = found["error"]
     return ImportProbe(
-        frozenset(), own, failed=found.get("failed", ""), variables=_variables(found)
+        frozenset(), errors, failed=found.get("failed", ""), variables=_variables(found)
     )
 
 
 def parse_imports(host: FleetHost, answer: Answer) -> ImportProbe:
-    """See ImportProbe. Raises NotTriedError."""
-    if failed := parse_not_loaded(host, answer):
+    """Parse the answer. Raises NotTriedError."""
+    failed = parse_not_loaded(host, answer)
+    if failed:
         return failed
     found = parse_application(host, answer)
-    reads = {
-        name: found[name] and frozenset(found[name])
-        for name in ("accepts", "decodes", "compressions", "encodings")
-    }
-    errors = {name: redact(error) for name, error in found["errors"].items()}
+    broker = found["broker"]
+    reads = {}
+    for name in ("accepts", "decodes", "compressions", "encodings"):
+        reads[name] = found[name] and frozenset(found[name])
     told = ImportProbe(
-        frozenset(found["registered"]), errors, found["remote"], found["options"],
-        broker_at=redact(found["broker"].get("at", "")),
-        broker_run_id=str(found["broker"].get("run_id", "")),
-        broker_error=redact(found["broker"].get("error", "")),
-        application=_application(found), variables=_variables(found),
+        frozenset(found["registered"]),
+        {name: redact(error) for name, error in found["errors"].items()},
+        found["remote"],
+        found["options"],
+        broker_at=redact(broker.get("at", "")),
+        broker_run_id=str(broker.get("run_id", "")),
+        broker_error=redact(broker.get("error", "")),
+        application=_application(found),
+        variables=_variables(found),
         twins=tuple((short, long, path) for short, long, path in found["twins"]),
-    )  # fmt: skip
+    )
     return replace(told, **reads)
 
 
 def _variables(found: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
-    """By module what a failing line reads of the environment, without secrets."""
+    """Return the environment variables that failing lines read, by module, without secrets."""
     return {module: redact_value(read) for module, read in found.get("variables", {}).items()}
 
 
 def _application(found: Mapping[str, Any]) -> Application | None:
-    """What a host tells may have any shape, and any text in it.
+    """Convert the description of an application, which may have any shape; None if invalid.
 
-    Names are kept as they are, for they are compared: whoever tells them redacts. The rest is
+    Names stay exact, because they are compared; whoever prints them redacts them. The rest is
     redacted here.
     """
     told = found.get("application")
@@ -303,14 +309,19 @@ def _application(found: Mapping[str, Any]) -> Application | None:
     except msgspec.ValidationError:
         return None
     schedule = tuple(replace(entry, **_without_secrets(entry)) for entry in said.schedule)
-    settings = None if said.settings is None else redact_value(settings_of(said.settings))
+    settings = None
+    if said.settings is not None:
+        settings = redact_value(settings_of(said.settings))
     return replace(said, loaded_at=time.time(), schedule=schedule, settings=settings)
 
 
 def _without_secrets(entry: ScheduleEntry) -> dict[str, Any]:
+    args = None
+    if entry.args is not None:
+        args = tuple(redact_value(entry.args))
     return {
         "options": redact_value(entry.options),
-        "args": None if entry.args is None else tuple(redact_value(entry.args)),
+        "args": args,
         "kwargs": redact_value(entry.kwargs),
         "schedule": redact(entry.schedule),
         "route": entry.route and replace(entry.route, error=redact(entry.route.error)),

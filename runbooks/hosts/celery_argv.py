@@ -1,8 +1,7 @@
-"""What a command line says of a Celery worker or beat; nothing else of it is kept, for it may hold
-secrets.
+"""Parse the command line of a Celery worker or beat; keep nothing else, because it may be secret.
 
 **Source:** celery 5.7.0 `bin/celery.py`, `bin/worker.py`, `bin/beat.py`, `bin/base.py` (the
-options; Celery 4 takes the global ones behind the command, too); `platforms.py:
+options; Celery 4 also accepts the global ones after the command); `platforms.py:
 set_mp_process_title`, with setproctitle: `[celeryd: NODE:MainProcess] -active- (ARGS)`, and
 `[celery beat] ARGS`, of `-B` without ARGS.
 """
@@ -23,11 +22,11 @@ _PYTHON = re.compile(r"(python|pypy)[\w.]*")
 
 
 def _valued(others: str, **fields: str) -> dict[str, str]:
-    """Options that take a value, each with the field that it is kept in, "" for the others, which
-    are not.
-    """
-    kept = {name: field for field, names in fields.items() for name in names.split()}
-    return dict.fromkeys(others.split(), "") | kept
+    """Return options that take a value, each with its field of `Options`; "": not kept."""
+    options = dict.fromkeys(others.split(), "")
+    for field, names in fields.items():
+        options.update(dict.fromkeys(names.split(), field))
+    return options
 
 
 _GLOBAL = _valued(
@@ -62,34 +61,9 @@ _SOCKET = re.compile(
 )
 
 
-def title_of(words: Sequence[str]) -> str:
-    """What a process calls itself in its title: MainProcess, ForkPoolWorker-1, or beat; "" where it
-    has none.
-    """
-    text = " ".join(words)
-    if found := _TITLE.match(text):
-        return found[2]
-    return "beat" if text.startswith(_BEAT_TITLE) else ""
-
-
-def options_of(words: Sequence[str]) -> Options | None:
-    """What the arguments of a process say of a worker or beat; None where they are those of
-    neither.
-
-    The place of the words counts: `sh -c "celery …"`, `watch celery …`, `tail celery.log` are no
-    Celery, and in `celery -A worker beat` the application is called worker.
-    """
-    text = " ".join(words).strip()
-    told = text.partition("(")[2].rpartition(")")[0].split()
-    if found := _TITLE.match(text):
-        return replace(_read(told) or Options("worker"), role="worker", node=found[1], titled=True)
-    if text.startswith(_BEAT_TITLE):
-        return _read(text.removeprefix(_BEAT_TITLE).split()) or Options("beat")
-    return _read(_arguments(words))
-
-
 _EXTRA = re.compile(
-    r"--(?:prefetch-multiplier|time-limit|soft-time-limit|max-tasks-per-child|max-memory-per-child|optimization)$"
+    r"--(?:prefetch-multiplier|time-limit|soft-time-limit|max-tasks-per-child|max-memory-per-child"
+    r"|optimization)$"
 )
 _EXTRA_FLAGS = (
     "-E",
@@ -100,29 +74,54 @@ _EXTRA_FLAGS = (
 )
 
 
-def extra_of(words: Sequence[str]) -> tuple[str, ...]:
-    """The options of a worker beside those of `Options` that say how it works, each as one word;
-    none is a secret.
+def title_of(words: Sequence[str]) -> str:
+    """Return the name in a process's title (MainProcess, ForkPoolWorker-1, beat); "" for none."""
+    text = " ".join(words)
+    found = _TITLE.match(text)
+    if found:
+        return found[2]
+    if text.startswith(_BEAT_TITLE):
+        return "beat"
+    return ""
+
+
+def options_of(words: Sequence[str]) -> Options | None:
+    """Return the options of a worker or beat from a process's arguments; None for other processes.
+
+    The positions of words count: `sh -c "celery …"`, `watch celery …` and `tail celery.log` are not
+    Celery, and in `celery -A worker beat` the application is called worker.
     """
+    text = " ".join(words).strip()
+    found = _TITLE.match(text)
+    if found:
+        _, _, rest = text.partition("(")
+        arguments, _, _ = rest.rpartition(")")
+        options = _read(arguments.split()) or Options("worker")
+        return replace(options, role="worker", node=found[1], titled=True)
+    if text.startswith(_BEAT_TITLE):
+        return _read(text.removeprefix(_BEAT_TITLE).split()) or Options("beat")
+    return _read(_arguments(words))
+
+
+def extra_of(words: Sequence[str]) -> tuple[str, ...]:
+    """Return other options that say how a worker works, each as one word; none can be secret."""
     rest = list(_arguments(words))
     found = []
-    for at, word in enumerate(rest):
+    for word, after in zip(rest, [*rest[1:], ""], strict=False):
         name, equals, _ = word.partition("=")
         if word in _EXTRA_FLAGS or (equals and _EXTRA.match(name)):
             found.append(word)
-        elif at + 1 < len(rest) and (word == "-O" or _EXTRA.match(word)):
-            found.append(
-                f"--optimization={rest[at + 1]}" if word == "-O" else f"{word}={rest[at + 1]}"
-            )
+        elif after and word == "-O":
+            found.append(f"--optimization={after}")
+        elif after and _EXTRA.match(word):
+            found.append(f"{word}={after}")
         elif re.fullmatch(r"-O(fair|fast|default)", word):
             found.append(word)
     return tuple(found)
 
 
 def log_of(words: Sequence[str]) -> str:
-    """The file that a worker or beat is told to log into, "" for none; `%n` and the like stay in
-    it.
-    """
+    """Return the log file option of a worker or beat, "" for none; `%n` and the like stay in it."""
     rest = list(_arguments(words))
     for word, after in zip(rest, [*rest[1:], ""], strict=False):
         if word in ("-f", "--logfile"):
@@ -133,10 +132,9 @@ def log_of(words: Sequence[str]) -> str:
 
 
 def command_in(text: str) -> Sequence[str]:
-    """The words of Celery's command in one that a file holds, which may be a shell's: `sh -c 'exec
-    celery …'`.
+    """Return the words of Celery's command in a command: `sh -c 'exec celery …'`.
 
-    Empty where there is none, or where what it is called with shows only when it runs (`$NAME`).
+    Empty if it has none, or if its arguments are known only when it runs (`$NAME`).
     """
     try:
         words = shlex.split(text, comments=False)
@@ -144,18 +142,25 @@ def command_in(text: str) -> Sequence[str]:
         return ()
     for at, word in enumerate(words):
         if PurePosixPath(word).name == "celery" and (at == 0 or words[at - 1] != "-c"):
-            before = words[max(at - 2, 0) : at]
-            start = (
-                at - 2
-                if before[-1:] == ["-m"]
-                else at - 1
-                if before and is_python(before[-1])
-                else at
-            )
-            command = [one.rstrip(";") for one in words[start:]]
-            return () if any("$" in one for one in command) else command
-    inner = [word for word in words if " " in word and "celery" in word]
-    return command_in(inner[0]) if inner else ()
+            command = [one.rstrip(";") for one in words[_start(words, at) :]]
+            if any("$" in one for one in command):
+                return ()
+            return command
+    for word in words:
+        if " " in word and "celery" in word:
+            return command_in(word)
+    return ()
+
+
+def _start(words: Sequence[str], at: int) -> int:
+    """Return where the command begins whose `celery` is at a position: perhaps with a Python."""
+    if at == 0:
+        return at
+    if words[at - 1] == "-m":
+        return at - 2
+    if is_python(words[at - 1]):
+        return at - 1
+    return at
 
 
 def is_python(word: str) -> bool:
@@ -164,25 +169,25 @@ def is_python(word: str) -> bool:
 
 
 def main_options_of(words: Sequence[str]) -> Options | None:
-    """The same, and None of one that calls itself something else than a main process."""
-    return options_of(words) if title_of(words) in ("", "MainProcess", "beat") else None
+    """Return the options as `options_of` does, but only of main processes and beats."""
+    if title_of(words) not in ("", "MainProcess", "beat"):
+        return None
+    return options_of(words)
 
 
 def place_of(url: str) -> BrokerPlace | None:
-    """Where a broker URL leads, without its login and options; None where that cannot be told from
-    them.
-    """
-    if found := _SOCKET.fullmatch(url):
+    """Return the place of a broker URL without login and options; None if it cannot be parsed."""
+    found = _SOCKET.fullmatch(url)
+    if found:
         return BrokerPlace(found[1], None, int(found[2] or 0))
-    if found := _PLACE.fullmatch(url):
+    found = _PLACE.fullmatch(url)
+    if found:
         return BrokerPlace(found[1] or "localhost", int(found[2] or 6379), int(found[3] or 0))
     return None
 
 
 def _arguments(words: Sequence[str]) -> Sequence[str]:
-    """Those of Celery's own command, whether a Python runs it or not; none where another program
-    runs.
-    """
+    """Return the arguments of Celery's own command, with or without Python; none for others."""
     names = [PurePosixPath(word).name for word in words]
     at = 0
     if names and _PYTHON.fullmatch(names[0]):
@@ -190,18 +195,24 @@ def _arguments(words: Sequence[str]) -> Sequence[str]:
         while at < len(words) and words[at].startswith("-") and words[at] != "-m":
             if words[at] == "-c":
                 return ()
-            at += 2 if words[at] in ("-W", "-X") else 1
+            if words[at] in ("-W", "-X"):
+                at += 1
+            at += 1
         if words[at : at + 1] == ["-m"] or names[at : at + 1] == ["manage.py"]:
             at += 1
-    return words[at + 1 :] if names[at : at + 1] == ["celery"] else ()
+    if names[at : at + 1] != ["celery"]:
+        return ()
+    return words[at + 1 :]
 
 
 def _read(words: Sequence[str]) -> Options | None:
-    """**Source:** click 8: a short option may stand in one word with flags before it and its value
-    behind it.
+    """Parse the arguments of Celery's command; None if it is neither worker nor beat.
+
+    **Source:** click 8: one word may have flags, a short option, and its value.
     """
-    role, known = "", _GLOBAL
-    kept = dict[str, Any]()
+    role = ""
+    known = _GLOBAL
+    kept: dict[str, Any] = {}
     rest = iter(words)
     for word in rest:
         if not word.startswith("-"):
@@ -212,17 +223,24 @@ def _read(words: Sequence[str]) -> Options | None:
             continue
         for name, value in _options_in(word, known):
             if name in known:
-                kept[known[name]] = (next(rest, "") if value is None else value).strip("'\"")
+                if value is None:
+                    value = next(rest, "")
+                kept[known[name]] = value.strip("'\"")
             elif name in ("-B", "--beat"):
                 kept["with_beat"] = True
-    return _options(role, kept) if role else None
+    if not role:
+        return None
+    return _options(role, kept)
 
 
 def _options_in(word: str, known: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
-    """The options of a word, each with its value; None where that is the next word."""
+    """Yield the options of a word, each with its value; None: the value is the next word."""
     if word.startswith("--"):
         name, equals, value = word.partition("=")
-        yield name, value if equals else None
+        if equals:
+            yield name, value
+        else:
+            yield name, None
         return
     for n, letter in enumerate(word[1:], 2):
         if f"-{letter}" in known:
@@ -232,18 +250,23 @@ def _options_in(word: str, known: Mapping[str, str]) -> Iterator[tuple[str, str 
 
 
 def _options(role: str, kept: Mapping[str, str]) -> Options:
-    concurrency = kept.get("concurrency", "")
+    concurrency = None
+    if kept.get("concurrency", "").isdigit():
+        concurrency = int(kept["concurrency"])
+    broker = None
+    if "broker" in kept:
+        broker = place_of(kept["broker"])
     return Options(
         role,  # type: ignore[arg-type]
         app=kept.get("app", ""),
         node=kept.get("node", ""),
         queues=tuple(filter(None, kept.get("queues", "").split(","))),
         pool=kept.get("pool", ""),
-        concurrency=int(concurrency) if concurrency.isdigit() else None,
+        concurrency=concurrency,
         autoscale=kept.get("autoscale", ""),
         with_beat="with_beat" in kept,
         scheduler=kept.get("scheduler", ""),
         schedule=kept.get("schedule", ""),
         max_interval=kept.get("max_interval", ""),
-        broker=place_of(kept["broker"]) if "broker" in kept else None,
+        broker=broker,
     )

@@ -1,25 +1,23 @@
-"""The workers that `celery multi start` starts, each with the command that it comes to.
+"""The workers that `celery multi start` starts, each with its command.
 
-**Source:** celery 5.7.0 `apps/multi.py: NamespacedOptionParser, MultiParser`: one number N means
-celery1 … celeryN; an option of `-Q:NAMES` is that of these nodes alone, of which a number means the
-place in the list.
+**Source:** celery 5.7.0 `apps/multi.py: NamespacedOptionParser, MultiParser`: a single number N
+means celery1 … celeryN; an option `-Q:NAMES` applies only to these nodes, and a number among the
+names is a position in the list of nodes.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import PurePosixPath
 
 _STARTS = ("start", "restart")
 
 
 def workers_in(words: Sequence[str]) -> list[list[str]]:
-    """The command of each worker, from the words of `celery … multi start …`; none of another
-    command.
-    """
+    """Return the command of each worker of `celery … multi start …`; empty for other commands."""
     names = [PurePosixPath(word).name for word in words]
     if "celery" not in names or "multi" not in words:
         return []
-    before, at = names.index("celery"), words.index("multi")
+    before = names.index("celery")
+    at = words.index("multi")
     if words[at + 1 : at + 2] == [] or words[at + 1] not in _STARTS:
         return []
     nodes, options = _parsed(words[at + 2 :])
@@ -28,23 +26,19 @@ def workers_in(words: Sequence[str]) -> list[list[str]]:
         nodes = [str(n) for n in range(1, int(nodes[0]) + 1)]
     found = []
     for node in nodes:
-        own = [
-            option
-            for option, of in options
-            if not of or node in _meant(of, nodes, of_range=of_range)
-        ]
-        name = _full_name(f"celery{node}" if of_range else node)
-        found.append(
-            ["celery", *words[before + 1 : at], "worker", "-n", name, *chain.from_iterable(own)]
-        )
+        name = _full_name(node, of_range=of_range)
+        command = ["celery", *words[before + 1 : at], "worker", "-n", name]
+        for option, of in options:
+            if not of or node in _meant(of, nodes, of_range=of_range):
+                command += option
+        found.append(command)
     return found
 
 
 def _parsed(words: Sequence[str]) -> tuple[list[str], list[tuple[list[str], str]]]:
-    """The names of the nodes, and each option with whose it is, "" for all; those of single nodes
-    come last.
-    """
-    names, options = list[str](), list[tuple[list[str], str]]()
+    """Return the names of the nodes, and each option with its nodes ("": all), these last."""
+    names: list[str] = []
+    options: list[tuple[list[str], str]] = []
     rest = iter([*words, "--"])
     word = next(rest)
     while word != "--":
@@ -57,9 +51,11 @@ def _parsed(words: Sequence[str]) -> tuple[list[str], list[tuple[list[str], str]
             options.append(([f"{name}{equals}{value}"], of))
         else:
             name, _, of = word.partition(":")
-            has_value = not after.startswith("-")
-            options.append(([name, after] if has_value else [name], of))
-            after = next(rest) if has_value else after
+            option = [name]
+            if not after.startswith("-"):
+                option.append(after)
+                after = next(rest)
+            options.append((option, of))
         word = after
     return names, sorted(options, key=lambda option: bool(option[1]))
 
@@ -75,5 +71,9 @@ def _meant(of: str, nodes: Sequence[str], *, of_range: bool) -> Iterator[str]:
             yield one
 
 
-def _full_name(name: str) -> str:
-    return name if "@" in name else f"{name}@%h"
+def _full_name(name: str, *, of_range: bool) -> str:
+    if of_range:
+        name = f"celery{name}"
+    if "@" in name:
+        return name
+    return f"{name}@%h"

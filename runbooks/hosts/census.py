@@ -1,14 +1,13 @@
-"""Asks a host for all its Celery processes, and understands what it answers.
+"""Ask a host for all its Celery processes, and parse the answer.
 
-What they are called is not asked: a worker, a process of its pool and the beat of `-B` may have the
-same command, and their signals tell them apart. Somebody else's worker takes the same messages, or
-starts a second node of the same name.
+Names do not matter: a worker, its pool processes and the beat of `-B` may have the same command,
+but their signals differ. A worker of another owner takes the same messages, or is a second node of
+the same name.
 """
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import takewhile
 from pathlib import PurePosixPath
 from socket import AF_INET, AF_INET6, inet_ntop
 from types import MappingProxyType
@@ -38,11 +37,14 @@ UNIT_PROPERTIES = (
     "Id,FragmentPath,UnitFileState,Type,KillMode,ActiveState,SubState,NRestarts,User,ExecStart,Environment,PIDFile,"
     "WorkingDirectory"
 )
-_INT, _QUIT, _USR1, _TERM = 2, 3, 10, 15
+_INT = 2
+_QUIT = 3
+_USR1 = 10
+_TERM = 15
 _FORKED = 0x40
 _USERS = re.compile(r"/user@(\d+)\.service/")
-"""**Source:** user@.service(5): what a user's own systemd runs is in a control group below that of
-this unit.
+"""**Source:** user@.service(5): the control group of this unit contains those of a user's own
+systemd.
 """
 _CONTAINER = re.compile(r"([0-9a-f]{64})(?:\.scope)?$")
 _PYTHON = re.compile(r"(python|pypy)[\w.-]*( \(deleted\))?")
@@ -52,9 +54,10 @@ _STAT = re.compile(r"(\d+) \((.*)\) (\S) (.*)")
 
 
 def ask_census(host: FleetHost, own_groups: Sequence[str], pids: Iterable[int] = ()) -> str:
-    """All processes that name Celery, or only those of `pids`; `own_groups` are the patterns of the
-    units that its service manager tells of. Connections and environments are told of `pids`, or
-    without these of beats alone.
+    """Return the fragment that asks for all processes that name Celery, or only for `pids`.
+
+    `own_groups` are patterns of the units that the service manager reports itself. The answer has
+    connections and environments of `pids`, or without `pids` only of beats.
 
     **Source:** proc(5); test(1), `-ef`; pid_namespaces(7); systemctl(1); GNU and busybox stat, ls,
     grep and sed.
@@ -69,14 +72,11 @@ def parse_census(
     known_units: Mapping[str, Unit],
     nodes: Mapping[int, str] = MappingProxyType({}),
 ) -> Census:
-    """The Celery processes of the host; `known_units` are what its service manager tells of those
-    that it runs.
+    """Return the Celery processes of the host.
 
-    `nodes` are the names of the nodes that say these pids are theirs: their commands need not name
-    Celery.
-
-    What lies in a pid namespace that is no container's, as that of systemd-nspawn, is on another
-    host.
+    `known_units` are the units that its service manager has reported. `nodes` are the names of
+    nodes that answer from these pids: their commands need not name Celery. A process in a pid
+    namespace that is not a container's, such as systemd-nspawn's, belongs to another host.
     """
     parts = answer.out.decode(errors="replace").split("---\n", 9)
     heads, lines, above, owners, sockets, network, environs, units, unsuited, commands = parts
@@ -89,14 +89,19 @@ def parse_census(
         _commands(commands),
     )
     rows = [line.split() for line in heads.splitlines()]
-    found = [_process(int(row[0]), row[1:], told, clock, nodes) for row in rows if len(row) == 3]
-    processes = _settled([one for one in found if one])
-    shown = {**known_units, **{unit.name: unit for unit in _units(units)}}
-    shown = {
-        name: replace(unit, lines=tuple(_lines_of(unit, unsuited.splitlines())))
-        for name, unit in shown.items()
-    }
-    return Census(tuple(processes), shown, hidden=["hidden"] in rows)
+    found = []
+    for row in rows:
+        if len(row) == 3:
+            one = _process(int(row[0]), row[1:], told, clock, nodes)
+            if one:
+                found.append(one)
+    shown = dict(known_units)
+    for unit in _units(units):
+        shown[unit.name] = unit
+    lines_of_units = unsuited.splitlines()
+    for name, unit in shown.items():
+        shown[name] = replace(unit, lines=tuple(_lines_of(unit, lines_of_units)))
+    return Census(tuple(_settled(found)), shown, hidden=["hidden"] in rows)
 
 
 class _Stat(Struct, frozen=True):
@@ -119,9 +124,7 @@ class _Stat(Struct, frozen=True):
 
     @property
     def forked(self) -> bool:
-        """Whether it runs the program of the one that forked it. **Source:** Linux `sched.h`:
-        PF_FORKNOEXEC.
-        """
+        """Whether it runs its parent's program. **Source:** Linux `sched.h`: PF_FORKNOEXEC."""
         return bool(self.fields[5] & _FORKED)
 
     @property
@@ -143,7 +146,9 @@ class _Environment(Struct, frozen=True):
         """**Source:** supervisor 4.2.5 `process.py: ProcessGroup`, `options.py: make_namespec`."""
         if self.group == self.process:
             return self.process
-        return f"{self.group}:{self.process}" if self.group and self.process else ""
+        if self.group and self.process:
+            return f"{self.group}:{self.process}"
+        return ""
 
 
 class _Files(Struct):
@@ -153,7 +158,7 @@ class _Files(Struct):
 
 
 class _Told(Struct, frozen=True):
-    """What is known of each process, by its pid."""
+    """The parsed sections of the answer, by pid."""
 
     files: Mapping[int, _Files]
     above: Mapping[int, _Stat]
@@ -164,10 +169,10 @@ class _Told(Struct, frozen=True):
 
 
 def _of_files(lines: str) -> dict[int, _Files]:
-    """Lines of `/proc/PID/stat`, `status` and `cgroup`, as grep -H tells them.
+    """Parse lines of `/proc/PID/stat`, `status` and `cgroup`, as grep -H prints them.
 
-    Of the control groups the last is systemd's own; where that is the root, as on a host of the
-    first version beside an empty second, the one before.
+    The last control group is systemd's own; if that is the root, as with cgroup v1 beside an empty
+    v2, the one before it is.
     """
     found: dict[int, _Files] = {}
     for line in lines.splitlines():
@@ -186,11 +191,9 @@ def _of_files(lines: str) -> dict[int, _Files]:
 
 def _stat(line: str) -> _Stat | None:
     found = _STAT.fullmatch(line)
-    return (
-        _Stat(int(found[1]), found[2], found[3], tuple(map(int, found[4].split())))
-        if found
-        else None
-    )
+    if not found:
+        return None
+    return _Stat(int(found[1]), found[2], found[3], tuple(map(int, found[4].split())))
 
 
 def _stats(lines: str) -> dict[int, _Stat]:
@@ -198,26 +201,30 @@ def _stats(lines: str) -> dict[int, _Stat]:
 
 
 def _owners(lines: str) -> dict[int, tuple[str, str]]:
-    """Each process's user, and its program, "" where that may not be seen.
+    """Return the user and the program of each process; the program is "" if it is hidden.
 
-    **Source:** stat(1), `%n %u %U %N`: proc(5) has the folder belong to the process's effective
-    user, whatever the files in it do. A program that was replaced since is followed by `
-    (deleted)`.
+    **Source:** stat(1), `%n %u %U %N`; proc(5): the folder belongs to the process's effective user,
+    whoever owns the files in it. ` (deleted)` follows a program that was replaced.
     """
-    users, programs = dict[int, str](), dict[int, str]()
+    users: dict[int, str] = {}
+    programs: dict[int, str] = {}
     for line in lines.splitlines():
         path, uid, name, *rest = line.split(" ", 3)
         _, _, pid, *file = path.split("/")
         if not file:
-            users[int(pid)] = uid if name == "UNKNOWN" else name
+            users[int(pid)] = name
+            if name == "UNKNOWN":
+                users[int(pid)] = uid
         elif rest and " -> " in rest[0]:
             programs[int(pid)] = rest[0].partition(" -> ")[2].strip("'\"")
     return {pid: (user, programs.get(pid, "")) for pid, user in users.items()}
 
 
 def _connections(sockets: str, network: str) -> dict[int, tuple[Connection, ...]]:
-    """**Source:** proc(5), `/proc/net/tcp`: local and remote address in hexadecimal, the state (01
-    is established), and, ninth after that, the inode; an address is told in words of the machine's
+    """Return the TCP connections by pid.
+
+    **Source:** proc(5), `/proc/net/tcp`: local and remote address in hexadecimal, the state (01 is
+    established), and in the tenth field the inode; an address consists of words in the machine's
     byte order, little-endian here.
     """
     found: dict[str, Connection] = {}
@@ -237,7 +244,9 @@ def _connections(sockets: str, network: str) -> dict[int, tuple[Connection, ...]
 
 def _address(told: str) -> str:
     raw, _, port = told.partition(":")
-    address = b"".join(bytes.fromhex(raw[n : n + 8])[::-1] for n in range(0, len(raw), 8))
+    address = b""
+    for n in range(0, len(raw), 8):
+        address += bytes.fromhex(raw[n : n + 8])[::-1]
     if len(address) == 4 or address.startswith(_MAPPED):
         return f"{inet_ntop(AF_INET, address[-4:])}:{int(port, 16)}"
     return f"[{inet_ntop(AF_INET6, address)}]:{int(port, 16)}"
@@ -258,15 +267,18 @@ def _environments(lines: str) -> dict[int, _Environment]:
 
 
 def _commands(lines: str) -> dict[int, list[str]]:
-    """The arguments by pid. **Source:** proc(5), `cmdline`; what follows a newline in one has the
-    path before it.
+    """Return the arguments by pid.
+
+    **Source:** proc(5), `cmdline`; grep prints the path again after a newline in an argument.
     """
     texts: dict[int, str] = {}
     for line in lines.split("\n"):
         path, _, text = line.partition(":")
         if path.startswith("/proc/"):
             pid = int(path.split("/")[2])
-            texts[pid] = f"{texts[pid]} {text}" if pid in texts else text
+            if pid in texts:
+                text = f"{texts[pid]} {text}"
+            texts[pid] = text
     return {pid: text.rstrip("\0 ").split("\0") for pid, text in texts.items()}
 
 
@@ -278,8 +290,11 @@ def _units(shown: str) -> Iterator[Unit]:
 
 
 def unit_of(told: Mapping[str, str]) -> Unit:
-    """A unit by the properties that systemctl shows of it."""
+    """Return a unit from the properties that systemctl shows."""
     names = [name.removesuffix("=") for name in told.get("Environment", "").split()]
+    variables = None
+    if "?" not in names:
+        variables = tuple(names)
     return Unit(
         told["Id"],
         path=told.get("FragmentPath", ""),
@@ -294,12 +309,12 @@ def unit_of(told: Mapping[str, str]) -> Unit:
         directory=told.get("WorkingDirectory", "").removeprefix("!"),
         multi=told.get("RunsCelery") == "multi",
         user=told.get("User", ""),
-        variables=None if "?" in names else tuple(names),
+        variables=variables,
     )
 
 
 def _lines_of(unit: Unit, lines: Iterable[str]) -> Iterator[str]:
-    """Of lines as `grep -Hn` tells them those of a unit's own file and of its drop-ins.
+    """Yield the lines, as `grep -Hn` prints them, of a unit's own file and of its drop-ins.
 
     **Source:** systemd.unit(5): drop-ins of `a-b@c.service` are in `a-b@c.service.d`,
     `a-b@.service.d`, `a-@.service.d` or `service.d`.
@@ -307,34 +322,41 @@ def _lines_of(unit: Unit, lines: Iterable[str]) -> Iterator[str]:
     name, dot, kind = unit.name.rpartition(".")
     template, at, _ = name.partition("@")
     words = template.split("-")
-    stems = [
-        name,
-        f"{template}{at}",
-        *("-".join(words[:n]) + f"-{at}" for n in range(1, len(words))),
-    ]
-    folders = {f"{stem}{dot}{kind}.d" for stem in stems} | {f"{kind}.d"}
+    stems = [name, f"{template}{at}"]
+    for n in range(1, len(words)):
+        stem = "-".join(words[:n])
+        stems.append(f"{stem}-{at}")
+    folders = {f"{kind}.d"}
+    folders.update(f"{stem}{dot}{kind}.d" for stem in stems)
     for line in lines:
         path, number, text = line.split(":", 2)
         if path == unit.path or PurePosixPath(path).parent.name in folders:
-            yield f"{path}:{number}: {''.join(text.split())}"
+            setting = "".join(text.split())
+            yield f"{path}:{number}: {setting}"
 
 
 def _process(
     pid: int, flags: Sequence[str], told: _Told, clock: Clock, nodes: Mapping[int, str]
 ) -> CeleryProcess | None:
-    files, words = told.files.get(pid, _Files()), told.commands.get(pid, ())
-    stat, options = files.stat, options_of(words)
+    """Return a process, None if it is not Celery's, or belongs to another host."""
+    files = told.files.get(pid, _Files())
+    words = told.commands.get(pid, ())
+    stat = files.stat
+    options = options_of(words)
     if not options and pid in nodes:
         options = Options("worker", node=nodes[pid], titled=True)
     user, program = told.owners.get(pid, ("", ""))
-    found = _CONTAINER.search(files.group) if "inside" in flags else None
-    if not (stat and options and _runs_python(program, stat.name, words)) or (
-        "inside" in flags and not found
-    ):
+    if not (stat and options and _runs_python(program, stat.name, words)):
         return None
+    container = ""
+    engine = None
+    if "inside" in flags:
+        found = _CONTAINER.search(files.group)
+        if not found:
+            return None
+        container = found[1]
+        engine = _engine(files.group)
     above = tuple(_above(stat.parent, told))
-    users = _USERS.search(files.group)
-    last = files.group.rpartition("/")[2]
     environment = told.environments.get(pid, _Environment())
     return CeleryProcess(
         pid,
@@ -348,11 +370,11 @@ def _process(
         memory_bytes=int(files.status.get("VmRSS", "0").split()[0]) * 1024,
         cpu_s=stat.cpu_ticks / clock.ticks_per_s,
         inner_pid=int(files.status.get("NSpid", str(pid)).split()[-1]),
-        here=True if "here" in flags else False if program else None,
-        unit=last if last.endswith((".service", ".scope")) else "",
-        users_unit=users[1] if users else "",
-        container=found[1] if found else "",
-        engine=_engine(files.group) if found else None,
+        here=_is_here(flags, program),
+        unit=_unit_of(files.group),
+        users_unit=_users_unit(files.group),
+        container=container,
+        engine=engine,
         program=_program(environment, above, told),
         above=above,
         terminal=stat.terminal,
@@ -361,41 +383,75 @@ def _process(
     )
 
 
-def _runs_python(program: str, name: str, words: Sequence[str]) -> bool:
-    """Whether Python runs it, so that it is no shell or tool with Celery's command among its
-    arguments.
+def _is_here(flags: Sequence[str], program: str) -> bool | None:
+    """Whether a process works in the directory; None if its folder is hidden, as its program is."""
+    if "here" in flags:
+        return True
+    if program:
+        return False
+    return None
 
-    Where its program may not be seen its short name tells, which a script or a title has changed.
+
+def _unit_of(group: str) -> str:
+    """Return the unit of a control group, "" for none."""
+    _, _, last = group.rpartition("/")
+    if last.endswith((".service", ".scope")):
+        return last
+    return ""
+
+
+def _users_unit(group: str) -> str:
+    """Return the user whose own systemd has a control group, "" for none."""
+    found = _USERS.search(group)
+    if not found:
+        return ""
+    return found[1]
+
+
+def _runs_python(program: str, name: str, words: Sequence[str]) -> bool:
+    """Whether Python runs it: a shell or a tool may have Celery's command among its arguments.
+
+    If its program is hidden, its short name counts, which a script or a title changes.
     """
     if title_of(words):
         return True
-    return bool(
-        _PYTHON.fullmatch(PurePosixPath(program).name) if program else _OF_PYTHON.match(name)
-    )
+    if program:
+        return _PYTHON.fullmatch(PurePosixPath(program).name) is not None
+    return _OF_PYTHON.match(name) is not None
 
 
 def _kind(words: Sequence[str], options: Options, stat: _Stat, status: Mapping[str, str]) -> Kind:
-    """What it is by its title, or else by its signals; a beat that was forked is settled with the
-    others.
+    """Return the kind of a process, by its title or else by its signals; `_settled` corrects it.
 
     **Source:** celery 5.7.0 `apps/worker.py`, `apps/beat.py`, `concurrency/prefork.py:
     process_initializer` (signals; the same in 4.4 and 5.2); proc(5): SigIgn and SigCgt are masks.
     """
-    if title := title_of(words):
-        if title == "beat":
-            return Kind.EMBEDDED_BEAT if " ".join(words).strip() == "[celery beat]" else Kind.BEAT
-        return Kind.MAIN if title == "MainProcess" else Kind.CHILD
+    title = title_of(words)
+    if title:
+        return _kind_by_title(title, words)
     if options.role == "beat":
-        return (
-            Kind.BEAT
-            if _has(status, "SigCgt", _INT, _TERM) and not _has(status, "SigCgt", _USR1)
-            else Kind.UNCLEAR
-        )
+        if _has(status, "SigCgt", _INT, _TERM) and not _has(status, "SigCgt", _USR1):
+            return Kind.BEAT
+        return Kind.UNCLEAR
     if not _has(status, "SigCgt", _QUIT, _TERM, _USR1):
         return Kind.UNCLEAR
     if _has(status, "SigCgt", _INT):
-        return Kind.EMBEDDED_BEAT if stat.forked else Kind.MAIN
-    return Kind.CHILD if stat.forked and _has(status, "SigIgn", _INT) else Kind.UNCLEAR
+        if stat.forked:
+            return Kind.EMBEDDED_BEAT
+        return Kind.MAIN
+    if stat.forked and _has(status, "SigIgn", _INT):
+        return Kind.CHILD
+    return Kind.UNCLEAR
+
+
+def _kind_by_title(title: str, words: Sequence[str]) -> Kind:
+    if title == "MainProcess":
+        return Kind.MAIN
+    if title != "beat":
+        return Kind.CHILD
+    if " ".join(words).strip() == "[celery beat]":
+        return Kind.EMBEDDED_BEAT
+    return Kind.BEAT
 
 
 def _has(status: Mapping[str, str], mask: str, *signals: int) -> bool:
@@ -404,24 +460,20 @@ def _has(status: Mapping[str, str], mask: str, *signals: int) -> bool:
 
 
 def _settled(found: Sequence[CeleryProcess]) -> Iterator[CeleryProcess]:
-    """The same, with what only all of them together show.
+    """Correct the kinds of processes by their parents and children, and mark leftovers.
 
-    What a worker has forked with a main process's signals is its beat. Where it has forked itself,
-    or is no worker's and was not told to be a beat, a program has forked a worker. What is of a
-    pool, or such a beat, and below no worker is left of one.
+    A process with a main process's signals that a worker has forked is its beat. If it has forked
+    processes itself, or its parent is not a worker and it has no `-B`, it is a worker that another
+    program has forked. A pool process, or such a beat, without a worker above it is a leftover.
     """
     by_pid = {one.pid: one for one in found}
     forking = {one.parent for one in found if one.kind is Kind.CHILD}
     for one in found:
+        if one.kind is not Kind.EMBEDDED_BEAT or one.options.role != "worker":
+            continue
         parent = by_pid.get(one.parent)
-        if (
-            one.kind is Kind.EMBEDDED_BEAT
-            and one.options.role == "worker"
-            and (
-                one.pid in forking
-                or not (one.options.with_beat or (parent and parent.kind is Kind.MAIN))
-            )
-        ):
+        is_beat = one.options.with_beat or (parent and parent.kind is Kind.MAIN)
+        if one.pid in forking or not is_beat:
             by_pid[one.pid] = replace(one, kind=Kind.MAIN)
     for one in by_pid.values():
         yield replace(one, leftover=_is_left(one, by_pid))
@@ -441,41 +493,41 @@ def _above(pid: int, told: _Told) -> Iterator[Ancestor]:
 
 
 def _program(environment: _Environment, above: Sequence[Ancestor], told: _Told) -> str:
-    """What its environment says, or that of what stands between it and supervisord; a title blanks
-    its own.
+    """Return supervisord's program of a process: from its environment, or from one above it.
+
+    A title overwrites the process's own environment.
     """
-    between = takewhile(lambda one: one.name != "supervisord", above)
-    environments = [
-        environment,
-        *(told.environments.get(one.pid, _Environment()) for one in between),
-    ]
-    return next((one.program for one in environments if one.program), "")
+    if environment.program:
+        return environment.program
+    for one in above:
+        if one.name == "supervisord":
+            break
+        found = told.environments.get(one.pid)
+        if found and found.program:
+            return found.program
+    return ""
 
 
 def _engine(group: str) -> Manager:
-    return (
-        Manager.PODMAN
-        if "libpod" in group
-        else Manager.DOCKER
-        if "docker" in group
-        else Manager.CONTAINER
-    )
+    if "libpod" in group:
+        return Manager.PODMAN
+    if "docker" in group:
+        return Manager.DOCKER
+    return Manager.CONTAINER
 
 
 def others(
     app: str, census: Census, own_groups: Sequence[str], ours: Collection[int]
 ) -> tuple[OtherRunner, ...]:
-    """Who else runs workers or beats of the application, in the order of their names; `ours` are
-    our services' pids.
+    """Return the other managers that run workers or beats of the application, sorted by name.
 
-    Not what is in the units of `own_groups`.
+    `ours` are the pids of our services. Skips the units of `own_groups`.
     """
-    its = [
-        one
-        for one in census.processes
-        if is_its(app, one, everywhere=bool(own_groups))
-        and not any(fnmatchcase(one.unit, pattern) for pattern in own_groups)
-    ]
+    its = []
+    for one in census.processes:
+        is_own = any(fnmatchcase(one.unit, pattern) for pattern in own_groups)
+        if is_its(app, one, everywhere=bool(own_groups)) and not is_own:
+            its.append(one)
     inner = {one.pid for one in its} | set(ours)
     found: dict[str, list[CeleryProcess]] = {}
     for one in its:
@@ -485,69 +537,80 @@ def others(
 
 
 def _runner(mains: Sequence[CeleryProcess], units: Mapping[str, Unit]) -> OtherRunner:
-    by, runs = started_by(mains[0], units), {one.pid: told_as(one) for one in mains}
+    by = started_by(mains[0], units)
+    runs = {one.pid: told_as(one) for one in mains}
     if by.manager is Manager.SYSTEMD:
         unit = units[by.name]
         return OtherRunner(by.name, runs, by.manager, unit.path, unit.type == "forking")
-    return OtherRunner(
-        by.name, runs, None if by.manager in (Manager.CRON, Manager.SESSION) else by.manager
-    )
+    if by.manager in (Manager.CRON, Manager.SESSION):
+        return OtherRunner(by.name, runs, None)
+    return OtherRunner(by.name, runs, by.manager)
 
 
 def is_its(app: str, one: CeleryProcess, *, everywhere: bool) -> bool | None:
-    """Whether a process is the application's; None where that is not known.
+    """Whether a process is the application's; None if not known.
 
-    Where the machine does not have one service manager for all, one user may have two installations
-    on a host, each in its own directory. So it counts `everywhere`, or only in the application's
-    directory, or in a container.
+    Unless the machine has one service manager for all, one user may have two installations on a
+    host, each in its own directory. So a process counts `everywhere`, or only in the application's
+    directory or in a container.
     """
     if not one.options.app:
         return one.here
     if not is_of(app, one.options, here=False):
         return False
-    return True if everywhere or one.container else one.here
+    if everywhere or one.container:
+        return True
+    return one.here
 
 
 def is_of(app: str, options: Options, *, here: bool) -> bool:
-    """Whether it is a worker or beat of the application: by the name it was started with, else by
-    its place.
-
-    `here` says that it works in the application's directory.
-    """
-    return module_of(options.app) == module_of(app) if options.app else here
+    """Whether a worker or beat is the application's: by `-A`, else by its directory (`here`)."""
+    if not options.app:
+        return here
+    return module_of(options.app) == module_of(app)
 
 
 def module_of(app: str) -> str:
-    """The first part of an application's name, by which it is known: `proj` of `proj.celery:app`."""
+    """Return the first part of an application's name: `proj` of `proj.celery:app`."""
     return re.split(r"[.:]", app)[0]
 
 
 def told_as(one: CeleryProcess) -> str:
-    return "beat" if one.is_beat else what_runs(one.options)
+    if one.is_beat:
+        return "beat"
+    return what_runs(one.options)
 
 
 def what_runs(options: Options) -> str:
-    """`beat`, or `worker` with its node's name as far as it was given one, and `-B` where it is a
-    beat, too.
-    """
-    words = [options.role, *filter(None, [options.node]), *(["-B"] if options.with_beat else [])]
-    return options.role if options.role == "beat" else " ".join(words)
+    """Return `beat`, or `worker` with its node's name and `-B` if it was started with them."""
+    if options.role == "beat":
+        return "beat"
+    words: list[str] = [options.role]
+    if options.node:
+        words.append(options.node)
+    if options.with_beat:
+        words.append("-B")
+    return " ".join(words)
 
 
 def is_service(options: Options, node: str) -> bool:
-    """Whether what runs is the worker `node`, or beat where that is "". Only what contradicts it
-    counts against it.
+    """Whether these options do not contradict being the worker `node`, or beat if that is "".
 
     **Source:** celery 5.7.0 `utils/nodenames.py`: a name without `@` is the host of the node
-    `celery`; `%h` and the like stand for what only the worker knows. `bin/celery.py`: options may
-    come from the environment, too.
+    `celery`; only the worker knows the values of `%h` and the like. `bin/celery.py`: options may
+    also come from the environment.
     """
     if not node:
         return options.role == "beat" or options.with_beat
     if options.role != "worker" or not options.node:
         return options.role == "worker"
-    parts = options.node.split("@", 1) if "@" in options.node else ["celery", options.node]
-    return all(
-        "%" in part or part == wanted
-        for part, wanted in zip(parts, node.split("@", 1), strict=True)
-    )
+    name, at, machine = options.node.partition("@")
+    if not at:
+        name = "celery"
+        machine = options.node
+    wanted_name, wanted_machine = node.split("@", 1)
+    return _may_be(name, wanted_name) and _may_be(machine, wanted_machine)
+
+
+def _may_be(part: str, wanted: str) -> bool:
+    return "%" in part or part == wanted

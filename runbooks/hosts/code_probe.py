@@ -1,5 +1,6 @@
-"""The application's own source: where it is made, another text in a file's place, what a failing
-line reads of the environment. A module of `import_probe.py`, with its rules.
+"""The application's own source: the file that assigns it, and the variables that it reads.
+
+A module of `import_probe.py`, with its rules.
 """
 
 import ast
@@ -12,43 +13,20 @@ import re
 import sys
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+READS = re.compile(r"(^|\.)(environ\.\w+|getenv)$")
 LIBRARIES = ("site-packages", "dist-packages", "/lib/python")
 
 
 def home_of(app: Any) -> Dict[str, Any]:
-    """The file that assigns the application, to which `name`, and its text in base64; or `why`
-    there is none to edit.
+    """Return the file that assigns the application, in the shape of `application.py: Home`.
 
-    A line of its own belongs before the line `at`, 0: at the end. `checkout` is the git checkout
-    that it is in, or "".
+    Its `text` is in base64.
     """
     found = sorted(assignments(app))
-    if not found:
-        return {"why": "no module of its own assigns the application at its top level"}
-    if len(found) > 1:
-        return {
-            "why": (
-                "several modules assign the application: " + ", ".join(path for path, _, _ in found)
-            )
-        }
+    why = fault_of([path for path, _, _ in found])
+    if why:
+        return {"why": why}
     path, name, at = found[0]
-    if any(folder in path for folder in LIBRARIES):
-        return {
-            "why": (
-                path
-                + " is part of an installed package: mend it where that is built, and install it"
-                " again"
-            )
-        }
-    if os.path.islink(path):
-        return {
-            "why": (
-                path
-                + " is a link to "
-                + os.path.realpath(path)
-                + ": mend the file that it leads to"
-            )
-        }
     with open(path, "rb") as file:
         text = base64.b64encode(file.read()).decode()
     return {
@@ -61,24 +39,40 @@ def home_of(app: Any) -> Dict[str, Any]:
     }
 
 
+def fault_of(paths: List[str]) -> str:
+    """Return why none of these files that assign the application can be edited, "" if one can."""
+    if not paths:
+        return "no module of the application assigns it at its top level"
+    if len(paths) > 1:
+        return "several modules assign the application: " + ", ".join(paths)
+    path = paths[0]
+    if any(folder in path for folder in LIBRARIES):
+        return (
+            path + " is part of an installed package: fix its source, build the package and install"
+            " it again"
+        )
+    if os.path.islink(path):
+        target = os.path.realpath(path)
+        return path + " is a link to " + target + ": fix the file that it leads to"
+    return ""
+
+
 def assignments(app: Any) -> Iterator[Tuple[str, str, int]]:
     for module_name, module in list(sys.modules.items()):
-        if module_name.partition(".")[0] == "celery":  # which keeps the current application, too
+        if module_name.partition(".")[0] == "celery":  # which also keeps the current application
             continue
         path = getattr(module, "__file__", None) or ""
-        names = [
-            name for name, value in list(getattr(module, "__dict__", {}).items()) if value is app
-        ]
+        own = list(getattr(module, "__dict__", {}).items())
+        names = [name for name, value in own if value is app]
         if not names or not path.endswith(".py"):
             continue
         with contextlib.suppress(Exception), open(path, "rb") as file:
             body = ast.parse(file.read()).body
-            assigned = [
-                target.id
-                for line in body
-                for target in targets_of(line)
-                if isinstance(target, ast.Name)
-            ]
+            assigned = []
+            for line in body:
+                for target in targets_of(line):
+                    if isinstance(target, ast.Name):
+                        assigned.append(target.id)
             for name in names:
                 if name in assigned:
                     yield path, name, main_guard(body)
@@ -88,18 +82,18 @@ def assignments(app: Any) -> Iterator[Tuple[str, str, int]]:
 def targets_of(line: Any) -> List[Any]:
     if isinstance(line, ast.Assign):
         return list(line.targets)
-    return [line.target] if isinstance(line, ast.AnnAssign) and line.value else []
+    if isinstance(line, ast.AnnAssign) and line.value:
+        return [line.target]
+    return []
 
 
 def main_guard(body: List[Any]) -> int:
-    """The line of an `if __name__ == "__main__"` that ends the module, 0 where none does."""
+    """Return the line of an `if __name__ == "__main__"` at the end of the module, 0 for none."""
     test = getattr(body[-1], "test", None)
     left = getattr(test, "left", None)
-    return (
-        int(body[-1].lineno)
-        if isinstance(body[-1], ast.If) and getattr(left, "id", "") == "__name__"
-        else 0
-    )
+    if isinstance(body[-1], ast.If) and getattr(left, "id", "") == "__name__":
+        return int(body[-1].lineno)
+    return 0
 
 
 def checkout_of(path: str) -> str:
@@ -112,8 +106,9 @@ def checkout_of(path: str) -> str:
 
 
 def overlay(path: str, text: str) -> None:
-    """Import the module of this file as if it held the `text` (base64); nothing is written."""
-    source, loader = base64.b64decode(text), importlib.machinery.SourceFileLoader  # type: Any, Any
+    """Make imports of this file load the `text` (base64) instead; nothing is written."""
+    source = base64.b64decode(text)
+    loader = importlib.machinery.SourceFileLoader  # type: Any
     original = loader.get_code
 
     def get_code(self: Any, fullname: str) -> Any:
@@ -125,8 +120,9 @@ def overlay(path: str, text: str) -> None:
 
 
 def variables_read() -> Dict[str, Optional[str]]:
-    """The environment variables that the lines of the traceback read, None: not set; libraries'
-    lines are left out.
+    """Return the environment variables that the lines of the traceback read; None: not set.
+
+    Skips lines of libraries.
     """
     found = {}  # type: Dict[str, Optional[str]]
     step = sys.exc_info()[2]
@@ -136,37 +132,21 @@ def variables_read() -> Dict[str, Optional[str]]:
             with contextlib.suppress(Exception), open(path, "rb") as file:
                 for line in ast.walk(ast.parse(file.read())):
                     if isinstance(line, ast.stmt) and is_at(line, step.tb_lineno):
-                        found.update(
-                            (name, os.environ.get(name)) for name in names_in(line, step.tb_frame)
-                        )
+                        for name in names_in(line, step.tb_frame):
+                            found[name] = os.environ.get(name)
         step = step.tb_next
     return found
 
 
 def is_at(line: Any, number: int) -> bool:
-    """Whether a statement without others inside it is at this line; before Python 3.8 only its
-    first one is known.
-    """
-    return not hasattr(line, "body") and line.lineno <= number <= (
-        getattr(line, "end_lineno", None) or line.lineno
-    )
+    """Whether a simple statement is at this line; before Python 3.8 only its first line counts."""
+    last = getattr(line, "end_lineno", None) or line.lineno
+    return not hasattr(line, "body") and line.lineno <= number <= last
 
 
 def names_in(line: Any, frame: Any) -> Iterator[str]:
     for node in ast.walk(line):
-        key = None
-        if isinstance(node, ast.Subscript) and dotted(node.value).endswith("environ"):
-            key = (
-                getattr(node.slice, "value", node.slice)
-                if type(node.slice).__name__ == "Index"
-                else node.slice
-            )
-        elif (
-            isinstance(node, ast.Call)
-            and node.args
-            and re.search(r"(^|\.)(environ\.\w+|getenv)$", dotted(node.func))
-        ):
-            key = node.args[0]
+        key = key_in(node)
         if isinstance(key, ast.Name):
             name = frame.f_locals.get(key.id, frame.f_globals.get(key.id))
         else:
@@ -175,24 +155,32 @@ def names_in(line: Any, frame: Any) -> Iterator[str]:
             yield name
 
 
+def key_in(node: Any) -> Any:
+    """Return the key with which an expression reads the environment, None if it does not."""
+    if isinstance(node, ast.Subscript) and dotted(node.value).endswith("environ"):
+        if type(node.slice).__name__ == "Index":  # before Python 3.9
+            return getattr(node.slice, "value", node.slice)
+        return node.slice
+    if isinstance(node, ast.Call) and node.args and READS.search(dotted(node.func)):
+        return node.args[0]
+    return None
+
+
 def twins_of(app: Any) -> List[List[str]]:
-    """Tasks of one line of a file that is imported as two modules: the shorter name of each, the
-    longer, the file.
-    """
+    """Return tasks of files that are imported as two modules: shorter name, longer name, file."""
     names = {}  # type: Dict[Tuple[str, int], List[str]]
     for name, task in app.tasks.items():
         with contextlib.suppress(Exception):
             made = inspect.unwrap(task.run).__code__
-            names.setdefault((os.path.realpath(made.co_filename), made.co_firstlineno), []).append(
-                name
-            )
-    return [
-        [short, long, path]
-        for (path, _), ones in sorted(names.items())
-        for short in sorted(ones)
-        for long in sorted(ones)
-        if long.endswith("." + short)
-    ]
+            place = (os.path.realpath(made.co_filename), made.co_firstlineno)
+            names.setdefault(place, []).append(name)
+    twins = []
+    for (path, _), ones in sorted(names.items()):
+        for short in sorted(ones):
+            for long in sorted(ones):
+                if long.endswith("." + short):
+                    twins.append([short, long, path])
+    return twins
 
 
 def dotted(node: Any) -> str:

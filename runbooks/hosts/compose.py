@@ -1,5 +1,4 @@
-"""What a Compose file says of the environment of a service; values are not read, for they may be
-secrets.
+"""Read the environment of a service in a Compose file, without values, which may be secrets.
 
 **Source:** the Compose Specification, "services": `env_file` is a path, or a list of paths and of
 maps with a `path`, each from the project's folder on; `environment` is a map, or a list of
@@ -16,28 +15,41 @@ import yaml
 def environment_of(
     text: bytes, folder: str, service: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The environment files of a service, and the names of the variables that are set beside them.
+    """Return the environment files of a service, and the names of variables that are set directly.
 
-    Both are empty where the file does not say it; a path with a variable in it is left out.
+    Both are empty if the file is invalid or does not have the service. Skips paths with variables.
     """
     try:
         told = yaml.safe_load(text)
     except yaml.YAMLError:
         return (), ()
-    services = told.get("services") if isinstance(told, Mapping) else None
-    own = services.get(service) if isinstance(services, Mapping) else None
-    if not isinstance(own, Mapping):
-        return (), ()
-    files = tuple(
-        str(PurePosixPath(folder, path)) for path in _paths(own.get("env_file")) if "$" not in path
-    )
-    environment = own.get("environment")
-    names = environment if isinstance(environment, list | Mapping) else ()
-    return files, tuple(str(name).partition("=")[0] for name in names)
+    own = _in(_in(told, "services"), service)
+    files = []
+    for path in _paths(_in(own, "env_file")):
+        if "$" not in path:
+            files.append(str(PurePosixPath(folder, path)))
+    names = []
+    environment = _in(own, "environment")
+    if isinstance(environment, list | Mapping):
+        for pair in environment:
+            name, _, _ = str(pair).partition("=")
+            names.append(name)
+    return tuple(files), tuple(names)
+
+
+def _in(value: Any, name: str) -> Any:
+    """Return an entry of a map, None if it has none, or is not a map."""
+    if not isinstance(value, Mapping):
+        return None
+    return value.get(name)
 
 
 def _paths(told: Any) -> Iterator[str]:
-    for one in told if isinstance(told, list) else [told]:
-        path = one.get("path") if isinstance(one, Mapping) else one
+    if not isinstance(told, list):
+        told = [told]
+    for one in told:
+        path = one
+        if isinstance(one, Mapping):
+            path = one.get("path")
         if isinstance(path, str):
             yield path

@@ -1,9 +1,8 @@
-"""What a loaded application says of itself. Runs in its own Python on the host, where
-`import_probe.py` uses it.
+"""Describe a loaded application. Runs in its own Python on the host; `import_probe.py` uses it.
 
-It has to run on Python 3.6. `describe` answers in the shapes of `core/application.py: Application`;
-a part that cannot be found out is missing. URLs are told without passwords; arguments and options
-as they are: whoever reads them redacts.
+It has to run on Python 3.6. `describe` answers in the shapes of `core/application.py: Application`,
+without the parts that fail. URLs have no passwords; arguments and options are complete: whoever
+reads them redacts.
 """
 
 import contextlib
@@ -19,12 +18,22 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 from urllib.parse import parse_qsl, urlsplit
 
 SETTLED_S = 0.02
-"""So much finer than this no file system tells the time of a change."""
+"""File systems may record the time of a change no finer than this."""
+
+
+MODULES = ("/*.py", "/*/*.py")
+"""The next load may import a new module beside those that were imported."""
+
+
+UNSET = "amqp://localhost"
+"""The broker without a URL.
+
+**Source:** celery 5.7.0 `app/base.py: Celery._connection`; kombu 5.7.0 `connection.py`.
+"""
 
 
 class Watch:
-    """What the application reads while it is loaded, from now on: variables, and files besides its
-    modules.
+    """Records the variables and files that the application reads while it is loaded.
 
     **Source:** CPython 3.11 `os.py: _Environ.__getitem__`, which calls `encodekey`; audit event
     `open` (Python 3.8).
@@ -43,7 +52,7 @@ class Watch:
             add(self._opened)
 
     def _read(self, name: str) -> bytes:
-        """Note the first line of the application's own that reads this variable."""
+        """Record the application's first line that reads this variable."""
         caller = sys._getframe(1)  # type: Any
         if caller.f_code.co_name == "__getitem__" and name not in self.variables:
             while caller is not None and not caller.f_code.co_filename.startswith(self.directory):
@@ -58,83 +67,90 @@ class Watch:
 
 
 def is_foreign(path: str) -> bool:
-    """Whether a file is Python's or a library's, and no part of the application."""
+    """Whether a file belongs to Python or a library, not to the application."""
     own = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
     return any(path.startswith(prefix + "/lib") for prefix in own) or "-packages/" in path
 
 
 def came_from(watch: Watch) -> Dict[str, Any]:
-    """What the load depended on: its files, the folders of its own modules, and a digest of the
-    state of them all.
+    """Return the files that the load depended on, the folders of its modules, and their digest.
 
-    The digest is "" where one of them changed while it was loaded. `sh/loaded.sh` makes the same. A
-    folder of Python's or a library's is left out also where a file in it is none of theirs:
-    Debian's `sitecustomize.py` is a link to /etc.
+    The digest is "" if one of them changed during the load. `sh/loaded.sh` computes the same.
+    Skips folders of Python and libraries even if a file there leads elsewhere: Debian's
+    `sitecustomize.py` is a link to /etc.
     """
     modules = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     files = {os.path.abspath(path) for path in modules if isinstance(path, str)}
     beside_own = {os.path.dirname(path) for path in files if not is_foreign(os.path.realpath(path))}
-    folders = sorted(
-        folder for folder in beside_own if not is_foreign(os.path.realpath(folder) + "/")
-    )
-    passing = ("/proc/", "/sys/", "/dev/", tempfile.gettempdir() + "/")
-    read = {os.path.abspath(path) for path in watch.files if not path.endswith(".pyc")}
-    read -= {
-        path for path in read if path.startswith(passing) and not path.startswith(watch.directory)
-    }
-    files |= {path for path in read if not is_foreign(os.path.realpath(path))}
+    folders = []
+    for folder in sorted(beside_own):
+        if not is_foreign(os.path.realpath(folder) + "/"):
+            folders.append(folder)
+    files.update(data_files(watch))
     files.add(sys.executable)
-    digest, changed_at = hashlib.sha256(), 0.0
-    beside = [
-        sorted(glob.glob(glob.escape(folder) + names), key=os.fsencode)
-        for folder in folders
-        for names in MODULES
-    ]
-    for path in (*sorted(files), *(path for found in beside for path in found)):
+    paths = sorted(files)
+    for folder in folders:
+        for names in MODULES:
+            paths += sorted(glob.glob(glob.escape(folder) + names), key=os.fsencode)
+    digest = hashlib.sha256()
+    changed_at = 0.0
+    for path in paths:
         with contextlib.suppress(OSError):
             state = os.stat(path)
             seconds, rest = divmod(state.st_mtime_ns, 10**9)
             digest.update(os.fsencode("%d %d.%09d %s\n" % (state.st_size, seconds, rest, path)))
             changed_at = max(changed_at, state.st_mtime, state.st_ctime)
-    settled = changed_at < watch.began_at - SETTLED_S
-    told = digest.hexdigest() if settled else ""
+    told = ""
+    if changed_at < watch.began_at - SETTLED_S:
+        told = digest.hexdigest()
     return {"files": sorted(files), "folders": folders, "digest": told, "changed_at": changed_at}
 
 
-MODULES = ("/*.py", "/*/*.py")
-"""A module that appears beside those that were imported may be found by the next load."""
+def data_files(watch: Watch) -> Iterator[str]:
+    """Yield the application's own files that it read, without modules and temporary files."""
+    passing = ("/proc/", "/sys/", "/dev/", tempfile.gettempdir() + "/")
+    for name in list(watch.files):
+        path = os.path.abspath(name)
+        if name.endswith(".pyc") or is_foreign(os.path.realpath(path)):
+            continue
+        if path.startswith(watch.directory) or not path.startswith(passing):
+            yield path
 
 
 def place(url: Any) -> Optional[Dict[str, Any]]:
-    """Where a URL leads, without user, password and options; None where that cannot be read without
-    showing them.
+    """Return a URL's place without user, password and options; None if they cannot be separated.
 
-    **Source:** kombu 5.7.0 `connection.py: Connection.__init__`: `virtual_host` may be an option,
-    too.
+    **Source:** kombu 5.7.0 `connection.py: Connection.__init__`: `virtual_host` may also be an
+    option.
     """
     if not isinstance(url, str) or "://" not in url:
-        return None if "@" in str(url) else {"scheme": str(url)}
+        if "@" in str(url):
+            return None
+        return {"scheme": str(url)}
     try:
         parts = urlsplit(url)
         if "@" in parts.path + parts.query + parts.fragment:
             return None
-        db = dict(parse_qsl(parts.query)).get(
-            "virtual_host", "" if "socket" in parts.scheme else parts.path
-        )
-        host = parts.path if "socket" in parts.scheme else parts.hostname or ""
+        host = parts.hostname or ""
+        db = parts.path
+        if "socket" in parts.scheme:
+            host = parts.path
+            db = ""
+        db = dict(parse_qsl(parts.query)).get("virtual_host", db)
         return {"scheme": parts.scheme, "host": host, "port": parts.port, "db": db.strip("/")}
     except ValueError:
         return None
 
 
 def places(urls: Any) -> List[Any]:
-    """Those of a URL, of several in one text, or of a list."""
-    each = urls if isinstance(urls, (list, tuple)) else str(urls).split(";")
-    return [found for found in map(place, each) if found]
+    """Return the places of a URL, of several in one text, or of a list."""
+    if not isinstance(urls, (list, tuple)):
+        urls = str(urls).split(";")
+    return [found for found in map(place, urls) if found]
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON can have it: what it has not is told as Python writes it."""
+    """Return the value as JSON types; other types as Python's `repr`."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, dict):
@@ -143,58 +159,66 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if hasattr(value, "total_seconds"):
         return value.total_seconds()
-    return value.isoformat() if hasattr(value, "isoformat") else repr(value)
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return repr(value)
 
 
 def routed(app: Any, name: str, args: Any, kwargs: Any, options: Dict[str, Any]) -> Any:
     """**Source:** celery 5.7.0 `app/base.py: send_task`, `app/routes.py: Router.route`."""
     task = app.tasks.get(name)
-    own = (
-        {key: value for key, value in task._get_exec_options().items() if value is not None}
-        if task
-        else {}
-    )
+    own = {}
+    if task:
+        for key, value in task._get_exec_options().items():
+            if value is not None:
+                own[key] = value
     return app.amqp.router.route(dict(own, **options), name, args, kwargs, task)
 
 
 def route(app: Any, name: str, args: Any, kwargs: Any, options: Dict[str, Any]) -> Dict[str, Any]:
-    """Where a message goes, and with which priority; or why its router fails."""
+    """Return the queue and priority of a message, or the error of its router."""
     try:
         sent = routed(app, name, args, kwargs, options)
     except Exception as error:
         return {"error": "{}: {}".format(type(error).__name__, error)}
-    exchange = getattr(sent.get("exchange"), "name", sent.get("exchange")) or ""
-    priority = app.conf.task_default_priority if sent.get("priority") is None else sent["priority"]
-    found = {
+    priority = sent.get("priority")
+    if priority is None:
+        priority = app.conf.task_default_priority
+    if not isinstance(priority, int):
+        priority = None
+    return {
         "queue": queue_of(app, sent),
-        "exchange": exchange,
+        "exchange": getattr(sent.get("exchange"), "name", sent.get("exchange")) or "",
         "routing_key": sent.get("routing_key") or "",
+        "priority": priority,
     }
-    return dict(found, priority=priority if isinstance(priority, int) else None)
 
 
 def queue_of(app: Any, sent: Dict[str, Any]) -> str:
-    """The queue that a message is put into, "" where several or none are bound to its exchange.
+    """Return the queue that a message goes to, "" if not exactly one is bound to its exchange.
 
-    **Source:** celery 5.7.0 `app/amqp.py: _create_task_sender`: with an exchange and a routing key
-    of its own it goes to whatever is bound there; a direct exchange without both is passed by.
+    **Source:** celery 5.7.0 `app/amqp.py: _create_task_sender`: a message with its own exchange and
+    routing key goes to the queues bound there; with only one of the two, that is ignored.
     """
     queue = sent.get("queue")
     exchange = getattr(sent.get("exchange"), "name", sent.get("exchange"))
-    if exchange and sent.get("routing_key"):
-        bound = [
-            one.name
-            for one in app.amqp.queues.values()
-            if getattr(one.exchange, "name", None) == exchange and one.exchange.type == "direct"
-            if one.routing_key == sent["routing_key"]
-        ]
-        return bound[0] if len(bound) == 1 else ""
-    return known_as(queue) if queue else ""
+    routing_key = sent.get("routing_key")
+    if exchange and routing_key:
+        bound = []
+        for one in app.amqp.queues.values():
+            is_its = getattr(one.exchange, "name", None) == exchange
+            if is_its and one.exchange.type == "direct" and one.routing_key == routing_key:
+                bound.append(one.name)
+        if len(bound) == 1:
+            return str(bound[0])
+        return ""
+    if queue:
+        return known_as(queue)
+    return ""
 
 
 def known_as(queue: Any) -> str:
-    """Of a broadcast's queue, whose name is another in each process, the name that the application
-    gives it.
+    """Return the application's name of a queue: a broadcast's queue has another in each process.
 
     **Source:** kombu 5.7.0 `common.py: Broadcast`; celery 5.7.0 `app/amqp.py: Queues.__getitem__`.
     """
@@ -202,7 +226,7 @@ def known_as(queue: Any) -> str:
 
 
 class Unread:
-    """Arguments that tell whether a router has looked at them."""
+    """Arguments that record whether a router has read them."""
 
     def __init__(self) -> None:
         self.looks = 0
@@ -228,18 +252,21 @@ class Unread:
 
 
 def usual_route(app: Any, name: str) -> Dict[str, Any]:
-    """Where any call of a task goes; where a router looks at the arguments only that is known.
+    """Return the route of any call of a task, or that a router reads the arguments.
 
-    **Source:** celery 5.7.0 `app/routes.py: Router.route` itself looks once whether there are
+    **Source:** celery 5.7.0 `app/routes.py: Router.route` itself checks once whether there are
     keyword arguments.
     """
-    args, kwargs = Unread(), Keywords()
+    args = Unread()
+    kwargs = Keywords()
     found = route(app, name, args, kwargs, {})
-    return {"looks_at_arguments": True} if args.looks or kwargs.looks > 1 else found
+    if args.looks or kwargs.looks > 1:
+        return {"looks_at_arguments": True}
+    return found
 
 
 class Keywords(Unread):
-    """They have to be some, or the router gets others instead."""
+    """They count as non-empty, or the router would get other ones."""
 
     def __bool__(self) -> bool:
         self.looks += 1
@@ -256,8 +283,9 @@ def parameters(task: Any) -> Optional[List[Dict[str, Any]]]:
 
 
 def task(app: Any, name: str) -> Dict[str, Any]:
-    """**Source:** celery 5.7.0 `app/task.py: Task`; `task_annotations` are applied to it when it is
-    bound.
+    """Describe a task.
+
+    **Source:** celery 5.7.0 `app/task.py: Task`; binding a task applies `task_annotations` to it.
     """
     own = app.tasks[name]
     found = {
@@ -282,19 +310,17 @@ def tasks(app: Any) -> List[Dict[str, Any]]:
 
 
 def scheduled(app: Any, name: str, entry: Any) -> Dict[str, Any]:
-    """An entry of a schedule, as beat would send it; `args` and `kwargs` are missing where only
-    beat can make them.
+    """Describe an entry of a schedule; without `args` and `kwargs` if only beat can compute them.
 
     **Source:** celery 5.7.0 `beat.py: Scheduler.apply_async, ScheduleEntry, BeatLazyFunc`;
     `schedules.py`.
     """
-    get = (
-        entry.get if isinstance(entry, dict) else lambda key, other=None: getattr(entry, key, other)
-    )
-    args, kwargs, options = get("args") or [], get("kwargs") or {}, dict(get("options") or {})
+    args = field(entry, "args") or []
+    kwargs = field(entry, "kwargs") or {}
+    options = dict(field(entry, "options") or {})
     found = {
         "name": str(name),
-        "task": str(get("task") or ""),
+        "task": str(field(entry, "task") or ""),
         "options": plain(options),
     }  # type: Dict[str, Any]
     known = isinstance(args, (list, tuple)) and isinstance(kwargs, dict)
@@ -303,12 +329,22 @@ def scheduled(app: Any, name: str, entry: Any) -> Dict[str, Any]:
     if known:
         found["route"] = route(app, found["task"], args, kwargs, options)
     with contextlib.suppress(Exception):
-        found.update(when(app, get("schedule"), bool(get("relative"))))
+        found.update(when(app, field(entry, "schedule"), bool(field(entry, "relative"))))
     return found
 
 
+def field(entry: Any, name: str) -> Any:
+    """Return a field of a schedule's entry, which is a dict or an object; None if missing."""
+    if isinstance(entry, dict):
+        return entry.get(name)
+    return getattr(entry, name, None)
+
+
 def when(app: Any, given: Any, relative: bool) -> Dict[str, Any]:
-    """How often an entry is due. **Source:** celery 5.7.0 `schedules.py: maybe_schedule, crontab`."""
+    """Return how often an entry is due.
+
+    **Source:** celery 5.7.0 `schedules.py: maybe_schedule, crontab`.
+    """
     from celery.schedules import crontab, maybe_schedule, schedule
 
     found = maybe_schedule(given, relative, app=app)
@@ -326,23 +362,19 @@ def when(app: Any, given: Any, relative: bool) -> Dict[str, Any]:
 
 def schedule(app: Any) -> List[Dict[str, Any]]:
     entries = getattr(app.conf, "beat_schedule", None)
-    return (
-        [scheduled(app, name, entry) for name, entry in entries.items()]
-        if isinstance(entries, dict)
-        else []
-    )
+    if not isinstance(entries, dict):
+        return []
+    return [scheduled(app, name, entry) for name, entry in entries.items()]
 
 
 def queues(app: Any) -> List[Dict[str, Any]]:
-    """The queues that the application itself declares: its `task_queues`, or the default one."""
-    return [
-        {
-            "name": known_as(one),
-            "exchange": getattr(one.exchange, "name", "") or "",
-            "routing_key": one.routing_key or "",
-        }
-        for one in app.amqp.queues.values()
-    ]
+    """Return the queues that the application declares: its `task_queues`, or the default one."""
+    found = []
+    for one in app.amqp.queues.values():
+        exchange = getattr(one.exchange, "name", "") or ""
+        routing_key = one.routing_key or ""
+        found.append({"name": known_as(one), "exchange": exchange, "routing_key": routing_key})
+    return found
 
 
 def versions() -> Dict[str, str]:
@@ -355,7 +387,7 @@ def versions() -> Dict[str, str]:
 
 
 def settings(app: Any, names: List[str]) -> Dict[str, Any]:
-    """The settings of these endings, as `inspect conf` of a worker has them.
+    """Return the settings whose names end so, as `inspect conf` of a worker does.
 
     **Source:** celery 5.7.0 `worker/control.py: conf`.
     """
@@ -371,18 +403,12 @@ def transport_options(app: Any, names: List[str]) -> Dict[str, Any]:
     return {name: plain(own[name]) for name in names if name in own}
 
 
-UNSET = "amqp://localhost"
-"""**Source:** celery 5.7.0 `app/base.py: Celery._connection`; kombu 5.7.0 `connection.py`: where no
-URL is given.
-"""
-
-
 def urls(app: Any) -> Dict[str, Any]:
-    """Where its broker and its results are, in clear; and which variables of its environment have
-    the broker's URL.
-    """
+    """Return the URLs of broker and results, with passwords, and the variables with the former."""
     told = app.conf.broker_read_url or app.conf.broker_url or ""
-    broker = ";".join(told) if isinstance(told, (list, tuple)) else str(told)
+    if isinstance(told, (list, tuple)):
+        told = ";".join(told)
+    broker = str(told)
     options = app.conf.broker_transport_options or {}
     return {
         "broker": broker,
@@ -393,14 +419,11 @@ def urls(app: Any) -> Dict[str, Any]:
 
 
 def describe(app: Any, watch: Watch, options: List[str], names: List[str]) -> Dict[str, Any]:
-    """All of it; `options` are the transport options that are told, `names` the ends of the
-    settings' names.
-    """
+    """Describe the application, with these transport options, and settings whose names end so."""
     conf = app.conf
     parts = {
-        "queues": lambda: queues(
-            app
-        ),  # before any route is asked for: a missing queue is made then
+        # Before any route is asked for, which creates missing queues.
+        "queues": lambda: queues(app),
         "versions": versions,
         "broker": lambda: places(conf.broker_read_url or conf.broker_url or UNSET),
         "publishes_to": lambda: places(conf.broker_write_url or conf.broker_url or UNSET),

@@ -1,6 +1,4 @@
-"""What a host is asked, and what its answer means: pairs of pure functions, `ask_…` → shell,
-`parse_…` ← its answer.
-"""
+"""Questions to a host, and the parsers of their answers: `ask_…` → shell, `parse_…` ← answer."""
 
 import base64
 import shlex
@@ -18,23 +16,31 @@ from runbooks.core.fleet import FleetHost, mark_of
 from runbooks.core.model import FileState, Rotation
 from runbooks.hosts.script import Answer, shell
 
+CRON_DIRECTORY = "/etc/cron.d"
+"""**Source:** cron(8). It is not known which program reads another directory."""
+
+_NOT_READ = (
+    *(",v", ".bak", ".cfsaved", ".disabled", ".swp", "~"),
+    *(".dpkg-bak", ".dpkg-del", ".dpkg-dist", ".dpkg-new", ".dpkg-old", ".dpkg-tmp"),
+    *(".rpmnew", ".rpmorig", ".rpmsave"),
+    *(".ucf-dist", ".ucf-new", ".ucf-old"),
+)
+"""Endings of files that logrotate does not read."""
+
 
 class Clock(Struct, frozen=True):
-    """A host's own clock when it was asked, and what turns its processes' starts into the time of
-    day.
-
-    `machine` is the same where two names lead to one machine, and nowhere else; "" where that
-    cannot be told.
-    """
+    """A host's clock when it was asked; it converts the starts of processes to Unix time."""
 
     now: float
     uptime_s: float
     ticks_per_s: int
     machine: str = ""
+    """The same for two names of one machine, and unique otherwise; "" if not known."""
 
     def at(self, start_ticks: int) -> float:
-        """The epoch seconds of a start. **Source:** proc(5), `/proc/PID/stat`: it is in clock ticks
-        since boot.
+        """Return the Unix time of a start in clock ticks since boot.
+
+        **Source:** proc(5), `/proc/PID/stat`.
         """
         return self.now - self.uptime_s + start_ticks / self.ticks_per_s
 
@@ -44,7 +50,7 @@ def ask_clock() -> str:
 
 
 def parse_clock(answer: Answer) -> Clock:
-    """Raises RunbookError where one of them is missing.
+    """Parse the answer. Raises RunbookError if a part is missing.
 
     **Source:** GNU date; getconf(1); proc(5); machine-id(5); namespaces(7).
     """
@@ -52,8 +58,8 @@ def parse_clock(answer: Answer) -> Clock:
         now, ticks_per_s, uptime_s, _, *machine = answer.out.decode().split()
         return Clock(float(now), float(uptime_s), int(ticks_per_s), "".join(machine))
     except ValueError:
-        said = answer.err.strip()[-300:] or "it says something else"
-        advice = "GNU date, getconf and /proc are needed there"
+        said = answer.err.strip()[-300:] or "unexpected output"
+        advice = "the host needs GNU date, getconf and /proc"
         raise RunbookError(f"its clock cannot be read: {said}", advice) from None
 
 
@@ -62,14 +68,12 @@ def ask_uptime() -> str:
 
 
 def parse_uptime(answer: Answer) -> float:
-    """For how many seconds the host is up. Raises RunbookError where it does not say. **Source:**
-    proc(5).
-    """
+    """Return the uptime in seconds. Raises RunbookError if it is missing. **Source:** proc(5)."""
     try:
         return float(answer.out.split()[0])
     except (ValueError, IndexError):
         raise RunbookError(
-            f"its uptime cannot be read: {answer.err.strip()[-300:]}", "/proc is needed there"
+            f"its uptime cannot be read: {answer.err.strip()[-300:]}", "the host needs /proc"
         ) from None
 
 
@@ -78,46 +82,48 @@ def ask_files(paths: Iterable[str]) -> str:
 
 
 def parse_files(paths: Sequence[str], answer: Answer) -> dict[str, FileState]:
-    """The state of each file; raises RunbookError when one exists and cannot be read. **Source:**
-    GNU stat.
+    """Return the state of each file. Raises RunbookError if one exists but cannot be read.
+
+    **Source:** GNU stat.
     """
     if answer.code != 0:
-        advice = "mend that there, or run as a user who may read it"
+        advice = "fix that there, or run as a user who may read it"
         raise RunbookError(f"a file cannot be read: {answer.err.strip()}", advice)
     there, _, rest = answer.out.partition(b"\n")
-    found = [path for path, digit in zip(paths, there.decode(), strict=True) if digit == "1"]
+    states = {}
+    found = []
+    for path, digit in zip(paths, there.decode(), strict=True):
+        states[path] = FileState(None, is_folder=digit == "2")
+        if digit == "1":
+            found.append(path)
     *lines, contents = rest.split(b"\n", len(found))
     heads = [line.decode(errors="replace").partition(" ") for line in lines]
     if sum(int(size) for size, _, _ in heads) != len(contents):
         raise RunbookError("a file changed while it was read", "run the command again")
-    states = {
-        path: FileState(None, is_folder=digit == "2")
-        for path, digit in zip(paths, there.decode(), strict=True)
-    }
+    begin = 0
     for path, (size, _, head) in zip(found, heads, strict=True):
-        content, contents = contents[: int(size)], contents[int(size) :]
-        states[path] = _file_state(head, content)
+        end = begin + int(size)
+        states[path] = _file_state(head, contents[begin:end])
+        begin = end
     return states
 
 
 def _file_state(head: str, content: bytes) -> FileState:
-    """A masked unit is a link to /dev/null: an empty file means the same, but must not have a
-    device's mode.
+    """Parse the state of a file.
 
-    What rsync or tar brings has the time of its own machine's clock, but cannot be newer than when
-    it was put here.
+    A masked unit, a link to /dev/null, counts as an empty file with a usual mode, not a device's.
+    The time of the last change is not later than the file's creation here: rsync and tar keep the
+    time of another machine's clock.
     """
     raw_mode, changed_at, put_at = head.split()
-    mode = int(raw_mode, 16)
-    return FileState(
-        content, S_IMODE(mode) if S_ISREG(mode) else 0o644, min(float(changed_at), float(put_at))
-    )
+    mode = 0o644
+    if S_ISREG(int(raw_mode, 16)):
+        mode = S_IMODE(int(raw_mode, 16))
+    return FileState(content, mode, min(float(changed_at), float(put_at)))
 
 
 def ask_managed(host: FleetHost, app: str, known: Iterable[str]) -> str:
-    """The files in the directories this tool writes to that carry its mark for the application,
-    beside `known` ones.
-    """
+    """Return the fragment that finds this tool's files for the application, except `known` ones."""
     settings = host.settings
     directories = dict.fromkeys(
         (settings.unit_directory, settings.cron_directory, settings.logrotate_directory)
@@ -134,8 +140,7 @@ def parse_managed(answer: Answer) -> dict[str, FileState]:
 
 
 def digests(environ: str) -> dict[str, str] | None:
-    """The sha256 of each variable that a process was started with; None where it has written over
-    them, as for a title.
+    """Return the sha256 of each variable that a process was started with; None if overwritten.
 
     **Source:** proc(5), `/proc/PID/environ`.
     """
@@ -145,55 +150,50 @@ def digests(environ: str) -> dict[str, str] | None:
     return {name: sha256(value.encode(errors="surrogateescape")) for name, value in pairs}
 
 
-CRON_DIRECTORY = "/etc/cron.d"
-"""**Source:** cron(8). What reads any other directory is not known."""
-
-
 def ask_cron() -> str:
     return shell("cron")
 
 
 def parse_cron(answer: Answer) -> bool | None:
-    """Whether anything runs the files of `CRON_DIRECTORY`, None where that cannot be told."""
+    """Whether a process runs the files of `CRON_DIRECTORY`, None if not known."""
     return {b"yes": True, b"no": False, b"none": False}.get(answer.out.strip())
 
 
 def parse_lacks_cron(answer: Answer) -> bool:
-    """Whether none is installed that could."""
+    """Whether no program for that is installed."""
     return answer.out.strip() == b"none"
 
 
 def ask_unwritable(host: FleetHost) -> str:
-    """Where files of ours would go and may not be written, and who may not: answered in pairs."""
+    """Return the fragment that finds folders for our files that the user may not write to."""
     settings = host.settings
     folders = [settings.unit_directory, settings.cron_directory, settings.logrotate_directory]
-    folders += [str(PurePosixPath(settings.env_file).parent)] if settings.env_file else []
+    if settings.env_file:
+        folders.append(str(PurePosixPath(settings.env_file).parent))
     return ask_folders(dict.fromkeys(folders))
 
 
 def ask_folders(folders: Iterable[str]) -> str:
-    """The same of these folders."""
+    """Return the same fragment for these folders."""
     return shell("unwritable", *folders)
 
 
 def parse_unwritable(answer: Answer) -> dict[str, str]:
-    """Folder → the user who may not write there."""
+    """Return the user who may not write, by folder."""
     words = answer.out.decode(errors="replace").split("\0")
     return dict(zip(words[0::2], words[1::2], strict=False))
 
 
 def ask_places(host: FleetHost) -> str:
-    """Which temporary folder has no room, as the script's frame has found; and whether the
-    application's is there.
-    """
-    directory = "/" if host.manager.in_containers else host.settings.directory
+    """Return the fragment that prints the full temporary folder, and checks the application's."""
+    directory = host.settings.directory
+    if host.manager.in_containers:
+        directory = "/"
     return f'echo "$full"\n{shell("directory", directory)}'
 
 
 def parse_places(answer: Answer) -> tuple[str, str]:
-    """The temporary folder that has no room, and why the application's cannot be there; "" for
-    neither.
-    """
+    """Return the full temporary folder, and the fault of the application's folder; "" for none."""
     full, _, lacking = answer.out.decode(errors="replace").partition("\n")
     return full, lacking.strip()
 
@@ -203,7 +203,7 @@ def ask_loaded(loaded: CameFrom) -> str:
 
 
 def parse_loaded(answer: Answer) -> str:
-    """The digest of what an application was loaded from, as it is now. **Source:** GNU sha256sum."""
+    """Return the present digest of the application's files. **Source:** GNU sha256sum."""
     return answer.out.decode(errors="replace").partition(" ")[0]
 
 
@@ -212,30 +212,22 @@ def ask_rotated(host: FleetHost) -> str:
 
 
 def parse_rotated(answer: Answer) -> tuple[Rotation, ...]:
-    """The patterns of logs that logrotate's files on the host name, ours among them.
+    """Return the log patterns in logrotate's files on the host, ours among them.
 
-    **Source:** logrotate(8): names and patterns stand before a `{`, apart from each other by
-    spaces, in quotes or not; files with some endings are not read (`tabooext`).
+    **Source:** logrotate(8): names and patterns precede a `{`, separated by spaces, with or without
+    quotes; files with some endings are not read (`tabooext`).
     """
-    found = list[Rotation]()
+    found: list[Rotation] = []
     for told in answer.out.decode(errors="replace").splitlines():
         path, number, line = told.split(":", 2)
         if path.endswith(_NOT_READ):
             continue
         with suppress(ValueError):  # a quote that is not closed
-            patterns = shlex.split(line.partition("{")[0], comments=True)
-            found += [
-                Rotation(path, int(number), pattern)
-                for pattern in patterns
-                if pattern.startswith("/")
-            ]
+            names, _, _ = line.partition("{")
+            for pattern in shlex.split(names, comments=True):
+                if pattern.startswith("/"):
+                    found.append(Rotation(path, int(number), pattern))
     return tuple(found)
-
-
-_NOT_READ = (
-    ",v", ".bak", ".cfsaved", ".disabled", ".dpkg-bak", ".dpkg-del", ".dpkg-dist", ".dpkg-new", ".dpkg-old",
-    ".dpkg-tmp", ".rpmnew", ".rpmorig", ".rpmsave", ".swp", ".ucf-dist", ".ucf-new", ".ucf-old", "~",
-)  # fmt: skip
 
 
 def ask_beat(host: FleetHost) -> str:
@@ -243,15 +235,16 @@ def ask_beat(host: FleetHost) -> str:
 
 
 def parse_beat(answer: Answer) -> tuple[float | None, str]:
-    """When beat last sent something, None where there is no schedule; or the file that does not
-    tell.
+    """Return when beat last sent something (None: no schedule), or a file that does not show it.
 
-    **Source:** celery 5.7.0 `beat.py: Scheduler.apply_async`: it is synced at the first message
-    that is sent three minutes or more after the last time, and at the start. CPython 3.11
-    `shelve.py: Shelf.sync` does nothing where the library has no `sync`: `dbm.ndbm`, Debian's
-    choice without python3-gdbm, writes `.db` or `.pag` when it is closed.
+    **Source:** celery 5.7.0 `beat.py: Scheduler.apply_async`: beat syncs at the start, and at the
+    first message that it sends three minutes or more after the last sync. CPython 3.11 `shelve.py:
+    Shelf.sync` does nothing if the library has no `sync`: `dbm.ndbm`, Debian's choice without
+    python3-gdbm, writes `.db` or `.pag` only when closed.
     """
     at, _, name = answer.out.decode(errors="replace").strip().partition(" ")
     if name.endswith((".db", ".pag")):
         return None, name
-    return (float(at) if at else None), ""
+    if not at:
+        return None, ""
+    return float(at), ""

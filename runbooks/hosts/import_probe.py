@@ -1,16 +1,14 @@
-"""Runs in the application's Python on the host: its source is sent there, after lines that set
-QUESTION, and DESCRIBE, RESULTS and CODE, the sources of `describe_application.py`,
-`result_probe.py` and `code_probe.py`.
+"""Load the application as a worker does, and answer a question. Runs in its Python on the host.
 
-The rest of standard input is what the units set. It has to run on Python 3.6, and says itself what
-was wrong, so that nothing else passes for a fault of the application.
+Its source is sent to the host after lines that set QUESTION, and the sources of the modules below:
+DESCRIBE, RESULTS, CODE and SCHEDULE. The rest of standard input is the environment of the units. It
+has to run on Python 3.6. It reports its own failures, so that none of them is taken for a fault of
+the application.
 
-Loads the application as a worker does, and tells what it says of itself. Where it is asked to, it
-imports by hand the modules of the expected tasks that are missing, so that an error which the
-application swallows comes to light, and connects to the broker as a worker does. Or it tells how
-the application would send a task, or sends it, or reads what became of one. The answer is the JSON
-of the last line: what was asked; or `failed`, why there was no application to load; or `error`,
-what the application's own code raised.
+If asked, it separately imports the modules of expected tasks that are missing, to find errors that
+the application swallows, and connects to the broker as a worker does. It can also show how the
+application would send a task, send it, or read its result. The answer is the JSON of the last line:
+the answer to the question; or `failed`: the application was not found; or `error`: it raised.
 """
 
 import codecs
@@ -47,21 +45,25 @@ else:
     exec(SCHEDULE, vars(schedules))  # noqa: F821, S102
     schedules.said = said
 
+GRACE_S = 5
+BY_HAND_S = 1
+"""The least time limit for a separate import of a module."""
+
 question = json.loads(QUESTION)  # type: ignore[name-defined]  # noqa: F821
 
 
 def set_environment() -> None:
-    """**Source:** systemd.exec(5): the file's values go before those of `Environment=`."""
+    """Set the variables. **Source:** systemd.exec(5): those of the file override `Environment=`."""
     units = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     with contextlib.suppress(ValueError):
-        os.environ.update(
-            (name, value) for name, _, value in (pair.partition("=") for pair in shlex.split(units))
-        )
+        for pair in shlex.split(units):
+            name, _, value = pair.partition("=")
+            os.environ[name] = value
     os.environ.update(question["environment"])
 
 
 def answer(**found: Any) -> "NoReturn":
-    """Tell it and end: neither wait for the application's threads, nor run what it does at exit."""
+    """Print the answer and exit at once, without the application's threads and exit handlers."""
     print("\n" + json.dumps({"answer": found}), flush=True)
     os._exit(0)
 
@@ -74,27 +76,22 @@ def trace() -> str:
 
 
 class OutOfTime(BaseException):
-    """After so many seconds. Nothing on the way takes it for an error of its own."""
+    """The time limit (seconds) has passed. Not an `Exception`, so that no code catches it."""
 
 
 def hung(frames: Iterable[Any], limit_s: float) -> str:
-    """Where the application's own code stood when the time was over, as the last lines of a
-    traceback have it.
-    """
-    all_frames = [frame for frame in frames if not frame.filename.startswith("<")]
-    own = [
-        one for one in all_frames if not said.is_foreign(os.path.realpath(one.filename))
-    ] or all_frames
-    last = "it was still at {}, line {}, after {:.0f} s".format(
-        own[-1].filename, own[-1].lineno, limit_s
-    )
-    return "".join(traceback.format_list(own[-4:])) + last
+    """Return where the application's own code was at the time limit, as the end of a traceback."""
+    every = [frame for frame in frames if not frame.filename.startswith("<")]
+    own = [frame for frame in every if not said.is_foreign(os.path.realpath(frame.filename))]
+    shown = (own or every)[-4:]
+    last = shown[-1]
+    at = "still at {}, line {}, after {:.0f} s".format(last.filename, last.lineno, limit_s)
+    return "".join(traceback.format_list(shown)) + at
 
 
 @contextlib.contextmanager
 def at_most(limit_s: float) -> Iterator[None]:
-    """Raise OutOfTime where the block takes longer. Code that never comes back to Python ends the
-    process then.
+    """Raise OutOfTime if the block takes longer. If its code never returns to Python, exit.
 
     **Source:** Python, `signal`: a handler runs between two instructions of the main thread alone.
     """
@@ -112,21 +109,14 @@ def at_most(limit_s: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-GRACE_S = 5
-BY_HAND_S = 1
-"""So long a module is given at least that is imported by hand."""
-
-
 try:
     os.chdir(question["directory"])
 except OSError as error:
     answer(
-        failed="celery_directory is {}, which cannot be entered: {}".format(
-            question["directory"], error.strerror
-        )
+        failed="cannot enter celery_directory {}: {}".format(question["directory"], error.strerror)
     )
 set_environment()
-# As Python does at its start, which had none of these variables.
+# Python does so at its start, but had none of these variables then.
 sys.path[:0] = [
     question["directory"],
     *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
@@ -137,26 +127,28 @@ try:
     from celery.app.utils import find_app
 except Exception as failure:
     version = "Python {}.{}".format(*sys.version_info)
-    why = "celery_python is {}, and that {} cannot import Celery ({})".format(
+    why = "celery_python is {}, and this {} cannot import Celery ({})".format(
         question["python"], version, failure
     )
     answer(failed=why + ": name the Python of the application's environment\n" + trace())
 
 
 def find_application() -> Any:
-    """The application that `celery_app` names. What its own code raises is raised.
+    """Return the application that `celery_app` names. Raises the errors of its own code.
 
     **Source:** celery 5.7.0 `app/utils.py: find_app`: an AttributeError of the module becomes an
     ImportError, and an ImportError of MODULE.celery an AttributeError.
     """
-    name, (module, colon, attribute) = question["app"], question["app"].partition(":")
-    wrong, advice = "celery_app is {}, ".format(name), ": correct celery_app (MODULE:ATTRIBUTE)"
+    name = question["app"]
+    module, colon, attribute = name.partition(":")
+    wrong = "celery_app is {}, ".format(name)
+    advice = ": correct celery_app (MODULE:ATTRIBUTE)"
     try:
         named = find_app(name)
     except (AttributeError, ImportError):
         loaded = imported(module)
         if not loaded:
-            where = "{} finds no module {} in {}".format(
+            where = "{} does not find module {} in {}".format(
                 question["python"], module, question["directory"]
             )
             answer(failed=wrong + "and " + where + ": correct celery_app or celery_directory")
@@ -165,22 +157,16 @@ def find_application() -> Any:
         if not colon:
             imported(module + ".celery")
         where = getattr(loaded, "__file__", None) or module
-        answer(
-            failed=wrong
-            + "and {} has no {}".format(where, attribute or "Celery application")
-            + advice
-        )
+        lacks = "and {} has no {}".format(where, attribute or "Celery application")
+        answer(failed=wrong + lacks + advice)
     if not isinstance(named, Celery):
-        answer(
-            failed=wrong
-            + "which is of type {} and no Celery application".format(type(named).__name__)
-            + advice
-        )
+        other = "which has type {}, not a Celery application".format(type(named).__name__)
+        answer(failed=wrong + other + advice)
     return named
 
 
 def imported(module: str) -> Any:
-    """The module, None where there is none of this name."""
+    """Import a module; return None if it does not exist."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -205,7 +191,7 @@ def import_errors(tasks: Iterable[str]) -> Dict[str, str]:
 
 
 def readable() -> Dict[str, Any]:
-    """What a worker of the application can read; what cannot be found out is None.
+    """Return which messages a worker of the application can read; None for unknown parts.
 
     **Source:** celery 5.7.0 `app/amqp.py: TaskConsumer`; kombu 5.7.0 `serialization.py:
     SerializerRegistry.loads`, `compression.py: get_decoder`.
@@ -245,19 +231,25 @@ def is_codec(name: str) -> bool:
 
 
 def broker(queues: List[str], limit_s: int = 20) -> Dict[str, str]:
-    """Where a worker that starts now finds its broker, and why it would get no messages from there,
-    "" if it would.
+    """Return the broker of a worker that starts now, and why it would get no messages ("": it
+    would).
 
-    Empty where that could not be found out. One connection, and nothing of it stays in the broker.
+    Empty if not known. It opens one connection, and leaves nothing in the broker.
     """
-    at, urls, connected, run_id = "", "", False, ""
+    at = ""
+    urls = ""
+    connected = False
+    run_id = ""
     try:
         with at_most(limit_s):
             named = app.conf.broker_read_url or app.conf.broker_url
-            urls = ";".join(named) if isinstance(named, (list, tuple)) else str(named)
+            if isinstance(named, (list, tuple)):
+                named = ";".join(named)
+            urls = str(named)
             short = {"socket_connect_timeout": 3.0, "socket_timeout": 5.0}
             connection = app.connection_for_read(transport_options=short)
-            at = "" if misread(urls) else re.sub("//[^/]*@", "//", connection.as_uri())
+            if not misread(urls):
+                at = re.sub("//[^/]*@", "//", connection.as_uri())
             connect(connection)
             connected = True
             denied = []
@@ -272,12 +264,13 @@ def broker(queues: List[str], limit_s: int = 20) -> Dict[str, str]:
     except Exception as error:
         if connected or isinstance(error, (AttributeError, TypeError)):
             return {}
-        shown = not misread(urls) and not isinstance(error, (ValueError, KeyError))
-        return {"at": at, "error": str(error) if shown else "the URL cannot be read"}
+        if misread(urls) or isinstance(error, (ValueError, KeyError)):
+            return {"at": at, "error": "the URL cannot be read"}
+        return {"at": at, "error": str(error)}
 
 
 def misread(urls: str) -> bool:
-    """Whether a password that is not quoted makes what is said of a URL show a part of it."""
+    """Whether a URL has an unquoted password, a part of which an error text could show."""
     try:
         parts = [urlsplit(url) for url in urls.split(";")]
     except ValueError:
@@ -286,7 +279,7 @@ def misread(urls: str) -> bool:
 
 
 def connect(connection: Any) -> None:
-    """Once to each server that the URL names, until one answers."""
+    """Try each server of the URL once, until one answers."""
     failed = []
 
     def failing(error: Exception, _: Any) -> None:
@@ -298,7 +291,7 @@ def connect(connection: Any) -> None:
 
 
 def refusals(channel: Any, queues: List[str]) -> Iterator[str]:
-    """What a worker does that the user of its connection may not do.
+    """Yield the commands of a worker that the user of its connection may not run.
 
     Redis looks up rights when a command is queued, and the transaction is discarded; a subscription
     ends with its connection. **Source:** kombu 5.7.0 `transport/redis.py: Channel._brpop_start,
@@ -306,9 +299,11 @@ def refusals(channel: Any, queues: List[str]) -> Iterator[str]:
     """
     prefix = getattr(channel, "global_keyprefix", "")
     exchange = app.control.mailbox.exchange.name
-    keys = [channel._q_for_pri(queue, step) for step in channel.priority_steps for queue in queues]
+    keys = []
+    for step in channel.priority_steps:
+        keys += [prefix + channel._q_for_pri(queue, step) for queue in queues]
     commands = [
-        ["BRPOP", *(prefix + key for key in keys), "1"],
+        ["BRPOP", *keys, "1"],
         ["HSET", prefix + channel.unacked_key, "tag", "message"],
         ["ZADD", prefix + channel.unacked_index_key, "1", "tag"],
         ["SADD", prefix + channel.keyprefix_queue % exchange, "binding"],
@@ -338,26 +333,33 @@ def refusals(channel: Any, queues: List[str]) -> Iterator[str]:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Not where the server has no memory or no disk just now: that passes."""
-    return (
-        re.search("permission|NOPERM|unknown command|read.only", str(error), re.IGNORECASE)
-        is not None
-    )
+    """Whether an error is permanent: not a lack of memory or disk space."""
+    permanent = "permission|NOPERM|unknown command|read.only"
+    return re.search(permanent, str(error), re.IGNORECASE) is not None
 
 
 def route(
     name: str, args: List[Any], kwargs: Dict[str, Any], options: Dict[str, Any]
 ) -> Dict[str, Any]:
-    task, sent = app.tasks.get(name), said.routed(app, name, args, kwargs, options)
-    return {
-        "task": name, "args": said.plain(args), "kwargs": said.plain(kwargs),
-        "queue": said.queue_of(app, sent), "priority": sent.get("priority"),
+    task = app.tasks.get(name)
+    sent = said.routed(app, name, args, kwargs, options)
+    found = {
+        "task": name,
+        "args": said.plain(args),
+        "kwargs": said.plain(kwargs),
+        "queue": said.queue_of(app, sent),
+        "priority": sent.get("priority"),
         "broker": app.connection_for_write().as_uri(),
-        "keeps_result": not (task.ignore_result if task else app.conf.task_ignore_result),
-        "max_retries": task.max_retries if task else None, **fit(task, args, kwargs),
+        "keeps_result": not app.conf.task_ignore_result,
+        "max_retries": None,
         "results": results.results_of(app),
         "import_error": next(iter(import_errors([name]).values()), ""),
-    }  # fmt: skip
+    }
+    if task:
+        found["keeps_result"] = not task.ignore_result
+        found["max_retries"] = task.max_retries
+    found.update(fit(task, args, kwargs))
+    return found
 
 
 def fit(task: Any, args: List[Any], kwargs: Dict[str, Any]) -> Dict[str, Any]:
@@ -372,9 +374,7 @@ def fit(task: Any, args: List[Any], kwargs: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def called() -> Dict[str, Any]:
-    """What is to be called: what was asked for, or what an entry of the schedule calls, with the
-    options asked for.
-    """
+    """Return the call that was asked for, or that of a schedule's entry, with the given options."""
     if "entry" not in question:
         return question["call"]  # type: ignore[no-any-return]
     entry = schedules.call(app, question["entry"])
@@ -393,7 +393,7 @@ def send(name: str, args: List[Any], kwargs: Dict[str, Any], options: Dict[str, 
         app.send_task(name, args, kwargs, task_id=question["send_as"], retry=False, **options)
 
 
-print('\n{"began": true}', flush=True)  # from here on, what goes wrong is the application's
+print('\n{"began": true}', flush=True)  # from here on, failures are the application's
 watch = said.Watch(question["directory"])
 variables = {}  # type: Dict[str, Dict[str, Any]]
 try:
@@ -404,9 +404,8 @@ try:
         app.loader.import_default_modules()
         app.finalize()
     registered = set(app.tasks)
-    found = {
-        "registered": sorted(registered), "remote": bool(app.conf.worker_enable_remote_control),
-    }  # type: Dict[str, Any]  # fmt: skip
+    found = {"registered": sorted(registered)}  # type: Dict[str, Any]
+    found["remote"] = bool(app.conf.worker_enable_remote_control)
     if "options" in question:
         with at_most(question["limit_s"]):
             found["application"] = said.describe(

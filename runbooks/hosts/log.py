@@ -1,9 +1,7 @@
-"""What a log is: something that is read in steps of a bounded size, back from its end or on from
-any place.
+"""Logs: read in steps of bounded size, backwards from their ends or forwards from any place.
 
-Each kind says what its next step asks the host (`ask_…`) and takes the answer in (`start`, `older`,
-`newer`). The place of the next step is remembered here alone, so a shell that is lost can be
-replaced.
+Each kind has the question of its next step (`ask_…`), and takes its answer (`start`, `older`,
+`newer`). Only these objects know the place of the next step, so a lost shell can be replaced.
 """
 
 import codecs
@@ -21,55 +19,46 @@ class Log(Protocol):
 
     name: str
     read_to: float | None
-    """The time of the oldest line that a step back has brought."""
+    """The time of the oldest line that was read backwards; None if none was."""
 
     @property
     def dated(self) -> bool:
-        """Whether its lines have times that can be read; else each counts as written when the file
-        last changed.
-        """
+        """Whether its lines have times; otherwise each counts from the file's last change."""
         ...
 
     @property
     def caught_up(self) -> bool:
-        """Whether the steps on have come to where the log ended when it was looked at; what grows
-        has no other end.
-        """
+        """Whether the forward steps have reached the end of the log at the time of the step."""
         ...
 
     def ask_start(self) -> str: ...
     def start(self, answer: Answer) -> Sequence[LogLine]:
-        """Go to the end; returns what the host says when it cannot read the log."""
+        """Go to the end; return the host's errors if it cannot read the log."""
         ...
 
     def ask_since(self, at: float) -> str: ...
     def since(self, answer: Answer, at: float) -> bool:
-        """Look for where that time begins, to read on from there or from before it; False: ask
-        again.
-        """
+        """Go to this time, or to a place before it, to read forwards; return False to ask again."""
         ...
 
     def ask_older(self) -> str: ...
     def older(self, answer: Answer, wanted: Wanted) -> Sequence[LogLine] | None:
-        """The wanted lines of the next step back, newest first; None at the beginning of the log."""
+        """Return the wanted lines of the next step back, newest first; None at the log's start."""
         ...
 
     def ask_newer(self) -> str: ...
     def newer(self, answer: Answer, wanted: Wanted) -> Sequence[LogLine] | None:
-        """The wanted lines of the next step on, oldest first; None when there is nothing new."""
+        """Return the wanted lines of the next step forward, oldest first; None if none is new."""
         ...
 
 
 def said(answer: Answer, host: str, log: str) -> list[LogLine]:
-    return [
-        LogLine(None, host, log, line.strip()) for line in answer.err.splitlines() if line.strip()
-    ]
+    lines = filter(None, map(str.strip, answer.err.splitlines()))
+    return [LogLine(None, host, log, line) for line in lines]
 
 
 def decoded(raw: bytes) -> str:
-    """UTF-8; what is none is taken byte by byte for Windows' Western set, which has all that one
-    sees of Latin-1.
-    """
+    """Decode UTF-8; other bytes as cp1252, which contains the printable characters of Latin-1."""
     return raw.decode(errors="western")
 
 

@@ -1,6 +1,4 @@
-"""Where a host's files name the queues, nodes and sizes of workers: the start scripts, and the
-units of systemd.
-"""
+"""Find where start scripts and systemd's units name the queues, nodes and sizes of workers."""
 
 import re
 from collections.abc import Iterator
@@ -14,15 +12,18 @@ _QUEUES = re.compile(r"(?:^|\s)(?:-Q|--queues)[\s=]*(\S+)")
 
 
 def scripts_of(host: FleetHost) -> list[str]:
-    """The words of the start command that may be a script's file."""
-    words = _BETWEEN_WORDS.split(_start(host))
-    return [
-        word for word in dict.fromkeys(words) if "/" in word and "{" not in word and "=" not in word
-    ]
+    """Return the words of the start command that may be files of scripts."""
+    scripts = []
+    for word in dict.fromkeys(_BETWEEN_WORDS.split(_start(host))):
+        if "/" in word and "{" not in word and "=" not in word:
+            scripts.append(word)
+    return scripts
 
 
 def ask_option_lines(host: FleetHost) -> str:
-    queues = {queue for worker in host.settings.workers for queue in worker.queues}
+    queues: set[str] = set()
+    for worker in host.settings.workers:
+        queues.update(worker.queues)
     names = "|".join(map(re.escape, sorted(queues)))
     return shell(
         "option_lines", host.settings.directory, names, *scripts_of(host), host.settings.env_file
@@ -30,7 +31,9 @@ def ask_option_lines(host: FleetHost) -> str:
 
 
 def parse_option_lines(host: FleetHost, answer: Answer) -> tuple[OptionLine, ...]:
-    """**Source:** grep(1), -H, -n and -o: PATH:LINE:MATCH for each match, here with the character
+    """Parse the answer.
+
+    **Source:** grep(1), -H, -n and -o: PATH:LINE:MATCH for each match, here with the character
     before an option.
     """
     return (*_in_files(answer.out.decode(errors="replace")), *_in_command(host))
@@ -44,7 +47,8 @@ def _in_files(told: str) -> Iterator[OptionLine]:
 
 
 def _in_command(host: FleetHost) -> Iterator[OptionLine]:
-    if found := _QUEUES.search(_start(host)):
+    found = _QUEUES.search(_start(host))
+    if found:
         yield OptionLine("celery_commands.start", f"-Q {found[1]}")
 
 

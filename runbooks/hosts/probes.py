@@ -1,6 +1,4 @@
-"""Health probes: the operator's own commands on a host, and whether they ended as the inventory
-expects.
-"""
+"""Health probes: run the operator's own commands on a host, and judge their results."""
 
 import re
 
@@ -17,7 +15,7 @@ _TIMED_OUT = (124, 137)
 
 
 def ask_probe(host: FleetHost, probe: Probe) -> str:
-    """The command in the application's directory, ended after its timeout, as its user."""
+    """Return the fragment that runs the command in the application's directory, with a timeout."""
     times = (f"{probe.timeout:g}", str(KILL_AFTER_S))
     return manager_of(host).probe(host, probe.command, times, probe.user or "")
 
@@ -27,7 +25,7 @@ def parse_probe(probe: Probe, answer: Answer) -> ProbeResult:
     if answer.code in _TIMED_OUT and probe.exit_code != answer.code:
         return ProbeResult(f"did not end within {span(probe.timeout)}", output)
     if answer.code != probe.exit_code:
-        return ProbeResult(f"exited {answer.code}, not {probe.exit_code}", output)
+        return ProbeResult(f"exited with {answer.code}, not {probe.exit_code}", output)
     if probe.output is not None and not re.search(probe.output, output, re.MULTILINE):
         return ProbeResult(f"printed nothing that matches {probe.output!r}", output)
     return ProbeResult("", output)

@@ -1,6 +1,4 @@
-"""The programs of a host's supervisord that are somebody else's, as far as taking them over needs
-it.
-"""
+"""Programs of a host's supervisord that others have set up: everything that a takeover needs."""
 
 import base64
 import shlex
@@ -18,7 +16,7 @@ from runbooks.hosts.supervisord import ask_supervisord
 
 
 class _Told(Struct, frozen=True):
-    """**Source:** `supervisor_probe.py: told`."""
+    """**Source:** `supervisor_probe.py: settings_of`."""
 
     section: str
     path: str
@@ -49,7 +47,10 @@ def ask_programs(host: FleetHost) -> str:
 
 
 def with_programs(foreign: Foreign, answer: Answer) -> Foreign:
-    """What it sets under the name of a secret is never shown from now on."""
+    """Add the programs to `foreign`.
+
+    From now on, variables with names of secrets are hidden in every output.
+    """
     if answer.code != 0:
         return replace(
             foreign, no_programs=redact(answer.err.strip())[-300:] or "it does not answer"
@@ -60,28 +61,33 @@ def with_programs(foreign: Foreign, answer: Answer) -> Foreign:
     for one in others.programs.values():
         for name, value in one.environment.items():
             keep_secrets_in(value, name)
+    files = {}
+    for path, file in others.files.items():
+        files[path] = ConfFile(base64.b64decode(file.content), file.mode, file.changed_at)
     return replace(
         foreign,
         units={**foreign.units, **dict(_texts(others.programs))},
         programs=_by_section(others.programs),
-        conf_files={
-            path: ConfFile(base64.b64decode(one.content), one.mode, one.changed_at)
-            for path, one in others.files.items()
-        },
+        conf_files=files,
     )
 
 
 def name_of(section: str) -> str:
-    """What a section is called: `program NAME`."""
+    """Return the name of a section: `program NAME`."""
     return section.replace(":", " ", 1)
 
 
 def _by_section(told: Mapping[str, _Told]) -> dict[str, Program]:
     found: dict[str, Program] = {}
     for name, one in told.items():
+        pids: dict[str, int] = {}
+        names: tuple[str, ...] = (name,)
         before = found.get(name_of(one.section))
-        pids = {**(before.pids if before else {}), **({name: one.pid} if one.pid else {})}
-        names = (*(before.names if before else ()), name)
+        if before:
+            pids.update(before.pids)
+            names = (*before.names, name)
+        if one.pid:
+            pids[name] = one.pid
         found[name_of(one.section)] = Program(
             one.section, one.path, pids, one.stopwaitsecs, one.stopasgroup, names
         )
@@ -89,21 +95,26 @@ def _by_section(told: Mapping[str, _Told]) -> dict[str, Program]:
 
 
 def _texts(told: Mapping[str, _Told]) -> Iterator[tuple[str, UnitText]]:
-    """Each as a unit would say it. **Source:** systemd.unit(5), "Specifiers"; systemd.exec(5)."""
+    """Yield each program with its settings in a unit's words.
+
+    **Source:** systemd.unit(5), "Specifiers"; systemd.exec(5).
+    """
     for one in told.values():
         settings = [
             ("User", one.user),
             ("WorkingDirectory", one.directory),
             ("ExecStart", _command(one.command)),
         ]
-        settings += [("UMask", f"{one.umask:04o}")] if one.umask is not None else []
-        settings += [("Environment", _word(name, value)) for name, value in one.environment.items()]
+        if one.umask is not None:
+            settings.append(("UMask", f"{one.umask:04o}"))
+        for name, value in one.environment.items():
+            settings.append(("Environment", _word(name, value)))
         given = tuple((key, value.replace("%", "%%")) for key, value in settings if value)
         yield name_of(one.section), UnitText((), (), given)
 
 
 def _command(told: str) -> str:
-    """**Source:** supervisor 4.3.0 `process.py: get_execv_args`."""
+    """Quote a command for a unit. **Source:** supervisor 4.3.0 `process.py: get_execv_args`."""
     try:
         return " ".join(f'"{word}"' for word in shlex.split(told))
     except ValueError:

@@ -1,5 +1,6 @@
-"""Where the application keeps its results, and reading them: a module of `import_probe.py`, with
-its rules.
+"""Find where the application keeps its results, and read them.
+
+A module of `import_probe.py`, with its rules.
 """
 
 import ast
@@ -12,21 +13,25 @@ import time
 from typing import Any, Dict, Iterator, Tuple
 
 PAUSE_S = 0.2
+LIBRARIES = ("site-packages", "dist-packages", "/lib/python")
 
 
 def results_of(app: Any) -> Dict[str, str]:
-    """The result backend as the application names it, without password: of which kind, where that
-    is set, or its error.
+    """Return the result backend without password: its kind, where it is set, or its error.
 
-    By `kind` results can be read by everybody who reaches the `redis` or another place
-    (`anywhere`), only on the `disk` of the host that ran the task, only by the process that sent it
-    (`sender`) or that ran it (`worker`), or are not kept at all (`none`). No backend is made: that
-    may write. **Source:** celery 5.7.0 `app/base.py: _get_backend`, `app/utils.py:
-    Settings.result_backend`.
+    The `kind` says who can read results: everybody who reaches the `redis` or another server
+    (`anywhere`), only users of the `disk` of the host that ran the task, only the process that sent
+    it (`sender`) or that ran it (`worker`); or results are not kept (`none`). This does not create
+    a backend, which may write. **Source:** celery 5.7.0 `app/base.py: _get_backend`,
+    `app/utils.py: Settings.result_backend`.
     """
     named = app.backend_cls or app.conf.result_backend
-    setting = shown_url(named) if isinstance(named, str) else repr(named)
-    found = {"setting": setting if named else "", "set_in": "", "kind": "", "error": "", "at": ""}
+    setting = ""
+    if isinstance(named, str):
+        setting = shown_url(named)
+    elif named:
+        setting = repr(named)
+    found = {"setting": setting, "set_in": "", "kind": "", "error": "", "at": ""}
     try:
         found["kind"], found["at"] = kind_of(app, named)
     except Exception as error:
@@ -37,7 +42,7 @@ def results_of(app: Any) -> Dict[str, str]:
 
 
 def kind_of(app: Any, named: Any) -> Tuple[str, str]:
-    """The kind, and of a Redis without a prefix its URL: that can be read without the application.
+    """Return the kind, and the URL of a Redis without a prefix: readable without the application.
 
     **Source:** celery 5.7.0 `backends/`; django-celery-results 2.6.0 `backends/`.
     """
@@ -45,18 +50,21 @@ def kind_of(app: Any, named: Any) -> Tuple[str, str]:
     from celery.backends.base import DisabledBackend
 
     backend, url = by_url(named, app.loader)
-    place, names = str(url or ""), {base.__module__ for base in backend.__mro__}
+    place = str(url or "")
+    names = {base.__module__ for base in backend.__mro__}
     if issubclass(backend, DisabledBackend):
         return "none", ""
     if names & {"celery.backends.rpc", "celery.backends.amqp"}:
         return "sender", ""
     if "celery.backends.redis" in names:
         own = app.conf.result_backend_transport_options or {}
-        return "redis", "" if own.get("global_keyprefix") else shown_url(place or str(named))
+        if own.get("global_keyprefix"):
+            return "redis", ""
+        return "redis", shown_url(place or str(named))
     if "celery.backends.cache" in names:
-        return (
-            "worker" if "memory://" in (place or app.conf.cache_backend or "") else "anywhere"
-        ), ""
+        if "memory://" in (place or app.conf.cache_backend or ""):
+            return "worker", ""
+        return "anywhere", ""
     if "celery.backends.database" in names:
         return kind_of_database(place or app.conf.database_url or ""), ""
     if "celery.backends.filesystem" in names:
@@ -69,17 +77,24 @@ def kind_of(app: Any, named: Any) -> Tuple[str, str]:
 def kind_of_database(url: str) -> str:
     if not url.startswith("sqlite"):
         return "anywhere"
-    return "worker" if url.rstrip("/").endswith((":", ":memory:")) else "disk"
+    if url.rstrip("/").endswith((":", ":memory:")):
+        return "worker"
+    return "disk"
 
 
 def kind_in_django(app: Any, is_cache: bool) -> str:
     from django.conf import settings
 
     if not is_cache:
-        return "disk" if settings.DATABASES["default"]["ENGINE"].endswith("sqlite3") else "anywhere"
+        if settings.DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+            return "disk"
+        return "anywhere"
     cache = settings.CACHES[app.conf.cache_backend or "default"]["BACKEND"]
-    kinds = {"locmem": "worker", "dummy": "worker", "filebased": "disk"}
-    return next((kind for name, kind in kinds.items() if name in cache), "anywhere")
+    if "locmem" in cache or "dummy" in cache:
+        return "worker"
+    if "filebased" in cache:
+        return "disk"
+    return "anywhere"
 
 
 def shown_url(url: str) -> str:
@@ -89,7 +104,7 @@ def shown_url(url: str) -> str:
 
 
 def set_in(app: Any) -> str:
-    """What sets the result backend: a variable, or file and line; "" where that is not found."""
+    """Return what sets the result backend: a variable, or a file and line; "" if not found."""
     if os.environ.get("CELERY_RESULT_BACKEND"):
         return "the variable CELERY_RESULT_BACKEND"
     for path in settings_files(app):
@@ -101,17 +116,13 @@ def set_in(app: Any) -> str:
 
 
 def settings_files(app: Any) -> Iterator[str]:
-    """The files of its modules that are not a library's, those first that settings are known to
-    come from.
-    """
+    """Yield the files of the application's modules, first those that usually have settings."""
     source = getattr(app, "_config_source", None)
     django = getattr(sys.modules.get("django.conf"), "settings", None)
     first = [str(source).partition(":")[0], getattr(django, "SETTINGS_MODULE", None), app.main]
     for name in [*first, *sorted(sys.modules)]:
         path = getattr(sys.modules.get(name or ""), "__file__", None) or ""
-        is_library = any(
-            folder in path for folder in ("site-packages", "dist-packages", "/lib/python")
-        )
+        is_library = any(folder in path for folder in LIBRARIES)
         if path.endswith(".py") and not is_library:
             yield path
 
@@ -139,10 +150,10 @@ def names_backend(target: Any) -> bool:
 
 
 def read_result(app: Any, task_id: str, seen: str, limit_s: float) -> Dict[str, Any]:
-    """How a task stands once that differs from what was `seen` (the digest of an earlier answer),
-    or the time is over.
+    """Return the state of a task once it differs from `seen`, or at the time limit.
 
-    Or `unread`, why that cannot be read.
+    `seen` is the digest of an earlier answer. Returns `unread`, with the reason, if the state
+    cannot be read.
 
     **Source:** celery 5.7.0 `backends/base.py: get_task_meta`.
     """
@@ -168,7 +179,7 @@ def read_result(app: Any, task_id: str, seen: str, limit_s: float) -> Dict[str, 
 
 
 def as_json(value: Any) -> Any:
-    """The value as JSON has it; what it cannot hold as it would be written in Python."""
+    """Return the value as JSON types; other types as Python's `repr`."""
     try:
         return json.loads(json.dumps(value, default=repr))
     except (TypeError, ValueError):

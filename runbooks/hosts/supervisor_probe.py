@@ -1,15 +1,15 @@
-"""Asks and tells a host's supervisord over its own interface, in the Python of its own
-`supervisorctl`.
+"""Ask and control a host's supervisord over its own interface, in `supervisorctl`'s Python.
 
-Sent to hosts as source: nothing of this tool is there, and it runs on Python 3.6. Supervisor's own
-code knows how to reach supervisord with the login in its configuration, and what the files on the
-disk come to.
+Sent to hosts as source: the host has no other code of this tool, and it runs on Python 3.6.
+Supervisor's own code reaches supervisord with the login in its configuration, and reads the files
+on the disk.
 
 **Source:** supervisor 4.3.0 `options.py: ClientOptions, ServerOptions`, `rpcinterface.py`,
 `states.py`, and `xmlrpc.py: Faults`.
 """
 
 import base64
+import contextlib
 import json
 import os
 import pwd
@@ -20,25 +20,30 @@ import xmlrpc.client
 from types import SimpleNamespace
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-STOPPED, STARTING, RUNNING, BACKOFF, STOPPING = 0, 10, 20, 30, 40
-EXITED, FATAL = 100, 200
+STOPPED = 0
+STARTING = 10
+RUNNING = 20
+BACKOFF = 30
+STOPPING = 40
+EXITED = 100
+FATAL = 200
 UP = (STARTING, RUNNING, BACKOFF)
-ALREADY_STARTED, NOT_RUNNING = 60, 70
+ALREADY_STARTED = 60
+NOT_RUNNING = 70
 UNAUTHORIZED = 401
-TAIL_BYTES, TAIL_LINES = 8192, 15
+TAIL_BYTES = 8192
+TAIL_LINES = 15
 LINE_CHARACTERS = 500
 PAUSE_S = 0.1
 NOT_COMPARED = ("inuse", "serverurl")
 
 
 class Trouble(Exception):
-    """Why supervisord cannot be asked: which kind, and about what."""
+    """Why supervisord cannot be asked: the kind of trouble, and its subject."""
 
 
 def connect(conf: str) -> Any:
-    """Supervisord's interface, by the address and login that its configuration has for
-    `supervisorctl`.
-    """
+    """Return supervisord's interface, with the address and login of its configuration."""
     from supervisor.options import ClientOptions
 
     if not os.path.exists(conf):
@@ -53,22 +58,21 @@ def connect(conf: str) -> Any:
     except PermissionError:
         raise Trouble("denied", options.serverurl) from None
     except OSError as error:
-        what = "%s (%s)" % (options.serverurl, error.strerror or error)
         pids = left_by(options.serverurl)
-        raise (
-            Trouble("left", " ".join(map(str, pids))) if pids else Trouble("down", what)
-        ) from None
+        if pids:
+            raise Trouble("left", " ".join(map(str, pids))) from None
+        what = "%s (%s)" % (options.serverurl, error.strerror or error)
+        raise Trouble("down", what) from None
     except xmlrpc.client.ProtocolError as error:
-        kind = "denied" if error.errcode == UNAUTHORIZED else "down"
-        raise Trouble(
-            kind, "%s (%s %s)" % (options.serverurl, error.errcode, error.errmsg)
-        ) from None
+        what = "%s (%s %s)" % (options.serverurl, error.errcode, error.errmsg)
+        if error.errcode == UNAUTHORIZED:
+            raise Trouble("denied", what) from None
+        raise Trouble("down", what) from None
     return rpc
 
 
 def left_by(url: str) -> List[int]:
-    """The programs that a supervisord of this address has started and that outlived it, without
-    what they started.
+    """Return the programs that outlived a supervisord of this address, without their children.
 
     **Source:** supervisor 4.3.0 `process.py: _spawn_as_child`: the variables that a program gets.
     """
@@ -78,22 +82,22 @@ def left_by(url: str) -> List[int]:
         try:
             with open("/proc/%s/environ" % pid, "rb") as file:
                 if mine in file.read().split(b"\0"):
-                    parents[int(pid)] = int(
-                        text("/proc/%s/stat" % pid).rpartition(")")[2].split()[1]
-                    )
+                    parents[int(pid)] = int(fields_of(int(pid))[1])
         except (OSError, IndexError):
             continue
     return sorted(pid for pid, parent in parents.items() if parent not in parents)
 
 
 def full(one: Dict[str, Any]) -> str:
-    """The name of a program with its group, from any of supervisord's answers."""
+    """Return the full name of a program, GROUP:NAME, from any of supervisord's answers."""
     return "%s:%s" % (one["group"], one["name"])
 
 
 def on_disk(conf: str) -> Optional[Tuple[Dict[str, Any], Dict[str, bool]]]:
-    """What the conf files come to now, as supervisord would tell it, and of each program its
-    `stopasgroup`, which it does not tell; None where this process cannot read them.
+    """Return the programs in the present conf files, as supervisord would report them.
+
+    Also returns the `stopasgroup` of each program, which supervisord does not report. None if this
+    process cannot read the files.
     """
     from supervisor.options import ServerOptions
     from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
@@ -110,31 +114,25 @@ def on_disk(conf: str) -> Optional[Tuple[Dict[str, Any], Dict[str, bool]]]:
         told = AsRead(SimpleNamespace(options=read, process_groups={})).getAllConfigInfo()
     except (ValueError, OSError, SystemExit):
         return None
-    as_group = {
-        "%s:%s" % (group.name, one.name): bool(one.stopasgroup)
-        for group in groups
-        for one in group.process_configs
-    }
+    as_group = {}
+    for group in groups:
+        for one in group.process_configs:
+            as_group["%s:%s" % (group.name, one.name)] = bool(one.stopasgroup)
     return {full(one): one for one in told}, as_group
 
 
 def differs(known: Optional[Dict[str, Any]], there: Optional[Dict[str, Any]]) -> bool:
-    """Whether supervisord knows a program otherwise than the files have it; None where there is
-    none.
-    """
+    """Whether supervisord's configuration of a program differs from the files; None: not there."""
     if known is None or there is None:
         return known is not there
-    return any(
-        known.get(key) != there[key]
-        for key in there
-        if key not in NOT_COMPARED and there[key] != "auto"
-    )
+    for key, value in there.items():
+        if key not in NOT_COMPARED and value != "auto" and known.get(key) != value:
+            return True
+    return False
 
 
 def sections(conf: str) -> Dict[str, Any]:
-    """Of each program, by its full name: its section, the file that has it, and what else stands
-    there.
-    """
+    """Return each program by its full name, with its section, file and settings."""
     from supervisor.options import ServerOptions
 
     found = {}
@@ -146,7 +144,7 @@ def sections(conf: str) -> Dict[str, Any]:
             made = ServerOptions.processes_from_section(self, parser, section, group_name, klass)
             path = os.path.abspath(parser.section_to_file.get(section, conf))
             for one in made:
-                found["%s:%s" % (group_name, one.name)] = told(section, path, one)
+                found["%s:%s" % (group_name, one.name)] = settings_of(section, path, one)
             return made
 
     options = Recording()
@@ -156,27 +154,35 @@ def sections(conf: str) -> Dict[str, Any]:
 
 
 def configured(conf: str) -> Dict[str, Any]:
-    """As `sections`; raises Trouble where the conf files cannot be read."""
+    """Return `sections`. Raises Trouble if the conf files cannot be read."""
     try:
         return sections(conf)
     except (ValueError, OSError, SystemExit) as error:
         raise Trouble("unread", str(error)) from None
 
 
-def told(section: str, path: str, one: Any) -> Dict[str, Any]:
-    user = None if one.uid is None else pwd.getpwuid(one.uid).pw_name
+def settings_of(section: str, path: str, one: Any) -> Dict[str, Any]:
+    user = None
+    if one.uid is not None:
+        user = pwd.getpwuid(one.uid).pw_name
     return {
-        "section": section, "path": path, "user": user, "directory": one.directory, "umask": one.umask,
-        "environment": one.environment, "stopwaitsecs": one.stopwaitsecs, "stopasgroup": bool(one.stopasgroup),
-        "command": one.command, "autostart": bool(one.autostart),
-    }  # fmt: skip
+        "section": section,
+        "path": path,
+        "user": user,
+        "directory": one.directory,
+        "umask": one.umask,
+        "environment": one.environment,
+        "stopwaitsecs": one.stopwaitsecs,
+        "stopasgroup": bool(one.stopasgroup),
+        "command": one.command,
+        "autostart": bool(one.autostart),
+    }
 
 
 def others(question: Dict[str, Any]) -> Dict[str, Any]:
-    """Every program that runs, and those that name Celery and only start with supervisord the next
-    time (pid 0).
+    """Return every running program, and those that name Celery and start with supervisord (pid 0).
 
-    Each with its section, its pid, and the conf files that have the sections.
+    Each has its section and pid; the conf files of these sections follow.
     """
     rpc = connect(question["conf"])
     known = configured(question["conf"])
@@ -190,9 +196,7 @@ def others(question: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def described(question: Dict[str, Any]) -> Dict[str, Any]:
-    """Every program whose command names Celery, whether it runs or not: what the conf files say,
-    and its pid.
-    """
+    """Return every program whose command names Celery, with its settings and pid (0: none)."""
     rpc = connect(question["conf"])
     known = configured(question["conf"])
     found = {}
@@ -204,11 +208,10 @@ def described(question: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def comes_back(section: Dict[str, Any], state: int) -> bool:
-    return (
-        section["autostart"]
-        and "celery" in section["command"]
-        and state in (STOPPED, EXITED, FATAL)
-    )
+    """Whether a stopped program starts with supervisord the next time, and names Celery."""
+    if state not in (STOPPED, EXITED, FATAL):
+        return False
+    return section["autostart"] and "celery" in section["command"]
 
 
 def file_of(path: str) -> Dict[str, Any]:
@@ -223,14 +226,16 @@ def file_of(path: str) -> Dict[str, Any]:
 
 
 def below(pid: int) -> Iterator[int]:
-    """A process and all below it. **Source:** proc(5), `/proc/PID/task/TID/children`."""
+    """Yield a process and all below it. **Source:** proc(5), `/proc/PID/task/TID/children`."""
     yield pid
     try:
         threads = os.listdir("/proc/%d/task" % pid)
-        children = " ".join(text("/proc/%d/task/%s/children" % (pid, thread)) for thread in threads)
+        children = []
+        for thread in threads:
+            children += text("/proc/%d/task/%s/children" % (pid, thread)).split()
     except OSError:
         return
-    for child in children.split():
+    for child in children:
         yield from below(int(child))
 
 
@@ -239,32 +244,38 @@ def text(path: str) -> str:
         return file.read().decode(errors="replace")
 
 
+def fields_of(pid: int) -> List[str]:
+    """Return the fields of `/proc/PID/stat` after the name."""
+    _, _, fields = text("/proc/%d/stat" % pid).rpartition(")")
+    return fields.split()
+
+
+def inner_pid(pid: int) -> int:
+    """Return the pid by which a process knows itself."""
+    for line in text("/proc/%d/status" % pid).splitlines():
+        if line.startswith("NSpid:"):
+            return int(line.split()[-1])
+    return pid
+
+
 def process(pid: int) -> Optional[Dict[str, Any]]:
-    """Its start, and it and those below it, each with the pid by which it knows itself; None where
-    it is gone.
+    """Return the start of a process, and the inner pids of its whole tree; None if it ended.
 
     **Source:** proc(5): field 22 of `/proc/PID/stat`; NSpid in `/proc/PID/status`.
     """
     try:
-        ticks = int(text("/proc/%d/stat" % pid).rpartition(")")[2].split()[19])
+        ticks = int(fields_of(pid)[19])
     except OSError:
         return None
     pids = {}
     for one in below(pid):
-        try:
-            inner = [
-                line.split()
-                for line in text("/proc/%d/status" % one).splitlines()
-                if line.startswith("NSpid:")
-            ]
-        except OSError:
-            continue
-        pids[one] = int(inner[0][-1]) if inner else one
+        with contextlib.suppress(OSError):
+            pids[one] = inner_pid(one)
     return {"ticks": ticks, "pids": pids, "environment": environment(pid)}
 
 
 def environment(pid: int) -> str:
-    """In base64, "" where it cannot be read."""
+    """Return the environment in base64, "" if it cannot be read."""
     try:
         with open("/proc/%d/environ" % pid, "rb") as file:
             return base64.b64encode(file.read()).decode()
@@ -273,12 +284,12 @@ def environment(pid: int) -> str:
 
 
 def tail(path: str) -> List[str]:
-    """The last lines of a log file."""
+    """Return the last lines of a log file."""
     return end_of(path, TAIL_BYTES).splitlines()[-TAIL_LINES:]
 
 
 def end_of(path: str, size: int) -> str:
-    """So many of the last bytes of a file, as text; "" where it cannot be read."""
+    """Return the last `size` bytes of a file, as text; "" if it cannot be read."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.path.getsize(path) - size))
@@ -288,33 +299,28 @@ def end_of(path: str, size: int) -> str:
 
 
 def logs_of(one: Dict[str, Any], known: Dict[str, Any]) -> List[str]:
-    """The log files of a program; what is redirected has none of its own."""
-    errors = "" if known.get("redirect_stderr") else one["stderr_logfile"]
-    return [path for path in (one["stdout_logfile"], errors) if path]
+    """Return the log files of a program; redirected output has no file of its own."""
+    paths = [one["stdout_logfile"]]
+    if not known.get("redirect_stderr"):
+        paths.append(one["stderr_logfile"])
+    return [path for path in paths if path]
 
 
 def look(question: Dict[str, Any]) -> Dict[str, Any]:
-    """The state of each program by its full name, and which files have this tool's mark."""
+    """Return the state of each program by its full name, and the files with this tool's mark."""
     rpc = connect(question["conf"])
     known = {full(one): one for one in rpc.getAllConfigInfo()}
     disk, as_group = on_disk(question["conf"]) or (None, {})
     found = {}
     for one in rpc.getAllProcessInfo():
         name = full(one)
-        state = {
-            key: one[key] for key in ("state", "statename", "pid", "exitstatus", "description")
-        }
+        own = known.get(name, {})
+        state = state_and_logs(one, own, question)
+        state["stop_wait_s"] = own.get("stopwaitsecs")
         state["unread"] = disk is not None and differs(known.get(name), disk.get(name))
-        state["stop_wait_s"] = known.get(name, {}).get("stopwaitsecs")
-        state["as_group"] = None if state["unread"] else as_group.get(name)
-        state["process"] = process(one["pid"]) if one["pid"] else None
-        failed = one["state"] not in (STOPPED, STARTING, RUNNING, STOPPING)
-        logs = logs_of(one, known.get(name, {}))
-        state["last"] = (
-            [line for path in logs for line in tail(path)][-TAIL_LINES:] if failed else []
-        )
-        runs = one["state"] in (STARTING, RUNNING)
-        state["said"] = [line for path in logs for line in said(path, question)] if runs else []
+        state["as_group"] = None
+        if not state["unread"]:
+            state["as_group"] = as_group.get(name)
         found[name] = state
     unread = [name for name in disk or () if name not in known]
     ours = marked(question["directory"], question["mark"])
@@ -328,8 +334,26 @@ def look(question: Dict[str, Any]) -> Dict[str, Any]:
     }
 
 
+def state_and_logs(
+    one: Dict[str, Any], known: Dict[str, Any], question: Dict[str, Any]
+) -> Dict[str, Any]:
+    """Return the state of a program, its process if it runs, and lines of its logs."""
+    fields = ("state", "statename", "pid", "exitstatus", "description")
+    state = {key: one[key] for key in fields}
+    state.update(process=None, last=[], said=[])
+    if one["pid"]:
+        state["process"] = process(one["pid"])
+    for path in logs_of(one, known):
+        if one["state"] in (STARTING, RUNNING):
+            state["said"] += said(path, question)
+        elif one["state"] not in (STOPPED, STOPPING):
+            state["last"] += tail(path)
+    state["last"] = state["last"][-TAIL_LINES:]
+    return state
+
+
 def said(path: str, question: Dict[str, Any]) -> List[str]:
-    """The notable lines at the end of a log, and where something failed, how other tasks ended."""
+    """Return the notable lines at the end of a log, and after a failure also the ends of tasks."""
     lines = end_of(path, question["bytes"]).splitlines()
     found = [line for line in lines if re.search(question["notable"], line)]
     if any(re.search(question["failure"], line) for line in found):
@@ -339,19 +363,20 @@ def said(path: str, question: Dict[str, Any]) -> List[str]:
 
 
 def marked(directory: str, mark: str) -> List[str]:
-    """The names of the files that begin with the mark."""
-    found = []
-    for name in sorted(os.listdir(directory) if os.path.isdir(directory) else ()):
-        try:
-            with open(os.path.join(directory, name), errors="replace") as file:
-                found += [name] if name.endswith(".conf") and mark in file.readline() else []
-        except OSError:
-            continue
+    """Return the names of the files that begin with the mark."""
+    found = []  # type: List[str]
+    if not os.path.isdir(directory):
+        return found
+    for name in sorted(os.listdir(directory)):
+        path = os.path.join(directory, name)
+        with contextlib.suppress(OSError), open(path, errors="replace") as file:
+            if name.endswith(".conf") and mark in file.readline():
+                found.append(name)
     return found
 
 
 def logs(question: Dict[str, Any]) -> Dict[str, Any]:
-    """The log files of these programs."""
+    """Return the log files of these programs."""
     rpc = connect(question["conf"])
     known = {full(one): one for one in rpc.getAllConfigInfo()}
     told = {full(one): logs_of(one, known.get(full(one), {})) for one in rpc.getAllProcessInfo()}
@@ -359,29 +384,27 @@ def logs(question: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def reread(question: Dict[str, Any]) -> None:
-    """Supervisord reads its conf files again; what runs is left.
+    """Have supervisord read its conf files again; running programs are not changed.
 
-    Groups whose names begin with the prefix, of which nothing runs, and that stand in no file any
-    more, are removed.
+    Removes groups whose names begin with the prefix, that are in no file any more, and of which
+    nothing runs.
     """
     rpc = connect(question["conf"])
     _, _, removed = rpc.reloadConfig()[0]
     there = rpc.getAllProcessInfo()
+    running = [one["group"] for one in there if one["pid"] or one["state"] in UP]
     for group in removed:
-        its = [one for one in there if one["group"] == group]
-        if group.startswith(question["prefix"]) and not any(
-            one["pid"] or one["state"] in UP for one in its
-        ):
+        if group.startswith(question["prefix"]) and group not in running:
             rpc.removeProcessGroup(group)
 
 
 def control(question: Dict[str, Any]) -> None:
-    """Start, stop or restart programs, all of them stopped at once.
+    """Start, stop or restart programs; they stop in parallel.
 
-    `own`: the group of each is its own, so that its conf file, as last read, counts from its start
-    on.
+    `own`: each has a group of its own, so a start can use its conf file as last read.
     """
-    rpc, action = connect(question["conf"]), question["action"]
+    rpc = connect(question["conf"])
+    action = question["action"]
     until = time.time() + question["seconds"]
     if action != "start":
         stop(rpc, question["programs"], until)
@@ -391,8 +414,11 @@ def control(question: Dict[str, Any]) -> None:
 
 
 def state_of(rpc: Any, name: str) -> Optional[int]:
-    """None for a program that supervisord does not have."""
-    return next((one["state"] for one in rpc.getAllProcessInfo() if full(one) == name), None)
+    """Return the state of a program, None if supervisord does not have it."""
+    for one in rpc.getAllProcessInfo():
+        if full(one) == name:
+            return int(one["state"])
+    return None
 
 
 def stop(rpc: Any, names: List[str], until: float) -> None:
@@ -403,8 +429,8 @@ def stop(rpc: Any, names: List[str], until: float) -> None:
         while state_of(rpc, name) in (*UP, STOPPING):
             if time.time() > until:
                 sys.exit(
-                    "%s was told to stop and still runs: supervisord waits for its stopwaitsecs,"
-                    " and does not start it again after that; run this again then" % name
+                    "%s is stopping but still runs: supervisord waits for its stopwaitsecs, and"
+                    " does not start it again afterwards; run this again then" % name
                 )
             time.sleep(PAUSE_S)
 
@@ -417,14 +443,12 @@ def start(rpc: Any, name: str, own: bool, until: float) -> None:
     if own:
         renew(rpc, name.partition(":")[0])
     if state_of(rpc, name) is None:
-        sys.exit("supervisord has no program %s; do its conf files name it?" % name)
+        sys.exit("supervisord does not have a program %s; do its conf files name it?" % name)
     unless(ALREADY_STARTED, rpc.startProcess, name, False)
 
 
 def renew(rpc: Any, group: str) -> None:
-    """Have supervisord use what it has read last of a stopped group; one that it has not read is
-    left as it is.
-    """
+    """Have supervisord apply what it last read of a stopped group; skip groups it has not read."""
     if group in [one["group"] for one in rpc.getAllConfigInfo()]:
         if group in [one["group"] for one in rpc.getAllProcessInfo()]:
             rpc.removeProcessGroup(group)
@@ -432,7 +456,7 @@ def renew(rpc: Any, group: str) -> None:
 
 
 def unless(code: int, call: Any, *arguments: Any) -> None:
-    """Make a call, of which this fault says that it was not needed."""
+    """Make a call; ignore the fault that says that it was not needed."""
     try:
         call(*arguments)
     except xmlrpc.client.Fault as fault:
@@ -450,7 +474,7 @@ def main(question: Dict[str, Any]) -> None:
             tells[question["verb"]](question)
     except Trouble as trouble:
         if question["verb"] in tells:
-            sys.exit("supervisord cannot be told: %s" % trouble.args[1])
+            sys.exit("supervisord cannot be controlled: %s" % trouble.args[1])
         print(json.dumps({"trouble": trouble.args}))
     except xmlrpc.client.Fault as fault:
         sys.exit("supervisord refuses: %s" % fault.faultString)

@@ -1,4 +1,4 @@
-"""The way to a host's supervisord."""
+"""Fragments that ask or control a host's supervisord."""
 
 import json
 from collections.abc import Sequence
@@ -13,8 +13,9 @@ PATIENCE_S = 5
 
 
 def ask_control(host: FleetHost, action: str, programs: Sequence[str], *, own: bool) -> str:
-    """Start, stop or restart programs; `own`: their conf files are this tool's, each with one
-    program.
+    """Return the fragment that starts, stops or restarts programs.
+
+    `own`: their conf files are this tool's, each with one program.
     """
     seconds = int(host.settings.stop_timeout) + PATIENCE_S
     return ask_supervisord(
@@ -23,12 +24,12 @@ def ask_control(host: FleetHost, action: str, programs: Sequence[str], *, own: b
 
 
 def ask_supervisord(host: FleetHost, verb: str, **question: Any) -> str:
-    """Run a verb of `supervisor_probe.py` on the host."""
+    """Return the fragment that runs a verb of `supervisor_probe.py` on the host."""
     return ask_of(host.settings.supervisor.conf, host.settings.supervisor.ctl, verb, **question)
 
 
 def ask_of(conf: str, ctl: str, verb: str, **question: Any) -> str:
-    """The same of the supervisord with this configuration, in the Python of this `supervisorctl`."""
+    """Return the same fragment for this configuration file and this `supervisorctl`."""
     asked = json.dumps({"verb": verb, "conf": conf, **question})
     source = files("runbooks.hosts").joinpath("supervisor_probe.py").read_text()
     return shell("supervisor", ctl, source, asked)

@@ -1,8 +1,7 @@
-"""Asks a host what runs its workers and beats, where no inventory says so, and understands what it
-answers.
+"""Ask a host without an inventory what runs its workers and beats, and parse the answers.
 
-Commands and variables of processes, units and containers may hold secrets: what is asked here is
-private, and only what the records of `core/survey.py` have of it is kept.
+Commands and variables of processes, units and containers may hold secrets: these questions are
+private, and only the fields of the records in `core/survey.py` are kept.
 """
 
 import json
@@ -26,26 +25,30 @@ from runbooks.hosts.supervisord import ask_of
 
 _USUAL_CONF = "/etc/supervisor/supervisord.conf"
 _LABEL = "com.docker.compose"
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 (Docker reports it; nothing listens here)
+_AT_LOOPBACK = ("", _EVERYWHERE, "127.0.0.1")
 
 
 def ask_processes(pids: Iterable[int]) -> str:
-    """What these processes are, and how each supervisord was started."""
+    """Return the fragment that describes these processes, and the start of each supervisord."""
     return shell("survey", " ".join(map(str, pids)))
 
 
 class Processes(Struct, frozen=True):
-    """The host's own name, who asks there, each process by its pid, and each supervisord that may
-    be asked.
-    """
+    """The processes of a host."""
 
     hostname: str
+    """The host's own name."""
     asking: str
+    """The user who asked."""
     details: dict[int, SeenProcess]
+    """By pid."""
     supervisords: dict[int, Supervisord]
+    """Those that this user may ask, by pid."""
 
 
 def parse_processes(answer: Answer) -> Processes:
-    """**Source:** uname(1); proc(5): `cwd`, `exe`, `maps`, `fd`, `cmdline`."""
+    """Parse the answer. **Source:** uname(1); proc(5): `cwd`, `exe`, `maps`, `fd`, `cmdline`."""
     heads, told, supervisords = answer.out.decode(errors="replace").split("---\n", 2)
     hostname, asking = heads.splitlines()
     details = {pid: _process(found) for pid, found in _each(told.splitlines())}
@@ -54,13 +57,15 @@ def parse_processes(answer: Answer) -> Processes:
 
 
 def _each(lines: Sequence[str]) -> Iterator[tuple[int, dict[str, list[str]]]]:
-    pid, found = 0, dict[str, list[str]]()
+    pid = 0
+    found: dict[str, list[str]] = {}
     for line in (*lines, "pid 0"):
         key, _, value = line.partition(" ")
         if key == "pid":
             if pid:
                 yield pid, found
-            pid, found = int(value), {}
+            pid = int(value)
+            found = {}
         else:
             found.setdefault(key, []).append(value)
 
@@ -68,17 +73,18 @@ def _each(lines: Sequence[str]) -> Iterator[tuple[int, dict[str, list[str]]]]:
 def _process(found: Mapping[str, Sequence[str]]) -> SeenProcess:
     directory = found.get("directory", [""])[0]
     words = found.get("words", [""])[0].rstrip("\t").split("\t")
+    logs = list(found.get("log", []))
     log = log_of(words)
-    if "%" in log:
-        log = ""  # which file that is, only the worker knows
-    named = str(PurePosixPath(directory, log)) if log else ""
-    logs = dict.fromkeys(filter(None, [named, *found.get("log", [])]))
+    if log and "%" not in log:  # otherwise only the worker knows the file
+        logs.insert(0, str(PurePosixPath(directory, log)))
+    logs = list(dict.fromkeys(filter(None, logs)))
     return SeenProcess(directory, _python(found, directory, words[0]), tuple(logs), extra_of(words))
 
 
 def _python(found: Mapping[str, Sequence[str]], directory: str, first: str) -> str:
-    """As its command names it; else that of its packages, as a link of a virtual environment is
-    resolved in `exe`.
+    """Return the Python of a process: from its command, else from its packages.
+
+    `exe` does not show it: there the link of a virtual environment is resolved.
     """
     if "/" in first and is_python(first):
         return str(PurePosixPath(directory, first))
@@ -86,11 +92,9 @@ def _python(found: Mapping[str, Sequence[str]], directory: str, first: str) -> s
 
 
 def _supervisord(found: Mapping[str, Sequence[str]]) -> Supervisord:
-    """**Source:** supervisor 4.3.0 `options.py`: `-c FILE`, `--configuration FILE`."""
-    words, directory = (
-        found.get("words", [""])[0].rstrip("\t").split("\t"),
-        found.get("directory", ["/"])[0],
-    )
+    """Parse a supervisord. **Source:** supervisor 4.3.0 `options.py`: `-c`, `--configuration`."""
+    words = found.get("words", [""])[0].rstrip("\t").split("\t")
+    directory = found.get("directory", ["/"])[0]
     conf = _USUAL_CONF
     for word, after in zip(words, [*words[1:], ""], strict=True):
         if word in ("-c", "--configuration"):
@@ -101,32 +105,36 @@ def _supervisord(found: Mapping[str, Sequence[str]]) -> Supervisord:
 
 
 def ask_units(units: Sequence[str]) -> str:
-    """How these units start what they start."""
+    """Return the fragment that asks how systemd starts these units."""
     return shell("survey_units", *units)
 
 
 def parse_units(answer: Answer, files: Mapping[str, bytes | None]) -> list[SeenService]:
-    """Each unit; one that starts several nodes by `celery multi` once for each.
+    """Return each unit; a unit that starts several nodes with `celery multi` once for each node.
 
-    `files` are the contents of those that `env_files_of` names, None where one could not be read.
+    `files` are the contents of the files of `env_files_of`, None for one that cannot be read.
     **Source:** systemctl(1), `show`; systemd.exec(5).
     """
-    return [service for told in _shown(answer) for service in _of_unit(told, files)]
+    services: list[SeenService] = []
+    for told in _shown(answer):
+        services += _of_unit(told, files)
+    return services
 
 
 def env_files_of(answer: Answer) -> list[str]:
-    """The environment files of the units whose command has variables."""
-    return list(
-        dict.fromkeys(
-            path for told in _shown(answer) if "$" in _started(told) for path in _env_files(told)
-        )
-    )
+    """Return the environment files of units whose commands have variables."""
+    paths: list[str] = []
+    for told in _shown(answer):
+        if "$" in _started(told):
+            paths += _env_files(told)
+    return list(dict.fromkeys(paths))
 
 
 def _shown(answer: Answer) -> Iterator[dict[str, str]]:
     for block in answer.out.decode(errors="replace").strip().split("\n\n"):
-        told = dict[str, list[str]]()
-        for name, _, value in (line.partition("=") for line in block.splitlines()):
+        told: dict[str, list[str]] = {}
+        for line in block.splitlines():
+            name, _, value = line.partition("=")
             told.setdefault(name, []).append(value)
         if "Id" in told:
             yield {name: "\n".join(values) for name, values in told.items()}
@@ -134,11 +142,13 @@ def _shown(answer: Answer) -> Iterator[dict[str, str]]:
 
 def _started(told: Mapping[str, str]) -> str:
     found = re.search(r"argv\[\]=(.*?) ; ignore_errors=", told.get("ExecStart", ""), re.DOTALL)
-    return found[1] if found else ""
+    if not found:
+        return ""
+    return found[1]
 
 
 def _env_files(told: Mapping[str, str]) -> tuple[str, ...]:
-    """A pattern names none that is known."""
+    """Return the environment files of a unit, without patterns, whose files are not known."""
     found = re.findall(
         r"^(.+) \(ignore_errors=\w+\)$", told.get("EnvironmentFiles", ""), re.MULTILINE
     )
@@ -148,6 +158,7 @@ def _env_files(told: Mapping[str, str]) -> tuple[str, ...]:
 def _of_unit(told: Mapping[str, str], files: Mapping[str, bytes | None]) -> Iterator[SeenService]:
     text = _with_values(_started(told), told, files)
     words = command_in(text)
+    is_active = told.get("ActiveState") in ("active", "activating")
     commands: Sequence[Sequence[str]] = workers_in(words) or [words]
     for command in commands:
         yield SeenService(
@@ -159,26 +170,31 @@ def _of_unit(told: Mapping[str, str], files: Mapping[str, bytes | None]) -> Iter
             python=_python_of(words),
             user=told.get("User", "") or "root",
             env_files=_env_files(told),
-            wanted=told.get("UnitFileState") != "disabled"
-            or told.get("ActiveState") in ("active", "activating"),
+            wanted=is_active or told.get("UnitFileState") != "disabled",
         )
 
 
 def _with_values(command: str, told: Mapping[str, str], files: Mapping[str, bytes | None]) -> str:
-    """A command with the values of its variables, as it is where they are not all known.
+    """Return a command with the values of its variables; unchanged if a file cannot be read.
 
-    **Source:** systemd.exec(5): a file outranks `Environment=`, a later file an earlier one; what
-    is not set is empty.
+    **Source:** systemd.exec(5): a file overrides `Environment=`, and a later file an earlier one;
+    unset variables are empty.
     """
     paths = _env_files(told)
     if "$" not in command or any(files.get(path) is None for path in paths):
         return command
-    values = dict(pair.split("=", 1) for pair in _words(told.get("Environment", "")) if "=" in pair)
+    values: dict[str, str] = {}
+    for pair in _words(told.get("Environment", "")):
+        name, equals, value = pair.partition("=")
+        if equals:
+            values[name] = value
     for path in paths:
         values |= read(files[path] or b"", "systemd").values
-    return re.sub(
-        r"\$(?:\{(\w+)\}|(\w+))", lambda found: values.get(found[1] or found[2], ""), command
-    )
+
+    def value_of(found: re.Match[str]) -> str:
+        return values.get(found[1] or found[2], "")
+
+    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value_of, command)
 
 
 def _words(text: str) -> Sequence[str]:
@@ -189,27 +205,29 @@ def _words(text: str) -> Sequence[str]:
 
 
 def _beat_in(command: str) -> Options | None:
-    """What a command says of a beat that it starts by variables, as far as no variable says it;
-    None: of none.
+    """Return the options of a beat that a command starts with variables, without these options.
+
+    None if it does not start a beat.
 
     **Source:** celery 5.7.0, guide "Daemonization": `${CELERY_BIN} -A ${CELERY_APP} beat
     --pidfile=${…}`.
     """
     found = re.search(r"\$\S*\s+beat(\s.*)?$", command, re.DOTALL)
-    words = (found[1] or "").replace("'", " ").replace('"', " ").split() if found else ()
-    return (
-        options_of(["celery", "beat", *(word for word in words if "$" not in word)])
-        if found
-        else None
-    )
+    if not found:
+        return None
+    words = (found[1] or "").replace("'", " ").replace('"', " ").split()
+    known = [word for word in words if "$" not in word]
+    return options_of(["celery", "beat", *known])
 
 
 def _python_of(words: Sequence[str]) -> str:
-    return words[0] if words and words[0].startswith("/") and is_python(words[0]) else ""
+    if words and words[0].startswith("/") and is_python(words[0]):
+        return words[0]
+    return ""
 
 
 def ask_programs(supervisord: Supervisord) -> str:
-    """The programs of a supervisord whose commands name Celery."""
+    """Return the fragment that asks for a supervisord's programs whose commands name Celery."""
     return ask_of(supervisord.conf, supervisord.ctl, "described")
 
 
@@ -231,9 +249,7 @@ class _Programs(Struct, frozen=True):
 
 
 def parse_programs(answer: Answer) -> tuple[list[SeenService], str]:
-    """The programs, each by its name as `supervisorctl` takes it; and why they are not known, ""
-    where they are.
-    """
+    """Return the programs, by their names for `supervisorctl`; and the error, "" for none."""
     if answer.code != 0:
         return [], redact(answer.err.strip())[-300:] or "supervisorctl failed"
     told = msgspec.json.decode(answer.out, type=_Programs)
@@ -245,8 +261,13 @@ def parse_programs(answer: Answer) -> tuple[list[SeenService], str]:
 def _program(name: str, one: _Program) -> SeenService:
     words = command_in(one.command)
     group, _, process = name.partition(":")
+    if group == process:
+        name = process
+    pids: tuple[int, ...] = ()
+    if one.pid:
+        pids = (one.pid,)
     return SeenService(
-        process if group == process else name,
+        name,
         f"{one.path}, [{one.section}]",
         options_of(words),
         extra_of(words),
@@ -254,17 +275,17 @@ def _program(name: str, one: _Program) -> SeenService:
         python=_python_of(words),
         user=one.user or "",
         wanted=one.autostart or one.pid != 0,
-        pids=(one.pid,) if one.pid else (),
+        pids=pids,
     )
 
 
 def ask_containers(socket: str) -> str:
-    """All containers of the engine behind a socket, "": where Docker's client looks."""
+    """Return the fragment that asks for all containers; socket "": the client's default."""
     return shell("survey_docker", socket, using=["docker"])
 
 
 def parse_containers(answer: Answer) -> tuple[list[SeenService], str]:
-    """All of them, and why they are not known, "" where they are.
+    """Return all containers, and the error, "" for none.
 
     **Source:** docker-inspect(1); Compose's own labels.
     """
@@ -274,17 +295,25 @@ def parse_containers(answer: Answer) -> tuple[list[SeenService], str]:
 
 
 def _container(one: Mapping[str, Any]) -> SeenService:
-    """A container of no project is called by its own name.
+    """Parse a container; the name of its service is Compose's, or else its own.
 
-    One that was stopped with success, and that nothing starts again, is not to run: it may be one
-    of a kind.
+    A container without a project or restart policy that ended with success is not `wanted`: it may
+    have been a single command.
     """
-    config, state, labels = one["Config"], one["State"], one["Config"].get("Labels") or {}
+    config = one["Config"]
+    state = one["State"]
+    labels = config.get("Labels") or {}
     words = [one.get("Path") or "", *(one.get("Args") or ())]
     if not options_of(words):
         words = list(command_in(" ".join(words)))
     folder = labels.get(f"{_LABEL}.project.working_dir", "")
-    networks = (one.get("NetworkSettings") or {}).get("Networks") or {}
+    network = one.get("NetworkSettings") or {}
+    addresses: dict[str, str] = {}
+    aliases: list[str] = []
+    for name, own in (network.get("Networks") or {}).items():
+        aliases += own.get("Aliases") or ()
+        if own.get("IPAddress"):
+            addresses[name] = own["IPAddress"]
     files = filter(None, labels.get(f"{_LABEL}.project.config_files", "").split(","))
     container = SeenContainer(
         one["Id"],
@@ -293,11 +322,12 @@ def _container(one: Mapping[str, Any]) -> SeenService:
         labels.get(f"{_LABEL}.project", ""),
         folder,
         tuple(str(PurePosixPath(folder, file)) for file in files),
-        {name: net["IPAddress"] for name, net in networks.items() if net.get("IPAddress")},
-        tuple(alias for net in networks.values() for alias in net.get("Aliases") or ()),
-        dict(_published((one.get("NetworkSettings") or {}).get("Ports") or {})),
+        addresses,
+        tuple(aliases),
+        dict(_published(network.get("Ports") or {})),
     )
-    restarts = ((one.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name") or "no"
+    policy = (one.get("HostConfig") or {}).get("RestartPolicy") or {}
+    restarts = policy.get("Name") or "no"
     kept = container.project or restarts != "no" or state.get("Running") or state.get("ExitCode")
     return SeenService(
         labels.get(f"{_LABEL}.service", "") or container.name,
@@ -313,12 +343,8 @@ def _container(one: Mapping[str, Any]) -> SeenService:
     )
 
 
-_EVERYWHERE = "0.0.0.0"  # noqa: S104 (Docker reports it; nothing listens here)
-_AT_LOOPBACK = ("", _EVERYWHERE, "127.0.0.1")
-
-
 def _published(ports: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    """Those that this machine has at its loopback address."""
+    """Yield the TCP ports that this machine publishes at its loopback address: inner, outer."""
     for port, places in ports.items():
         for place in places or ():
             if port.endswith("/tcp") and place["HostIp"] in _AT_LOOPBACK:

@@ -1,4 +1,4 @@
-"""How a script reaches a host: the protocol, and the way to the machine this runs on."""
+"""The protocol by which a script reaches a host, and the transport to this machine."""
 
 import os
 import re
@@ -19,74 +19,66 @@ from runbooks.core.secret_records import Discreet
 _OF_A_LOGIN = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|XDG_RUNTIME_DIR"
 )
-"""What a login on this machine has too. Anything else is the operator's own, and could have the
-application or its commands do here what they would do nowhere else: another broker, other settings,
-other modules."""
+"""The variables that every login on this machine has. Others are the operator's own, and could make
+the application behave differently here: another broker, other settings, other modules.
+"""
 
 _CHUNK_BYTES = 65536
 
 
 class Completed(Struct, frozen=True):
-    """A script's exit code and output; what it said on standard error stands in it."""
+    """A script's exit code, and its output with its standard error."""
 
     code: int
     out: bytes
 
 
 class Runner(Protocol):
-    """What runs POSIX sh scripts on one host; safe to use from one thread at a time."""
+    """Runs POSIX sh scripts on one host; for one thread at a time."""
 
     def run(self, script: str, *, timeout_s: float) -> Completed:
-        """Run a script to its end. Raises HostUnreachable, also when it takes longer than the
-        timeout.
-        """
+        """Run a script to its end. Raises HostUnreachable, also after the timeout."""
         ...
 
 
 class Transport(Runner, Protocol):
-    """A way to one host.
-
-    `slow` is how long its shell took to begin, and what it said meanwhile; "" where it was soon
-    there, or silent.
-    """
+    """A connection to one host."""
 
     slow: str
+    """How long its shell took to start, and its output meanwhile; "" if it was fast or silent."""
 
     def shell(self) -> "AbstractContextManager[Shell]":
-        """A shell on the host until the block ends. Raises HostUnreachable."""
+        """Yield a shell on the host until the block ends. Raises HostUnreachable."""
         ...
 
     def forward(self, host: str, port: int) -> int:
-        """A port of this machine that leads, through the host, to an address it can reach, also
-        after `abort`.
+        """Forward a local port through the host to an address that it can reach; return the port.
 
-        Raises HostUnreachable where the host, or the address from there, lets nobody in.
+        It also works after `abort`. Raises HostUnreachable if the host refuses, or cannot connect
+        to the address.
         """
         ...
 
     def abort(self) -> None:
-        """End the scripts that run now, and a connecting that goes on; may be called from any
-        thread.
-        """
+        """End running scripts and connection attempts; may be called from any thread."""
         ...
 
 
 class Shell:
-    """A shell on a host that stays for many scripts: none costs a session, a sudo or a line in the
-    host's log.
+    """A shell on a host for many scripts, without a session, a sudo and a log line for each.
 
-    The host says nothing that it is not asked, so whoever is slow to read is not flooded. `receive`
-    waits as many seconds as it is given, then raises TimeoutError; no bytes are the end of the
-    shell.
+    The host sends only answers, so a slow reader is not flooded. `receive` gets a timeout in
+    seconds, and raises TimeoutError after it; it returns no bytes at the end of the shell.
     """
 
     def __init__(self, send: Callable[[bytes], object], receive: Callable[[float], bytes]) -> None:
-        self._send, self._receive = send, receive
+        self._send = send
+        self._receive = receive
         self._mark = f"end-{secrets.token_hex(8)}"
         self._ending = re.compile(rb"\n%s (\d+)\n\Z" % self._mark.encode())
 
     def run(self, script: str, *, timeout_s: float) -> Completed:
-        """As a transport's."""
+        """Run a script; see `Runner.run`."""
         deadline = time.monotonic() + timeout_s
         out = bytearray()
         try:
@@ -94,7 +86,8 @@ class Shell:
                 f"(\n{script}\n) 2>&1 </dev/null\nprintf '\\n%s %s\\n' {self._mark} $?\n".encode()
             )
             while not (ended := self._ending.search(out, max(0, len(out) - 64))):
-                if not (chunk := self._receive(max(0.01, deadline - time.monotonic()))):
+                chunk = self._receive(max(0.01, deadline - time.monotonic()))
+                if not chunk:
                     raise HostUnreachable("the connection was lost")
                 out += chunk
         except TimeoutError:
@@ -105,29 +98,29 @@ class Shell:
 
 
 class Become(Discreet, frozen=True):
-    """Who the scripts run as, through sudo (`exe`, with `flags`), and the password that it may ask
-    for.
-    """
+    """The user that the scripts run as, through sudo."""
 
     HIDDEN = ("password",)
 
     user: str
     password: str | None = None
+    """The password that sudo may ask for; None for none."""
     exe: str = "sudo"
     flags: tuple[str, ...] = ("-H",)
 
 
 class Transports(dict[str, Transport]):
-    """The transport of each host by its name, made at its first use; at most `forks` of them are
-    used at once.
-    """
+    """The transports by host, created at their first use; at most `forks` are used at a time."""
 
     def __init__(self, ways: Mapping[str, Callable[[], Transport]], forks: int = 16) -> None:
         super().__init__()
-        self._ways, self.forks = ways, forks
+        self._ways = ways
+        self.forks = forks
 
     def __missing__(self, name: str) -> Transport:
-        return self.setdefault(name, self._ways[name]())  # the first that is made counts
+        return self.setdefault(
+            name, self._ways[name]()
+        )  # if two threads create it, the first counts
 
 
 class LocalTransport:
@@ -140,8 +133,8 @@ class LocalTransport:
 
     def forward(self, host: str, port: int) -> int:
         raise UsageError(
-            f"a tunnel to {host}:{port} through this machine leads nowhere else",
-            "leave out the tunnel",
+            f"a tunnel to {host}:{port} through this machine is not needed",
+            "remove the tunnel",
         )
 
     def abort(self) -> None:
@@ -161,7 +154,8 @@ class LocalTransport:
         with self._shell(subprocess.DEVNULL) as process:
             assert process.stdin is not None
             assert process.stdout is not None
-            to, of = process.stdin.fileno(), process.stdout.fileno()
+            to = process.stdin.fileno()
+            of = process.stdout.fileno()
 
             def receive(timeout_s: float) -> bytes:
                 if not select.select([of], [], [], timeout_s)[0]:
@@ -172,16 +166,20 @@ class LocalTransport:
 
     @contextmanager
     def _shell(self, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
-        """A shell in a session of its own, so that ^C reaches it only through us, and all of it can
-        be ended.
-        """
-        environment = {
-            name: value for name, value in os.environ.items() if _OF_A_LOGIN.fullmatch(name)
-        }
+        """Start a shell in its own session, which ^C does not reach, and which can be killed."""
+        environment = {}
+        for name, value in os.environ.items():
+            if _OF_A_LOGIN.fullmatch(name):
+                environment[name] = value
         process = subprocess.Popen(
-            ["/bin/sh", "-s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-            cwd="/", env=environment, start_new_session=True,
-        )  # fmt: skip
+            ["/bin/sh", "-s"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+        )
         self._running.add(process.pid)
         try:
             yield process

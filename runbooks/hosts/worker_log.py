@@ -1,7 +1,6 @@
-"""Reads what the logs of workers and beats say since their start: the lines that Celery writes when
-something fails.
+"""Read the logs of workers and beats since their start: the lines that Celery writes on failures.
 
-What is read is bounded, and a log in which nothing failed costs a host one pass over its end.
+The amount is bounded, and a log without failures costs a host one pass over its end.
 **Source:** celery 5.7.0 `worker/request.py`, `app/trace.py`, `worker/consumer/consumer.py`,
 `apps/worker.py`; billiard 4.2.1 `pool.py: _join_exited_workers`; celery-redbeat 2.4.2
 `schedulers.py`.
@@ -19,7 +18,7 @@ from runbooks.core.redaction import redact
 from runbooks.hosts.script import Answer, shell
 
 BYTES = 128 * 2**10
-"""So much of the end of a log is read."""
+"""How much of the end of a log is read."""
 
 LAST_LINES = 5
 LAST_BYTES = 8192
@@ -31,8 +30,9 @@ NOTABLE = (
     " body|Control command error|Cannot connect to|WRONGPASS|NOAUTH|Authentication required|invalid"
     " (username-)?password|Acquiring lock|Unrecoverable error|worker: Warm shutdown"
 )
-"""Extended regular expressions, as grep and Python read them. A worker that is well writes
-none of it before it ends."""
+"""Extended regular expressions, for grep and Python. A healthy worker writes no such line before it
+ends.
+"""
 
 FAILURE = (
     "raised unexpected: |INTERNAL ERROR: |Hard time limit|exited with 'signal|Cannot connect"
@@ -74,46 +74,55 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)")
 _TIME_WITHIN = 60
 _FILE = re.compile(r"==> /proc/(\d+)/fd/\d+ <==")
 _MOST = 50
-"""So many messages that have not ended are kept of a log, those that came most often."""
+"""How many open messages of a log are kept: those that were received most often."""
 
 
 class Line(Struct, frozen=True):
-    """A line that may be evidence; `at` None: it has no time that can be read, so it may be of an
-    earlier start.
-    """
+    """A line that may be evidence."""
 
     at: float | None
+    """Its Unix time; None if it has none, so that it may belong to an earlier start."""
     text: str
 
 
-def ask_worker_logs() -> str:
-    """It reads which processes there are from what the census of the same script has left: it goes
-    after that.
+class _Found(Struct):
+    """An event of a log, with its subject."""
 
-    **Source:** proc(5), `/proc/PID/fd`: the permission of a link shows how the file is open; GNU
-    and busybox ls, tail.
+    text: str
+    """The text of the first line."""
+    first_at: float
+    last_at: float = 0.0
+    count: int = 0
+
+
+def ask_worker_logs() -> str:
+    """Return the fragment, which has to follow the census in its script, whose pids it reads.
+
+    **Source:** proc(5), `/proc/PID/fd`: the permission of a link shows the mode of the open file;
+    GNU and busybox ls, tail.
     """
     return shell("worker_logs", str(BYTES), NOTABLE, FAILURE, OUTCOME)
 
 
 def ask_end(pid: int) -> str:
-    """The last lines of what a process writes into files."""
+    """Return the fragment that prints the last lines of the files that a process writes."""
     return shell("log_end", str(pid), str(LAST_LINES), str(LAST_BYTES))
 
 
 def parse_end(answer: Answer) -> tuple[str, ...]:
-    """The lines without their secrets, each cut to a length that can be shown."""
+    """Return the lines without secrets, each cut to a length that can be shown."""
     lines = answer.out.decode(errors="replace").splitlines()[-2 * LAST_LINES :]
     return tuple(redact(line)[:_SHOWN] for line in lines if line.strip())
 
 
 def parse_worker_logs(answer: Answer) -> dict[int, list[Line]]:
-    """The lines by the pid of the process that writes the file."""
+    """Return the lines by the pid of the process that writes the file."""
     head, _, rest = answer.out.decode(errors="replace").partition("\n")
     found = defaultdict[int, list[str]](list)
     lines: list[str] = []
     for text in rest.splitlines():
-        if file := _FILE.fullmatch(text):
+        file = _FILE.fullmatch(text)
+        if file:
             lines = found[int(file[1])]
         else:
             lines.append(text)
@@ -121,11 +130,12 @@ def parse_worker_logs(answer: Answer) -> dict[int, list[Line]]:
 
 
 def dated(lines: Iterable[str], zone: timezone) -> list[Line]:
-    """The lines of a file with their times, by the clock of a host in this zone.
+    """Return the lines of a file with their times, by the clock of a host in this zone.
 
-    A line without one is as old as the line before it.
+    A line without a time has the time of the line before it.
     """
-    found, at = list[Line](), None
+    found: list[Line] = []
+    at: float | None = None
     for text in lines:
         at = _time_in(text, zone) or at
         found.append(Line(at, text))
@@ -133,22 +143,23 @@ def dated(lines: Iterable[str], zone: timezone) -> list[Line]:
 
 
 def zone_of(told: str) -> timezone:
-    """The zone of an offset from UTC; UTC where it cannot be read. **Source:** GNU and busybox
-    date, `%z`: `+0100`.
+    """Return the zone of an offset from UTC; UTC if it is invalid.
+
+    **Source:** GNU and busybox date, `%z`: `+0100`.
     """
     try:
-        sign, hours, minutes = told[:1], int(told[1:3]), int(told[3:5])
+        offset = timedelta(hours=int(told[1:3]), minutes=int(told[3:5]))
     except ValueError:
         return UTC
-    offset = timedelta(hours=hours, minutes=minutes)
-    return timezone(-offset if sign == "-" else offset)
+    if told.startswith("-"):
+        return timezone(-offset)
+    return timezone(offset)
 
 
 def _time_in(text: str, zone: timezone) -> float | None:
-    """The time that a line begins with, as a worker writes it: by its host's clock. None where it
-    has none.
-    """
-    if not (found := _TIME.search(text, 0, _TIME_WITHIN)):
+    """Return the time at the beginning of a worker's line, by its host's clock; None if none."""
+    found = _TIME.search(text, 0, _TIME_WITHIN)
+    if not found:
         return None
     try:
         return datetime.fromisoformat(f"{found[1]}T{found[2]}").replace(tzinfo=zone).timestamp()
@@ -157,45 +168,47 @@ def _time_in(text: str, zone: timezone) -> float | None:
 
 
 def understood(lines: Iterable[Line], started_at: float) -> ServiceLog:
-    """What the lines of a service say that was started then; older ones are those of an earlier
-    start.
-    """
-    ours = [line for line in lines if line.at is not None and line.at >= int(started_at)]
-    counts, first = Counter[tuple[Event, str]](), dict[tuple[Event, str], Line]()
-    last_at = dict[tuple[Event, str], float]()
-    received, ended, succeeded = Counter[tuple[str, str]](), set[tuple[str, str]](), Counter[str]()
-    for line in ours:
-        assert line.at is not None
-        if task := _RECEIVED.search(line.text):
+    """Summarise the lines of a service since its start (Unix time); older ones do not count."""
+    since = started_at
+    found: dict[tuple[Event, str], _Found] = {}
+    received: Counter[tuple[str, str]] = Counter()
+    succeeded: Counter[str] = Counter()
+    ended: set[tuple[str, str]] = set()
+    times = []
+    for line in lines:
+        if line.at is None or line.at < int(started_at):
+            continue
+        times.append(line.at)
+        task = _RECEIVED.search(line.text)
+        if task:
             received[task["subject"], task["id"]] += 1
-        elif task := _SUCCEEDED.search(line.text):
-            succeeded[task["subject"]] += 1
-            ended.add((task["subject"], task["id"]))
+        else:
+            task = _SUCCEEDED.search(line.text)
+            if task:
+                succeeded[task["subject"]] += 1
+                ended.add((task["subject"], task["id"]))
         for event, text, subject, id in _events(line.text):
-            counts[event, subject] += 1
-            first.setdefault((event, subject), Line(line.at, text))
-            last_at[event, subject] = line.at
+            one = found.setdefault((event, subject), _Found(text, line.at))
+            one.count += 1
+            one.last_at = line.at
             if id:
                 ended.add((subject, id))
-    open_ = Counter({one: count for one, count in received.items() if one not in ended})
-    return ServiceLog(
-        min((line.at for line in ours if line.at is not None), default=started_at),
-        tuple(
-            Logged(event, subject, count, redact(first[event, subject].text), first[event, subject].at or 0.0,
-                   last_at[event, subject])
-            for (event, subject), count in counts.items()
-        ),
-        dict(succeeded),
-        dict(open_.most_common(_MOST)),
-    )  # fmt: skip
+    if times:
+        since = min(times)
+    logged = []
+    for (event, subject), one in found.items():
+        text = redact(one.text)
+        logged.append(Logged(event, subject, one.count, text, one.first_at, one.last_at))
+    for task_id in ended:
+        received.pop(task_id, None)
+    return ServiceLog(since, tuple(logged), dict(succeeded), dict(received.most_common(_MOST)))
 
 
 def _events(text: str) -> Iterator[tuple[Event, str, str, str]]:
-    """The event of a line, with what it says without the time before it, its subject and the task's
-    id.
-    """
+    """Yield the event of a line: its text without the time, its subject, and the task's id."""
     for event, pattern in _EVENTS:
-        if found := pattern.search(text):
+        found = pattern.search(text)
+        if found:
             groups = found.groupdict()
             yield event, found[0], groups.get("subject", ""), groups.get("id", "")
             return

@@ -362,7 +362,7 @@ def test_a_status_command_that_answers_nonsense_leaves_its_service_alone_and_the
     (finding,) = (one for one in done.json["findings"] if one["severity"] == "error")
     assert (finding["code"], finding["subject"]) == ("service.untold", "worker_high on sandbox")
     assert finding["summary"].endswith(
-        "because whether it runs is not known: its status command exited 0 and said: it depends"
+        "because whether it runs is not known: its status command exited with 0 and printed: it depends"
     )
     seen = {
         check["what"]: check

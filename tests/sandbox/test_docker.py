@@ -213,7 +213,7 @@ def _found_by_their_names(world: World) -> None:
     )
     assert unknown.code == 1, unknown.out + unknown.err
     assert (
-        f"no container's name is like none-{{worker}} (containers there: {PROJECT}_beat_1"
+        f"no container's name matches none-{{worker}} (containers there: {PROJECT}_beat_1"
         in unknown.out
     )
     inventory = world.inventory(*BY_NAME)
@@ -251,7 +251,7 @@ def _loaded_beside_those_that_are_down(world: World) -> None:
     assert "start worker_high: it is not running" in unknown.out
     looked = world.inv("diagnose", "--fresh", "--json")
     (not_loaded,) = [one for one in looked.json["findings"] if one["code"] == "host.not_loaded"]
-    assert "could not be in all of its networks" in not_loaded["summary"]
+    assert "cannot be in all of its networks" in not_loaded["summary"]
     engine.docker("network", "disconnect", "second", high)
     engine.docker("network", "rm", "second")
     assert "celery-runbooks-load" not in engine.docker("ps", "-a").stdout.decode()
@@ -264,13 +264,13 @@ def _loaded_beside_those_that_are_down(world: World) -> None:
     [
         (
             ("project: printer_inventory", "project: printers"), 1,
-            ["there is no container of the Compose project printers", "correct celery_docker.project"],
+            ["the Compose project printers has no containers", "correct celery_docker.project"],
         ),
         (("docker/docker.sock", "docker/other.sock"), 1, ["Docker's engine does not answer", "systemctl start docker"]),
-        (("name: worker_low", "name: worker_lwo"), 1, ["has no container of worker_lwo, but of beat, worker_daemon"]),
+        (("name: worker_low", "name: worker_lwo"), 1, ["has no container of worker_lwo, only of beat, worker_daemon"]),
         (
             ("{{ inventory_dir }}/.venv/bin/python", "/opt/app/bin/python"), 1,
-            ["celery_python is /opt/app/bin/python", "of the image celery-runbooks-sandbox:1, cannot run that"],
+            ["celery_python is /opt/app/bin/python", "of the image celery-runbooks-sandbox:1 cannot run it"],
         ),
         (
             ("{{ inventory_dir }}/.venv/bin/python", f"{sys.base_prefix}/bin/python3"), 1,

@@ -305,9 +305,9 @@ def test_a_probe_that_fails_is_a_finding_with_its_output_and_fails_a_check(healt
     findings = {finding["subject"]: finding for finding in done.json["findings"]}
     assert "probe.failed" in {finding["code"] for finding in findings.values()}
     look_up, leak = findings["one look-up in GLPI on sandbox"], findings["leaky on sandbox"]
-    assert look_up["summary"] == "the probe one look-up in GLPI exited 1, not 0"
+    assert look_up["summary"] == "the probe one look-up in GLPI exited with 1, not 0"
     assert any("HTTP 500" in line for line in look_up["evidence"])
-    assert leak["summary"] == "the probe leaky exited 4, not 0"
+    assert leak["summary"] == "the probe leaky exited with 4, not 0"
     secrets = [
         line.partition("=")[2]
         for line in healthy.env_file.read_text().splitlines()

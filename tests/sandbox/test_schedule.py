@@ -192,7 +192,7 @@ def test_a_file_of_beats_that_cannot_be_read_is_told_once_with_the_reason(health
     )
     done = healthy.inv("schedule", "--inventory", inventory)
     assert done.code == 0
-    assert (done.out + done.err).count("/nowhere/beat is not there") == 1, done.out + done.err
+    assert (done.out + done.err).count("/nowhere/beat does not exist") == 1, done.out + done.err
 
 
 def test_a_beat_of_before_a_change_of_the_schedule_is_told_with_both_sides_and_restarted(

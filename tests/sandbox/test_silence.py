@@ -165,8 +165,11 @@ def test_a_worker_that_ends_once_its_task_is_done_is_left_to_it(place: Place) ->
 @pytest.mark.parametrize(
     ("halted", "told"),
     [
-        (False, "no TERM is pending: if it was sent, the process took it, and ends with its tasks"),
-        (True, "TERM is pending, for it hangs or is halted"),
+        (
+            False,
+            "no TERM is pending: if it was sent, the process has received it and ends after its tasks",
+        ),
+        (True, "TERM is pending: the process hangs or is stopped"),
     ],
 )
 def test_of_a_worker_that_outlives_its_stop_it_is_told_what_will_happen(
@@ -179,8 +182,8 @@ def test_of_a_worker_that_outlives_its_stop_it_is_told_what_will_happen(
     done = place.world.inv("restart-workers", "--yes", "--kill-running")
     said = " ".join((done.out + done.err).split())
     assert (
-        f"so no other is started beside it; {told}; nothing starts it after its end, so run this"
-        " again then" in said
+        f"so no second one was started; {told}; when it has ended, run this again: nothing else"
+        " starts it" in said
     )
     assert place.workers["one"].poll() is None
     place.workers["one"].send_signal(signal.SIGCONT)

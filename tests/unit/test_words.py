@@ -41,7 +41,6 @@ NOT_YET = (
     "tools/",
     "runbooks/cli/",
     "runbooks/core/",
-    "runbooks/hosts/",
     "runbooks/inventory/",
     "runbooks/logs/",
     "runbooks/monitoring/",

@@ -1,4 +1,4 @@
-"""The service managers, a file each: how one is asked and told, and what its answers mean.
+"""The service managers, a file each: how to ask and control one, and how to parse its answers.
 
 It may import the other files of `hosts`.
 """

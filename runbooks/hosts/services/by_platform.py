@@ -1,6 +1,4 @@
-"""Services that a platform starts, such as Kubernetes or a Procfile: they are looked at, and never
-controlled.
-"""
+"""Services that a platform starts, such as Kubernetes or a Procfile: checked, never controlled."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,9 +10,13 @@ from runbooks.hosts.log import Log
 from runbooks.hosts.script import Answer
 from runbooks.hosts.services.manager import WithoutUnits
 
+_CANNOT = (
+    "echo 'only its platform can start and stop it (celery_service_manager: none)' >&2; exit 1"
+)
+
 
 class ByPlatform(WithoutUnits):
-    """See `ServiceManager`. What runs is seen in the list of processes alone."""
+    """See `ServiceManager`. Only the list of processes shows which services run."""
 
     free_text = False
     own_groups = ()
@@ -28,8 +30,8 @@ class ByPlatform(WithoutUnits):
         return {}
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
-        """An undo may ask for it, of a run when the host had another service manager."""
-        return "echo 'celery_service_manager is none: its platform starts and stops it' >&2; exit 1"
+        """Fail. The undo of an older run may ask for it, if the host had another manager then."""
+        return _CANNOT
 
     def environment(self, host: FleetHost) -> str:
         return ""

@@ -1,4 +1,4 @@
-"""Which of a host's Celery processes are which services, where no service manager tells it."""
+"""Match a host's Celery processes to services, if no service manager reports them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,51 +12,65 @@ from runbooks.hosts.census import is_its, is_service, told_as
 def states_of(
     host: FleetHost, app: str, services: Sequence[str], census: Census
 ) -> dict[str, ServiceState]:
-    """The state of each service by its name: the oldest process that is this one's, and no other's.
+    """Return the state of each service: the oldest process that can only be this service.
 
-    A worker is known by its node's name, and where its command line has none that tells, by its
-    queues. Where a process may be the service, or some are hidden, that is not known (`untold`):
-    "it does not run" would start a second one.
+    A worker is recognised by its node's name, or if its command line has none, by its queues. If a
+    process may be the service, or if processes are hidden, the state is unknown (`untold`): "it
+    does not run" would start a second one.
     """
     seen = _Seen(host, app, census)
     return {service: _state(seen, service) for service in services}
 
 
 class _Seen:
-    """The main processes of a host: the application's, those that may be, and another's in its
-    folder.
-    """
+    """The main processes of a host that may be of interest."""
 
     def __init__(self, host: FleetHost, app: str, census: Census) -> None:
-        self.host, self.app, self.census = host, app, census
-        left_out = (Kind.CHILD, Kind.EMBEDDED_BEAT)
-        mains = [one for one in census.processes if not (one.leftover or one.kind in left_out)]
-        whose = [(one, is_its(app, one, everywhere=host.manager.is_the_machines)) for one in mains]
-        self.its = [one for one, is_ours in whose if is_ours]
-        self.unseen = [one for one, is_ours in whose if is_ours is None]
-        self.of_others = [
-            one for one, is_ours in whose if is_ours is False and one.here and one.options.node
-        ]
+        self.host = host
+        self.app = app
+        self.census = census
+        self.its: list[CeleryProcess] = []
+        """The application's."""
+        self.unseen: list[CeleryProcess] = []
+        """Those whose folder is hidden."""
+        self.of_others: list[CeleryProcess] = []
+        """Another application's, in our folder."""
+        for one in census.processes:
+            if one.leftover or one.kind in (Kind.CHILD, Kind.EMBEDDED_BEAT):
+                continue
+            is_ours = is_its(app, one, everywhere=host.manager.is_the_machines)
+            if is_ours:
+                self.its.append(one)
+            elif is_ours is None:
+                self.unseen.append(one)
+            elif one.here and one.options.node:
+                self.of_others.append(one)
 
 
 def _state(seen: _Seen, service: str) -> ServiceState:
     host = seen.host
-    kind = "beat" if service == host.beat else f"worker {_node(host, service)}"
-    if sure := [one for one in seen.its if _fitting(host, service, one.options) == [service]]:
+    sure = [one for one in seen.its if _fitting(host, service, one.options) == [service]]
+    if sure:
         main = min(sure, key=lambda one: _order(one, service == host.beat))
-        below = {one.pid: one.inner_pid for one in seen.census.children_of(main.pid)}
+        pids = {main.pid: main.inner_pid}
+        for child in seen.census.children_of(main.pid):
+            pids[child.pid] = child.inner_pid
         return ServiceState(
-            main.pid, main.started_at, f"pid {main.pid} is {told_as(main)}",
-            pids={main.pid: main.inner_pid} | below, start_ticks=main.start_ticks,
-        )  # fmt: skip
+            main.pid,
+            main.started_at,
+            f"pid {main.pid} is {told_as(main)}",
+            pids=pids,
+            start_ticks=main.start_ticks,
+        )
+    kind = "beat"
+    if service != host.beat:
+        kind = f"worker {_node(host, service)}"
     answer = f"no {kind} of {seen.app} in {host.settings.directory}"
     return ServiceState(None, None, answer, untold="; ".join(_doubts(seen, service)))
 
 
 def _order(one: CeleryProcess, beat: bool) -> tuple[bool, bool, bool, int]:
-    """The best first: one that is nothing but beat, whose signals are clear, which has the name,
-    the oldest.
-    """
+    """Sort the best first: only a beat, clear signals, an explicit node name, the oldest."""
     return (
         beat and one.options.role != "beat",
         one.kind is Kind.UNCLEAR,
@@ -66,51 +80,61 @@ def _order(one: CeleryProcess, beat: bool) -> tuple[bool, bool, bool, int]:
 
 
 def _doubts(seen: _Seen, service: str) -> Iterator[str]:
-    """Why a service that is not seen to run may do so all the same."""
+    """Yield the reasons why a service that was not found may be running."""
     for one in seen.its:
-        if service in (fitting := _fitting(seen.host, service, one.options)):
+        fitting = _fitting(seen.host, service, one.options)
+        if service in fitting:
             others = " or ".join(name for name in fitting if name != service)
             yield f"pid {one.pid} ({told_as(one)}) may be it, or {others}"
     for one in seen.unseen:
         if service in _fitting(seen.host, service, one.options):
             yield (
-                f"pid {one.pid} ({told_as(one)}) of {one.user} may be it, and its folder is not"
-                " shown"
+                f"pid {one.pid} ({told_as(one)}) of {one.user} may be it, but its folder is hidden"
             )
     for one in seen.of_others:
         if service in _fitting(seen.host, service, one.options):
             yield (
-                f"pid {one.pid} ({told_as(one)}) is started there with -A {one.options.app}, not -A"
-                f" {seen.app}"
+                f"pid {one.pid} ({told_as(one)}) was started there with -A {one.options.app}, not"
+                f" -A {seen.app}"
             )
     if seen.census.hidden:
         yield "the processes of other users are hidden"
 
 
 def _fitting(host: FleetHost, service: str, options: Options) -> list[str]:
-    """The services that a process with these options may be; `service` may be one that the
-    inventory does not have.
-    """
+    """Return the services that a process may be; `service` need not be in the inventory."""
     if options.role == "beat":
         return [host.beat]
     if service == host.beat:
-        return [service] if options.with_beat else []
-    workers = dict.fromkeys((*(worker.known_as for worker in host.settings.workers), service))
-    named = [one for one in workers if is_it(host, one, options)]
-    consuming = [
-        one for one in named if (w := host.worker_of(one)) and set(w.queues) == set(options.queues)
-    ]
-    return consuming if len(named) > 1 and consuming else named
+        if options.with_beat:
+            return [service]
+        return []
+    workers = [worker.known_as for worker in host.settings.workers]
+    named = [one for one in dict.fromkeys((*workers, service)) if is_it(host, one, options)]
+    if len(named) <= 1:
+        return named
+    consuming = [one for one in named if _consumes(host, one, options)]
+    return consuming or named
+
+
+def _consumes(host: FleetHost, service: str, options: Options) -> bool:
+    """Whether a worker has exactly the queues of these options."""
+    worker = host.worker_of(service)
+    return worker is not None and set(worker.queues) == set(options.queues)
 
 
 def _node(host: FleetHost, service: str) -> str:
     worker = host.worker_of(service)
-    return worker.node if worker and worker.node else host.node_of(service)
+    if worker and worker.node:
+        return worker.node
+    return host.node_of(service)
 
 
 def is_it(host: FleetHost, service: str, options: Options) -> bool:
-    """Whether what runs is this service's worker, by its node's name where that is known, or beat."""
+    """Whether options are those of this service: beat, or a worker by its node's name if known."""
+    if service == host.beat:
+        return is_service(options, "")
     worker = host.worker_of(service)
     if not (worker and worker.node):
-        return is_service(options, "" if service == host.beat else host.node_of(service))
+        return is_service(options, host.node_of(service))
     return options.role == "worker" and (not options.node or may_be(options.node, worker.node))

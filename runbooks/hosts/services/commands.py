@@ -1,6 +1,4 @@
-"""Services that the inventory's commands start, stop and ask for, as `celery multi` or a script of
-the operator's.
-"""
+"""Services that commands of the inventory control, such as `celery multi` or start scripts."""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,33 +25,29 @@ NOT_RUNNING = 3
 
 
 class ByCommands(WithoutUnits):
-    """See `ServiceManager`. Commands are run by `eval`, so that a mistake in one is its own: a
-    quote too few would swallow what follows it.
-    """
+    """See `ServiceManager`. `eval` runs the commands, so that a missing quote affects only one."""
 
     free_text = True
     own_groups = ()
 
     def ask(self, host: FleetHost, app: str, services: Sequence[str]) -> Mapping[str, str]:
-        return (
-            {} if host.told_by_processes else {service: _ask(host, service) for service in services}
-        )
+        if host.told_by_processes:
+            return {}
+        return {service: _ask(host, service) for service in services}
 
     def parse(
         self, host: FleetHost, app: str, answers: Mapping[str, Answer], clock: Clock
     ) -> Mapping[str, ServiceState]:
-        return {
-            service: _parse(host, app, service, answer, clock)
-            for service, answer in answers.items()
-        }
+        states = {}
+        for service, answer in answers.items():
+            states[service] = _parse(host, app, service, answer, clock)
+        return states
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
-        if effect.action == "start" or effect.action == "stop":
-            return (
-                f"cd {quote(host.settings.directory)} && eval"
-                f" {quote(_command(host, effect.service, effect.action))}"
-            )
-        return _restart(host, effect)
+        if effect.action not in ("start", "stop"):
+            return _restart(host, effect)
+        command = _command(host, effect.service, effect.action)
+        return f"cd {quote(host.settings.directory)} && eval {quote(command)}"
 
     def logs(self, host: FleetHost, services: Sequence[str]) -> Sequence[Log]:
         return ()
@@ -65,16 +59,17 @@ def _command(host: FleetHost, service: str, action: str) -> str:
 
 
 def _restart(host: FleetHost, effect: ControlService) -> str:
-    """Stop, then start once what ran is gone: `celery multi stop` and a plain `kill` do not wait
-    for it.
+    """Stop, wait for the end of the old process, then start.
 
-    Started beside it, the new one would take its pid file for another worker's and end, and then so
-    would the old one. **Source:** proc(5), `ShdPnd` in `/proc/PID/status`: a mask of the signals
-    that wait; TERM is 0x4000.
+    `celery multi stop` and a plain `kill` do not wait. A new worker beside the old one would find
+    its pid file, take it for another worker's, and exit; then the old one ends, too. **Source:**
+    proc(5), `ShdPnd` in `/proc/PID/status`: a mask of pending signals; TERM is 0x4000.
     """
-    stop, start = (_command(host, effect.service, action) for action in ("stop", "start"))
-    asked = () if host.told_by_processes else effect.services
-    status = [_command(host, service, "status") for service in asked]
+    stop = _command(host, effect.service, "stop")
+    start = _command(host, effect.service, "start")
+    status = []
+    if not host.told_by_processes:
+        status = [_command(host, service, "status") for service in effect.services]
     processes = " ".join(f"{pid}:{ticks}" for pid, ticks in effect.processes)
     seconds = str(int(host.settings.stop_timeout))
     return shell(
@@ -90,8 +85,7 @@ def _restart(host: FleetHost, effect: ControlService) -> str:
 
 
 def _ask(host: FleetHost, service: str) -> str:
-    """What the status command says, and what there is of the process that it names and of those
-    below it.
+    """Return the fragment that runs the status command, and reads the processes that it names.
 
     **Source:** proc(5): `/proc/PID/task/TID/children`; field NSpid of `/proc/PID/status` is a
     process's pid in each pid namespace that it is in, its own last.
@@ -100,11 +94,10 @@ def _ask(host: FleetHost, service: str) -> str:
 
 
 def _parse(host: FleetHost, app: str, service: str, answer: Answer, clock: Clock) -> ServiceState:
-    """A service's state, `untold` where the status command answers neither "runs" nor "does not
-    run".
+    """Parse a service's state; `untold` if the status command says neither "runs" nor "does not".
 
-    A process counts when it is, or holds, a Celery worker or beat of the application and this node:
-    the pid in a file that outlived its worker is somebody else's sooner or later.
+    A process counts if it, or one below it, is a Celery worker or beat of the application with this
+    node: an old pid file may have the pid of another process by now.
 
     **Source:** proc(5): field 22 of `/proc/PID/stat`, after the command in parentheses, is the
     start in clock ticks since boot.
@@ -116,38 +109,40 @@ def _parse(host: FleetHost, app: str, service: str, answer: Answer, clock: Clock
         return ServiceState(None, None, said)
     if answer.code != 0 or stat == "-":
         said = said or redact(answer.err.strip())
-        untold = f"its status command exited {answer.code} and said: {said[-300:] or 'nothing'}"
+        output = said[-300:] or "nothing"
+        untold = f"its status command exited with {answer.code} and printed: {output}"
         return ServiceState(None, None, said, untold=untold)
     pid, _, comm = stat.rpartition(")")[0].partition(" (")
-    pids, commands, environments = _below(below)
+    found = _below(below)
     fields = stat.rpartition(")")[2].split()
-    state = ServiceState(
-        int(pid), clock.at(int(fields[19])), said, pids={int(pid): int(pid)} | pids
-    )
-    running = [
-        (one, options, here)
-        for one, command, here in commands
-        if (options := main_options_of(command.split()))
-    ]
-    for one, options, here in running:
+    pids = {int(pid): int(pid), **found.pids}
+    state = ServiceState(int(pid), clock.at(int(fields[19])), said, pids=pids)
+    running = []
+    for one, command, here in found.commands:
+        options = main_options_of(command.split())
+        if not options:
+            continue
         if is_of(app, options, here=here) and is_it(host, service, options):
-            return replace(state, environment=environments.get(one))
-    found = ", ".join(dict.fromkeys(what_runs(options) for _, options, _ in running))
-    return replace(state, pid=None, other_process=f"pid {pid} ({found or comm})")
+            return replace(state, environment=found.environments.get(one))
+        running.append(what_runs(options))
+    others = ", ".join(dict.fromkeys(running)) or comm
+    return replace(state, pid=None, other_process=f"pid {pid} ({others})")
 
 
 class _Below(NamedTuple):
-    """What lies below a process, by pid: how each knows itself; commands, and whether they work in
-    the directory.
-    """
+    """The processes below a process."""
 
     pids: dict[int, int]
+    """Their inner pids."""
     commands: list[tuple[int, str, bool]]
+    """Their pids, their commands, and whether they work in the directory."""
     environments: dict[int, Mapping[str, str] | None]
+    """The digests of their variables, by pid."""
 
 
 def _below(lines: Iterable[str]) -> _Below:
-    found, here = _Below({}, [], {}), set[str]()
+    found = _Below({}, [], {})
+    here: set[str] = set()
     for line in lines:
         path, _, rest = line.partition(":")
         if path == "here":

@@ -27,60 +27,53 @@ from runbooks.hosts.services.manager import WithoutUnits
 from runbooks.hosts.worker_log import BYTES, FAILURE, NOTABLE, OUTCOME, Line
 
 _NO_DOCKER = 127
+_IN_CONTAINER = ("docker", "docker_exec")
 _LABEL = "com.docker.compose"
 _DEFAULT_GRACE_S = 10.0
-"""**Source:** docker-stop(1), `--time`; inspect leaves `StopTimeout` and `StopSignal` out where
-they are not set.
-"""
+"""**Source:** docker-stop(1), `--time`; inspect has no `StopTimeout` and `StopSignal` if unset."""
 
 
 class Docker(WithoutUnits):
-    """See `ServiceManager`. It is asked through its own command-line client, in the one script of a
-    look.
-    """
+    """See `ServiceManager`. The look's script calls Docker's command-line client."""
 
     free_text = True
     own_groups = ()
 
     def ask(self, host: FleetHost, app: str, services: Sequence[str]) -> Mapping[str, str]:
         docker = _of(host)
-        filters = _project_filters(docker) or [
-            _name_filter(docker, service) for service in services
-        ]
-        logs = (str(BYTES), NOTABLE, FAILURE, OUTCOME)
-        return {
-            " ".join(services): shell(
-                "docker_look", docker.socket or "", *logs, *filters, using=["docker"]
-            )
-        }
+        filters = _project_filters(docker)
+        if not filters:
+            filters = [_name_filter(docker, service) for service in services]
+        arguments = (docker.socket or "", str(BYTES), NOTABLE, FAILURE, OUTCOME, *filters)
+        return {" ".join(services): shell("docker_look", *arguments, using=["docker"])}
 
     def parse(
         self, host: FleetHost, app: str, answers: Mapping[str, Answer], clock: Clock
     ) -> Mapping[str, ServiceState]:
         ((services, answer),) = answers.items()
         told = _told(host, answer)
-        found = {
-            service: [one for one in told if _is_of(host, service, one)]
-            for service in services.split()
-        }
-        return {service: _state(host, service, its, told) for service, its in found.items()}
+        states = {}
+        for service in services.split():
+            its = [one for one in told if _is_of(host, service, one)]
+            states[service] = _state(host, service, its, told)
+        return states
 
     def said(self, host: FleetHost, answers: Mapping[str, Answer]) -> Mapping[str, Sequence[Line]]:
         ((services, answer),) = answers.items()
-        told, logs = _told(host, answer), _notable(answer)
-        return {
-            service: [
-                line
-                for one in told
-                if _is_of(host, service, one)
-                for line in logs.get(one.container.id, ())
-            ]
-            for service in services.split()
-        }
+        told = _told(host, answer)
+        logs = _notable(answer)
+        found: dict[str, list[Line]] = {}
+        for service in services.split():
+            lines = found[service] = []
+            for one in told:
+                if _is_of(host, service, one):
+                    lines += logs.get(one.container.id, ())
+        return found
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
-        docker, (socket, filters) = _of(host), selector(host, effect.service)
-        arguments = (socket, effect.action, docker.project or "", effect.service, *filters)
+        socket, filters = selector(host, effect.service)
+        project = _of(host).project or ""
+        arguments = (socket, effect.action, project, effect.service, *filters)
         return shell("docker_control", *arguments, using=["docker"])
 
     def run(self, host: FleetHost, program: str, start: str, last: str) -> str:
@@ -95,12 +88,10 @@ class Docker(WithoutUnits):
         return [DockerLog(host.name, service, *selector(host, service)) for service in services]
 
 
-_IN_CONTAINER = ("docker", "docker_exec")
-
-
 def _inside(host: FleetHost) -> tuple[str, str]:
-    """The engine's socket, and in lines the filters of each service: any of their containers has
-    the application.
+    """Return the engine's socket, and the filters of each service, a line each.
+
+    Any of their containers has the application.
     """
     if host.container:
         return _of(host).socket or "", f"name=^/?{re.escape(host.container)}$"
@@ -114,9 +105,7 @@ def _of(host: FleetHost) -> DockerSettings:
 
 
 def selector(host: FleetHost, service: str) -> tuple[str, Sequence[str]]:
-    """The engine's socket ("": where Docker's client looks), and the filters of `docker ps` that
-    mean a service.
-    """
+    """Return the engine's socket ("": the default), and the `docker ps` filters of a service."""
     docker = _of(host)
     if not docker.project:
         return docker.socket or "", [_name_filter(docker, service)]
@@ -124,12 +113,10 @@ def selector(host: FleetHost, service: str) -> tuple[str, Sequence[str]]:
 
 
 def _project_filters(docker: DockerSettings) -> list[str]:
-    """Without what `docker compose run` has made."""
-    return (
-        [f"label={_LABEL}.project={docker.project}", f"label={_LABEL}.oneoff=False"]
-        if docker.project
-        else []
-    )
+    """Return the filters of a project, without containers of `docker compose run`."""
+    if not docker.project:
+        return []
+    return [f"label={_LABEL}.project={docker.project}", f"label={_LABEL}.oneoff=False"]
 
 
 def _pattern(docker: DockerSettings, service: str) -> str:
@@ -138,23 +125,25 @@ def _pattern(docker: DockerSettings, service: str) -> str:
 
 
 def _name_filter(docker: DockerSettings, service: str) -> str:
-    """**Source:** docker-ps(1): `name` is a regular expression of Go's, which is searched for;
-    several are as good.
+    """Return the filter for a container's name.
+
+    **Source:** docker-ps(1): `name` is a regular expression of Go's, which is searched for; of
+    several filters, one has to match.
     """
     expression = re.escape(_pattern(docker, service)).replace(r"\*", ".*").replace(r"\?", ".")
     return f"name=^/?{expression}$"
 
 
 class _Told(NamedTuple):
-    """A container with its labels and variables, its processes, each with the number that it has in
-    there, and the last lines of its log where it does not run.
-    """
+    """The answer about a container."""
 
     container: Container
     labels: Mapping[str, str]
     variables: Sequence[str]
     pids: Mapping[int, int]
+    """Its processes, each with its pid inside the container."""
     last_lines: Sequence[str]
+    """The last lines of its log if it does not run."""
 
 
 def _is_of(host: FleetHost, service: str, one: _Told) -> bool:
@@ -165,8 +154,9 @@ def _is_of(host: FleetHost, service: str, one: _Told) -> bool:
 
 
 def _told(host: FleetHost, answer: Answer) -> list[_Told]:
-    """All that were asked for, the oldest first. Raises RunbookError where the engine does not
-    answer, or has none.
+    """Return the containers that were asked for, oldest first.
+
+    Raises RunbookError if the engine does not answer, or if there are none.
 
     **Source:** docker-inspect(1); `hosts/sh/docker_look.sh`.
     """
@@ -191,20 +181,19 @@ def _not_answering(host: FleetHost, answer: Answer) -> RunbookError:
     socket = _of(host).socket
     if answer.code == _NO_DOCKER:
         advice = "install Docker's client there, or give the host another celery_service_manager"
-        return RunbookError("Docker cannot be asked: there is no docker on its PATH", advice)
+        return RunbookError("Docker cannot be asked: docker is not on its PATH", advice)
     if "permission denied" in said:
         advice = (
-            "let the commands run as root (ansible_become: true), or have this user in the group of"
-            " the socket"
+            "run the commands as root (ansible_become: true), or add this user to the group of the"
+            " socket"
         )
-        return RunbookError(
-            f"this user may not use Docker's socket{f' {socket}' if socket else ''}", advice
-        )
-    where = (
-        f"celery_docker.socket is {socket}"
-        if socket
-        else "or name its socket: celery_docker.socket"
-    )
+        problem = "this user may not use Docker's socket"
+        if socket:
+            problem += f" {socket}"
+        return RunbookError(problem, advice)
+    where = "or name its socket: celery_docker.socket"
+    if socket:
+        where = f"celery_docker.socket is {socket}"
     return RunbookError(
         f"Docker's engine does not answer: {said}", f"start it (systemctl start docker); {where}"
     )
@@ -216,40 +205,44 @@ def _none_found(host: FleetHost, others: str) -> RunbookError:
     lines = [line.partition(" ") for line in others.splitlines() if line.strip()]
     if docker.project:
         known = sorted({project for project, _, _ in lines if project})
-        what = f"there is no container of the Compose project {docker.project}"
-        there = (
-            f"projects there: {', '.join(known)}" if known else "no project has containers there"
-        )
+        what = f"the Compose project {docker.project} has no containers"
+        there = "no project has containers there"
+        if known:
+            there = f"projects there: {', '.join(known)}"
         advice = (
             "correct celery_docker.project, or create the containers: docker compose -p"
             f" {docker.project} up -d"
         )
     else:
         known = sorted(name.removeprefix("/") for _, _, name in lines)
-        what = f"no container's name is like {docker.containers}"
-        there = (
-            f"containers there: {', '.join(known[:10])}"
-            if known
-            else "there are no containers at all"
-        )
+        what = f"no container's name matches {docker.containers}"
+        there = "there are no containers"
+        if known:
+            there = f"containers there: {', '.join(known[:10])}"
         advice = "correct celery_docker.containers"
     return RunbookError(f"{what} ({there})", advice)
 
 
 def _processes(inside: str, known: str) -> tuple[dict[str, dict[int, int]], dict[int, str]]:
-    """The processes of each container, and what each process runs. **Source:** proc(5), `cgroup`,
-    `NSpid`; stat(1).
+    """Return the processes of each container, and the program of each process.
+
+    **Source:** proc(5), `cgroup`, `NSpid`; stat(1).
     """
-    inner, programs = dict[int, int](), dict[int, str]()
+    inner: dict[int, int] = {}
+    programs: dict[int, str] = {}
     for line in known.splitlines():
         if line.startswith("/proc/"):
             inner[int(line.split("/")[2])] = int(line.split()[-1])
-        elif found := re.fullmatch(r"'?/proc/(\d+)/exe'? -> '?(.*?)( \(deleted\))?'?", line):
+            continue
+        found = re.fullmatch(r"'?/proc/(\d+)/exe'? -> '?(.*?)( \(deleted\))?'?", line)
+        if found:
             programs[int(found[1])] = found[2]
     pids = defaultdict[str, dict[int, int]](dict)
     for line in inside.splitlines():
-        if found := re.fullmatch(r"/proc/(\d+)/cgroup:([0-9a-f]{64})", line):
-            pids[found[2]][int(found[1])] = inner.get(int(found[1]), int(found[1]))
+        found = re.fullmatch(r"/proc/(\d+)/cgroup:([0-9a-f]{64})", line)
+        if found:
+            pid = int(found[1])
+            pids[found[2]][pid] = inner.get(pid, pid)
     return pids, programs
 
 
@@ -276,9 +269,7 @@ _LINES = msgspec.json.Decoder(_LogLine)
 
 
 def _notable(answer: Answer) -> dict[str, list[Line]]:
-    """The notable lines of each container's log, by its id. A line that is cut off at the start of
-    what is read is left out.
-    """
+    """Return the notable lines of each container's log, by id, without a truncated first line."""
     found = defaultdict[str, list[Line]](list)
     *_, logs = answer.out.decode(errors="replace").split("---\n", 4)
     id_ = ""
@@ -295,15 +286,20 @@ def _notable(answer: Answer) -> dict[str, list[Line]]:
 def _read(
     one: Mapping[str, Any], pids: Mapping[int, int], programs: Mapping[int, str], log: Sequence[str]
 ) -> _Told:
-    """**Source:** Docker Engine API 1.41, ContainerInspect. Podman 4.3 tells a signal's number, and
-    has a Health.
+    """Parse a container.
+
+    **Source:** Docker Engine API 1.41, ContainerInspect. Podman 4.3 has a signal's number, and
+    always a Health.
     """
-    state, config = one["State"], one["Config"]
+    state = one["State"]
+    config = one["Config"]
     labels = config.get("Labels") or {}
     health = state.get("Health") or {}
     checks = health.get("Log") or [{}]
     pid = int(state.get("Pid") or 0) or None
-    grace = config.get("StopTimeout")
+    grace_s = _DEFAULT_GRACE_S
+    if config.get("StopTimeout") is not None:
+        grace_s = float(config["StopTimeout"])
     container = Container(
         one["Id"],
         one["Name"].removeprefix("/"),
@@ -320,21 +316,24 @@ def _read(
         health=health.get("Status") or "",
         health_said=redact((checks[-1].get("Output") or "").strip())[-300:],
         stop_signal=_signal(config.get("StopSignal")),
-        grace_s=_DEFAULT_GRACE_S if grace is None else float(grace),
+        grace_s=grace_s,
         number=labels.get(f"{_LABEL}.container-number", ""),
     )
     return _Told(container, labels, config.get("Env") or (), pids, log)
 
 
 def _signal(told: Any) -> str:
-    """**Source:** signal(7); a number is as good to Docker as a name, with or without SIG."""
+    """Return a signal's name.
+
+    **Source:** signal(7); Docker accepts a number, or a name with or without SIG.
+    """
     names = {"1": "HUP", "2": "INT", "3": "QUIT", "9": "KILL", "15": "TERM"}
     text = str(told or "TERM").upper().removeprefix("SIG")
     return f"SIG{names.get(text, text)}"
 
 
 def _time(told: str) -> float | None:
-    """Epoch seconds. **Source:** RFC 3339 with nanoseconds; year 1 stands for never."""
+    """Return the Unix time, None for never. **Source:** RFC 3339, nanoseconds; year 1: never."""
     found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", told)
     if not found or found[1].startswith("0001"):
         return None
@@ -345,27 +344,43 @@ def _time(told: str) -> float | None:
 def _state(
     host: FleetHost, service: str, its: Sequence[_Told], all_: Iterable[_Told]
 ) -> ServiceState:
-    """The service runs where one of its containers does; it was started when the first of those
-    was.
-    """
+    """Return the state of a service: it runs if one of its containers does, since its start."""
     containers = tuple(one.container for one in its)
     running = [one for one in its if one.container.pid is not None]
     said = "; ".join(one.told for one in containers) or _no_container(host, service, all_)
-    if not running:
-        failed = any(one.loops or one.status == "dead" for one in containers)
-        return ServiceState(
-            None, None, said, gave_up=failed, exists=bool(its), containers=containers,
-            last_lines=tuple(its[-1].last_lines) if its else (),
-            read_at=min((one.made_at for one in containers), default=None),
-        )  # fmt: skip
+    if running:
+        return _running(running, containers, said)
+    last_lines: tuple[str, ...] = ()
+    if its:
+        last_lines = tuple(its[-1].last_lines)
+    return ServiceState(
+        None,
+        None,
+        said,
+        gave_up=any(one.loops or one.status == "dead" for one in containers),
+        exists=bool(its),
+        containers=containers,
+        last_lines=last_lines,
+        read_at=min((one.made_at for one in containers), default=None),
+    )
+
+
+def _running(
+    running: Sequence[_Told], containers: tuple[Container, ...], said: str
+) -> ServiceState:
     first = min(running, key=lambda one: one.container.started_at or 0.0)
+    pids: dict[int, int] = {}
+    for one in running:
+        pids.update(one.pids)
+    environment = None
+    if running[0].variables:
+        environment = digests("\0".join(running[0].variables))
     return ServiceState(
         first.container.pid,
         first.container.started_at,
         said,
-        pids={pid: inner for one in running for pid, inner in one.pids.items()}
-        or {first.container.pid or 0: 1},
-        environment=digests("\0".join(running[0].variables)) if running[0].variables else None,
+        pids=pids or {first.container.pid or 0: 1},
+        environment=environment,
         containers=containers,
         read_at=min(one.container.made_at for one in running),
     )
@@ -373,10 +388,10 @@ def _state(
 
 def _no_container(host: FleetHost, service: str, all_: Iterable[_Told]) -> str:
     docker = _of(host)
-    known = sorted({name for one in all_ if (name := one.labels.get(f"{_LABEL}.service"))})
     if docker.project:
-        others = ", ".join(known)
+        known = {one.labels.get(f"{_LABEL}.service", "") for one in all_}
+        others = ", ".join(sorted(known - {""}))
         return (
-            f"the Compose project {docker.project} has no container of {service}, but of {others}"
+            f"the Compose project {docker.project} has no container of {service}, only of {others}"
         )
-    return f"no container's name is like {_pattern(docker, service)}"
+    return f"no container's name matches {_pattern(docker, service)}"

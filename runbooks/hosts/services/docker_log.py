@@ -1,6 +1,4 @@
-"""What the containers of a service print, read in steps; the place is a time of the engine's for
-each container.
-"""
+"""Read the output of a service's containers in steps; the place is a time for each container."""
 
 import re
 from collections.abc import Sequence
@@ -14,9 +12,7 @@ from runbooks.hosts.script import Answer, shell
 
 STEP_LINES = 1000
 FIRST_LINES = 100
-"""The first step back; each further one reads ten times as much, for the engine counts lines from
-the end.
-"""
+"""The first step back; each next one reads ten times as much: the engine counts from the end."""
 
 _LINE = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)Z ?(.*)")
 """**Source:** docker-logs(1), `--timestamps`: RFC 3339 with nanoseconds, in UTC."""
@@ -30,21 +26,24 @@ class _Line(NamedTuple):
 
 
 class DockerLog:
-    """The log of a service's containers, in the order of time."""
+    """The log of a service's containers, ordered by time."""
 
     dated = True
 
     def __init__(self, host: str, service: str, socket: str, filters: Sequence[str]) -> None:
-        self._host, self.name, self._socket, self._filters = host, service, socket, filters
+        self.name = service
+        self._host = host
+        self._socket = socket
+        self._filters = filters
         self._since = "0"
         self._read: dict[str, str] = {}
-        """The time of the last line that was read of each container."""
+        """The time of the last line that was read, by container."""
         self._tail = FIRST_LINES
         self.read_to: float | None = None
         self.caught_up = False
 
     def ask_start(self) -> str:
-        """The engine says whether a log can be read when it is asked for a line of it."""
+        """Ask for one line: only then the engine reports that a log cannot be read."""
         return f"date +%s\n( {self._ask('--tail', '1')} ) >/dev/null"
 
     def start(self, answer: Answer) -> Sequence[LogLine]:
@@ -65,10 +64,11 @@ class DockerLog:
         return self._ask("--since", self._since)
 
     def older(self, answer: Answer, wanted: Wanted) -> Sequence[LogLine] | None:
-        lines = _lines(answer)
+        before = _lines(answer)
         if self.read_to is None:
-            self._read |= {line.container: line.time for line in lines}
-        before = [line for line in lines if self.read_to is None or line.at < self.read_to]
+            self._read |= {line.container: line.time for line in before}
+        else:
+            before = [line for line in before if line.at < self.read_to]
         self._tail *= 10
         if not before:
             return None
@@ -79,8 +79,10 @@ class DockerLog:
         lines = _lines(answer)
         self.caught_up = len(lines) < STEP_LINES
         new = [line for line in lines if line.time > self._read.get(line.container, "")]
+        if not new:
+            return None
         self._read |= {line.container: line.time for line in new}
-        return [self._told(line) for line in new if wanted(line.text)] if new else None
+        return [self._told(line) for line in new if wanted(line.text)]
 
     def _told(self, line: _Line) -> LogLine:
         return LogLine(line.at, self._host, self.name, redact(line.text))
@@ -92,15 +94,18 @@ class DockerLog:
 
 
 def _lines(answer: Answer) -> list[_Line]:
-    """By time. What an engine says instead of a log has none, and is left out."""
-    found, container = list[_Line](), ""
+    """Return the lines ordered by time, without messages of the engine, which have no time."""
+    found: list[_Line] = []
+    container = ""
     for raw in answer.out.split(b"\n"):
         if raw.startswith(b"="):
             container = raw[1:].decode(errors="replace")
-        elif line := _LINE.fullmatch(raw):
-            whole, part = line[1].decode(), line[2].decode()
+            continue
+        line = _LINE.fullmatch(raw)
+        if line:
+            whole = line[1].decode()
+            part = line[2].decode()
             at = datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(part)
-            found.append(
-                _Line(at, f"{whole}{part:0<10}Z", container, decoded(line[3].rstrip(b"\r")))
-            )
+            text = decoded(line[3].rstrip(b"\r"))
+            found.append(_Line(at, f"{whole}{part:0<10}Z", container, text))
     return sorted(found, key=lambda line: line.time)

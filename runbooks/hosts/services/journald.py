@@ -1,4 +1,4 @@
-"""The journal of a host's units, read in steps; the place is a cursor of journald's."""
+"""Read the journal of a host's units in steps; the place is a cursor of journald's."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,21 +17,21 @@ from runbooks.hosts.worker_log import FAILURE, NOTABLE, OUTCOME, Line
 
 STEP_ENTRIES = 1000
 FIRST_ENTRIES = 50
-"""The first step back: mostly the last lines are wanted, and each entry is half a KiB. Each further
-one is tenfold.
+"""The first step back: usually the last lines are wanted, and an entry has half a KiB. The next
+step is ten times as large.
 """
 
 ENTRY_BYTES = 16 * 2**20
 
 
 def service_of(unit: str) -> str:
-    """The service of a unit, the unit itself where it is none of ours."""
+    """Return the service of a unit; the unit's name if it is not ours."""
     return SYSTEMD_UNITS.service(unit) or unit.removesuffix(".service")
 
 
 class _Entry(Struct):
-    """**Source:** systemd.journal-fields(7); "Journal JSON Format": a message that is no UTF-8 is a
-    list of bytes.
+    """**Source:** systemd.journal-fields(7); "Journal JSON Format": a message that is not UTF-8 is
+    a list of bytes.
     """
 
     cursor: str = field(name="__CURSOR")
@@ -40,16 +40,15 @@ class _Entry(Struct):
     unit: str = field(name="_SYSTEMD_UNIT", default="")
     about: str = field(name="UNIT", default="")
 
-    def lines(self, host: str) -> Iterable[LogLine]:
+    def lines(self, host: str) -> list[LogLine]:
         service = service_of(self.about or self.unit)
-        text = "" if self.message is None else _text(self.message)
-        return (
-            LogLine(int(self.at_us) / 1e6, host, service, redact(line)) for line in text.split("\n")
-        )
+        at = int(self.at_us) / 1e6
+        text = _text(self.message or "")
+        return [LogLine(at, host, service, redact(line)) for line in text.split("\n")]
 
 
 def _text(message: str | list[Any]) -> str:
-    """A list is the bytes of a message, or several messages."""
+    """Return a message as text; a list is its bytes, or several messages."""
     if isinstance(message, str):
         return message
     if all(isinstance(byte, int) for byte in message):
@@ -61,7 +60,7 @@ _DECODER = msgspec.json.Decoder(_Entry)
 
 
 SAID_ENTRIES = 1000
-"""Of so many a look reads what is notable."""
+"""How many entries a look searches for notable lines."""
 
 
 def ask_said(units: Iterable[str]) -> str:
@@ -69,7 +68,7 @@ def ask_said(units: Iterable[str]) -> str:
 
 
 def parse_said(answer: Answer) -> dict[str, list[Line]]:
-    """The notable lines of each service."""
+    """Return the notable lines of each service."""
     found = defaultdict[str, list[Line]](list)
     for entry in _entries(answer):
         for line in entry.lines(""):
@@ -78,9 +77,7 @@ def parse_said(answer: Answer) -> dict[str, list[Line]]:
 
 
 class Journal:
-    """The journal of the units of a host's services: what they print, and what systemd says about
-    them.
-    """
+    """The journal of a host's services: their output, and systemd's messages about them."""
 
     name = "journal"
     dated = True
@@ -94,7 +91,7 @@ class Journal:
         self.caught_up = False
 
     def ask_start(self) -> str:
-        """journalctl says whether this user may read the journal only when it looks for an entry."""
+        """Ask for one entry: only then journalctl reports that this user may not read them."""
         return f"date +%s; {self._command('-n 1')} >/dev/null"
 
     def start(self, answer: Answer) -> Sequence[LogLine]:
@@ -120,14 +117,14 @@ class Journal:
             return None
         if not self._older:
             self._newer = _after(entries[0])
-        self._older, self.read_to = _after(entries[-1]), int(entries[-1].at_us) / 1e6
+        self._older = _after(entries[-1])
+        self.read_to = int(entries[-1].at_us) / 1e6
         self._step = min(self._step * 10, STEP_ENTRIES)
-        return [
-            line
-            for entry in entries
-            for line in reversed([*entry.lines(self._host)])
-            if wanted(line.text)
-        ]
+        found: list[LogLine] = []
+        for entry in entries:
+            lines = entry.lines(self._host)
+            found += [line for line in reversed(lines) if wanted(line.text)]
+        return found
 
     def newer(self, answer: Answer, wanted: Wanted) -> Sequence[LogLine] | None:
         entries = _entries(answer)
@@ -135,7 +132,10 @@ class Journal:
         if not entries:
             return None
         self._newer = _after(entries[-1])
-        return [line for entry in entries for line in entry.lines(self._host) if wanted(line.text)]
+        found: list[LogLine] = []
+        for entry in entries:
+            found += [line for line in entry.lines(self._host) if wanted(line.text)]
+        return found
 
     def _piece(self, entries: int, *options: str) -> str:
         return f"{self._command(*options)} 2>/dev/null | head -n {entries} | head -c {ENTRY_BYTES}"

@@ -1,4 +1,4 @@
-"""What a service manager has to answer for; `core/managers.py` says what each can do by itself."""
+"""The protocol of a service manager; `core/managers.py` has the abilities of each."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -12,135 +12,127 @@ from runbooks.hosts.log import Log
 from runbooks.hosts.script import Answer, shell
 from runbooks.hosts.worker_log import Line, ask_end
 
+_CANNOT = (
+    "echo 'its service manager does not start services with the host, and has no unit files' >&2;"
+    " exit 1"
+)
+
 
 class ServiceManager(Protocol):
-    """How services are looked at and controlled, as POSIX shell, and what the answers mean.
+    """Questions about services, and commands to them, as POSIX shell; and parsers of the answers.
 
-    Nothing here reaches a host: what is asked travels with all else that a look, or a step, asks a
-    host.
+    Nothing here reaches a host: the questions are part of the script of a look or a step.
     """
 
     free_text: bool
-    """Whether it answers in words of the operator's, which may hold any secret of the environment
-    file.
-    """
+    """Whether its answers have texts of the operator's, perhaps with secrets of the environment."""
 
     own_groups: Sequence[str]
-    """The shell patterns of the control groups that its services are in, so that no process there
-    is a stranger's.
+    """Shell patterns of the control groups of its services: all processes there are ours.
 
-    Where there are none, one user may have two installations on a host, each in its own directory.
+    Empty: one user may have two installations on a host, each in its own directory.
     """
 
     judge: str
-    """The file in `sh/` whose `judge` prints what is wrong with a new unit file; "" where it has no
-    such files.
-    """
+    """The file in `sh/` whose `judge` prints the faults of a new unit file; "" for none."""
 
     def ask(self, host: FleetHost, app: str, services: Sequence[str]) -> Mapping[str, str]:
-        """The questions about these services and about those that carry this tool's mark, each by a
-        name of its own.
-        """
+        """Return the questions about these services and those with this tool's mark, by names."""
         ...
 
     def parse(
         self, host: FleetHost, app: str, answers: Mapping[str, Answer], clock: Clock
     ) -> Mapping[str, ServiceState]:
-        """The state of each service by its name; raises RunbookError where the manager does not
-        answer.
-        """
+        """Return the state of each service. Raises RunbookError if the manager does not answer."""
         ...
 
     def units(self, answers: Mapping[str, Answer]) -> Mapping[str, Unit]:
-        """What the same answers tell of the units that run these services, by their names."""
+        """Return the units that run these services, from the same answers, by name."""
         ...
 
     def ask_said(self, host: FleetHost, services: Sequence[str]) -> Mapping[str, str]:
-        """The questions about the logs that it keeps of these services, as far as `ask` does not
-        answer them.
-        """
+        """Return further questions about the logs that it keeps of these services."""
         return {}
 
     def said(self, host: FleetHost, answers: Mapping[str, Answer]) -> Mapping[str, Sequence[Line]]:
-        """What both answers tell of these logs: the notable lines of each service, by its name."""
+        """Return the notable lines of each service, from both answers."""
         return {}
 
     def ask_end(self, service: str, pid: int | None) -> str:
-        """The last lines of a service's log, "" for none. Where nothing else is said: what its main
-        process writes.
+        """Return the question for the last lines of a service's log, "" for none.
+
+        By default these are the files that its main process writes.
         """
-        return ask_end(pid) if pid is not None else ""
+        if pid is None:
+            return ""
+        return ask_end(pid)
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
-        """Start, stop or restart a service; it exits with 0 when that was done, though the service
-        may fail yet.
-        """
+        """Start, stop or restart a service; exit code 0: done, but the service may still fail."""
         ...
 
     def reload(self, host: FleetHost) -> str:
-        """Have it read again the files that describe services."""
+        """Make it read the files that describe services again."""
         ...
 
     def enable(self, service: str, enabled: bool, *, reload: bool) -> str:
-        """Let a service start with the host, or not; without `reload` its files are not read again."""
+        """Make a service start with the host, or not; `reload`: also read its files again."""
         ...
 
     def environment(self, host: FleetHost) -> str:
-        """A command that prints what services get besides their environment file, on one line; ""
-        for nothing.
-        """
+        """Return a command that prints the services' other variables on one line; "" for none."""
         return ""
 
     def run(self, host: FleetHost, program: str, start: str, last: str) -> str:
-        """Run a program in the application's own Python, up to a line that begins with `last`;
-        `start` is the code that reads it. On the host itself, where nothing else is said."""
+        """Run a program in the application's own Python, up to a line that begins with `last`.
+
+        `start` is the code that reads the program. By default it runs on the host itself.
+        """
         settings = host.settings
-        environment = (
-            self.environment(host) if settings.env_file else environment_of_a_process(host)
-        )
+        environment = environment_of_a_process(host)
+        if settings.env_file:
+            environment = self.environment(host)
         own = (settings.python, settings.user, settings.group or "", environment)
         return shell("application", *own, program, start, last)
 
     def probe(self, host: FleetHost, command: str, times: tuple[str, str], user: str) -> str:
-        """Run an operator's command where the application lives, for so many seconds, as this user
-        ("": its own).
+        """Run an operator's command in the application's folder, as this user ("": the current).
+
+        `times` are its time limit, and the seconds until it is killed.
         """
         return shell("probe", host.settings.directory, command, *times, user)
 
     def logs(self, host: FleetHost, services: Sequence[str]) -> Sequence[Log]:
-        """The logs that it keeps of these services."""
+        """Return the logs that it keeps of these services."""
         ...
 
     def ask_log_files(self, host: FleetHost, services: Sequence[str]) -> str:
-        """Ask for the files into which it writes what these services print; "" for none."""
+        """Ask for the files that it writes these services' output to; "" for none."""
         ...
 
     def log_files(self, answer: Answer) -> Sequence[str]:
-        """Their paths."""
+        """Return the paths of these files."""
         ...
 
     def users(self, unit: str) -> Iterable[str]:
-        """Whom a unit file runs something as: they have to exist before it counts."""
+        """Return the users in a unit file: they have to exist before it is written."""
         ...
 
     def judge_together(self, units: Mapping[str, bytes]) -> str:
-        """Judge several new unit files at once, by their names, before each is judged by itself; ""
-        for not at all.
-        """
+        """Judge several new unit files, by their names, at once; "" if it cannot do that."""
         ...
 
 
 def environment_of_a_process(host: FleetHost) -> str:
-    """A command that prints the variables of a Celery process that works where the application
-    lives, on one line.
+    """Return a command that prints the variables of a Celery process in the application's folder.
 
-    Where no environment file is known they are all that can be known of what services get.
+    It prints them on one line. Without a known environment file, they are the only source.
     """
     return shell("environment_of", host.settings.directory, host.settings.user, using=["names"])
 
 
 class WithoutUnits(ServiceManager):
-    """A manager that has no files which describe services, and starts none with the host."""
+    """A manager without files that describe services; it starts none with the host."""
 
     judge = ""
 
@@ -164,8 +156,3 @@ class WithoutUnits(ServiceManager):
 
     def judge_together(self, units: Mapping[str, bytes]) -> str:
         return ""
-
-
-_CANNOT = (
-    "echo 'its service manager starts nothing with the host, and reads no unit files' >&2; exit 1"
-)

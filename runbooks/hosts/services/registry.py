@@ -13,7 +13,7 @@ def manager_of(host: FleetHost) -> ServiceManager:
 
 @cache
 def manager_named(name: ManagerName) -> ServiceManager:
-    """Return the manager of that name; its file is imported now, for most fleets need one of them."""
+    """Return the manager of that name; import it only now, because most fleets need one of them."""
     match name:
         case "systemd":
             from runbooks.hosts.services.systemd import Systemd

@@ -1,8 +1,9 @@
-"""supervisord: its programs, asked and told over its own interface, by its own code on the host."""
+"""supervisord: ask and control its programs over its own interface, with its own code."""
 
 import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 import msgspec
 from msgspec import Struct
@@ -23,29 +24,23 @@ from runbooks.hosts.worker_log import BYTES, FAILURE, NOTABLE, OUTCOME, Line, da
 
 _LOOK = "programs"
 _STOPPING = 40
-"""It ends with its tasks, and nothing starts it again: it counts as one that does not run."""
+"""It ends after its tasks and does not start again: it counts as a program that does not run."""
 _FATAL = 200
 _EXITED = 100
 
 
 class _Process(Struct, frozen=True):
-    """`ticks` is its start in clock ticks since boot; `environment` is base64, "" where it cannot
-    be read.
-    """
+    """**Source:** `supervisor_probe.py: process`."""
 
     ticks: int
+    """Its start, in clock ticks since boot."""
     pids: dict[int, int]
     environment: str
+    """In base64, "" if it cannot be read."""
 
 
 class _Program(Struct, frozen=True):
-    """What supervisord tells of a program; `last` are the last lines of one that does not run,
-    `said` the notable ones of one that does. `stop_wait_s` and `as_group` are those of ProgramStop;
-    None where they are not known.
-
-    **Source:** supervisor 4.3.0 `rpcinterface.py: getProcessInfo`, and what `supervisor_probe.py`
-    adds.
-    """
+    """**Source:** supervisor 4.3.0 `rpcinterface.py: getProcessInfo`; our `supervisor_probe.py`."""
 
     state: int
     statename: str
@@ -55,25 +50,29 @@ class _Program(Struct, frozen=True):
     unread: bool
     process: _Process | None = None
     stop_wait_s: float | None = None
+    """See `ProgramStop`, as `as_group`; None if not known."""
     as_group: bool | None = None
     last: list[str] = []
+    """The last lines of the log, if it does not run."""
     said: list[str] = []
+    """The notable lines of the log, if it runs."""
 
 
 class _Look(Struct, frozen=True):
-    """`asked` are the services that were asked for, and `logs` the log files of each program.
-
-    `unread` are programs that only the files on the disk have, `ours` files that have this tool's
-    mark. `zone` is the host's offset from UTC.
-    """
+    """**Source:** `supervisor_probe.py: look, logs`."""
 
     asked: list[str] = []
+    """The services that were asked for."""
     programs: dict[str, _Program] = {}
     unread: list[str] = []
+    """Programs that only the files on the disk have."""
     ours: list[str] = []
+    """Files with this tool's mark."""
     logs: dict[str, list[str]] = {}
+    """The log files of each program."""
     trouble: tuple[str, str] | None = None
     zone: str = ""
+    """The host's offset from UTC."""
 
 
 class Supervisor(ServiceManager):
@@ -91,33 +90,37 @@ class Supervisor(ServiceManager):
     def parse(
         self, host: FleetHost, app: str, answers: Mapping[str, Answer], clock: Clock
     ) -> Mapping[str, ServiceState]:
-        """Those that were asked for, and those that files of ours describe."""
+        """Return the services that were asked for, and those in our files."""
         look = _understood(host, answers[_LOOK])
-        ours = [service for name in look.ours if (service := SUPERVISOR_PROGRAMS.service(name))]
-        return {
-            service: _state(host, service, look, clock)
-            for service in dict.fromkeys((*look.asked, *ours))
-        }
+        ours = filter(None, map(SUPERVISOR_PROGRAMS.service, look.ours))
+        states = {}
+        for service in dict.fromkeys((*look.asked, *ours)):
+            states[service] = _state(host, service, look, clock)
+        return states
 
     def units(self, answers: Mapping[str, Answer]) -> Mapping[str, Unit]:
         return {}
 
     def said(self, host: FleetHost, answers: Mapping[str, Answer]) -> Mapping[str, Sequence[Line]]:
         look = _understood(host, answers[_LOOK])
-        programs = {service: look.programs.get(program_of(host, service)) for service in look.asked}
-        return {
-            service: dated(one.said, zone_of(look.zone)) for service, one in programs.items() if one
-        }
+        zone = zone_of(look.zone)
+        found = {}
+        for service in look.asked:
+            program = look.programs.get(program_of(host, service))
+            if program:
+                found[service] = dated(program.said, zone)
+        return found
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
-        program, own = program_of(host, effect.service), _is_own(host, effect.service)
+        program = program_of(host, effect.service)
+        own = _is_own(host, effect.service)
         return ask_control(host, effect.action, [program], own=own)
 
     def reload(self, host: FleetHost) -> str:
         return ask_supervisord(host, "reread", prefix="celery-")
 
     def enable(self, service: str, enabled: bool, *, reload: bool) -> str:
-        return "echo 'what starts with supervisord stands in its conf files' >&2; exit 1"
+        return "echo 'only its conf files say what starts with supervisord' >&2; exit 1"
 
     def environment(self, host: FleetHost) -> str:
         return ""
@@ -126,14 +129,13 @@ class Supervisor(ServiceManager):
         return ()
 
     def ask_log_files(self, host: FleetHost, services: Sequence[str]) -> str:
-        return ask_supervisord(
-            host, "logs", programs=[program_of(host, service) for service in services]
-        )
+        programs = [program_of(host, service) for service in services]
+        return ask_supervisord(host, "logs", programs=programs)
 
     def log_files(self, answer: Answer) -> Sequence[str]:
-        """None where supervisord cannot be asked: a look says why."""
+        """Return the paths; none if supervisord does not answer: a look reports why."""
         look = msgspec.json.decode(answer.out or b"{}", type=_Look)
-        return tuple(dict.fromkeys(path for paths in look.logs.values() for path in paths))
+        return tuple(dict.fromkeys(chain.from_iterable(look.logs.values())))
 
     def users(self, unit: str) -> Iterable[str]:
         return dict.fromkeys(re.findall(r"^user=(.+)$", unit, re.MULTILINE))
@@ -143,29 +145,28 @@ class Supervisor(ServiceManager):
 
 
 def _is_own(host: FleetHost, service: str) -> bool:
-    """Whether its conf file is this tool's, so that its program is a group of its own.
+    """Whether its conf file is this tool's, so that its program has its own group.
 
-    A name with a `:` is no worker's: a run knew it as a `service` that the inventory has no more.
+    A name with a `:` is not a worker's: a run recorded it as a `service` of an older inventory.
     """
     return not (host.is_others(service) or ":" in service)
 
 
 def program_of(host: FleetHost, service: str) -> str:
-    """The full name of a service's program. **Source:** supervisor 4.3.0 `options.py:
-    split_namespec`.
+    """Return the full name of a service's program.
+
+    **Source:** supervisor 4.3.0 `options.py: split_namespec`.
     """
     if ":" in service:
         return service
-    name = (
-        SUPERVISOR_PROGRAMS.name(service).removesuffix(".conf")
-        if _is_own(host, service)
-        else service
-    )
+    name = service
+    if _is_own(host, service):
+        name = SUPERVISOR_PROGRAMS.name(service).removesuffix(".conf")
     return f"{name}:{name}"
 
 
 def _understood(host: FleetHost, answer: Answer) -> _Look:
-    """Raises RunbookError where supervisord cannot be asked, with what helps."""
+    """Parse a look. Raises RunbookError, with advice, if supervisord cannot be asked."""
     supervisor = host.settings.supervisor
     if answer.code == 127:
         raise RunbookError(
@@ -183,20 +184,20 @@ def _understood(host: FleetHost, answer: Answer) -> _Look:
     match look.trouble:
         case ("no-conf", path):
             raise RunbookError(
-                f"supervisord's configuration is not there: {path}",
+                f"supervisord's configuration does not exist: {path}",
                 "give its path (celery_supervisor: conf)",
             )
         case ("denied", what):
             raise RunbookError(
-                f"supervisord may not be asked by this user: {what}",
-                "ansible_become: true asks as root; or have [unix_http_server] let this user in"
+                f"this user may not ask supervisord: {what}",
+                "ask as root (ansible_become: true), or allow this user in [unix_http_server]"
                 " (chmod, chown)",
             )
         case ("left", pids):
             raise RunbookError(
-                "supervisord does not run, and programs that it has started still do: pid"
+                "supervisord does not run, but programs that it has started still run: pid"
                 f" {', '.join(pids.split())}",
-                "one that is started now would start them a second time: end them first, with sudo"
+                "a new supervisord would start them a second time, so end them first: sudo"
                 f" kill -TERM {pids}; then sudo systemctl start supervisor, or supervisord -c"
                 f" {supervisor.conf}",
             )
@@ -222,30 +223,37 @@ def _state(host: FleetHost, service: str, look: _Look, clock: Clock) -> ServiceS
             exists=own,
         )
     process = found.process
-    runs = process if found.state != _STOPPING else None
+    pid = None
+    started_at = None
+    if process and found.state != _STOPPING:
+        pid = found.pid
+        started_at = clock.at(process.ticks)
+    stop = None
+    if found.stop_wait_s is not None:
+        stop = ProgramStop(found.stop_wait_s, found.as_group)
     return ServiceState(
-        found.pid if runs else None,
-        clock.at(runs.ticks) if runs else None,
+        pid,
+        started_at,
         _answer(found),
         enabled=False,
         needs_reload=found.unread,
         gave_up=found.state == _FATAL,
         pids=process.pids if process else {},
-        environment=_environment(process) if process else None,
+        environment=_environment(process),
         last_lines=tuple(redact(line) for line in found.last),
-        program_stop=(
-            None if found.stop_wait_s is None else ProgramStop(found.stop_wait_s, found.as_group)
-        ),
+        program_stop=stop,
     )
 
 
 def _answer(found: _Program) -> str:
     if found.state == _EXITED:
         return f"{found.statename}, exit status {found.exitstatus}, {found.description}"
-    return f"{found.statename}, {found.description}" if found.description else found.statename
+    if found.description:
+        return f"{found.statename}, {found.description}"
+    return found.statename
 
 
-def _environment(process: _Process) -> Mapping[str, str] | None:
-    if not process.environment:
+def _environment(process: _Process | None) -> Mapping[str, str] | None:
+    if not process or not process.environment:
         return None
     return digests(base64.b64decode(process.environment).decode(errors="surrogateescape"))

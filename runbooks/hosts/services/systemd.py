@@ -1,6 +1,4 @@
-"""systemd: what it is asked about all of a host's services at once, what its answer means, and how
-it is told.
-"""
+"""systemd: ask about all of a host's services at once, parse the answer, and control them."""
 
 import base64
 import math
@@ -31,7 +29,13 @@ _PROPERTIES = (
 
 
 _NO_PROCESS = {"MainPID": "0", "NRestarts": "0"}
-"""What systemd does not say of a timer."""
+"""Properties that a timer does not have."""
+
+_DAEMONS = ("forking", "oneshot")
+"""Types whose start command ends and leaves daemons: systemd guesses one as the main process.
+
+**Source:** systemd.service(5), `Type=`, `GuessMainPID=`.
+"""
 
 
 class Systemd(ServiceManager):
@@ -47,21 +51,21 @@ class Systemd(ServiceManager):
     def parse(
         self, host: FleetHost, app: str, answers: Mapping[str, Answer], clock: Clock
     ) -> Mapping[str, ServiceState]:
-        found = parse_units(answers["units"], clock)
-        return {
-            name: state
-            for name, state in found.items()
-            if name in host.services or not state.alias_of
-        }
+        found = {}
+        for name, state in parse_units(answers["units"], clock).items():
+            if name in host.services or not state.alias_of:
+                found[name] = state
+        return found
 
     def units(self, answers: Mapping[str, Answer]) -> Mapping[str, Unit]:
-        """All but the variables that they set: this look does not ask for these."""
-        told = _shown(answers["units"].out.decode(errors="replace").partition("---\n")[0])
-        return {
-            one["Id"]: replace(unit_of(one), names_celery=True, variables=None)
-            for one in told
-            if not one["Id"].endswith(".timer")
-        }
+        """Return the units, without their variables, which this look does not ask for."""
+        shown, _, _ = answers["units"].out.decode(errors="replace").partition("---\n")
+        found = {}
+        for one in _shown(shown):
+            name = one["Id"]
+            if not name.endswith(".timer"):
+                found[name] = replace(unit_of(one), names_celery=True, variables=None)
+        return found
 
     def ask_said(self, host: FleetHost, services: Sequence[str]) -> Mapping[str, str]:
         return {"journal": ask_said(map(_unit_name, services))}
@@ -73,30 +77,34 @@ class Systemd(ServiceManager):
         return f"journalctl --no-pager --output=cat -n {LAST_LINES} -u {_unit(service)} 2>/dev/null"
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
-        """One that failed too often is not started before it is forgiven."""
+        """Control a service; one that failed too often needs a reset first."""
         unit = _unit(effect.service)
         if effect.action == "start":
             return shell("systemd_start", SYSTEMD_UNITS.name(effect.service))
-        forgive = (
-            f"systemctl reset-failed -- {unit} 2>/dev/null\n" if effect.action == "restart" else ""
-        )
-        return f"{forgive}systemctl {effect.action} -- {unit}"
+        control = f"systemctl {effect.action} -- {unit}"
+        if effect.action == "restart":
+            return f"systemctl reset-failed -- {unit} 2>/dev/null\n{control}"
+        return control
 
     def reload(self, host: FleetHost) -> str:
         return "systemctl daemon-reload"
 
     def enable(self, service: str, enabled: bool, *, reload: bool) -> str:
-        """A timer is started with that, or stopped: only then does it run what it is for."""
-        options = "--quiet" if reload else "--quiet --no-reload"
-        now = " --now" if service.endswith(".timer") else ""
-        return f"systemctl {options} {'enable' if enabled else 'disable'}{now} -- {_unit(service)}"
+        """Enable or disable a unit; also start or stop a timer, which has no effect otherwise."""
+        words = ["systemctl", "--quiet"]
+        if not reload:
+            words.append("--no-reload")
+        words.append("enable" if enabled else "disable")
+        if service.endswith(".timer"):
+            words.append("--now")
+        return " ".join([*words, "--", _unit(service)])
 
     def environment(self, host: FleetHost) -> str:
         units = " ".join(map(_unit, host.services))
+        if not units:
+            return ""
         return (
             f"systemctl show --property=Environment --value -- {units} 2>/dev/null | tr '\\n' ' '"
-            if units
-            else ""
         )
 
     def logs(self, host: FleetHost, services: Sequence[str]) -> Sequence[Log]:
@@ -109,16 +117,18 @@ class Systemd(ServiceManager):
         return ()
 
     def users(self, unit: str) -> Iterable[str]:
-        """It misses a user only at the start. **Source:** systemd.exec(5), `User=`."""
+        """Return the users: systemd checks them only at the start.
+
+        **Source:** systemd.exec(5), `User=`.
+        """
         return dict.fromkeys(re.findall(r"^User=(.+)$", unit, re.MULTILINE))
 
     def judge_together(self, units: Mapping[str, bytes]) -> str:
-        told = (
-            text
-            for name, content in units.items()
-            for text in (name, base64.b64encode(content).decode())
-        )
-        return f"{shell('judge_systemd_all', *told, using=['judge_systemd'])}\n"
+        arguments: list[str] = []
+        for name, content in units.items():
+            arguments += [name, base64.b64encode(content).decode()]
+        judged = shell("judge_systemd_all", *arguments, using=["judge_systemd"])
+        return f"{judged}\n"
 
 
 def _unit(service: str) -> str:
@@ -126,19 +136,22 @@ def _unit(service: str) -> str:
 
 
 def _unit_name(service: str) -> str:
-    """A timer goes by its own name."""
-    return service if service.endswith(".timer") else SYSTEMD_UNITS.name(service)
+    """Return the unit of a service; a timer is its own."""
+    if service.endswith(".timer"):
+        return service
+    return SYSTEMD_UNITS.name(service)
 
 
 def _service(unit: str) -> str:
-    return unit if unit.endswith(".timer") else SYSTEMD_UNITS.service(unit)
+    if unit.endswith(".timer"):
+        return unit
+    return SYSTEMD_UNITS.service(unit)
 
 
 def ask_units(host: FleetHost, app: str, services: Sequence[str]) -> str:
-    """systemd's view of these services' units and of those with our mark; their drop-ins; each
-    process in their groups.
+    """Ask for these services' units, those with our mark, their drop-ins, and their processes.
 
-    Of a process that nobody in the group has started it is told whether it names Celery.
+    The answer says whether a process without a parent in the group names Celery.
 
     **Source:** systemctl(1); proc(5): the last field of a line of `/proc/PID/cgroup` is the group's
     path.
@@ -150,55 +163,54 @@ def ask_units(host: FleetHost, app: str, services: Sequence[str]) -> str:
 
 
 def _group(unit: str) -> str:
-    """A basic regular expression for the path of its control group."""
+    """Return a basic regular expression for the path of a unit's control group."""
     escaped = unit.replace("\\", r"\\").replace(".", "[.]")
     return f"/{escaped}$"
 
 
 def parse_units(answer: Answer, clock: Clock) -> dict[str, ServiceState]:
-    """The state of every service by its name, wanted ones and those whose unit is a left-over of
-    ours.
+    """Return the state of every service: wanted ones, and old ones whose units are still there.
 
-    A unit of somebody else's is a service of its own name; what it is called besides is left out.
+    A unit of another owner is a service of the same name.
 
-    **Source:** systemd.unit(5), "Aliases": a link to a unit of another name; `Id` is that one's,
-    `Names` has both.
+    **Source:** systemd.unit(5), "Aliases": a link to a unit of another name; `Id` is that unit's
+    name, `Names` has both.
 
-    Raises RunbookError where systemd does not answer.
+    Raises RunbookError if systemd does not answer.
     """
     if answer.code != 0:
         raise RunbookError(
             f"systemd does not answer: {answer.err.strip()[-300:] or 'systemctl failed'}",
-            "is this a host with systemd? (celery_service_manager)",
+            "does this host run systemd? (celery_service_manager)",
         )
     units, drop_ins, rest = answer.out.decode(errors="replace").split("---\n", 2)
     processes, _, environs = rest.partition("---\n")
     environments = _environments(environs)
     found = _drop_ins(drop_ins.splitlines())
     running = [_process(line) for line in processes.splitlines()]
-    return {
-        _service(name) or name: (
-            _state(unit, clock, running, found, environments)
-            if name == unit["Id"]
-            else _alias(unit["Id"])
-        )
-        for unit in _shown(units)
-        for name in unit["Names"].split()
-    }
+    states = {}
+    for unit in _shown(units):
+        for name in unit["Names"].split():
+            state = _alias(unit["Id"])
+            if name == unit["Id"]:
+                state = _state(unit, clock, running, found, environments)
+            states[_service(name) or name] = state
+    return states
 
 
 def _shown(units: str) -> list[dict[str, str]]:
-    """The properties of each unit. **Source:** systemctl(1), `show`."""
+    """Return the properties of each unit. **Source:** systemctl(1), `show`."""
     return [_NO_PROCESS | _properties(block) for block in units.strip().split("\n\n") if block]
 
 
 def _properties(block: str) -> dict[str, str]:
-    """Those of one; the values of a property that is shown several times follow each other, a line
-    each.
-    """
+    """Return the properties of a unit; repeated ones have a line for each value."""
     found: dict[str, str] = {}
-    for name, _, value in (line.partition("=") for line in block.splitlines()):
-        found[name] = f"{found[name]}\n{value}" if name in found else value
+    for line in block.splitlines():
+        name, _, value = line.partition("=")
+        if name in found:
+            value = f"{found[name]}\n{value}"
+        found[name] = value
     return found
 
 
@@ -207,36 +219,42 @@ def _alias(unit: str) -> ServiceState:
 
 
 def _environments(shown: str) -> dict[str, dict[str, str]]:
-    """The digests of the variables that each process was started with, by its pid. **Source:** GNU
-    tail -v.
-    """
+    """Return the digests of each process's variables, by pid. **Source:** GNU tail -v."""
     _, *parts = re.split(r"\n?==> /proc/(\d+)/environ <==\n", shown)
-    told = {pid: digests(text) for pid, text in zip(parts[0::2], parts[1::2], strict=True)}
-    return {pid: found for pid, found in told.items() if found is not None}
+    environments = {}
+    for pid, text in zip(parts[0::2], parts[1::2], strict=True):
+        found = digests(text)
+        if found is not None:
+            environments[pid] = found
+    return environments
 
 
 def _drop_ins(lines: Sequence[str]) -> dict[str, DropIn]:
-    """Those that are there, by path. As with any file, a time from elsewhere cannot be later than
-    when it was put here.
+    """Return the drop-ins that exist, by path; the time is not later than the file's creation here.
 
     **Source:** GNU stat; sha256sum: the digest, two characters, the path; grep -H: the path, a
     colon, the line.
     """
-    told = [line.split(" ", 2) for line in lines if not line.startswith("/")]
-    digests = {
-        path: digest
-        for digest, path in (line.split("  ", 1) for line in lines if line[64:66] == "  ")
-    }
-    times = {
-        path: min(float(at), float(put_at))
-        for at, put_at, path in told
-        if put_at and path in digests
-    }
-    said = {
-        path: tuple(line.removeprefix(f"{path}:") for line in lines if line.startswith(f"{path}:"))
-        for path in times
-    }
-    return {path: DropIn(at, digests[path], said[path]) for path, at in times.items()}
+    digests = {}
+    for line in lines:
+        if line[64:66] == "  ":
+            digest, path = line.split("  ", 1)
+            digests[path] = digest
+    found = {}
+    for line in lines:
+        if line.startswith("/"):
+            continue
+        at, put_at, path = line.split(" ", 2)
+        if put_at and path in digests:
+            changed_at = min(float(at), float(put_at))
+            found[path] = DropIn(changed_at, digests[path], _lines_in(path, lines))
+    return found
+
+
+def _lines_in(path: str, lines: Sequence[str]) -> tuple[str, ...]:
+    """Return the lines of a file, as grep -H prints them, without the path."""
+    prefix = f"{path}:"
+    return tuple(line.removeprefix(prefix) for line in lines if line.startswith(prefix))
 
 
 class _Running(Struct, frozen=True):
@@ -247,7 +265,9 @@ class _Running(Struct, frozen=True):
 
 
 def _process(line: str) -> _Running:
-    """**Source:** proc(5), `/proc/PID/stat`: pid, (name), state, ppid, …; field 22 is the start in
+    """Parse a process.
+
+    **Source:** proc(5), `/proc/PID/stat`: pid, (name), state, ppid, …; field 22 is the start in
     clock ticks.
     """
     unit, what, pid, rest = line.split(" ", 3)
@@ -258,8 +278,6 @@ def _process(line: str) -> _Running:
     )
 
 
-# **Source:** systemd 252 `service.c`: NRestarts counts the automatic ones since the last start that
-# was asked for.
 def _state(
     unit: Mapping[str, str],
     clock: Clock,
@@ -267,55 +285,65 @@ def _state(
     drop_ins: Mapping[str, DropIn],
     environments: Mapping[str, Mapping[str, str]],
 ) -> ServiceState:
+    """Return the state of a service by its unit.
+
+    **Source:** systemd 252 `service.c`: NRestarts counts automatic restarts since the last manual
+    start.
+    """
     mine = [entry for entry in running if entry.unit == unit["Id"]]
-    main = next(
-        (entry for entry in mine if str(entry.process.pid) == unit["MainPID"]), None
-    ) or _guessed(unit, mine)
-    begun = (
-        _begun(unit, clock)
-        if unit.get("Type") in _DAEMONS
-        else main.process.start_ticks
-        if main
-        else math.inf
+    main = _main(unit, mine)
+    pid = None
+    started_at = None
+    if main:
+        pid = main.process.pid
+        started_at = clock.at(main.process.start_ticks)
+    starting = unit["ActiveState"] == "activating" and unit["MainPID"] == "0"
+    waits = unit["SubState"].startswith("auto-restart")
+    leaked: tuple[Process, ...] = ()
+    if not starting:
+        begun = _begun(unit, clock, main)
+        leaked = tuple(one.process for one in mine if _outlived(one, main, mine, begun))
+    pids = {}
+    if any(map(_may_be_celery, mine)):
+        pids = {entry.process.pid: entry.process.pid for entry in mine}
+    absent = DropIn(0.0, sha256(None))
+    reads = re.findall(
+        r"^(.+) \(ignore_errors=\w+\)$", unit.get("EnvironmentFiles", ""), re.MULTILINE
     )
+    return ServiceState(
+        pid,
+        started_at,
+        _said(unit, main),
+        enabled=_is_enabled(unit),
+        needs_reload=unit["NeedDaemonReload"] == "yes",
+        drop_ins={path: drop_ins.get(path, absent) for path in unit["DropInPaths"].split()},
+        gave_up=unit["ActiveState"] == "failed" or (waits and int(unit["NRestarts"]) > 0),
+        leaked=leaked,
+        pids=pids,
+        environment=environments.get(unit["MainPID"]),
+        masked=unit["LoadState"] == "masked",
+        starting=starting and not waits,
+        reads=tuple(reads),
+        exists=not _is_of_others(unit) or unit["LoadState"] != "not-found",
+    )
+
+
+def _main(unit: Mapping[str, str], mine: Sequence[_Running]) -> _Running | None:
+    """Return the main process of a unit, a guess for a unit without one; None if there is none."""
+    for entry in mine:
+        if str(entry.process.pid) == unit["MainPID"]:
+            return entry
+    return _guessed(unit, mine)
+
+
+def _said(unit: Mapping[str, str], main: _Running | None) -> str:
     said = f"{unit['LoadState']}, {unit['ActiveState']} ({unit['SubState']})"
     if unit["Result"] != "success":
         said += f", the last run ended with: {unit['Result']}"
-    if (restarts := int(unit["NRestarts"])) and not main:
+    restarts = int(unit["NRestarts"])
+    if restarts and not main:
         said += f", automatic restarts: {restarts}"
-    starting = unit["ActiveState"] == "activating" and unit["MainPID"] == "0"
-    return ServiceState(
-        main.process.pid if main else None,
-        clock.at(main.process.start_ticks) if main else None,
-        said,
-        enabled=_is_enabled(unit),
-        needs_reload=unit["NeedDaemonReload"] == "yes",
-        drop_ins={
-            path: drop_ins.get(path, DropIn(0.0, sha256(None)))
-            for path in unit["DropInPaths"].split()
-        },
-        gave_up=unit["ActiveState"] == "failed"
-        or (unit["SubState"].startswith("auto-restart") and restarts > 0),
-        leaked=(
-            ()
-            if starting
-            else tuple(one.process for one in mine if _outlived(one, main, mine, begun))
-        ),
-        pids=(
-            {e.process.pid: e.process.pid for e in mine}
-            if any(_may_be_celery(e) for e in mine)
-            else {}
-        ),
-        environment=environments.get(unit["MainPID"]),
-        masked=unit["LoadState"] == "masked",
-        starting=starting and not unit["SubState"].startswith("auto-restart"),
-        reads=tuple(
-            re.findall(
-                r"^(.+) \(ignore_errors=\w+\)$", unit.get("EnvironmentFiles", ""), re.MULTILINE
-            )
-        ),
-        exists=not _is_of_others(unit) or unit["LoadState"] != "not-found",
-    )
+    return said
 
 
 def _is_idle_timer(unit: Mapping[str, str]) -> bool:
@@ -323,8 +351,10 @@ def _is_idle_timer(unit: Mapping[str, str]) -> bool:
 
 
 def _is_enabled(unit: Mapping[str, str]) -> bool:
-    """Of a unit of somebody else's only that it is not disabled: another unit may start it, or a
-    generator made it.
+    """Whether a unit starts with the host.
+
+    A unit of another owner counts as enabled unless it is disabled: another unit may start it, or a
+    generator may have created it.
     """
     if _is_of_others(unit):
         return unit["UnitFileState"] != "disabled"
@@ -335,25 +365,20 @@ def _is_of_others(unit: Mapping[str, str]) -> bool:
     return not _service(unit["Id"])
 
 
-_DAEMONS = ("forking", "oneshot")
-"""Types whose start leaves daemons behind and ends: systemd guesses the main one, and the others
-are as good.
+def _begun(unit: Mapping[str, str], clock: Clock, main: _Running | None) -> float:
+    """Return the service's last start, in clock ticks; infinity if it does not run.
 
-**Source:** systemd.service(5), `Type=`, `GuessMainPID=`.
-"""
-
-
-def _begun(unit: Mapping[str, str], clock: Clock) -> float:
-    """When the unit was last started, in clock ticks. **Source:** org.freedesktop.systemd1(5): µs
-    since boot.
+    **Source:** org.freedesktop.systemd1(5): µs since boot.
     """
-    return int(unit["InactiveExitTimestampMonotonic"]) / 1e6 * clock.ticks_per_s - 1
+    if unit.get("Type") in _DAEMONS:
+        return int(unit["InactiveExitTimestampMonotonic"]) / 1e6 * clock.ticks_per_s - 1
+    if main:
+        return main.process.start_ticks
+    return math.inf
 
 
-def _guessed(unit: Mapping[str, str], mine: Sequence["_Running"]) -> "_Running | None":
-    """The first worker or beat that such a start left, where systemd knows no main process of what
-    it calls active.
-    """
+def _guessed(unit: Mapping[str, str], mine: Sequence[_Running]) -> _Running | None:
+    """Return the first worker or beat of an active unit without a main process; None otherwise."""
     daemons = [entry for entry in mine if entry.of_celery]
     if unit.get("Type") not in _DAEMONS or unit["ActiveState"] != "active":
         return None
@@ -361,20 +386,17 @@ def _guessed(unit: Mapping[str, str], mine: Sequence["_Running"]) -> "_Running |
 
 
 def _may_be_celery(entry: _Running) -> bool:
-    """By its short name; where a unit runs a container's client alone, the worker is somewhere
-    else.
-    """
+    """Whether a process may be Celery's, by its short name: a unit may run a container's client."""
     return entry.process.name.startswith(("celery", "[celery", "python", "pypy"))
 
 
 def _outlived(
     entry: _Running, main: _Running | None, mine: Sequence[_Running], begun: float
 ) -> bool:
-    """Whether a process is, or comes from, a worker or beat that was started before the service was
-    `begun` (ticks).
+    """Whether a process is, or comes from, a worker or beat that is older than the service.
 
-    What else lives on without its parent (a helper that a task has started and others use) takes no
-    messages.
+    `begun` is the start of the service in ticks. Other processes without parents, such as a helper
+    that a task has started, take no messages.
     """
     parents = {other.process.pid: other for other in mine}
     while entry is not main and entry.parent in parents:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# alive PID:START: whether this process runs, START being its start in clock ticks, for a pid is another's sooner or later.
+# alive PID:START: whether this process still runs. START is its start in clock ticks: a pid may be used again.
 # shellcheck disable=SC2317,SC2329 # scripts that come after this call it
 alive() {
     read -r stat 2>/dev/null <"/proc/${1%:*}/stat" || return 1

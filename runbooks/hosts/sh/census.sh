@@ -1,19 +1,18 @@
 #!/bin/sh
 # census.sh DIRECTORY PROPERTIES PIDS GROUP…
-# Every process whose command names Celery, whoever it belongs to and whatever runs it; or, where PIDS are given, these
-# alone. In sections: of each whether it
-# works in the directory and whether it is in a pid namespace of its own, and whether processes of other users are
-# hidden; lines of its stat, status and control groups; the stat of each process above them; who owns it, and its
-# program; after its number the inodes of its sockets; their TCP connections; what its environment says of a broker,
-# without login and options, and, with that of those above it, of supervisord; what systemd says of their units, and of
-# those whose files name Celery, but for units whose names fit a GROUP, and of the variables that they set only the
-# names; the lines of unit files that do not suit Celery; last, the commands.
-# A process costs a small host a millisecond, so each question is one for all of them. A worker's answer tells its broker,
-# so sockets, and the environment where no supervisord runs anything here, are read only of PIDS, or without these of what
-# names beat, which never answers. What a worker has forked has the same environment and talks to the same broker, and is
-# not asked for these. Which are main processes is left in the script's folder, for worker_logs.sh.
+# Prints every process whose command names Celery, of any user and any manager; or, if PIDS are given, only these. In
+# sections: whether each process works in the directory, whether it is in another pid namespace, and whether processes of
+# other users are hidden; lines of its stat, status and control groups; the stat of each process above it; its owner and
+# its program; after its number, the inodes of its sockets; their TCP connections; the broker in its environment, without
+# login and options, and supervisord's variables there and in the environments above it; what systemd says of their units
+# and of those whose files name Celery, except units that match a GROUP, with only the names of their variables; lines of
+# unit files that do not suit Celery; the commands.
+# A process costs a small host a millisecond, so each program runs once for all of them. The answer of a worker shows its
+# broker, so sockets and environments (the latter unless a supervisord runs something here) are read only for PIDS, or
+# without PIDS for beats, which never answer. A process that a worker has forked has the worker's environment and broker,
+# so it is not asked. The pids of main processes are left in the script's folder, for worker_logs.sh.
 # shellcheck disable=SC3013,SC2086,SC2013,SC2012 # -ef: dash and busybox have it; words that are split have no spaces; what
-# ls tells of sockets is of one form
+# ls prints of sockets is of one form
 # shellcheck disable=SC2154 # dir is of frame.sh
 directory=$1 properties=$2 wanted=$3
 shift 3
@@ -33,7 +32,7 @@ is_ours() {
     done
     return 1
 }
-# of FIELD…: what is used of a stat, whose fields are those after the name.
+# of FIELD…: sets the variables for a stat, whose fields are those after the name.
 of() {
     parent=$2 forked=$(($7 & 64))
 }
@@ -50,7 +49,7 @@ climb() {
         up=$parent
     done
 } 2>/dev/null
-# Lines of unit files that name Celery, and those that do not suit it.
+# Prints the lines of unit files that name Celery, or do not suit it.
 lines_of_units() (
     set +f
     grep -sHnE \
@@ -59,7 +58,7 @@ lines_of_units() (
         /run/systemd/system/*.service.d/*.conf /usr/local/lib/systemd/system/*.service /lib/systemd/system/*cele*.service \
         /lib/systemd/system/*cele*.service.d/*.conf
 )
-# Templates are asked for by the names of their instances: those that are to start with the host, and any that is loaded.
+# Instances stand for their templates: those that start with the host, and all that are loaded.
 name_units() {
     set +f
     for path; do

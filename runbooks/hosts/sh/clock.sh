@@ -1,6 +1,6 @@
 #!/bin/sh
-# The host's clock, its ticks a second and its uptime; then what tells this machine from any other: the machine-id alone
-# does not, for machines made from one image share it, but neither boot nor processes.
+# Prints the host's clock, its ticks a second and its uptime; then the identity of the machine. The machine-id alone is not
+# enough: machines of one image share it, but not their boot and processes.
 date +%s.%N
 getconf CLK_TCK
 read -r uptime </proc/uptime

@@ -1,6 +1,6 @@
 #!/bin/sh
 # commands_restart.sh DIRECTORY STOP START SECONDS PROCESSES STATUS…
-# Stop, then start once what ran is gone, for which that many seconds are waited: the PROCESSES (PID:START …), and those
+# Stops, waits up to SECONDS until the old processes have ended, then starts. These are the PROCESSES (PID:START …) and those
 # that the status commands name.
 directory=$1 stop=$2 start=$3 end=$(($(date +%s) + $4)) running=$5
 shift 5
@@ -20,11 +20,11 @@ for one in $running; do
     while alive "$one"; do
         if [ "$(date +%s)" -ge "$end" ]; then
             case $(grep ShdPnd "/proc/${one%:*}/status") in
-            *[4-7c-f]???) what='TERM is pending, for it hangs or is halted' ;;
-            *) what='no TERM is pending: if it was sent, the process took it, and ends with its tasks' ;;
+            *[4-7c-f]???) what='TERM is pending: the process hangs or is stopped' ;;
+            *) what='no TERM is pending: if it was sent, the process has received it and ends after its tasks' ;;
             esac
-            echo "it was stopped and still runs (pid ${one%:*}), so no other is started beside it; $what;" \
-                'nothing starts it after its end, so run this again then' >&2
+            echo "the stop command ran, but pid ${one%:*} still runs, so no second one was started; $what;" \
+                'when it has ended, run this again: nothing else starts it' >&2
             exit 1
         fi
         sleep 0.2

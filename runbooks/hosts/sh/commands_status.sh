@@ -1,8 +1,8 @@
 #!/bin/sh
 # commands_status.sh DIRECTORY STATUS
-# What the status command says in that directory; of the process that it names, its stat ("-": there is none), and of it
-# and those below it: their pids in each namespace, those that work in the directory, the commands that name Celery, and
-# the environment of the first of these.
+# Runs the status command in that directory. Prints the stat of the process that it names ("-": none); then, for this
+# process and those below it: their pids in each namespace, those that work in the directory, the commands that name
+# Celery, and the environment of the first of these; last, the output of the status command.
 # shellcheck disable=SC3013 # -ef: dash and busybox have it
 directory=$1 status=$2
 shift 2

@@ -1,7 +1,7 @@
 #!/bin/sh
-# cron.sh: whether anything runs the files of /etc/cron.d: yes, no, none where nothing is installed either that could, or
-# nothing where that cannot be told, because the processes of others do not show. A container's cron is its own.
-# systemd-cron makes timers of the files, which a target holds together.
+# cron.sh: whether a process runs the files of /etc/cron.d: yes; no; none if no program for that is installed; nothing if
+# this is not known, because the processes of others are hidden. A container's cron is not the host's. systemd-cron makes
+# timers of the files, grouped by a target.
 # shellcheck disable=SC3013,SC2013 # the paths have no spaces; -ef: dash and busybox have it
 [ -r /proc/1/comm ] || exit 0
 for path in $(grep -lsxE 'cron|crond|bcron-sched' /proc/[0-9]*/comm); do

@@ -1,7 +1,7 @@
 #!/bin/sh
 # cron_lines.sh MARK TEXT…
-# Where cron, or the boot, starts something that has one of these texts: path, line number, and its schedule. Not in files of
-# ours, which have the mark.
+# Finds lines with which cron, or the boot, starts a command with one of these texts: path, line number, schedule. Skips
+# our own files, which have the mark.
 mark=$1
 shift
 for path in /etc/crontab /etc/cron.d/* /var/spool/cron/crontabs/* /var/spool/cron/* /etc/rc.local; do

@@ -1,10 +1,10 @@
 #!/bin/sh
 # directory.sh DIRECTORY
-# Why it cannot be there; nothing where it is, or where this user may not look.
+# Prints why the directory cannot exist; nothing if it exists, or if this user may not see it.
 directory=$1
 [ ! -d "$directory" ] || exit 0
 if [ -e "$directory" ]; then
-    echo "is no directory"
+    echo "is not a directory"
     exit 0
 fi
 above=$directory
@@ -12,4 +12,4 @@ while [ ! -e "$above" ]; do
     above=${above%/*}
     above=${above:-/}
 done
-[ ! -x "$above" ] || echo "is not there"
+[ ! -x "$above" ] || echo "does not exist"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# docker.sh: what the docker_….sh scripts have in common.
-# engine SOCKET: the engine that is asked; "": where Docker's client looks.
+# docker.sh: functions for the docker_….sh scripts.
+# engine SOCKET: chooses the engine to ask; "": the default of Docker's client.
 # shellcheck disable=SC2317,SC2329 # scripts that come after this call it
 engine() {
     if [ -n "$1" ]; then
@@ -8,11 +8,11 @@ engine() {
         export DOCKER_HOST
     fi
     command -v docker >/dev/null || {
-        echo 'there is no docker on its PATH' >&2
+        echo 'docker is not on its PATH' >&2
         exit 127
     }
 }
-# found FILTER…: the ids of the containers that one of these filters means, one in a line.
+# found FILTER…: prints the ids of the containers that match one of these filters, one a line.
 # shellcheck disable=SC2317,SC2329
 found() {
     n=$#

@@ -1,9 +1,8 @@
 #!/bin/sh
 # docker_application.sh SOCKET FILTERS PYTHON PROGRAM START LAST
-# As application.sh: runs a program in the application's own Python, in a container of its services, as that one's user.
-# Where none runs steadily, in one that is made for it and removed after it: of the image of one that is down, with its
-# mounts, variables, network, user and folder, and without its command, name, ports, log and restarts. It exits with 3
-# where that cannot be made.
+# As application.sh: runs a program in the application's own Python, in a container of its services, as its user. If none
+# runs steadily, it runs it in a temporary container: with the image, mounts, variables, network, user and folder of one
+# that is down, but without its command, name, ports, log and restarts. It exits with 3 if that is not possible.
 engine "$1"
 filters=$2 python=$3 program=$4 start=$5 last=$6 name=celery-runbooks-load-$$
 unknown() {
@@ -16,12 +15,12 @@ of() {
 like_it() {
     variables=$(of '{{range .Config.Env}}{{println .}}{{end}}')
     if [ "$(printf '%s\n' "$variables" | grep -c .)" -ne "$(of '{{len .Config.Env}}')" ]; then
-        unknown "no container of its services runs, and a variable of $(of '{{.Name}}') has several lines, which one" \
-            "that is made like it could not be given"
+        unknown "no container of its services runs, and a variable of $(of '{{.Name}}') has several lines, so a temporary" \
+            "copy cannot have it"
     fi
     if [ "$(of '{{len .NetworkSettings.Networks}}')" -gt 1 ]; then
-        unknown "no container of its services runs, and one that is made like $(of '{{.Name}}') could not be in all of" \
-            "its networks"
+        unknown "no container of its services runs, and a temporary copy of $(of '{{.Name}}') cannot be in all of its" \
+            "networks"
     fi
     image=$(of '{{.Image}}')
     # shellcheck disable=SC2016 # they are Go's
@@ -34,7 +33,7 @@ like_it() {
 {{range .HostConfig.GroupAdd}}--group-add={{println .}}{{end}}
 {{range $path, $how := .HostConfig.Tmpfs}}--tmpfs={{$path}}{{with $how}}:{{.}}{{end}}{{println}}{{end}}')
 }
-# The variables come on a pipe of their own, so that they stand in no list of processes and on no disk.
+# The variables come on a separate pipe, so that no list of processes and no disk has them.
 in_it() {
     if [ -z "$image" ]; then
         docker exec -i "$id" "$@"
@@ -58,17 +57,17 @@ for id in $(ids_of "$filters" status=running); do
 done
 if [ -z "$id" ]; then
     id=$(ids_of "$filters" | sed 1q)
-    [ -n "$id" ] || unknown 'its services have no container, so there is none to load the application in'
+    [ -n "$id" ] || unknown 'its services have no container, so the application cannot be loaded in one'
     like_it
 fi
 said=$(in_it "$python" -c '' 2>&1 </dev/null)
 case $? in
 126 | 127)
-    of "celery_python is $python, and the container {{.Name}}, of the image {{.Config.Image}}, cannot run that: name \
+    of "celery_python is $python, but the container {{.Name}} of the image {{.Config.Image}} cannot run it: name \
 the Python that has the application in this image" >&2
     exit 1
     ;;
-125) unknown "no container of its services runs, and none could be made like $(of '{{.Name}}'): $said" ;;
+125) unknown "no container of its services runs, and a temporary copy of $(of '{{.Name}}') cannot be started: $said" ;;
 esac
 printf %s "$program" | in_it "$python" -B -c "$start" 2>&1 | sed "/^$last/q"
 [ -z "$image" ] || docker rm -f "$name" >/dev/null 2>&1

@@ -1,8 +1,8 @@
 #!/bin/sh
 # docker_control.sh SOCKET ACTION PROJECT SERVICE FILTER…
-# Stops, starts or restarts the containers that one of the filters means, or recreates them; with PROJECT they are those
-# of this SERVICE of Compose, which starts and makes them, as many as there are.
-# Another major version of Compose would take over the containers under other names: that of their label is used.
+# Stops, starts, restarts or recreates the containers that match one of the filters. With PROJECT they belong to this SERVICE
+# of Compose, which starts and creates them, and their number stays.
+# Another major version of Compose would rename the containers, so the version of their label is used.
 engine "$1"
 action=$2 project=$3 service=$4 force=
 shift 4
@@ -21,12 +21,12 @@ up() {
     has=$(compose version --short 2>/dev/null)
     has=${has#v}
     if [ "${has%%.*}" != "${version%%.*}" ]; then
-        echo "these containers were made by Docker Compose $version, and this host has ${has:-no such version}: another" \
-            "major version would rename them, so install Compose ${version%%.*}.x here" >&2
+        echo "these containers were created by Docker Compose $version, but this host has ${has:-not that version}: another" \
+            "major version would rename them; install Compose ${version%%.*}.x here" >&2
         exit 1
     fi
     cd "$folder" || {
-        echo "the folder of the Compose project $project is $folder, which cannot be entered" >&2
+        echo "cannot enter the folder of the Compose project $project: $folder" >&2
         exit 1
     }
     # shellcheck disable=SC2086 # ids
@@ -36,7 +36,7 @@ up() {
     IFS=,
     for file in $files; do
         [ -f "$file" ] || {
-            echo "the Compose file of $project is $file in $folder, and it is not there" >&2
+            echo "the Compose file of $project does not exist: $file in $folder" >&2
             exit 1
         }
         set -- "$@" -f "$file"
@@ -58,7 +58,7 @@ each() {
 ids=$(found "$@") || exit
 first=$(printf '%s\n' "$ids" | sed 1q)
 if [ -z "$first" ]; then
-    echo "there is no container of $service any more" >&2
+    echo "$service no longer has a container" >&2
     exit 1
 fi
 case $action in

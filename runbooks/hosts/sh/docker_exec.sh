@@ -1,7 +1,7 @@
 #!/bin/sh
-# docker_exec.sh: what runs something where the containers of the services are.
-# ids_of FILTERS OTHER…: the ids of the containers that these sets of filters mean, one set in a line, parted by spaces,
-# each with the other filters.
+# docker_exec.sh: functions for scripts that run something in containers of the services.
+# ids_of FILTERS OTHER…: prints the ids of the containers that match these sets of filters, one set a line, separated by
+# spaces; the OTHER filters belong to each set.
 # shellcheck disable=SC2317,SC2329 # scripts that come after this call it
 ids_of() {
     sets=$1

@@ -1,7 +1,7 @@
 #!/bin/sh
 # docker_logs.sh SOCKET OPTION AT POSITIONS LINES FILTER…
-# The logs of these containers, each after a line "=ID", with times. OPTION is --tail, for the last AT lines of each; or
-# --since, for the first LINES after AT, or after the time that one of the POSITIONS, "ID=TIME" each, has for it.
+# Prints the logs of these containers with times, each after a line "=ID". OPTION is --tail, for the last AT lines of each;
+# or --since, for the first LINES after AT, or after the time in one of the POSITIONS (each "ID=TIME").
 engine "$1"
 option=$2 default=$3 positions=$4 lines=$5
 shift 5

@@ -1,18 +1,17 @@
 #!/bin/sh
 # docker_look.sh SOCKET BYTES NOTABLE FAILURE OUTCOME FILTER…
-# What docker inspect says of the containers that one of the filters means; the processes in them, as "/proc/PID/cgroup:ID",
-# with the numbers by which they know themselves; the programs of those; the last lines of the logs of containers that do
-# not run, or restart; and the names of all containers with their projects, where there are none of these. Last, after
-# "==> PATH <==" that has its id, what the log of each says that fits the expression NOTABLE, of the last BYTES of its
-# file; and where one of these lines fits FAILURE, those that fit OUTCOME as well. Only the engine's usual kind of log has
-# a file.
+# Prints docker inspect of the containers that match one of the filters; their processes, as "/proc/PID/cgroup:ID", with
+# the pids by which these know themselves; the programs of the processes; the last lines of the logs of containers that do
+# not run, or restart; and, if no container matches, the names of all containers with their projects. Last, after a line
+# "==> PATH <==" with its id, the lines of each log that match the expression NOTABLE, from the last BYTES of its file; and
+# if one of them matches FAILURE, also those that match OUTCOME. Only the engine's usual log driver has a file.
 # shellcheck disable=SC2154 # dir is of frame.sh
 engine "$1"
 bytes=$2 notable=$3 failure=$4 outcome=$5
 shift 5
 ids=$(found "$@") || exit
 if [ -n "$ids" ]; then
-    # shellcheck disable=SC2086 # a container that is gone meanwhile is left out
+    # shellcheck disable=SC2086 # a container that was removed meanwhile is left out
     shown=$(docker inspect --type container $ids 2>/dev/null)
     printf '%s\n' "$shown"
     echo ---

@@ -1,10 +1,10 @@
 #!/bin/sh
 # docker_probe.sh SOCKET FILTERS DIRECTORY COMMAND SECONDS KILL_AFTER_SECONDS USER
-# The command in that directory of a container of the services, ended after its time; USER "" is the container's own.
+# Runs the command in that directory of a container of the services, with a time limit; USER "" is the container's own.
 engine "$1"
 id=$(ids_of "$2" status=running | sed 1q)
 [ -n "$id" ] || {
-    echo 'no container of its services is running, so there is none to run it in' >&2
+    echo 'no container of its services is running, so the command cannot be run in one' >&2
     exit 1
 }
 shift 2

@@ -1,8 +1,8 @@
 #!/bin/sh
 # end.sh SECONDS KILL PID:START…
-# TERM to each process that is still the one that was seen, so that a worker finishes its tasks; after so many seconds
-# KILL where it may be ("": it may not). Only to those whose parent is not among them: a worker ends its own children, and
-# TERM to these loses their tasks.
+# Sends TERM to each process that is still the same as in the look, so that a worker finishes its tasks; after SECONDS,
+# sends KILL if KILL is not "". Skips processes whose parent is among them: a worker ends its own children, and TERM to
+# these loses their tasks.
 end=$(($(date +%s) + $1)) kill=$2
 shift 2
 parent() {
@@ -23,8 +23,8 @@ while :; do
 done
 [ -n "$left" ] || exit 0
 if [ -z "$kill" ]; then
-    echo "were told to end, and still run, maybe a task:$left" >&2
+    echo "got TERM and still run, perhaps a task:$left" >&2
     exit 1
 fi
 for one in $left; do kill -KILL "${one%:*}"; done
-echo "did not end by themselves, and were killed:$left"
+echo "did not end after TERM, and were killed:$left"

@@ -1,14 +1,14 @@
 #!/bin/sh
-# enter PATH: enters the folder that PATH is in, one name after the other; leaves the file's own name in $name and what
-# the folder is in $here. The file behind a link is meant; not behind one that leads to anything else (a masked unit's to
-# /dev/null). Where others than root and this user may put links, one leads no further than to a folder of whoever put it
-# there: what is written on their word must be theirs to write. A name that was no link when it was looked at and is one
-# now shows by its parent.
+# enter PATH: enters the folder of PATH, one name after the other; sets $name to the file's own name, and $here to the
+# folder's identity. A link to a file stands for that file, but not a link to anything else (a masked unit's, to /dev/null).
+# If users other than root and this one may create links, a link may only lead to a folder of its own owner: a file that is
+# written because of a user's link must be that user's to write. A name that became a link since the check shows by its
+# parent.
 # shellcheck disable=SC2317,SC2329 # scripts that come after this call it
 enter() {
     path=$1
     refuse() {
-        echo "$path leads through a link that others can change ($1): name the file that is meant" >&2
+        echo "$path leads through a link that others can change ($1): give the path of the file itself" >&2
         exit 1
     }
     [ -d "${path%/*}/" ] || {
@@ -49,8 +49,8 @@ enter() {
     done
     [ -z "$by" ] || [ "$(stat -c %u .)" = "$by" ] || refuse "$name"
 }
-# unchanged DIGEST…: goes on where the file that was entered for has one of these (a sha256, or absent); else it exits
-# with 7. What a killed run left beside it is removed.
+# unchanged DIGEST…: goes on if the file that was entered has one of these digests (a sha256, or absent); otherwise it exits
+# with 7. Removes what a killed run has left beside it.
 # shellcheck disable=SC2317,SC2329
 unchanged() {
     now=absent
@@ -59,7 +59,7 @@ unchanged() {
         now=${now%% *}
     fi
     case " $* " in *" $now "*) ;; *)
-        echo "$path has changed since it was looked at" >&2
+        echo "$path has changed since the look" >&2
         exit 7
         ;;
     esac

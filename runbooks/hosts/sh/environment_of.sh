@@ -1,8 +1,8 @@
 #!/bin/sh
 # environment_of.sh DIRECTORY USER
 # Prints the variables of a Celery worker or beat of the user that works in the directory, each as a word of the shell, on
-# one line. Nothing where none can be read, or a title has taken the place of its variables. Those of another user's process
-# could have the application run that one's code.
+# one line. Prints nothing if none can be read, or if a title has overwritten them. The variables of another user's process
+# could make the application run that user's code.
 # shellcheck disable=SC2013,SC3013 # words that are split have no spaces; -ef: dash and busybox have it
 directory=$1 user=$2
 LC_ALL=C

@@ -1,7 +1,7 @@
 #!/bin/sh
 # files.sh PATH…
-# Which of these exist, as a row of 0 and 1, and 2 for a folder; then the state of each that does; then their bytes. That is two processes for
-# any number of files. -L: of a link, the file it leads to. LC_ALL: seconds with a point.
+# Prints which of these exist, as a row of 0, 1 and 2 (a folder); then the state of each file; then their bytes: two
+# processes for any number of files. -L: of a link, the file that it leads to. LC_ALL: seconds with a point.
 there=
 for path; do
     shift

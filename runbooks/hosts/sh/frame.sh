@@ -1,11 +1,11 @@
 #!/bin/sh
 # frame.sh MARK BEGINS_BY
-# What comes before the fragments of a script: it exits with 75 where the host is up for longer than that many seconds
-# ("": for as long as it likes). A process costs a small host a millisecond, and a piece of the answer that comes by
-# itself as much here: so what all fragments say goes to files, which come back as one at the end, told apart by the mark,
-# which nobody else knows. Neither umask nor locale is set here: a worker that a fragment starts would keep them.
-# Without mktemp it exits with 71; mktemp makes a folder 0700. Where there is no room for one, /dev/shm has to do, and
-# `full` is the folder without room; without room there, too, it exits with 70.
+# The start of a script, before its fragments. It exits with 75 if the host has been up for longer than BEGINS_BY seconds
+# ("": no limit). A process costs a small host a millisecond, and each separate piece of the answer costs as much here. So
+# the output of all fragments goes to files, which come back as one at the end, separated by the mark, a secret of this
+# run. This does not set umask or locale: a worker that a fragment starts would keep them.
+# Without mktemp it exits with 71; mktemp creates a folder with mode 0700. If the disk is full, it uses /dev/shm, and `full`
+# is the full folder; if that is full too, it exits with 70.
 # shellcheck disable=SC2034,SC2317,SC2329 # the fragments' part of the script calls these
 mark=$1
 if [ -n "$2" ]; then
@@ -28,11 +28,11 @@ done
 [ -n "$dir" ] || exit 70
 : >"$dir/room"
 trap 'echo "$mark"; cat "$dir/$mark"*; rm -rf "$dir"' EXIT
-# begins NUMBER: what this fragment prints comes now, and into no file.
+# begins NUMBER: this fragment prints directly, not into a file.
 begins() {
     echo "$mark$1 out"
 }
-# ended NUMBER CODE; what it printed is in the files of that number, 2 and 4.
+# ended NUMBER CODE: its output is in the files 2 and 4 of that number.
 ended() {
     code=$2
     echo "$mark$1 $code" >"$dir/$mark$1-1"

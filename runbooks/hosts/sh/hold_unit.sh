@@ -1,7 +1,7 @@
 #!/bin/sh
 # hold_unit.sh UNIT
-# Until this shell ends, systemd does not start the unit again when its processes end, whatever Restart= says. It is told so
-# in a drop-in that goes with the next boot.
+# Until this shell ends, systemd does not restart the unit when its processes end, in spite of Restart=. A drop-in says so,
+# which the next boot removes.
 unit=$1
 folder=/run/systemd/system/$unit.d
 mkdir -p "$folder" || exit 1

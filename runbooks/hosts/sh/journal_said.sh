@@ -1,7 +1,7 @@
 #!/bin/sh
 # journal_said.sh ENTRIES NOTABLE FAILURE OUTCOME UNIT…
-# Of the last ENTRIES that these units have left in the journal, as JSON, those that fit the expression NOTABLE, and where
-# one of these fits FAILURE, those that fit OUTCOME as well.
+# Prints those of the last ENTRIES of these units in the journal, as JSON, that match the expression NOTABLE; and if one of
+# them matches FAILURE, also those that match OUTCOME.
 # shellcheck disable=SC2154 # dir is of frame.sh
 entries=$1 notable=$2 failure=$3 outcome=$4
 shift 4

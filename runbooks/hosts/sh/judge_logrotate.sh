@@ -1,5 +1,5 @@
 #!/bin/sh
-# judge: logrotate tells a mistake among much else, and exits with 0.
+# judge: logrotate reports a mistake among much other output, and exits with 0.
 # shellcheck disable=SC2317,SC2329 # write.sh calls it
 judge() {
     if command -v logrotate >/dev/null; then

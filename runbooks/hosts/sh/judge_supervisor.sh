@@ -1,6 +1,6 @@
 #!/bin/sh
-# judge PATH: supervisor's own code reads a configuration that has this file alone: a mistake in one keeps supervisord from
-# reading all the others, and from starting. Where no supervisorctl is on PATH nothing is said.
+# judge PATH: supervisor's own code reads a configuration of this file alone, because one mistake keeps supervisord from
+# reading all files, and from starting. Without a supervisorctl on PATH, it does not judge.
 # shellcheck disable=SC2034,SC2317,SC2329,SC2154,SC2016 # write.sh calls it; dir is the frame's; eval is given its arguments
 judge() {
     ctl=$(command -v supervisorctl) || return 0

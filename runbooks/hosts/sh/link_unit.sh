@@ -1,6 +1,6 @@
 #!/bin/sh
 # link_unit.sh LINKED [PATH TARGET]…
-# Put these links of a unit in place (LINKED: yes), or take them away.
+# Creates these links of a unit (LINKED: yes), or removes them.
 linked=$1
 shift
 while [ $# -gt 0 ]; do

@@ -1,7 +1,8 @@
 #!/bin/sh
 # loaded.sh FOLDER… -- FILE…
-# One digest of the size and time of these files, and of the modules in and below the folders: what a load of the
-# application depended on. What is not there is left out. `describe_application.py: came_from` makes the same.
+# Prints one digest of the sizes and times of these files, and of the modules in and below the folders: everything that a
+# load of the application depended on. Files that do not exist are left out. `describe_application.py: came_from` computes
+# the same digest.
 LC_ALL=C
 export LC_ALL
 while [ "$1" != -- ]; do

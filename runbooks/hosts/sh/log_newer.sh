@@ -1,7 +1,7 @@
 #!/bin/sh
 # log_newer.sh PATH INODE FROM BYTES
-# What was added to a log since it was read to FROM (bytes), at most BYTES of it, after the inode, where this begins and
-# when the file was last changed. Of a file that was renamed the rest comes first; one that was replaced or cut off is read
+# Prints at most BYTES that were added to a log after FROM (bytes), after a line with the inode, the first byte's offset and
+# the time of the last change. If the file was renamed, its rest comes first; a file that was replaced or truncated is read
 # from its start.
 path=$1 inode=$2 from=$3 bytes=$4
 # shellcheck disable=SC2046 # its words

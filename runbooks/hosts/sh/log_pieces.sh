@@ -1,6 +1,6 @@
 #!/bin/sh
 # log_pieces.sh PATH [INODE FROM SIZE]…
-# Pieces of a log and of the file before it, by whatever name they have now; FROM counts from 1.
+# Prints pieces of a log and of its rotated file, under their present names; FROM counts from 1.
 path=$1
 shift
 before=$(before "$path")

@@ -1,7 +1,7 @@
 #!/bin/sh
 # log_start.sh PATH BYTES CANDIDATES LINES
-# The host's offset and zone; the state of a log and of the file before it, zeros where there is none; then the last
-# LINES of both that fit the expression CANDIDATES, of the last BYTES of each.
+# Prints the host's offset and zone; the states of a log and of its rotated file, zeros if there is none; then, from the last
+# BYTES of each, the last LINES that match the expression CANDIDATES.
 path=$1 bytes=$2 candidates=$3 lines=$4
 before=$(before "$path")
 { name=$TZ; [ "$name" ] || name=$(readlink /etc/localtime) || read -r name </etc/timezone; } 2>/dev/null

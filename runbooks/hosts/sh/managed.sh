@@ -1,6 +1,7 @@
 #!/bin/sh
 # managed.sh MARK KNOWN DIRECTORY…
-# The files of these directories that have the mark, but for those KNOWN, one path a line: path, state, bytes in base64.
+# Prints the files of these directories that have the mark, except the KNOWN ones (a path a line): path, state, bytes in
+# base64.
 mark=$1 known=$2
 shift 2
 for directory; do

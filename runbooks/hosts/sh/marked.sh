@@ -1,6 +1,6 @@
 #!/bin/sh
-# marked PATH MARK: whether the first line of a file has the mark; not of a link, which may lead to a unit that is wanted.
-# By the shell's own means: a process for each file would cost more than all else that a look asks.
+# marked PATH MARK: whether the first line of a file has the mark; never for a link, which may lead to a wanted unit. Without
+# other programs: a process for each file would cost more than the rest of a look.
 # shellcheck disable=SC2317,SC2329 # scripts that come after this call it
 marked() {
     first=

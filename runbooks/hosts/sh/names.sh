@@ -1,5 +1,5 @@
 #!/bin/sh
-# names PID WORD: whether the command of a process has the word in it. By the shell's own means; read leaves the NULs out.
+# names PID WORD: whether the command of a process contains the word. Without other programs; read drops the NULs.
 # shellcheck disable=SC2317,SC2329 # scripts that come after this call it
 names() {
     while IFS= read -r part || [ -n "$part" ]; do

@@ -1,9 +1,9 @@
 #!/bin/sh
 # option_lines.sh DIRECTORY QUEUES FILE…
-# Where the files that start workers name a queue, a node or a number of processes, as PATH:LINE:WHAT: the option with its
-# value, and each of the QUEUES (an extended regular expression) as a word by itself. Besides the FILEs, which may be
-# relative to the directory and count where they are small, as scripts are, these are the units of systemd and their
-# drop-ins. Nothing else of a line is told.
+# Finds where the files that start workers name a queue, a node or a number of processes, as PATH:LINE:WHAT: the option with
+# its value, and each of the QUEUES (an extended regular expression) as a word of its own. The files are the FILEs, which
+# may be relative to the directory and are read only if small, as scripts are, and the units of systemd with their drop-ins.
+# No other part of a line is printed.
 directory=$1 queues=$2
 shift 2
 cd "$directory" 2>/dev/null || exit 0

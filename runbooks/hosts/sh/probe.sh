@@ -1,6 +1,6 @@
 #!/bin/sh
 # probe.sh DIRECTORY COMMAND SECONDS KILL_AFTER_SECONDS USER
-# The command in that directory, ended after its time, as that user ("": as whoever this is); root needs no sudo for that.
+# Runs the command in that directory with a time limit, as that user ("": the current one); root needs no sudo for that.
 cd "$1" || exit 126
 user=$5 me=
 set -- timeout -k "$4" "$3" /bin/sh -c "$2"

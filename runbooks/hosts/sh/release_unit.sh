@@ -1,5 +1,5 @@
 #!/bin/sh
-# release_unit UNIT: takes back what hold_unit.sh has said of its Restart=.
+# release_unit UNIT: undoes hold_unit.sh.
 # shellcheck disable=SC2317,SC2329 # scripts that come after this call it
 release_unit() {
     [ -e "/run/systemd/system/$1.d/zz-taken-over.conf" ] || return 0

@@ -1,6 +1,6 @@
 #!/bin/sh
 # remove.sh PATH DIGEST…
-# Remove a file that has one of these digests.
+# Removes a file that has one of these digests.
 enter "$1"
 shift
 unchanged "$@"

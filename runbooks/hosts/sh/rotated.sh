@@ -1,5 +1,5 @@
 #!/bin/sh
 # rotated.sh DIRECTORY
-# The lines of logrotate's files that may name logs, each after its file and number.
+# Prints the lines of logrotate's files that may name logs, each after its file and number.
 grep -sHn '^[[:space:]]*["/]' -- "${1%/*}/logrotate.conf" "$1"/*
 :

@@ -1,10 +1,10 @@
 #!/bin/sh
 # survey.sh PIDS
-# The host's own name, and who asks; then of each of these processes, a line each, its number, the folder that it works in, its program,
-# the Python of the packages that it has mapped, the files that it prints into, and its command, whose words are parted by
-# tabs; then of each supervisord its number, its folder, the supervisorctl beside it, and its command: only of root's own
-# and of who asks, for that supervisorctl is run.
-# A container's paths are those in there.
+# Prints the host's own name and the current user; then, a line each, for each of these processes: its pid, its folder, its
+# program, the Python of the packages that it has mapped, the files that it prints into, and its command, with tabs between
+# the words; then for each supervisord its pid, its folder, the supervisorctl beside it, and its command: only for those of
+# root and of the current user, because that supervisorctl is run.
+# Paths of a container are paths inside it.
 # shellcheck disable=SC2013 # words that are split have no spaces
 uname -n
 id -un

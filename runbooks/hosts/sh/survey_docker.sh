@@ -1,6 +1,6 @@
 #!/bin/sh
 # survey_docker.sh SOCKET
-# What docker inspect says of all containers of the engine.
+# Prints docker inspect of all containers of the engine.
 engine "$1"
 ids=$(docker ps -aq --no-trunc) || exit
 [ -n "$ids" ] || exit 0

@@ -1,7 +1,7 @@
 #!/bin/sh
 # systemd_start.sh UNIT
-# Start a unit, one that failed too often, too. A job that is under way for it may hang, as with Type=forking, so nobody
-# waits for that one.
+# Starts a unit, even if it failed too often. Does not wait for a start job that is already running: it may hang, as with
+# Type=forking.
 systemctl reset-failed -- "$1" 2>/dev/null
 job=$(systemctl show --property=Job --value -- "$1")
 wait=

@@ -1,8 +1,8 @@
 #!/bin/sh
 # systemd_units.sh DIRECTORY MARK PROPERTIES GROUPS UNIT…
-# What systemd says of these units, and of those in the directory that have the mark: each that is shown costs it half a
-# millisecond. Then when their drop-ins were changed, their digests and first lines; then the processes in the control groups of all
-# such units, and whether one that nobody in the group has started names Celery; then the environment of the main ones.
+# Prints what systemd says of these units, and of those in the directory that have the mark: each costs it half a
+# millisecond. Then the times, digests and first lines of their drop-ins; then the processes in the control groups of all
+# such units, and whether a process without a parent in the group names Celery; then the environments of the main processes.
 # GROUPS are regular expressions for the paths of the control groups, a line each.
 cd "$1" || exit 1
 mark=$2 properties=$3 groups=$4

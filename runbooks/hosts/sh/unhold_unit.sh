@@ -1,4 +1,4 @@
 #!/bin/sh
 # unhold_unit.sh UNIT
-# Take back what a killed hold_unit.sh has left.
+# Undoes what a killed hold_unit.sh has left.
 release_unit "$1" || exit 1

@@ -1,7 +1,7 @@
 #!/bin/sh
 # unit_source.sh UNIT
-# What else starts the unit, a word each; the links by which it starts with the host, each with where it leads; the text of
-# its files, drop-ins last. A link of another name that leads to it is an alias, which enabling makes, too.
+# Prints what else starts the unit, a word each; the links by which it starts with the host, each with its target; the text
+# of its files, drop-ins last. A link of another name that leads to it is an alias, which enabling also creates.
 unit=$1
 systemctl show --property=TriggeredBy,WantedBy,RequiredBy,BoundBy --value -- "$unit" | tr ' ' '\n' | grep .
 echo ---

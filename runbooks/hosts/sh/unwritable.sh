@@ -1,6 +1,6 @@
 #!/bin/sh
 # unwritable.sh FOLDER…
-# Those of these folders that are there and that this user may not write in, each with the user; all ended by a NUL.
+# Prints the folders that exist and that this user may not write to, each with the user; a NUL ends each word.
 for folder; do
     [ ! -d "$folder" ] || [ -w "$folder" ] || printf '%s\0' "$folder" "$(id -un)"
 done

@@ -1,7 +1,7 @@
 #!/bin/sh
 # waits.sh PID…
-# Twice, a moment apart: what each thread of these processes does in the kernel, as PID TID CALL ARGUMENTS. The second
-# time after a line of its own.
+# Prints twice, a moment apart: the system call of each thread of these processes, as PID TID CALL ARGUMENTS. A separate
+# line precedes the second time.
 calls() {
     for pid; do
         for thread in "/proc/$pid/task"/*; do

@@ -1,12 +1,12 @@
 #!/bin/sh
 # write.sh PATH REPLACES DIGEST CONTENT MODE CHANGED_AT JUDGED USER…
-# Write a file whose digest is REPLACES, or DIGEST already, beside the target, flush it, then rename it: a reader sees the
-# old file or the new one, whole. CONTENT is in base64, CHANGED_AT may be ""; where it is JUDGED (not ""), nothing may be
-# wrong with it, and each user has to exist.
-# The new file is made in a folder of root's own inside the target's: there nobody else can put a link in its place while
-# it is given its owner and mode, and nobody can move that folder elsewhere (rename(2)). The shell stands in the folders
-# that it works in, so it does not matter where their names lead meanwhile. The temporary name is fixed, so what a killed
-# run left is removed by the next; cron, logrotate and systemd ignore it.
+# Writes a file whose digest is REPLACES, or already DIGEST: writes a new file, flushes it, and renames it, so that a reader
+# sees the old file or the new one, whole. CONTENT is in base64, CHANGED_AT may be ""; if JUDGED is not "", the judge must
+# find no fault, and each user has to exist.
+# The new file is created in a folder of root's own inside the target's folder. There no other user can replace it by a link
+# while it gets its owner and mode, and no other user can move that folder (rename(2)). The shell stays in the folders that
+# it works in, so their names may lead elsewhere meanwhile. The temporary name is fixed, so that the next run removes what a
+# killed one has left; cron, logrotate and systemd ignore it.
 # shellcheck disable=SC2154 # enter and unchanged set name, here and own
 replaces=$2 digest=$3 content=$4 mode=$5 changed_at=$6 judged=$7
 enter "$1"
@@ -15,9 +15,9 @@ unchanged "$replaces" "$digest"
 umask 077
 set -C
 { mkdir -m 700 "./$own" && cd -P "./$own"; } || exit 1
-# Its mode is looked at after it was entered: an access list of the folder around it would show there.
+# The mode is checked after entering, because it shows an access list of the surrounding folder.
 if [ "$(stat -c %d:%i ..)" != "$here" ] || [ "$(stat -c '%u %a' .)" != "$(id -u) 700" ] || [ -n "$(ls -A)" ]; then
-    echo "somebody else changes the folder of $path while it is written" >&2
+    echo "another process changes the folder of $path while it is written" >&2
     exit 1
 fi
 trap 'cd .. && rm -rf "./$own"' EXIT

@@ -65,7 +65,7 @@ def test_a_file_that_somebody_changed_meanwhile_is_left_alone(
     path.write_bytes(b"somebody else's")
     answer = make(write(path, wanted, replaces=OLD))
     assert answer.code == STALE == ExitCode.STALE
-    assert f"{path} has changed since it was looked at" in answer.err
+    assert f"{path} has changed since the look" in answer.err
     assert path.read_bytes() == b"somebody else's"
     assert names(path.parent) == [path.name]
 

@@ -52,7 +52,9 @@ def test_another_process_that_has_the_number_now_is_left_alone() -> None:
 
 
 def test_what_no_manager_runs_is_not_started() -> None:
-    with pytest.raises(StalePlan, match="no manager can start process 7 again"):
+    with pytest.raises(
+        StalePlan, match="process 7 has no service manager that could start it again"
+    ):
         fragment(StartByHand("process 7", "as deploy, celery worker"))
 
 

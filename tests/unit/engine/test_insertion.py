@@ -116,7 +116,7 @@ def test_a_file_that_is_imported_under_another_name_is_not_imported_again(place:
         (
             "shop.py",
             "import made\nglobals().update(app=made.new())\n",
-            "no module of its own assigns the application",
+            "no module of the application assigns it",
         ),
         ("other.py", "from shop import app\n", ""),
         ("shop.py", APP.decode() + "PASSWORD = 'redis://:s3cretpass@x/1'\n", "holds a secret"),

@@ -200,7 +200,7 @@ def test_a_load_that_hangs_leaves_the_host_looked_at_and_is_not_tried_again(
     assert state.services["high"].pid is not None
     assert state.imports_now
     assert state.imports_now.errors[""].endswith(
-        f"it was still at {site.here}/shop/tasks.py, line 2, after 1 s"
+        f"still at {site.here}/shop/tasks.py, line 2, after 1 s"
     )
     assert site.loads == before + 1
 

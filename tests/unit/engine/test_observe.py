@@ -110,7 +110,7 @@ def test_a_broken_status_command_is_that_services_fault_and_the_others_are_judge
 ) -> None:
     world.path("web2", "high.silly").touch()
     services = world.session().observe(Needs.SERVICES).reachable()["web2"].services
-    assert services["high"].untold.startswith("its status command exited 1")
+    assert services["high"].untold.startswith("its status command exited with 1")
     assert services["beat"].untold == ""
     assert judged(world) == {
         ("service.untold", "high on web2"),

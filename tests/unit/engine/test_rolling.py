@@ -143,7 +143,7 @@ def test_no_worker_is_started_beside_one_that_does_not_end_in_time(fleet: World)
         for _, summary, _, detail in fleet.reporter.changes
         if summary.startswith("restart high")
     ]
-    assert "so no other is started beside it" in told[0]
+    assert "so no second one was started" in told[0]
     assert "start high" not in fleet.log("web1")[log:]
     assert fleet.path("web1", "high.pid").exists()
 

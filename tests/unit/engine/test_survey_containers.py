@@ -103,7 +103,7 @@ def test_a_container_is_named_by_its_name_its_service_or_its_id(given: str) -> N
 
 
 def test_one_that_is_not_there_is_told_with_those_that_are() -> None:
-    with pytest.raises(UsageError, match="there is no container nope on web1") as error:
+    with pytest.raises(UsageError, match="no container nope on web1") as error:
         named(seen(), services(WORKER, REDIS), "nope")
     assert error.value.advice == "containers there: shop_redis_1, shop_worker_1"
 

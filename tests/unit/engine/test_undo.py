@@ -110,7 +110,7 @@ def test_undo_stops_what_was_started_then_mends_files_then_restarts_and_last_mov
 ) -> None:
     take_back(world, done)
     made = [summary.split()[0] for host, summary, *_ in world.reporter.changes]
-    messages = made.index("put", len(made) - 1)
+    messages = made.index("restore", len(made) - 1)
     ranks = [{"stop": 0, "restart": 2}.get(word, 1) for word in made[:messages]]
     assert ranks == sorted(ranks)
     assert set(ranks) == {0, 1, 2}
@@ -338,7 +338,7 @@ def test_a_restart_is_repeated_only_on_the_host_where_a_file_comes_back(world: W
         for u in plan_undo(world.session(), record, malformed=False)
     }
     assert found == {
-        ("web1", "put"): CHANGED,
+        ("web1", "restore"): CHANGED,
         ("web1", "restart"): CHANGED,
         ("web2", "restart"): ALREADY,
     }

@@ -29,7 +29,7 @@ def test_a_probe_runs_in_the_applications_directory_and_both_its_streams_are_rea
 @pytest.mark.parametrize(
     ("command", "expected", "fault"),
     [
-        ("exit 3", {}, "exited 3, not 0"),
+        ("exit 3", {}, "exited with 3, not 0"),
         ("exit 3", {"exit_code": 3}, ""),
         ("exit 124", {"exit_code": 124}, ""),
         (
@@ -39,8 +39,8 @@ def test_a_probe_runs_in_the_applications_directory_and_both_its_streams_are_rea
         ),
         ("echo found; echo 'errors: 0'", {"output": "^errors: 0$"}, ""),
         ("sleep 60", {"timeout": 0.2}, "did not end within 0 s"),
-        ("no-such-command", {}, "exited 127, not 0"),
-        ("it's broken", {}, "exited 2, not 0"),
+        ("no-such-command", {}, "exited with 127, not 0"),
+        ("it's broken", {}, "exited with 2, not 0"),
     ],
 )
 def test_what_differs_from_what_is_expected_is_told(
@@ -61,5 +61,5 @@ def test_a_probe_of_a_user_who_does_not_exist_fails_with_what_was_said(tmp_path:
 
 def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
     result = outcome(tmp_path / "gone", "true")
-    assert result.fault == "exited 126, not 0"
+    assert result.fault == "exited with 126, not 0"
     assert "gone" in result.output

@@ -101,12 +101,12 @@ def test_a_daemon_that_keeps_the_output_open_does_not_hold_the_answer_up(tmp_pat
 
 
 def test_a_fragment_that_is_no_shell_is_told_with_what_the_shell_said() -> None:
-    with pytest.raises(HostUnreachable, match=r"its shell ended with 2: .*[Ss]yntax"):
+    with pytest.raises(HostUnreachable, match=r"its shell ended with exit code 2: .*[Ss]yntax"):
         run(a="if")
 
 
 def test_a_script_that_was_aborted_is_an_unreachable_host() -> None:
-    with pytest.raises(HostUnreachable, match="its shell ended with -9"):
+    with pytest.raises(HostUnreachable, match="its shell ended with exit code -9"):
         run(a="kill -9 0")
 
 
@@ -129,12 +129,14 @@ def test_a_missing_temporary_folder_is_told_and_another_has_to_do(
 
 
 def test_where_no_temporary_folder_has_room_the_host_is_asked_nothing() -> None:
-    with pytest.raises(HostUnreachable, match=r"its shell ended with 70: no space") as caught:
+    with pytest.raises(
+        HostUnreachable, match=r"its shell ended with exit code 70: no space"
+    ) as caught:
         run_fragments(
             Beginning("mktemp() { echo no space >&2; return 1; }"), {"a": "true"}, timeout_s=20
         )
     assert caught.value.trouble is HostTrouble.NO_ROOM
-    with pytest.raises(HostUnreachable, match=r"its shell ended with 71") as caught:
+    with pytest.raises(HostUnreachable, match=r"its shell ended with exit code 71") as caught:
         run_fragments(Beginning("mktemp() { return 127; }"), {"a": "true"}, timeout_s=20)
     assert caught.value.trouble is HostTrouble.LACKS_TOOLS
 

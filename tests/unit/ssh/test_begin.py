@@ -87,7 +87,7 @@ def test_a_server_that_allows_one_session_is_asked_and_followed_in_it(serving: S
     ("lines", "why", "advice"),
     [
         (("AllowTcpForwarding no",), "prohibited", "AllowTcpForwarding"),
-        ((), "refused|Connect", "anybody listen"),
+        ((), "refused|Connect", "a server listen"),
     ],
 )
 def test_a_tunnel_that_leads_nowhere_names_the_host_and_the_cause(
@@ -96,7 +96,7 @@ def test_a_tunnel_that_leads_nowhere_names_the_host_and_the_cause(
     port = free_port()
     with pytest.raises(
         BrokerUnreachable,
-        match=rf"no tunnel.*{USER}@127.0.0.1:\d+ cannot connect to .*:{port}: .*{why}",
+        match=rf"the tunnel to the broker failed: .*{USER}@127.0.0.1:\d+ cannot connect to .*:{port}: .*{why}",
     ) as told:
         through(f"redis://127.0.0.1:{port}/0", serving(*lines).forward)
     assert advice in told.value.advice

@@ -89,8 +89,8 @@ def test_a_connection_that_breaks_makes_the_host_unreachable(
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("echo no shell here >&2; exit 3", "its shell ended with 3: no shell here"),
-        ("exit 1", "ended with 1: .*`ssh"),
+        ("echo no shell here >&2; exit 3", "its shell ended with exit code 3: no shell here"),
+        ("exit 1", "ended with exit code 1: .*`ssh"),
     ],
 )
 def test_a_host_that_runs_no_shell_is_told_with_what_it_said(
@@ -294,5 +294,7 @@ def test_a_command_of_the_inventory_with_a_quote_too_few_is_told_and_not_waited_
     finally:
         transport.abort()
     state = ByCommands().parse(host, "shop", {"high": answers["high"]}, Clock(0, 0, 100))["high"]
-    assert re.match(r"its status command exited 2 and said: .*[Uu]nterminated", state.untold)
+    assert re.match(
+        r"its status command exited with 2 and printed: .*[Uu]nterminated", state.untold
+    )
     assert answers["after"].out == b"here\n"

@@ -101,7 +101,7 @@ def test_what_is_no_main_process_of_this_folder_is_none(changes: dict[str, Any])
 
 def test_a_process_whose_folder_is_not_shown_is_a_doubt_and_so_are_hidden_ones() -> None:
     assert (
-        "may be it, and its folder is not shown"
+        "may be it, but its folder is hidden"
         in states(process(7, "worker -n high@web1", here=None))["high"].untold
     )
     assert states(hidden=True)["high"].untold == "the processes of other users are hidden"
@@ -112,6 +112,6 @@ def test_a_worker_of_the_name_that_is_started_with_another_application_is_a_doub
     found = states(process(7, "worker", options=other))
     assert (
         found["high"].untold
-        == "pid 7 (worker high@web1) is started there with -A shoop, not -A shop"
+        == "pid 7 (worker high@web1) was started there with -A shoop, not -A shop"
     )
     assert found["low"].untold == ""

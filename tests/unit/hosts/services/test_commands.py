@@ -168,19 +168,19 @@ def test_exit_code_3_counts_whatever_pid_is_printed(
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        ("true", "exited 0 and said: nothing"),
-        ("exit 1", "exited 1 and said: nothing"),
-        ("echo broken pipe >&2; exit 1", "exited 1 and said: broken pipe"),
-        ("echo running", "exited 0 and said: running"),
-        ("echo 12x", "exited 0 and said: 12x"),
-        ("echo -5", "exited 0 and said: -5"),
-        ("printf '\\377\\000'", "exited 0 and said: "),
-        ("nosuchcommand", "exited 127 and said: .*nosuchcommand"),
+        ("true", "exited with 0 and printed: nothing"),
+        ("exit 1", "exited with 1 and printed: nothing"),
+        ("echo broken pipe >&2; exit 1", "exited with 1 and printed: broken pipe"),
+        ("echo running", "exited with 0 and printed: running"),
+        ("echo 12x", "exited with 0 and printed: 12x"),
+        ("echo -5", "exited with 0 and printed: -5"),
+        ("printf '\\377\\000'", "exited with 0 and printed: "),
+        ("nosuchcommand", "exited with 127 and printed: .*nosuchcommand"),
         (
             "echo 4194305",
-            "exited 0 and said: 4194305",
+            "exited with 0 and printed: 4194305",
         ),  # beyond the largest pid: nothing runs under it
-        ("yes | head -n 5000; exit 1", r"exited 1 and said: \s*y"),
+        ("yes | head -n 5000; exit 1", r"exited with 1 and printed: \s*y"),
     ],
 )
 def test_any_other_answer_leaves_it_untold_and_is_shown(
@@ -194,7 +194,7 @@ def test_any_other_answer_leaves_it_untold_and_is_shown(
 
 def test_a_directory_that_is_not_there_is_told_and_not_said_nothing(tmp_path: Path) -> None:
     assert re.match(
-        r"its status command exited \d and said: .*/missing",
+        r"its status command exited with \d and printed: .*/missing",
         state_of(tmp_path / "missing", "true").untold,
     )
 

@@ -102,7 +102,7 @@ def test_a_service_without_a_container_does_not_exist_and_the_others_are_named()
     assert not lost.exists
     assert (
         lost.answer
-        == "the Compose project proj has no container of lwo, but of crash, done, low, shell"
+        == "the Compose project proj has no container of lwo, only of crash, done, low, shell"
     )
 
 
@@ -146,7 +146,7 @@ OTHERS = b"other web_1\n alone\n"
 @pytest.mark.parametrize(
     ("answer", "docker", "problem", "advice"),
     [
-        (Answer(127, b"", "there is no docker on its PATH"), {}, "no docker on its PATH", "install Docker's client"),
+        (Answer(127, b"", "docker is not on its PATH"), {}, "docker is not on its PATH", "install Docker's client"),
         (
             Answer(1, b"", "Got permission denied while trying to connect to the Docker daemon socket at unix:///x"),
             {"project": "proj", "socket": "/x"}, "may not use Docker's socket /x", "ansible_become: true",
@@ -156,12 +156,12 @@ OTHERS = b"other web_1\n alone\n"
             "engine does not answer", "systemctl start docker",
         ),
         (
-            Answer(0, NOTHING + OTHERS, ""), {}, "of the Compose project proj (projects there: other)",
+            Answer(0, NOTHING + OTHERS, ""), {}, "the Compose project proj has no containers (projects there: other)",
             "correct celery_docker.project",
         ),
         (
             Answer(0, NOTHING + OTHERS, ""), {"containers": "x-{worker}"},
-            "no container's name is like x-{worker} (containers there: alone, web_1)",
+            "no container's name matches x-{worker} (containers there: alone, web_1)",
             "correct celery_docker.containers",
         ),
     ],

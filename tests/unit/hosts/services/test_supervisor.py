@@ -194,7 +194,7 @@ def test_programs_are_seen_started_stopped_and_restarted_on_the_conf_files_that_
     tell(host, "high", "stop")
     assert states(host)["high"].answer.startswith("STOPPED")
     assert (
-        "no program nosuch:nosuch"
+        "does not have a program nosuch:nosuch"
         in ask(Supervisor().control(host, ControlService("nosuch", "start"))).err
     )
 
@@ -213,15 +213,14 @@ def test_a_supervisord_that_lets_this_user_not_in_is_told(
     process.terminate()
     process.wait(30)
     assert told.startswith(
-        f"supervisord may not be asked by this user: unix://{root}/supervisor.sock (401"
-        " Unauthorized)"
+        f"this user may not ask supervisord: unix://{root}/supervisor.sock (401 Unauthorized)"
     )
     assert "ansible_become: true" in told
 
 
 def test_a_supervisord_that_cannot_be_asked_is_told_with_what_helps(root: Path) -> None:
-    assert "no supervisorctl: /nowhere" in refused(host_of(root, ctl="/nowhere"))
-    assert "is not there" in refused(host_of(root))
+    assert "supervisorctl does not exist: /nowhere" in refused(host_of(root, ctl="/nowhere"))
+    assert "does not exist" in refused(host_of(root))
     process = start(root)
     wait_until(lambda: (root / "supervisor.sock").exists(), "supervisord")
     wait_until(lambda: states(host_of(root))["high"].pid is not None, "the program")
@@ -230,9 +229,9 @@ def test_a_supervisord_that_cannot_be_asked_is_told_with_what_helps(root: Path) 
     process.wait()
     told = refused(host_of(root))
     assert told.startswith(
-        f"supervisord does not run, and programs that it has started still do: pid {pids[0]}"
+        f"supervisord does not run, but programs that it has started still run: pid {pids[0]}"
     )
-    assert f"end them first, with sudo kill -TERM {' '.join(map(str, pids))}; then" in told
+    assert f"end them first: sudo kill -TERM {' '.join(map(str, pids))}; then" in told
     for pid in pids:
         psutil.Process(pid).kill()
     wait_until(lambda: not any(map(psutil.pid_exists, pids)), "the end of the programs")
