@@ -318,7 +318,7 @@ def test_a_backend_that_cannot_be_loaded_is_refused_with_its_file_and_line_befor
         )
         assert f"{place.path}/tiny.py, line {BACKEND_LINE})" in done.err
         assert "pa55word" not in done.err + done.out
-    refused(place.run_task("--status", "no-such-id"), 2, "cannot be loaded")
+    refused(place.run_task("--status", "no-such-id"), 2, "cannot load its result backend")
     assert " received" not in (place.path / "w.log").read_text()
 
 
