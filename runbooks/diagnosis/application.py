@@ -144,9 +144,8 @@ def _leads_elsewhere(theirs: Sequence[Place], ours: Sequence[Place], *, same_ser
     if not theirs:
         return False
     if not any(place.is_redis for place in theirs):
-        return {(place.scheme, place.db) for place in theirs} != {
-            (place.scheme, place.db) for place in ours
-        }
+        kinds = {(place.scheme, place.db) for place in theirs}
+        return kinds != {(place.scheme, place.db) for place in ours}
     if {place.usual.db for place in theirs}.isdisjoint(place.usual.db for place in ours):
         return True
     sockets = {place.is_socket for place in (*theirs, *ours)}
@@ -227,10 +226,9 @@ def _other_options(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         differing = _differing_options(fleet, host, snapshot)
         if not differing:
             continue
-        lines = [
-            f"{name}: the application has {own!r}, {other} {ours!r}"
-            for name, (own, ours) in differing.items()
-        ]
+        lines = []
+        for name, (own, ours) in differing.items():
+            lines.append(f"{name}: the application has {own!r}, {other} {ours!r}")
         faults.setdefault((", ".join(differing), *lines), []).append(host.name)
         if _UNHEARD & differing.keys():
             unheard.add(host.name)

@@ -61,9 +61,11 @@ def drift(host: FleetHost, state: HostState) -> dict[str, str | None]:
 
 def settable(differing: Mapping[str, str | None]) -> dict[str, str | None]:
     """Return those that may be replaced: undo needs the old value, and secrets are not recorded."""
-    return {
-        name: value for name, value in differing.items() if value is None or not holds_secret(value)
-    }
+    values = {}
+    for name, value in differing.items():
+        if value is None or not holds_secret(value):
+            values[name] = value
+    return values
 
 
 def _folder(fleet: Fleet, host: FleetHost) -> Finding:

@@ -337,26 +337,23 @@ def _missing_or_edited(
     kept = {*theirs}
     if kind == "unit":
         kept.update(kept_units.of(host, state))
-    paths = {
-        path: content
-        for path, content in wanted.items()
-        if path not in kept and not state.files[path].is_folder
-    }
     missing = []
     edited = []
-    for path, content in paths.items():
+    for path, content in wanted.items():
         file = state.files[path]
+        if path in kept or file.is_folder:
+            continue
         if file.content is None:
             missing.append(path)
         elif (file.content, file.mode) != (content, MODE):
             edited.append(path)
-    edits = tuple(_edits(state, paths, edited))
+    edits = tuple(_edits(state, wanted, edited))
     for what, how, found, evidence in (
         ("missing", "not installed", missing, tuple(missing)),
         ("differs", "edited", edited, edits),
     ):
         if found:
-            writes = [_write(host, kind, path, state.files[path], paths[path]) for path in found]
+            writes = [_write(host, kind, path, state.files[path], wanted[path]) for path in found]
             yield Finding(
                 f"{kind}.{what}",
                 host.name,

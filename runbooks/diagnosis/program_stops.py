@@ -36,10 +36,9 @@ def _loses(
     for name in host.nodes_of(service):
         if name in nodes:
             running += nodes[name].running
-    rows = [
-        row for row in table(fleet, snapshot) if (row.host, row.service) == (host.name, service)
-    ]
-    if stop.as_group and any(row.below for row in rows):
+    rows = [row for row in table(fleet, snapshot) if row.host == host.name]
+    has_pool = any(row.below for row in rows if row.service == service)
+    if stop.as_group and has_pool:
         summary = (
             f"a stop of {service} also stops the processes of its pool (stopasgroup=true), which"
             " ends their tasks at once"

@@ -233,11 +233,10 @@ class _Host:
         if self.state.manager_away:
             yield self._manager_away(*self.state.manager_away)
             return
-        elsewhere = {
-            block.service: finding
-            for finding in run_elsewhere(self.fleet, self.host, self.state, self.snapshot)
-            for block in finding.blocks
-        }
+        elsewhere = {}
+        for finding in run_elsewhere(self.fleet, self.host, self.state, self.snapshot):
+            for block in finding.blocks:
+                elsewhere[block.service] = finding
         for name in self.host.services:
             service = self.state.services[name]
             if name in elsewhere:

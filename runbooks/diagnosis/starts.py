@@ -24,11 +24,10 @@ def starts_without(
     """
     process = process_of(worker.known_as, state)
     given = process.options.queues if process else ()
-    lines = [
-        line
-        for line in _lines(host, worker.known_as, state)
-        if not _is_in_our_unit(host, worker.known_as, line)
-    ]
+    lines = []
+    for line in _lines(host, worker.known_as, state):
+        if not _is_in_our_unit(host, worker.known_as, line):
+            lines.append(line)
     options = [line for line in lines if line.is_of("-Q", "--queues")]
     if not (process and given and options) or set(queues) <= set(given):
         return ()

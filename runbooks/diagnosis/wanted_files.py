@@ -107,9 +107,8 @@ def rotated_by_others(
     host: FleetHost, state: HostState, ours: Collection[str]
 ) -> dict[str, list[Rotation]]:
     """Return the log files of a host that files of others rotate, each with where."""
-    others = [
-        one for one in state.rotations if one.path not in ours and one.path not in state.managed
-    ]
+    own = {*ours, *state.managed}
+    others = [one for one in state.rotations if one.path not in own]
     found = {}
     for log in host.settings.logs:
         places = [one for one in others if _covers(one.pattern, log)]
