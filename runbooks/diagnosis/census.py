@@ -238,9 +238,14 @@ def _with_node(
 ) -> Row:
     if row.process is None or row.process.options.role == "beat":
         return row
-    if hostname := hostnames.get(row.process.container):
-        return replace(row, node=named(row.process.options.node, hostname), answer=answer)
-    return replace(row, node=answer.name if answer else _nodes_name(fleet, row), answer=answer)
+    hostname = hostnames.get(row.process.container)
+    if hostname:
+        node = named(row.process.options.node, hostname)
+    elif answer:
+        node = answer.name
+    else:
+        node = _nodes_name(fleet, row)
+    return replace(row, node=node, answer=answer)
 
 
 def _of_unseen_services(
@@ -287,12 +292,13 @@ def _with_broker(fleet: Fleet, row: Row, snapshot: Snapshot) -> Row:
     if dbs or (found and not given):
         db = dbs.pop() if len(dbs) == 1 else None
         broker = replace(ours, db=db) if ours else None
-        at_ours = None if db is None else db == snapshot.broker.db
-        return replace(row, broker=broker, seen_by=SeenBy.CLIENT_LIST, at_ours=at_ours)
+        row = replace(row, broker=broker, seen_by=SeenBy.CLIENT_LIST)
+        return row if db is None else replace(row, at_ours=db == snapshot.broker.db)
     if given:
-        same_host = ours and given.host == ours.host  # another name may be one of the same server
-        at_ours = given == ours if same_host else None
-        return replace(row, broker=given, seen_by=SeenBy.GIVEN, at_ours=at_ours)
+        row = replace(row, broker=given, seen_by=SeenBy.GIVEN)
+        if ours and given.host == ours.host:  # another name may be one of the same server
+            row = replace(row, at_ours=given == ours)
+        return row
     return row
 
 

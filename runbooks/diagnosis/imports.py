@@ -26,8 +26,7 @@ def never_imported(fleet: Fleet, now: ImportProbe) -> list[str]:
     never = []
     for task in missing:
         module = _module(task)
-        error = now.errors.get(module) if module else now.errors.get(module, "")
-        if error == "":
+        if now.errors.get(module, None if module else "") == "":
             never.append(task)
     return never
 
@@ -100,9 +99,11 @@ def not_registered(fleet: Fleet, first: Snapshot, snapshot: Snapshot) -> Iterato
     for host in fleet.hosts:
         before = first.reachable().get(host.name)
         state = snapshot.reachable().get(host.name)
-        insertion = before.insertion if before else None
-        now = state.imports_now if state else None
-        if not now or not insertion or (now.loaded and now.registered >= expected):
+        if not before or not state or not before.insertion or not state.imports_now:
+            continue
+        insertion = before.insertion
+        now = state.imports_now
+        if now.loaded and now.registered >= expected:
             continue
         errors = [error.splitlines()[-1] for error in now.errors.values() if error]
         reasons = ["loaded, the application lacks tasks", now.failed, *errors]

@@ -133,9 +133,11 @@ def _explained(fleet: Fleet, findings: Sequence[Finding]) -> Iterator[Finding]:
         if finding.code in _NO_ANSWER and node_of(finding) in why:
             silent[node_of(finding)] = finding
     for finding in findings:
-        its = silent.get(node_of(finding)) if finding.code in _SAYS_WHY else None
-        if its:
-            yield finding if finding.blocks else replace(finding, remedy=its.remedy, fix=its.fix)
+        its = silent.get(node_of(finding))
+        if its and finding.code in _SAYS_WHY:
+            if not finding.blocks:
+                finding = replace(finding, remedy=its.remedy, fix=its.fix)
+            yield finding
         elif finding not in silent.values():
             yield finding
 

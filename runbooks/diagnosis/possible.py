@@ -82,8 +82,9 @@ def not_restarted(fleet: Fleet, services: Iterable[tuple[str, str]]) -> Iterator
     asked = set(services)
     for host in fleet.hosts:
         why = host.why_not("restart")
-        names = [service for service in host.services if (host.name, service) in asked]
-        for name in names if why else ():
+        if not why:
+            continue
+        for name in [service for service in host.services if (host.name, service) in asked]:
             summary = "; ".join(
                 (f"this tool does not restart it: {why}", *_hint(fleet, host, name))
             )

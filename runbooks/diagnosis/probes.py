@@ -13,8 +13,10 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Yield each probe that failed, with its last lines of output."""
     for host in fleet.hosts:
         state = snapshot.reachable().get(host.name)
+        if state is None:
+            continue
         commands = {probe.name: probe.command for probe in host.settings.probes}
-        for name, result in state.probes.items() if state else ():
+        for name, result in state.probes.items():
             if result.fault:
                 said = tuple(result.output.splitlines()[-_LINES:]) or ("it printed nothing",)
                 yield Finding(

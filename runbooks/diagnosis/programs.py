@@ -30,8 +30,11 @@ def comes_back(fleet: Fleet, host: FleetHost, state: HostState, name: str) -> bo
         return False
     if mark_of(fleet.app.app).encode() in state.foreign.conf_files[program.path].content:
         return False
-    named = {one if ":" in one else f"{one}:{one}" for one in host.services if host.is_others(one)}
-    return not named & set(program.names)
+    for service in host.services:
+        full_name = service if ":" in service else f"{service}:{service}"
+        if host.is_others(service) and full_name in program.names:
+            return False
+    return True
 
 
 def full_names(state: HostState, name: str) -> tuple[str, ...]:

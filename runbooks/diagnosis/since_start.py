@@ -39,8 +39,10 @@ def loads(host: FleetHost, service: str, found: ServiceState | None) -> tuple[st
     A unit of another owner may read another environment file; if its state is not known, it may
     read this one.
     """
+    if is_unit(service) and found and not reads_env_file(host, found):
+        return ()
     if is_unit(service):
-        return (host.settings.env_file,) if found is None or reads_env_file(host, found) else ()
+        return (host.settings.env_file,)
     if host.manager.starts_from_units and not host.is_others(service):
         return (host.settings.env_file, host.unit_path(service))
     return (host.settings.env_file,)
@@ -86,11 +88,15 @@ def _since_start(
     read_at = found.read_at or found.started_at or math.inf
     for path, file in {**now, **found.drop_ins}.items():
         written = file.changed_at > read_at or (found.needs_reload and path != env_file)
-        differs = before.get(path, "" if path in found.drop_ins else file.digest) != file.digest
+        unknown = "" if path in found.drop_ins else file.digest
+        differs = before.get(path, unknown) != file.digest
         if file.digest == sha256(None) or (seen.same and differs):
             yield path, True
         elif written and (before.get(path) != file.digest or path in seen.unsure):
-            yield path, _differs_from_environment(host, found, state) if path == env_file else None
+            changed = None
+            if path == env_file:
+                changed = _differs_from_environment(host, found, state)
+            yield path, changed
     if seen.same:
         for path in seen.drop_ins:
             if path not in found.drop_ins:
@@ -119,8 +125,9 @@ def _differs_from_environment(
     wanted = {name: digest_of(value) for name, value in reading.values.items()}
     if any(found.environment.get(name) != value for name, value in wanted.items()):
         return True
-    known = not (reading.fault or reading.unknown or reading.opaque)
-    return False if known and found.environment.keys() <= wanted.keys() | _SYSTEMDS else None
+    if reading.fault or reading.unknown or reading.opaque:
+        return None
+    return False if found.environment.keys() <= wanted.keys() | _SYSTEMDS else None
 
 
 def digest_of(value: str) -> str:

@@ -43,7 +43,8 @@ def unit_steps(fleet: Fleet, wanted: Wanted, of_others: Judge | None = None) -> 
 
     def judge(snapshot: Snapshot) -> Iterator[Finding]:
         yield from files.of_kind(fleet, snapshot, "unit", wanted, taking=of_others is not None)
-        yield from files.with_reload(fleet, of_others(snapshot) if of_others else ())
+        if of_others:
+            yield from files.with_reload(fleet, of_others(snapshot))
         yield from files.of_systemd(fleet, snapshot)
 
     names = (files.STALE, files.STEPS["unit"], files.MANAGER)
