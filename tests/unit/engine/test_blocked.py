@@ -157,7 +157,7 @@ def test_units_of_another_host_block_nothing_where_that_one_was_looked_at(twice:
     (found,) = units_of_others(twice.session("web2").fleet, seen)
     assert (found.subject, found.blocks) == ("web2", (Block("web2"),))
     assert any(
-        line.endswith("celery-worker@high.service is of high@web1") for line in found.evidence
+        line.endswith("celery-worker@high.service is for high@web1") for line in found.evidence
     )
     assert list(units_of_others(twice.session().fleet, seen)) == []
     assert list(units_of_others(twice.session("web1").fleet, seen)) == []
