@@ -104,7 +104,7 @@ class FleetHost(Discreet, frozen=True):
     def why_not(self, action: str) -> str:
         """Why this tool does not `start`, `stop` or `restart` its services; "" if it does."""
         if self.settings.service_manager == "none":
-            return "celery_service_manager is none"
+            return "celery_service_manager is 'none'"
         if self.settings.service_manager != "commands":
             return ""
         given = self.settings.commands.given if self.settings.commands else {}

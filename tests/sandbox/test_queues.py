@@ -467,13 +467,13 @@ def test_a_damaged_archive_is_found_and_nothing_is_restored_from_it(broken: Worl
             "there is no queue 'low_prioritty'; did you mean 'low_priority'?",
         ),
         (("--queue", "x*"), "no queue matches 'x*'"),
-        (("--retries", "2", "--eta-overdue", "soon"), "--eta-overdue: a duration is"),
+        (("--retries", "2", "--eta-overdue", "soon"), "--eta-overdue: expected seconds"),
         (("--requeue-to", "high_priority"), "name at least a queue"),
         (
             ("--task", "a", "--requeue-to", "hihg_priority"),
             "no worker consumes 'hihg_priority'; did you mean",
         ),
-        (("--malformed", "--task", "a"), "malformed items are no messages"),
+        (("--malformed", "--task", "a"), "malformed items are not messages"),
     ],
 )
 def test_wrong_flags_are_refused_before_anything_is_looked_at(

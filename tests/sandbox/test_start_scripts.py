@@ -433,7 +433,7 @@ def test_under_none_all_is_put_right_but_what_the_platform_restarts(place: Place
     asked = place.inv("restart-workers", "two", "--yes", "--inventory", name)
     assert asked.code == 2, asked.out + asked.err
     assert (
-        "this tool does not restart it: celery_service_manager is none; to restart two: ps-restart two b"
+        "this tool does not restart it: celery_service_manager is 'none'; to restart two: ps-restart two b"
         in asked.err
     )
     os.kill(before["two"], signal.SIGKILL)

@@ -88,7 +88,7 @@ def test_what_a_platform_restarts_is_told_with_its_command() -> None:
     (finding,) = possible(fleet, at_work(fleet, snapshot_of(host, high=DOWN), {}))
     assert (finding.code, finding.fix, finding.remedy) == ("worker.not_running", (), None)
     assert finding.evidence[-2:] == (
-        "this tool does not start high on web1: celery_service_manager is none",
+        "this tool does not start high on web1: celery_service_manager is 'none'",
         "to restart high: kubectl rollout restart deployment/high",
     )
 
