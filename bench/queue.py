@@ -276,7 +276,7 @@ def run_way(way: str, url: str, directory: Path) -> None:
 
 
 def longest_block(url: str, until: threading.Event) -> list[float]:
-    """Ping every millisecond until told to stop; returns the longest answer's milliseconds in a
+    """Ping every millisecond until stopped; return the longest answer's milliseconds in a
     list of one.
     """
     longest = 0.0

@@ -4,8 +4,8 @@
 A script inside a private Redis fills the queue with small messages (420 bytes) of protocol 2, of
 three tasks. The look is timed against a raw read of the same items (LLEN, and LRANGE of both ends,
 the bytes thrown away) in the same run, median of several rounds, interleaved; the pause between the
-two reads that rates come from is meant, and told apart. The whole command is timed too, with its
-start, against the start alone (`inv hosts`, which asks nobody). With --exact also the look that
+two reads that rates come from, timed separately. The whole command is timed too, with its
+start, against the start alone (`inv hosts`, which contacts no host). With --exact also the look that
 reads every message, once, against a raw read of the whole list.
 """
 
@@ -168,7 +168,7 @@ def main() -> None:
 
 
 def measure(server: RedisServer, directory: Path, options: argparse.Namespace) -> None:
-    """Fill, look, tell."""
+    """Fill, look, and print the times."""
     client = connect(server.url(), timeout_s=120)
     started = time.perf_counter()
     fill(client, options.n)

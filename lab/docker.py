@@ -149,7 +149,7 @@ def write_project(file: Path, checkout: Path, app: Path, env_file: Path) -> None
         python,
         "-m",
         "celery",
-    ]  # APP names the application: a worker of another sandbox is told by its folder
+    ]  # APP names the application: the folder distinguishes a worker of another sandbox
     usual = {
         "image": _IMAGE, "working_dir": patient, "env_file": str(env_file), "volumes": volumes,
         "environment": {"APP": PROJECT},

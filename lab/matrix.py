@@ -136,7 +136,7 @@ def attempt(trial: Trial, grounds: Grounds, commit: str) -> Row:
         row = tried(trial, ground, commit)
         if left := _left(ground):
             row = replace(row, trouble=f"after it was undone: {', '.join(left)}")
-    except Exception as error:  # whatever keeps one fault from being made is told in its row, and the next is tried
+    except Exception as error:  # its row reports why a fault failed; the next one is tried
         row = replace(_row(trial, commit), trouble=_short(error))
     if row.trouble:
         grounds.give_up(trial.ground)

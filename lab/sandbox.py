@@ -39,7 +39,7 @@ class SandboxError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A process of the sandbox; `created_at` tells it from a later one with the same pid."""
+    """A process of the sandbox; `created_at` distinguishes it from a later one with the same pid."""
 
     name: str
     pid: int
@@ -73,7 +73,7 @@ class Sandbox:
     # --- what an operator asks for
 
     def up(self, *, healthy: bool, manager: str = MANAGERS[0]) -> str:
-        """Put the sandbox up, or leave one that is up as it is; returns what to tell. Raises
+        """Start the sandbox, unless it is up; return what to print. Raises
         SandboxError.
         """
         self._require_usable_path()
@@ -347,7 +347,7 @@ class Sandbox:
 
 
 def _await_end(parts: Sequence[Part], timeout_s: float = 10) -> None:
-    """Wait until none of them lives. A dead one that nobody has reaped yet holds nothing any more."""
+    """Wait until none of them lives. A zombie holds nothing any more."""
     deadline = time.monotonic() + timeout_s
     while any(part.process() for part in parts) and time.monotonic() < deadline:
         time.sleep(0.05)

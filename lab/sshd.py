@@ -1,4 +1,4 @@
-"""A real sshd on a loopback port, run by whoever calls, who is also the only one it lets in."""
+"""A real sshd on a loopback port, run by the caller, the only user it accepts."""
 
 import getpass
 import shutil

@@ -83,7 +83,7 @@ class World:
         )  # fmt: skip
         os.close(its)
         shown, answered = "", 0
-        with suppress(OSError):  # a terminal that nobody has open any more
+        with suppress(OSError):  # a terminal that is closed
             while data := os.read(ours, 65536):
                 shown += data.decode(errors="replace")
                 if answered < len(answers) and answers[answered][0] in shown:

@@ -16,7 +16,7 @@ from pathlib import Path
 import hiredis
 import redis
 
-# A server whose file tells everything: none of it is rewritten, and no reply leaves before it is
+# A server whose file has everything: none of it is rewritten, and no reply leaves before it is
 # written.
 ARGS = ("--appendonly", "yes", "--appendfsync", "always", "--aof-use-rdb-preamble", "no",
         "--auto-aof-rewrite-percentage", "0")  # fmt: skip

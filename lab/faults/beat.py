@@ -38,7 +38,7 @@ def other_process(ground: Sandbox) -> Iterator[None]:
 
 @contextmanager
 def another_beat(ground: Sandbox, *options: str) -> Iterator[None]:
-    """A beat of the application that is none of the inventory's."""
+    """Run a beat of the application that is not in the inventory."""
     folder = ground.world.root / "another"
     folder.mkdir()
     command = [

@@ -206,7 +206,7 @@ def other_db(ground: Ground) -> Iterator[None]:
             client.delete("low_priority")
 
 
-@fault("broker.replies_left", "1.5 MB of replies to inspect, which nobody read", touches="memory")
+@fault("broker.replies_left", "1.5 MB of replies to inspect that were never read", touches="memory")
 @contextmanager
 def replies_left(ground: Ground) -> Iterator[None]:
     with ground.broker() as client:
@@ -227,7 +227,7 @@ def replies_left(ground: Ground) -> Iterator[None]:
 )
 @contextmanager
 def not_the_workers(ground: Sandbox) -> Iterator[None]:
-    server = RedisServer.start(ground.world.path / "redis-nobody")
+    server = RedisServer.start(ground.world.path / "redis-other")
     try:
         with another_url(ground, server.url(3)):
             yield

@@ -121,7 +121,7 @@ def unknown(ground: Hosts) -> Iterator[None]:
 
 
 @fault(
-    "environment.unreadable", "a byte in the file that is no UTF-8", ground="fleet", touches="env"
+    "environment.unreadable", "a byte in the file that is not UTF-8", ground="fleet", touches="env"
 )
 @contextmanager
 def unreadable(ground: Hosts) -> Iterator[None]:

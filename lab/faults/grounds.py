@@ -108,9 +108,7 @@ class Sandbox:
 
     @contextmanager
     def environment(self, **values: Callable[[str], str]) -> Iterator[None]:
-        """Change variables of the environment file by what makes another value of theirs; its time
-        comes back, too.
-        """
+        """Change variables of the environment file; restore the file and its time afterwards."""
         file = self.world.env_file
         before, at = file.read_text(), file.stat()
         lines = [line.partition("=") for line in before.splitlines()]
@@ -195,7 +193,7 @@ class Look:
 
     @property
     def faults(self) -> list[str]:
-        """The codes of those that are no notes."""
+        """The codes of all findings except notes."""
         return [one["code"] for one in self.findings if one["severity"] != "info"]
 
 

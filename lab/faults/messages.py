@@ -38,7 +38,7 @@ def send(ground: Ground, task: str, queue: str, count: int = 1, **options: Any) 
 def waiting(
     ground: Ground, task: str, queue: str, count: int = 1, **options: Any
 ) -> Iterator[None]:
-    """Messages that wait in a queue which nobody consumes; afterwards it is empty."""
+    """Put messages into a queue without a consumer; empty it afterwards."""
     send(ground, task, queue, count, **options)
     try:
         yield
@@ -59,7 +59,7 @@ def _queue(name: str) -> Queue:
 
 @contextmanager
 def fetched(ground: Ground, queue: str, count: int) -> Iterator[None]:
-    """Messages that a worker has fetched that died then: in `unacked`, and held by nobody."""
+    """Leave messages of a worker that died after fetching them: in `unacked`, held by no node."""
     with producer(ground) as app, app.connection_for_read() as connection:
         channel = connection.channel()
         channel.qos.restore_at_shutdown = False

@@ -60,7 +60,7 @@ def would_kill(ground: Shop) -> Iterator[None]:
 
 @fault(
     "message.would_kill",
-    "an item that is no message waits for a worker that is down",
+    "an item that is not a message waits for a worker that is down",
     ground="shop",
     command=_RESTART,
     says="would kill one@here",

@@ -1,6 +1,6 @@
 """Faults of queues: what waits in them, and who takes it.
 
-What waits where a worker takes it does not wait for long. So most of this is in a queue that nobody
+What waits where a worker takes it does not wait for long. So most of this is in a queue that no worker
 has to consume.
 """
 
@@ -18,7 +18,7 @@ SPARE = "celery_queues: {spare: {consumers: 0}}"
 
 @contextmanager
 def spare(ground: Sandbox) -> Iterator[None]:
-    """A queue of the inventory that nobody has to consume; afterwards it is empty."""
+    """Add a queue to the inventory that needs no consumer; empty it afterwards."""
     with ground.variables(SPARE):
         try:
             yield
@@ -26,7 +26,7 @@ def spare(ground: Sandbox) -> Iterator[None]:
             empty(ground, "spare")
 
 
-@fault("queue.malformed", "an item that is no message", touches="spare")
+@fault("queue.malformed", "an item that is not a message", touches="spare")
 @contextmanager
 def malformed(ground: Sandbox) -> Iterator[None]:
     with spare(ground), ground.broker() as client:
@@ -186,12 +186,12 @@ def drain_time(ground: Sandbox) -> Iterator[None]:
     with spare(ground):
         send(ground, POLL, "spare", 2000)
         look(ground, ("monitor",))
-        time.sleep(61)  # two looks that are nearer to each other tell no rate
+        time.sleep(61)  # two looks with less time between them give no rate
         send(ground, POLL, "spare", 2000)
         yield
 
 
-@fault("queue.no_consumer", "a queue of the inventory whose consumers nobody has", touches="spare")
+@fault("queue.no_consumer", "a queue of the inventory without a consumer", touches="spare")
 @contextmanager
 def no_consumer(ground: Sandbox) -> Iterator[None]:
     with (

@@ -13,7 +13,7 @@ class Row:
     """What came of a trial, in codes: those that were made are `expected`, one of `first` at the
     head of all findings.
 
-    `found` stand in no other one, `folded` below another, `notes` are no faults; each in the order
+    `found` stand in no other one, `folded` below another, `notes` are not faults; each in the order
     of the findings.
     """
 
@@ -37,7 +37,7 @@ class Row:
 
     @property
     def well(self) -> bool:
-        """Whether a cause stands first, and all that was made is told; on a calm fleet, that
+        """Whether a cause stands first, and everything injected is reported; on a calm fleet, that
         nothing is found.
         """
         if self.trouble:

@@ -1,4 +1,4 @@
-"""Faults of the schedule and of routes: what is sent comes to nobody who can run it."""
+"""Faults of the schedule and of routes: no worker that can run a message gets it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ def bad_arguments(ground: Sandbox) -> Iterator[None]:
         yield
 
 
-@fault("schedule.no_consumer", "an entry goes to a queue that nobody consumes", touches="code beat")
+@fault("schedule.no_consumer", "an entry goes to a queue without a consumer", touches="code beat")
 @contextmanager
 def no_consumer(ground: Sandbox) -> Iterator[None]:
     with entry(ground, "inventory.tasks.collect_daemon_status", '{"queue": "demon"}'):
@@ -99,7 +99,8 @@ IntervalSchedule.objects.filter(every=36000).update(every=65)
 
 @fault(
     "schedule.overdue",
-    "an UPDATE of django-celery-beat's tables made an entry due sooner, and beat is not told",
+    "an UPDATE of django-celery-beat's tables made an entry due sooner, without the mark that beat"
+    " reads",
     touches="code beat workers environment",
 )
 @contextmanager
@@ -117,7 +118,7 @@ def overdue(ground: Sandbox) -> Iterator[None]:
     ground.restart()
 
 
-@fault("route.no_consumer", "a route leads to a queue that nobody consumes", touches="code workers")
+@fault("route.no_consumer", "a route leads to a queue without a consumer", touches="code workers")
 @contextmanager
 def route_no_consumer(ground: Sandbox) -> Iterator[None]:
     route = 'CELERY_TASK_ROUTES["inventory.tasks.poll_printer"] = {"queue": "pols"}\n'

@@ -34,7 +34,7 @@ from celery.worker.control import control_command
 
 @control_command()
 def take_no_more(state):
-    "As a worker whose count of what it may fetch has leaked: it asks for no message any more."
+    "As a worker whose count of what it may fetch has leaked: it fetches no more messages."
     qos = state.consumer.task_consumer.channel.qos
     qos.prefetch_count = 1
     qos._delivered["leaked"] = None

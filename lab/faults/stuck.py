@@ -152,7 +152,7 @@ def kills_its_process(ground: Shop) -> Iterator[None]:
 
 @fault(
     "worker.not_answering",
-    "a worker was told to end, and finishes its task first",
+    "a worker got TERM, and finishes its task first",
     ground="shop",
     touches="one",
 )

@@ -185,7 +185,7 @@ def outdated(ground: Sandbox) -> Iterator[None]:
 @contextmanager
 def would_be_locked_out(ground: Sandbox) -> Iterator[None]:
     with ground.environment(
-        CELERY_BROKER_URL=lambda url: url.replace("redis://", "redis://nobody:wrong@")
+        CELERY_BROKER_URL=lambda url: url.replace("redis://", "redis://stranger:wrong@")
     ):
         yield
 
@@ -365,7 +365,7 @@ Channel._brpop_start = lambda self, timeout=0: None
 
 @fault(
     "worker.deaf",
-    "one of several workers answers, and asks for no messages",
+    "one of several workers answers, and fetches no messages",
     touches="strange nodes",
 )
 @contextmanager
@@ -393,7 +393,7 @@ def otherwise(ground: Sandbox, code: str) -> Iterator[None]:
 
 @fault(
     "worker.takes_nothing",
-    "the youngest worker answers, and asks for no messages",
+    "the youngest worker answers, and fetches no messages",
     touches="code worker_low",
 )
 @contextmanager

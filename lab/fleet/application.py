@@ -74,7 +74,7 @@ class Application:
         in_root(record, root, "systemctl --quiet enable redis-server.service")
 
     def start_glpi(self, checkout: Path, record: Record, namespace: Path, log: Path) -> None:
-        """Start GLPI's stand-in as a machine of the network, which is none of the fleet's hosts."""
+        """Start GLPI's stand-in as a machine of the network, outside the fleet."""
         address = record.address(GLPI)
         network.make_namespace(namespace)
         network.join(record, address, namespace)

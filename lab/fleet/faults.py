@@ -22,7 +22,7 @@ OLD_UNIT = "celery-worker@worker_low.service"
 STALE_CRON = "celery-printer_inventory"
 _READY_S = 60.0
 
-# The shell is the main process: stopping the unit ends it alone, the worker lives on. Nobody sends
+# The shell is the main process: stopping the unit ends it alone, the worker lives on. Nothing sends
 # to `low` any more.
 _UNIT = """\
 # Managed by celery-runbooks for printer_inventory; the next `inv install-units` overwrites changes made here.

@@ -43,7 +43,7 @@ class Fleet:
     # --- what an operator asks for
 
     def up(self, names: Sequence[str], latency_ms: Mapping[str, float]) -> str:
-        """Put the fleet up, or leave one that is up as it is; returns what to tell. Raises
+        """Start the fleet, unless it is up; return what to print. Raises
         FleetError.
         """
         machine.require_root()

@@ -41,7 +41,7 @@ def in_root(record: Record, root: Path, script: str, stdin: str = "") -> str:
 
 
 def make_unique(root: Path, host: Host) -> str:
-    """Give a root file system what tells hosts apart; returns the host's public key."""
+    """Give a root file system its own identity; return the host's public key."""
     (root / "etc/hostname").write_text(f"{host.name}\n")
     (root / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
     key = root / "etc/ssh/ssh_host_ed25519_key"

@@ -88,7 +88,7 @@ class Record:
 
 
 def fleet_id(checkout: Path) -> str:
-    """Tells the fleets of several checkouts apart."""
+    """Distinguishes the fleets of several checkouts."""
     return hashlib.sha256(str(checkout.resolve()).encode()).hexdigest()[:6]
 
 

@@ -16,10 +16,9 @@ def run(*command: object, stdin: str = "") -> str:
     done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-        told = (
-            words[words.index("--") + 1 :] if "--" in words else words
-        )  # before it stands only where to run it
-        raise FleetError(f"{' '.join(told)} failed with exit code {done.returncode}:\n{last}")
+        # The words before "--" only say where to run it.
+        shown = words[words.index("--") + 1 :] if "--" in words else words
+        raise FleetError(f"{' '.join(shown)} failed with exit code {done.returncode}:\n{last}")
     return done.stdout
 
 

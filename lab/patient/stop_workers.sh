@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # stop_workers.sh [NAME ...]: stops the named workers, or all; each may finish its tasks first.
-# PRINTER_INVENTORY_STOP_TIMEOUT_S (30) bounds that; after it a worker is told to quit, then killed.
+# PRINTER_INVENTORY_STOP_TIMEOUT_S (30) bounds that; after it a worker gets QUIT, then KILL.
 set -euo pipefail
 
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -24,7 +24,7 @@ await_gone() {
     done
 }
 
-# Begins the end of the process PID TICKS; what a dead main process left behind has nobody to end it.
+# Begins the end of the process PID TICKS; nothing else ends what a dead main process left behind.
 ask() {
     if is_alive "$1" "$2"; then
         signal_main TERM "$1" "$2"

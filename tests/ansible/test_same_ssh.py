@@ -46,7 +46,7 @@ def draw_variables(draw: random.Random, directory: Path) -> dict[str, Any]:
 
 
 def recorder(directory: Path, name: str) -> str:
-    """A command in `ssh`'s place, which writes down what it is given and reaches nobody."""
+    """A command in `ssh`'s place, which records its arguments and reaches no host."""
     path = directory / f"ssh-{name}"
     path.write_text(f"""#!/bin/sh\nprintf '%s\\0' "$@" >'{directory}/{name}.argv'\nexit 255\n""")
     path.chmod(0o755)

@@ -18,7 +18,7 @@ def found_on(fleet: FleetWorld, host: str) -> dict[str, Any]:
 
 @contextmanager
 def on(fleet: FleetWorld, host: str, breaks: str, mends: str) -> Iterator[None]:
-    """A host that root breaks, and mends after the block."""
+    """A host that root breaks, and repairs after the block."""
     done = fleet.ssh(f"root@{host}", breaks)
     assert done.code == 0, done.out + done.err
     try:

@@ -176,7 +176,7 @@ def test_a_change_that_breaks_workers_stops_at_the_canary_and_is_put_back(
         (
             "celery_start_timeout: 60s",
             "celery_start_timeout: 1h",
-        ),  # nobody waits for what systemd says has failed
+        ),  # a service that systemd reports as failed is not waited for
     )
     done = inv(healthy, "remediate", "--yes", "--limit", "web*", inventory=name)
     assert done.code == 2, done.out + done.err
@@ -453,7 +453,7 @@ def test_a_broker_that_only_a_host_can_reach_is_looked_at_through_it(healthy: Fl
 
 
 def drained_on(world: FleetWorld, host: str) -> int:
-    """How often a worker there was told to take no more messages."""
+    """How often a worker there was asked to take no more messages."""
     return world.ssh(host, "sudo journalctl -o cat -u 'celery-worker@*'").out.count(
         "Canceling queue"
     )

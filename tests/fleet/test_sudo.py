@@ -1,4 +1,4 @@
-"""sudo as real hosts have it: a refusal is told with what sudoers lacks, and nothing runs as
+"""sudo as real hosts have it: a refusal is reported with what sudoers lacks, and nothing runs as
 somebody else.
 """
 
@@ -86,9 +86,9 @@ def test_who_may_not_write_where_files_go_is_found_while_planning(fleet: FleetWo
 
 
 def test_a_host_whose_sudo_waits_for_a_name_is_named_with_what_it_says(fleet: FleetWorld) -> None:
-    nobody = "nameserver 192.0.2.1"  # reserved for documentation: nobody answers there
+    silent = "nameserver 192.0.2.1"  # reserved for documentation: no server answers there
     change = "cp /etc/hosts /root/hosts; cp -L /etc/resolv.conf /root/resolv; : >/etc/hosts; "
-    change += f"echo {nobody} >/etc/resolv.conf"
+    change += f"echo {silent} >/etc/resolv.conf"
     with changed(fleet, change, "cat /root/hosts >/etc/hosts; cat /root/resolv >/etc/resolv.conf"):
         done = look(fleet)
     assert "the shell on web1 starts slowly" in done.out

@@ -11,7 +11,7 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 
 INSTEAD = {
-    r"tell|tells|telling|told": "report, print, show, say",
+    r"(?<!\.)(?:tell|tells|telling|told)": "report, print, show, say",
     r"mend|mends|mended|mending": "fix, repair",
     r"nobody": "no one, or say who",
     r"(?<!there )(?:is|are|was|were) (?-i:none)": "is not one",

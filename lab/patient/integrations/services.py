@@ -90,9 +90,7 @@ def devices_to_check(limit: int | None = None, force: bool = False) -> list[Prin
 def check_devices(
     devices: Sequence[Printer], on_checked: Callable[[CheckReport], None], task_id: str = ""
 ) -> CheckReport:
-    """Look every device up in one GLPI session and record each result; `on_checked` is told after
-    each.
-    """
+    """Look every device up in one GLPI session and record each result; call `on_checked` after each."""
     report = CheckReport(total=len(devices))
     with open_client() as client:
         for device in devices:
