@@ -30,15 +30,9 @@ INSTEAD = {
 """What is not written, and what is written instead."""
 
 NOT_YET = (
-    "README.md",
-    "bench/",
-    "docs/",
     "inventory.yaml",
-    "lab/",
-    "tasks.py",
     "templates/",
     "tests/",
-    "tools/",
     "runbooks/cli/",
     "runbooks/inventory/",
     "runbooks/pages/",
