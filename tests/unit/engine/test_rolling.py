@@ -316,9 +316,9 @@ def test_a_proof_takes_a_look_of_its_own_where_the_first_one_came_too_early(flee
     observe, looks = fleet.broker.observe, list[Snapshot]()
     asked: list[int] = []
 
-    def slow(within: Fleet, now: float, **what: Any) -> BrokerState:
+    def slow(within: Fleet, now: float, needs: Needs, **what: Any) -> BrokerState:
         asked.append(len(within.hosts))
-        state = observe(within, now, **what)
+        state = observe(within, now, needs, **what)
         return replace(state, nodes={}) if asked == [4, 4, 1, 4] else state
 
     fleet.broker.observe = slow  # type: ignore[method-assign, assignment]
