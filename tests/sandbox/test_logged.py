@@ -151,7 +151,10 @@ def test_a_worker_that_asks_another_broker_is_told_as_that_and_left_running(
     shop: tuple[World, Path, Celery],
 ) -> None:
     silent = findings(shop[0])["worker.not_answering"]
-    assert "a restart would not help, so it is left running: it asks amqp://" in silent["summary"]
+    assert (
+        "a restart would not help, so it is left running: it connects to amqp://"
+        in silent["summary"]
+    )
     assert not silent["fix"]
     assert any("Cannot connect to amqp" in line for line in silent["evidence"])
     assert any(line.startswith("it has no connection to port") for line in silent["evidence"])
