@@ -4,7 +4,7 @@ import heapq
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 
 from msgspec import Struct
@@ -129,31 +129,22 @@ def _history(
 
 
 def _logs(session: Session, times: tuple[float, float], notes: list[str]) -> list[LogLine]:
-    """The lines that tell of trouble, of a start or of an end, between two times; of many the
-    first.
-    """
+    """Return the first log lines between two times that report errors, starts or ends."""
     asked = Asked(_NOTABLE.search, None, times[0])
-    logs = {
-        host.name: HostLogs(host, session.transports[host.name], asked)
-        for host in session.fleet.hosts
-    }
-    begun = on_hosts(
-        session.transports, session.fleet.hosts, lambda host, _: logs[host.name].start()
-    )
-    notes += [
-        f"the logs of {name} were not read: {answer.why}"
-        for name, answer in begun.items()
-        if isinstance(answer, Unreachable)
-    ]
-    there = [logs[name] for name, answer in begun.items() if not isinstance(answer, Unreachable)]
-    merged = heapq.merge(*(_onward(one, notes) for one in there), key=when)
+    hosts = session.fleet.hosts
+    logs = {host.name: HostLogs(host, session.transports[host.name], asked) for host in hosts}
+    begun = on_hosts(session.transports, hosts, lambda host, _: logs[host.name].start())
+    readable = []
+    for name, answer in begun.items():
+        if isinstance(answer, Unreachable):
+            notes.append(f"the logs of {name} were not read: {answer.why}")
+        else:
+            readable.append(_onward(logs[name], notes))
+    merged = heapq.merge(*readable, key=when)
     within = takewhile(lambda line: when(line) <= times[1], merged)
-    lines = [line for _, line in zip(range(_LOG_LINES + 1), within, strict=False)]
+    lines = list(islice(within, _LOG_LINES + 1))
     if len(lines) > _LOG_LINES:
-        notes.append(
-            f"of the logs only the first {counted(_LOG_LINES, 'line')} that tell of trouble are"
-            " shown"
-        )
+        notes.append(f"only the first {counted(_LOG_LINES, 'line')} of the logs are shown")
     return lines[:_LOG_LINES]
 
 

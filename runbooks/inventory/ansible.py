@@ -1,9 +1,8 @@
-"""What `ansible-inventory` makes of sources that Ansible alone can read.
+"""The export of `ansible-inventory`, for sources that only Ansible can read.
 
 **Source:** `ansible/cli/inventory.py: json_inventory` (ansible-core 2.19): `--list --export` has
 each group once, with its hosts and children in their order and its variables, and `_meta.hostvars`.
-Text that came from outside, in which Jinja means nothing, is marked; encrypted values stay
-encrypted.
+Text from outside, in which Jinja is not rendered, is marked; encrypted values stay encrypted.
 """
 
 import json
@@ -20,7 +19,7 @@ from runbooks.inventory.sources import LEFT_OUT
 from runbooks.inventory.vault import SET_BY
 from runbooks.inventory.yaml import placed, tagged
 
-# Plain English, nothing beside the JSON, and no source that is passed over with a warning.
+# English messages, nothing but JSON, and no source that is skipped with a warning.
 _SETTINGS = {
     "LC_ALL": "C.UTF-8",
     "ANSIBLE_NOCOLOR": "1",
@@ -32,11 +31,11 @@ _SETTINGS = {
 
 
 class AnsibleError(InventoryError):
-    """Ansible cannot read a source, and says so in its own words, or is not there."""
+    """Ansible cannot read a source, with its own message, or is not installed."""
 
 
 def export_command(sources: Sequence[str]) -> list[str]:
-    """What to type where Ansible is, for a file that can be read without it."""
+    """Return the command that exports the sources to a file, to be run where Ansible is."""
     command = ["ansible-inventory"]
     for source in sources:
         command += ["-i", source]
@@ -44,17 +43,18 @@ def export_command(sources: Sequence[str]) -> list[str]:
 
 
 def export(sources: Sequence[str], why: str) -> Mapping[str, Any]:
-    """What Ansible makes of the sources, as `groups_of` reads it; `why` names the one that only
-    Ansible can read.
+    """Return Ansible's export of the sources, for `groups_of`.
 
-    Raises AnsibleError, with Ansible's own words.
+    `why` names the source that only Ansible can read. Raises AnsibleError with Ansible's message.
     """
     command = find("ansible-inventory")
     if not command:
         typed = f"{shlex.join(export_command(sources))} > inventory.yaml"
-        advice = f"install ansible-core, or run `{typed}` where Ansible is, and name that file"
+        advice = (
+            f"install ansible-core, or run `{typed}` on a machine with Ansible, and name that file"
+        )
         raise AnsibleError(
-            [f"{why}, which only Ansible can read, and there is no ansible-inventory on PATH"],
+            [f"{why}: only Ansible can read it, and ansible-inventory is not on PATH"],
             advice,
         )
     name = ", ".join(sources)
@@ -70,23 +70,24 @@ def export(sources: Sequence[str], why: str) -> Mapping[str, Any]:
         )
     except OSError as error:
         raise AnsibleError(
-            [f"{name}: {command} cannot be run: {error.strerror}"], "is its Python gone?"
+            [f"{name}: cannot run {command}: {error.strerror}"], "check that its Python exists"
         ) from None
     if done.returncode:
         said = _said(done.stderr.decode(errors="replace"))
-        lines = ["ansible-inventory cannot read it, and says:", *said]
+        lines = ["ansible-inventory cannot read it:", *said]
         problems = [f"{name}: {line}" for line in lines]
         raise AnsibleError(problems, _advice(said, sources))
     try:
         exported: Mapping[str, Any] = json.loads(done.stdout, object_hook=tagged)
     except ValueError:
-        advice = "does a plugin print something? see what `ansible-inventory --list` says"
-        raise AnsibleError([f"{name}: what ansible-inventory printed is no JSON"], advice) from None
+        advice = "check whether a plugin prints something: `ansible-inventory --list`"
+        problem = f"{name}: the output of ansible-inventory is not JSON"
+        raise AnsibleError([problem], advice) from None
     return exported
 
 
 def _said(stderr: str) -> list[str]:
-    """The lines of an error, without those that say again what an earlier one said."""
+    """Return the lines of an error, without repetitions."""
     lines: list[str] = []
     for line in map(str.strip, stderr.splitlines()):
         if line != "<<< caused by >>>" and not any(
@@ -98,16 +99,14 @@ def _said(stderr: str) -> list[str]:
 
 def _advice(said: Sequence[str], sources: Sequence[str]) -> str:
     if any("vault secrets" in line for line in said):
-        return f"the password is that of {SET_BY}"
+        return f"the password is set by {SET_BY}"
     if any(map(os.path.isdir, sources)):
         return LEFT_OUT
     return ""
 
 
 def groups_of(exported: Mapping[str, Any]) -> Iterator[Entry]:
-    """The groups of an export, from `all` down, in the form in which an INI file's are; the lines
-    are 0.
-    """
+    """Yield the groups of an export, from `all` down, as `read_ini` does; each line is 0."""
     variables = dict(exported["_meta"]["hostvars"])
     seen = set()
 

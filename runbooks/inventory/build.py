@@ -62,7 +62,7 @@ _NESTED: dict[str, type[BaseModel]] = {
     "queues": ExpectedQueue,
     "monitor": MonitorSettings,
 }
-"""The records that a variable's maps are, by its name."""
+"""The records of the maps in a variable, by its name."""
 
 Built = tuple[AppSettings, FleetHost]
 """A host of the fleet, and what it has of the application's variables."""
@@ -78,11 +78,10 @@ _SECRETS = tuple(
 def limited_fleet(
     inventory: Inventory, limit: str | None, app: str | None = None, *, only_looks: bool = False
 ) -> Fleet:
-    """Build the fleet of the hosts that `--limit` selects, and that have this application where it
-    is named.
+    """Build the fleet of the hosts that `--limit` selects, and of the application if it is named.
 
-    A verb that `only_looks` goes without hosts that lack variables. Raises UsageError for a pattern
-    that selects no host, which says so where it names a worker or a queue instead.
+    A verb that `only_looks` skips hosts that lack variables. Raises UsageError for a pattern that
+    selects no host; its advice differs if the pattern names a worker or a queue.
     """
     try:
         selected = select_hosts(inventory, limit)
@@ -95,7 +94,7 @@ def limited_fleet(
 
 
 def _require_no_worker(fleet: Fleet, limit: str) -> None:
-    """Raise UsageError where `--limit` names a worker, its node or a queue."""
+    """Raise UsageError if `--limit` names a worker, its node or a queue."""
     by_queue = []
     for worker in fleet.all_workers:
         if limit in worker.queues:
@@ -103,24 +102,22 @@ def _require_no_worker(fleet: Fleet, limit: str) -> None:
     for node, worker in fleet.workers:
         if limit in (node, worker.name, worker.node, worker.known_as):
             raise UsageError(
-                f"--limit takes hosts and groups, and {limit!r} is a worker", _chosen_by(limit)
+                f"--limit expects hosts or groups, and {limit!r} is a worker", _chosen_by(limit)
             )
     if by_queue:
         problem = (
-            f"--limit takes hosts and groups, and {limit!r} is a queue that {enumerated(by_queue)}"
+            f"--limit expects hosts or groups, and {limit!r} is a queue that {enumerated(by_queue)}"
             " consume"
         )
         if len(by_queue) == 1:
             problem += "s"
         raise UsageError(
-            problem, f"{Command('queues', limit)} shows the queue; {_chosen_by(','.join(by_queue))}"
+            problem, f"show the queue: {Command('queues', limit)}; {_chosen_by(','.join(by_queue))}"
         )
 
 
 def _chosen_by(patterns: str) -> str:
-    return (
-        f"diagnose, verify, restart-workers and tail-logs take workers: --worker {quote(patterns)}"
-    )
+    return f"diagnose, verify, restart-workers and tail-logs accept --worker {quote(patterns)}"
 
 
 def build_fleet(
@@ -130,14 +127,12 @@ def build_fleet(
     *,
     only_looks: bool = False,
 ) -> Fleet:
-    """Validate every host's variables and gather the application's fleet, restricted to the
-    `selected` hosts.
+    """Validate the variables of every host, and build the fleet of the `selected` hosts.
 
-    Where several applications are in the inventory, `named` is the one that is meant. A verb that
-    `only_looks` goes without hosts that lack variables.
+    If the inventory has several applications, `named` chooses one. A verb that `only_looks` skips
+    hosts that lack variables. Hosts without `celery_app` are not part of the fleet.
 
-    Raises InventoryError with all problems of all hosts. Hosts without `celery_app` are not part of
-    the fleet.
+    Raises InventoryError with all problems of all hosts.
     """
     problems: dict[str, None] = {}
     unchecked: dict[str, tuple[str, ...]] = {}
@@ -166,7 +161,7 @@ def build_fleet(
     unknown = list(_unknown_names(inventory, fleet, [host.name for _, host in built]))
     if unknown:
         raise InventoryError(
-            unknown, "nothing was looked at or changed; correct the inventory and run again"
+            unknown, "nothing was checked or changed; correct the inventory and run again"
         )
     return fleet
 
@@ -174,7 +169,7 @@ def build_fleet(
 def _built(
     inventory: Inventory, named: str | None, problems: dict[str, None]
 ) -> Iterator[tuple[Built, tuple[str, ...]]]:
-    """Each host of the application, and the variables that it lacks."""
+    """Yield each host of the application, and the variables that it lacks."""
     renderer = Renderer(inventory)
     for host, values in members(inventory, renderer, problems):
         if named is not None and values.get(APP) != named:
@@ -194,13 +189,13 @@ def _no_application(inventory: Inventory, named: str | None) -> str:
     if named is not None:
         return f"{inventory.name}: no host has the application {named}"
     return (
-        f"{inventory.name}: no host has {APP}, so there is nothing to look"
-        f" at{like_app(inventory.hosts.values())}"
+        f"{inventory.name}: no host has {APP}, so there is nothing to"
+        f" check{like_app(inventory.hosts.values())}"
     )
 
 
 def _problems_together(inventory: Inventory, built: Sequence[Built]) -> Iterator[str]:
-    """What is wrong between the hosts, and between them and the application's variables."""
+    """Yield contradictions between hosts, and between hosts and the application's variables."""
     (app, first), *others = built
     for other, host in others:
         yield from _disagreement(inventory.name, app, first.name, other, host.name)
@@ -223,10 +218,10 @@ def _fleet_of(
     app, first = built[0]
     hosts = [host for _, host in built]
     by_name = {host.name: host for host in hosts}
-    not_looked_at = []
+    not_checked = []
     for host in hosts:
         if host.name in unchecked:
-            not_looked_at.append(host)
+            not_checked.append(host)
     workers = []
     nodes = []
     touched = []
@@ -239,7 +234,7 @@ def _fleet_of(
         if host.name in selected and not host.settings.is_empty:
             touched.append(host)
     return Fleet(
-        _by_their_nodes(app, not_looked_at),
+        _by_their_nodes(app, not_checked),
         tuple(touched),
         tuple(workers),
         _folder(first, STATE_DIRECTORY),
@@ -259,9 +254,7 @@ def _folder(host: FleetHost, name: str) -> Path | None:
 
 
 def _by_their_nodes(app: AppSettings, unchecked: Sequence[FleetHost]) -> AppSettings:
-    """With the workers of hosts that are not looked at as nodes that answer somewhere, and their
-    queues.
-    """
+    """Return the settings with workers of hosts that are not checked as nodes with their queues."""
     nodes: list[str] = []
     queues: dict[str, ExpectedQueue] = {}
     for host in unchecked:
@@ -277,7 +270,7 @@ def _by_their_nodes(app: AppSettings, unchecked: Sequence[FleetHost]) -> AppSett
 
 
 def _advice(problems: Iterable[str]) -> str:
-    """Where examples of the variables are that the problems are about."""
+    """Return the advice, with the pages that have examples of the variables in the problems."""
     words: set[str] = set()
     for problem in problems:
         words.update(re.findall(rf"{PREFIX}\w+", problem))
@@ -289,14 +282,12 @@ def _advice(problems: Iterable[str]) -> str:
         examples = f"; {' and '.join(pages)} has an example of each"
     elif pages:
         examples = f"; {' and '.join(pages)} have examples"
-    return f"nothing was looked at or changed; correct the inventory and run again{examples}"
+    return f"nothing was checked or changed; correct the inventory and run again{examples}"
 
 
 def _keep_secrets(host: Host, values: Values) -> None:
-    """Never show what stands in the inventory under the name of a secret; what is rendered follows
-    when it is.
-    """
-    with suppress(LookupError, InventoryError):  # which is told where it is validated
+    """Never show values of variables with secret names; rendered values follow when rendered."""
+    with suppress(LookupError, InventoryError):  # the validation reports it
         names = values[f"{PREFIX}secret_names"]
         if isinstance(names, list):
             also_secret(name for name in names if isinstance(name, str))
@@ -305,7 +296,7 @@ def _keep_secrets(host: Host, values: Values) -> None:
 
 
 def _as_written(value: Any) -> Any:
-    """A value without what is rendered or decrypted."""
+    """Return a value without the parts that are rendered or decrypted."""
     if isinstance(value, Mapping):
         return {key: _as_written(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -318,7 +309,7 @@ def _as_written(value: Any) -> Any:
 
 
 def _monitor_host(inventory: Inventory, app: AppSettings, hosts: Iterable[str]) -> str | None:
-    """The first host of the fleet that `celery_monitor` names, by its own name or its group's."""
+    """Return the first host that `celery_monitor` names, by its own name or a group's."""
     name = app.monitor.host
     named = inventory.groups.get(name or "", {name: None})
     for host in hosts:
@@ -328,7 +319,7 @@ def _monitor_host(inventory: Inventory, app: AppSettings, hosts: Iterable[str]) 
 
 
 def _unknown_names(inventory: Inventory, fleet: Fleet, hosts: Sequence[str]) -> Iterator[str]:
-    """Names of queues and hosts that mean nothing in this inventory."""
+    """Yield names of queues and hosts that do not exist in this inventory."""
     variables = inventory.hosts[hosts[0]].variables
     for queue in fleet.app.thresholds.queues:
         if queue not in fleet.queues:
@@ -360,7 +351,7 @@ def _nameless_master(inventory: Inventory, app: AppSettings, host: str) -> Itera
     is_sentinel = url.lower().startswith("sentinel:")
     if is_sentinel and not app.broker_options.master_name:
         where = f"{inventory.hosts[host].variables['celery_broker_url'].place}: celery_broker_url"
-        yield f"{where}: behind Sentinels celery_broker_options needs the master_name"
+        yield f"{where}: a Sentinel URL needs master_name in celery_broker_options"
 
 
 def _lost_tunnel(
@@ -371,13 +362,13 @@ def _lost_tunnel(
     if name and name not in names:
         variable = inventory.hosts[names[0]].variables["celery_broker_tunnel"]
         where = f"{variable.place}: celery_broker_tunnel"
-        yield f"{where}: '{name}' is no host of this fleet{did_you_mean(name, names)}"
+        yield f"{where}: '{name}' is not a host of this fleet{did_you_mean(name, names)}"
 
 
 def _with_own_probes(
     inventory: Inventory, host: Host, settings: HostSettings, problems: dict[str, None]
 ) -> HostSettings:
-    """The settings without the probes whose pattern leaves this host out."""
+    """Return the settings with only the probes that run on this host."""
     own = []
     for n, probe in enumerate(settings.probes):
         try:
@@ -385,8 +376,8 @@ def _with_own_probes(
                 own.append(probe)
         except UsageError as error:
             where = _deep_place(host.variables[f"{PREFIX}probes"], [n, "hosts"])
-            told = error.problem.removeprefix("--limit ")
-            problems[f"{where}: {PREFIX}probes.{n}.hosts: {told}"] = None
+            problem = error.problem.removeprefix("--limit ")
+            problems[f"{where}: {PREFIX}probes.{n}.hosts: {problem}"] = None
     return settings.model_copy(update={"probes": tuple(own)})
 
 
@@ -450,9 +441,7 @@ def _validate(
 
 
 def _rendered(host: Host, values: Values, problems: dict[str, None]) -> dict[str, Any]:
-    """The variables that mean something to this tool, but for those that cannot be had or would
-    show a secret.
-    """
+    """Return the values of this tool's variables, without those that are missing or secret."""
     given = {}
     for name in sorted(host.variables):
         if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY, TEMPLATES_DIRECTORY)):
@@ -464,8 +453,8 @@ def _rendered(host: Host, values: Values, problems: dict[str, None]) -> dict[str
             continue
         if values.is_secret(name) and not name.startswith("ansible_") and name not in _SECRETS:
             what = (
-                f"vault-encrypted text would be shown; it belongs into {' or '.join(_SECRETS)}, or"
-                " stays on the host"
+                f"vault-encrypted text would be shown; move it to {' or '.join(_SECRETS)}, or keep"
+                " it on the host"
             )
             problems[f"{host.variables[name].place}: {name}: {what}"] = None
             continue
@@ -490,17 +479,17 @@ def _directory_problems(
             yield f"{where}: {error}"
         else:
             if name == TEMPLATES_DIRECTORY and not Path(value).is_dir():
-                yield f"{where}: there is no directory {value}"
+                yield f"{where}: {value} is not a folder"
             for folder in inventory.whole_folders:
                 if is_read_with(folder, Path(value)):
-                    yield f"{where}: it is in {folder}, and what is in there is read as inventories"
+                    yield f"{where}: it is in {folder}, whose files are all read as inventories"
 
 
 def _located(host: Host, given: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
     rendered = all(name in given for name in host.variables if name.startswith(PREFIX))
     for detail in error.errors(include_url=False, include_context=False):
         if not detail["loc"] and not rendered:
-            # It is about variables together, and that one of them cannot be had was said already.
+            # It concerns several variables, one of which is missing, which is already reported.
             continue
         name, *path = detail["loc"] or ("service_manager",)
         variable = host.variables.get(f"{PREFIX}{name}")
@@ -509,14 +498,12 @@ def _located(host: Host, given: Mapping[str, Any], error: ValidationError) -> It
             yield f"{host.place}: host '{host.name}' lacks the variable '{where}'"
             continue
         if f"{PREFIX}{name}" not in given:
-            continue  # it is there but could not be rendered, which was said already
+            continue  # it could not be rendered, which is already reported
         text = plainly(detail)
         if detail["type"] == "extra_forbidden":
             text = f"unknown key{did_you_mean(str(path[-1]), _keys_of(str(name)))}"
         elif not path and _is_list_as_text(given[f"{PREFIX}{name}"]):
-            text += (
-                "; this is text: in INI write True, False and None, in YAML leave out the quotes"
-            )
+            text += "; got a string: in INI write True, False and None, in YAML remove the quotes"
         yield f"{_deep_place(variable, path)}: {where}: {text}"
 
 
@@ -525,14 +512,14 @@ def _is_list_as_text(value: Any) -> bool:
 
 
 def _keys_of(name: str) -> list[str]:
-    """The keys that a variable's maps may have."""
+    """Return the keys that a variable's maps may have."""
     if name not in _NESTED:
         return []
     return list(_NESTED[name].model_fields)
 
 
 def _deep_place(variable: Variable, path: Sequence[str | int]) -> str:
-    """Where the innermost part of a variable's value stands that the path reaches."""
+    """Return the place of the innermost part of a value that the path reaches."""
     line = variable.line
     value = variable.value
     for key in path:

@@ -1,5 +1,4 @@
-"""Gathers groups and hosts from the sources of an inventory, in their order, and says how the
-groups hang together.
+"""Collects groups and hosts from the sources of an inventory, in order, with their relations.
 
 **Source:** `ansible/inventory/data.py`, `inventory/group.py`, `plugins/inventory/yaml.py`
 (ansible-core 2.19).
@@ -21,18 +20,17 @@ PRIORITY = "ansible_group_priority"
 
 
 class Source(Struct, frozen=True):
-    """What is being read: a file, or what Ansible made of several; `secret` says that it was
-    vault-encrypted.
-
-    `file` and `folder` are those of its hosts, None where they are not known; `literal`: a host's
-    name is no range.
-    """
+    """What is being read: a file, or Ansible's export of several sources."""
 
     path: Path
     secret: bool = False
+    """Whether it was vault-encrypted."""
     file: Path | None = None
+    """The file of its hosts, None if not known."""
     folder: Path | None = None
+    """The folder of its hosts, None if not known."""
     literal: bool = False
+    """Whether names of hosts are never ranges."""
 
 
 class Group(Struct):
@@ -159,7 +157,9 @@ class Groups:
             parents.update(group.children)
         ungrouped = self.groups["ungrouped"]
         if ungrouped.children or "ungrouped" in parents - set(self.groups["all"].children):
-            text = "'ungrouped' has no children and is no child: it holds the hosts of no group"
+            text = (
+                "'ungrouped' can have no children and no parent: it holds the hosts without a group"
+            )
             self.problems.append(f"{ungrouped.place}: {text}")
         grouped: set[str] = set()
         for name, group in self.groups.items():

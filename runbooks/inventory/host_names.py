@@ -14,9 +14,7 @@ _LETTERS = string.ascii_letters  # a to z, then A to Z
 
 
 def expand(name: str) -> tuple[list[str], int | None]:
-    """The hosts that a name stands for, and their port if it has one. Raises ValueError, which says
-    what is wrong.
-    """
+    """Return the hosts of a name, and their port if it has one; raise ValueError if it is wrong."""
     found = re.fullmatch(r"\[([^\[\]]+)\]:(\d+)", name) or re.fullmatch(
         r"((?:[^:\[\]]|\[[^\]]*\])*):(\d+)", name
     )
@@ -26,7 +24,7 @@ def expand(name: str) -> tuple[list[str], int | None]:
         pattern = found[1]
         port = int(found[2])
     if re.search(r"[\s,\x00-\x1f\x7f]", pattern):
-        raise ValueError("a space or a comma in it, so that no --limit could name it")
+        raise ValueError("a host name cannot contain a space or a comma")
     hosts = list(_expand(pattern))
     for host in hosts:
         if (port or ":" in host) and not _is_address(host):
@@ -44,11 +42,11 @@ def _is_address(name: str) -> bool:
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    """Expand the first range of a pattern, and so the others."""
+    """Expand the first range of a pattern, then the others."""
     found = re.search(r"\[([^\[\]]*)\]", pattern)
     if not found:
         if "[" in pattern:
-            raise ValueError("a [ that begins no range")
+            raise ValueError("a [ that does not begin a range")
         yield pattern
         return
     head = pattern[: found.start()]

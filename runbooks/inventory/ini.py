@@ -1,5 +1,4 @@
-"""Reads an Ansible INI inventory into the groups that a YAML one has: names, hosts, children and
-variables, with lines.
+"""Reads an Ansible INI inventory: groups, hosts, children and variables, with their lines.
 
 **Source:** `ansible/plugins/inventory/ini.py` (ansible-core 2.19). A file begins as if with
 `[ungrouped]`; `[NAME]` has a host in each line, with variables behind it that are split as a shell
@@ -27,26 +26,25 @@ _GROUP = re.compile(r"([^:\]\s]+)\s*(?:#.*)?")
 _KINDS = ("hosts", "children", "vars")
 
 Entry = tuple[str, Map | None, int]
-"""A group, what a line says of it as a YAML file would (None: that it is there), and the line."""
+"""A group, what a line says about it in the form of YAML (None: it exists), and the line."""
 
 
 class _Awaited(Struct):
-    """A group that was named, and is declared further down, or not at all."""
+    """A group that was named, and is declared later or never."""
 
     line: int
     parents: list[str] = field(default_factory=list)
 
 
 def read_ini(text: str, path: Path, known: Collection[str], problems: list[str]) -> list[Entry]:
-    """What each line says of a group; what is wrong is added to `problems` as `FILE:LINE: what`.
+    """Return the entry of each line; problems are added to `problems` as `FILE:LINE: what`.
 
     `known` are the groups of the sources that were read before.
     """
     reader = _IniReader(path, known, problems)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", SyntaxWarning
-        )  # of values that are no good Python, and so are text
+        # Values that are not valid Python are text.
+        warnings.simplefilter("ignore", SyntaxWarning)
         return list(reader.entries(text))
 
 
@@ -75,7 +73,7 @@ class _IniReader:
             elif line.startswith("[") and line.endswith("]"):
                 self._problem(
                     number,
-                    f"{line} is no section: [NAME], [NAME:children] or [NAME:vars], without spaces",
+                    f"{line} is not a section: write [NAME], [NAME:children] or [NAME:vars]",
                 )
             elif kind == "hosts":
                 yield from self._host(group, line, number)
@@ -112,7 +110,8 @@ class _IniReader:
         found = _GROUP.fullmatch(line)
         if not found:
             self._problem(
-                number, f"each line of [{group}:children] is the name of a group, and nothing else"
+                number,
+                f"each line of [{group}:children] must be the name of a group, and nothing else",
             )
         elif found[1] in self._known:
             yield _entry(group, "children", found[1], None, number)
@@ -123,7 +122,7 @@ class _IniReader:
         name, equals, value = line.partition("=")
         if not equals:
             return self._problem(
-                number, f"each line of [{group}:vars] is NAME=VALUE, and this one has no ="
+                number, f"each line of [{group}:vars] must be NAME=VALUE, and this one has no ="
             )
         yield _entry(
             group, "vars", name.strip(), self._value(name.strip(), value.strip(), number), number
@@ -134,18 +133,16 @@ class _IniReader:
             name, *words = shlex.split(line, comments=True)
             expand(name)
         except ValueError as error:
-            return self._problem(number, f"no host with its variables: {error}")
+            return self._problem(number, f"not a host with its variables: {error}")
         if name == "---":
-            return self._problem(
-                number, "'---' begins a YAML file, and this is none: it is read as INI"
-            )
+            return self._problem(number, "'---' begins a YAML file, but this file is read as INI")
         variables = {}
         for word in words:
             key, equals, value = word.partition("=")
             if not equals:
                 text = (
-                    f"each word behind host '{name}' is NAME=VALUE; a value with a space in it"
-                    " stands in quotes"
+                    f"each word after host '{name}' must be NAME=VALUE; put a value with a space in"
+                    " quotes"
                 )
                 return self._problem(number, text)
             variables[key] = self._value(key, value, number)
@@ -157,9 +154,7 @@ class _IniReader:
         except (ValueError, SyntaxError):
             return text
         except (TypeError, MemoryError, RecursionError) as error:
-            self._problem(
-                line, f"the value of {name} cannot be read: {error or type(error).__name__}"
-            )
+            self._problem(line, f"cannot read the value of {name}: {error or type(error).__name__}")
             return None
 
 
@@ -168,7 +163,7 @@ def _entry(group: str, kind: str, name: str, value: Any, line: int) -> Entry:
 
 
 def _plain(value: Any) -> Any:
-    """A literal in the types that a YAML file has."""
+    """Return a literal in the types of a YAML file."""
     match value:
         case list() | tuple() | set():
             return [_plain(item) for item in value]

@@ -1,5 +1,4 @@
-"""What the inventory's Jinja may use beside Jinja's own: three lookups, which are where secrets
-belong, and filters.
+"""Lookups and filters for the inventory's Jinja; the lookups are the place for secrets.
 
 **Source:** `ansible/plugins/lookup/{file,env,pipe}.py` and `ansible/plugins/filter/core.py`
 (ansible-core 2.19).
@@ -24,11 +23,10 @@ from runbooks.inventory.vault import Vault, VaultError, is_encrypted
 
 
 class Lookups:
-    """`lookup('file', PATH)`, `lookup('env', NAME)`, `lookup('pipe', COMMAND)`; `found` is what
-    they returned.
+    """`lookup('file', PATH)`, `lookup('env', NAME)`, `lookup('pipe', COMMAND)`.
 
-    Not so this user's name, which is no secret: `lookup('pipe', 'id -un')` says who runs a local
-    application.
+    `found` are the values that they returned, without this user's name, which is not a secret:
+    `lookup('pipe', 'id -un')` returns the user of a local application.
     """
 
     def __init__(self, vault: Vault) -> None:
@@ -38,7 +36,7 @@ class Lookups:
 
     def __call__(self, kind: str, *terms: Any, errors: str = "strict", default: Any = "") -> Any:
         if not terms:
-            raise RenderError(f"lookup('{kind}') needs something to look up")
+            raise RenderError(f"lookup('{kind}') needs a second argument")
         kind = str(kind).removeprefix("ansible.builtin.")
         try:
             found = [self._one(kind, str(term), default) for term in terms]
@@ -81,7 +79,7 @@ class Lookups:
 
 
 def _output(command: str) -> str:
-    """What a shell command prints; its messages go where ours go."""
+    """Return the output of a shell command; its errors go to standard error."""
     done = subprocess.run(  # noqa: S602
         command,
         shell=True,
@@ -146,4 +144,4 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "ternary": lambda value, yes, no: yes if value else no,
     "to_json": json.dumps,
 }
-"""Those of Ansible's filters that are known, by name."""
+"""The supported filters of Ansible, by name."""

@@ -1,8 +1,8 @@
-"""Which hosts are the fleet's, and which of their `celery_` variables are this tool's.
+"""Which hosts belong to the fleet, and which of their `celery_` variables are this tool's.
 
-Others have variables that begin so, too: roles for the same hosts, and settings in
-`group_vars/all`. Those that are not known here are theirs, unless one looks like a slip of the pen
-on a host of the fleet; `runbooks_ignore` names what is theirs although it is known here.
+Other roles may use variables with the same prefix. A variable that is unknown here belongs to them,
+unless it looks like a typing error on a host of the fleet. `runbooks_ignore` names variables that
+belong to them although they are known here.
 """
 
 import difflib
@@ -30,11 +30,10 @@ IGNORE = "runbooks_ignore"
 def members(
     inventory: Inventory, renderer: Renderer, problems: dict[str, None]
 ) -> Iterator[tuple[Host, Values]]:
-    """The hosts that have `celery_app`, in the order of a run, each without the `celery_` variables
-    that are others'.
+    """Yield the hosts with `celery_app`, in the order of a run, without variables of other roles.
 
-    What is wrong is added to `problems`: slips of the pen, and the hosts that have variables of
-    this tool but no application.
+    Typing errors, and hosts with variables of this tool but no application, are added to
+    `problems`.
     """
     strays: dict[tuple[str, ...], list[Host]] = {}
     for host_name in inventory.groups["all"]:
@@ -58,9 +57,7 @@ def members(
 
 
 def like_app(hosts: Iterable[Host]) -> str:
-    """`; did you mean 'celery_app' by 'celery_ap'?` where one of these hosts, which have no
-    `celery_app`, has that.
-    """
+    """Return a hint if one of these hosts has a variable that looks like `celery_app`."""
     names: set[str] = set()
     for host in hosts:
         names.update(host.variables)
@@ -80,20 +77,18 @@ def _ignored(host: Host, values: Values, problems: dict[str, None]) -> Sequence[
         problems.update(dict.fromkeys(error.problems))
         return ()
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        problems[f"{place}: a list of variables' names is wanted"] = None
+        problems[f"{place}: expected a list of variable names"] = None
         return ()
     for name in names:
         if not name.startswith(PREFIX):
             problems[
-                f"{place}: '{name}' is no variable of this tool{did_you_mean(name, KNOWN)}"
+                f"{place}: '{name}' is not a variable of this tool{did_you_mean(name, KNOWN)}"
             ] = None
     return names
 
 
 def applications(inventory: Inventory) -> tuple[str, ...]:
-    """The applications that hosts of the inventory have, as far as their names can be had; once
-    each.
-    """
+    """Return the applications of the inventory whose names can be rendered, each once."""
     values = Renderer(inventory).hosts
     found = []
     for name in inventory.groups["all"]:
@@ -105,9 +100,7 @@ def applications(inventory: Inventory) -> tuple[str, ...]:
 
 @lru_cache
 def _meant(name: str, known: tuple[str, ...]) -> str | None:
-    """The variable that a name looks like a slip of: a letter is wrong, missing, too much, or in
-    another place.
-    """
+    """Return the variable that a name differs from by one wrong, missing, added or moved letter."""
     for one in known:
         if _is_slip(name, one):
             return one
@@ -126,12 +119,12 @@ def _slips(host: Host, theirs: Sequence[str]) -> Iterator[str]:
             continue
         meant = _meant(name, tuple(KNOWN))
         if meant:
-            what = f"did you mean '{meant}'? If it is a role's, name it in {IGNORE}"
+            what = f"did you mean '{meant}'? If it belongs to a role, name it in {IGNORE}"
             yield f"{host.variables[name].place}: unknown variable '{name}'; {what}"
 
 
 def _stray(names: Sequence[str], hosts: Sequence[Host]) -> str:
-    """What is said of hosts that have variables of this tool, and no application."""
+    """Describe hosts that have variables of this tool, but no application."""
     who = ", ".join(host.name for host in hosts[:3])
     more = len(hosts) - 3
     if more > 0:
@@ -143,7 +136,7 @@ def _stray(names: Sequence[str], hosts: Sequence[Host]) -> str:
         them = "it"
     way = (
         like_app(hosts)
-        or f": give {them} one, or, where {', '.join(names)} is a role's, name it in {IGNORE}"
+        or f": set it for {them}, or if {', '.join(names)} belongs to a role, name it in {IGNORE}"
     )
     return (
         f"{hosts[0].variables[names[0]].place}: {who} {have} {', '.join(names)} and no {APP}{way}"

@@ -21,8 +21,8 @@ from runbooks.core.wording import counted, did_you_mean
 from runbooks.inventory.read import Inventory
 
 _SUBSCRIPT = re.compile(r"(.+)\[(?:(-?\d+)|(\d+):(\d*))\]")
-_FILE = "it names a host or a group in each line"
-_ADVICE = f"see {Command('hosts')} for the hosts and groups there are"
+_FILE = "each line must name a host or a group"
+_ADVICE = f"list hosts and groups: {Command('hosts')}"
 
 
 def select_hosts(inventory: Inventory, pattern: str | None) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ def select_hosts(inventory: Inventory, pattern: str | None) -> tuple[str, ...]:
         what = "--limit is empty"
         if pattern.strip(" ,:"):
             what = f"--limit {pattern!r} names nothing"
-        raise UsageError(what, "name hosts or groups, or leave --limit out for all hosts")
+        raise UsageError(what, "name hosts or groups, or omit --limit for all hosts")
     chosen: set[str] = set()
     for term in [term for term in terms if term[0] not in "&!"] or ["all"]:
         chosen |= _matches(inventory, term)
@@ -50,7 +50,7 @@ def select_hosts(inventory: Inventory, pattern: str | None) -> tuple[str, ...]:
         if term[0] == "!":
             chosen -= _matches(inventory, term[1:])
     if not chosen:
-        raise UsageError(f"--limit {pattern!r} leaves no host", _ADVICE)
+        raise UsageError(f"--limit {pattern!r} selects no host", _ADVICE)
     return tuple(name for name in inventory.groups["all"] if name in chosen)
 
 
@@ -88,7 +88,7 @@ def _from_file(term: str) -> Iterator[str]:
         why: object = error
         if isinstance(error, OSError):
             why = error.strerror
-        raise UsageError(f"--limit {term}: the file cannot be read: {why}", _FILE) from None
+        raise UsageError(f"--limit {term}: cannot read the file: {why}", _FILE) from None
     if not any(lines):
         raise UsageError(f"--limit {term}: the file is empty", _FILE)
     yield from filter(None, lines)

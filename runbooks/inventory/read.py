@@ -1,9 +1,9 @@
 """Reads an inventory as Ansible does: its groups and hosts, and for each host the variables that
 win there.
 
-YAML and INI files are read here. What Ansible alone can read (scripts, plugins) it is asked for,
-with all sources, for one may depend on those before it. The files of variables beside them are read
-here in any case.
+YAML and INI files are read here. If a source can only be read by Ansible (scripts, plugins), it is
+asked for all sources, because one may depend on those before it. The files of variables beside them
+are always read here.
 
 **Source:** Ansible's "How to build your inventory"; `ansible/inventory/manager.py`,
 `plugins/inventory/host_list.py`, `vars/manager.py` (ansible-core 2.19). Deviations, on purpose:
@@ -38,7 +38,7 @@ from runbooks.inventory.variables import Beside, Variable, items_of
 from runbooks.inventory.vault import Vault, is_encrypted
 from runbooks.inventory.yaml import Map, parse, placed, read_text
 
-_MEND = "nothing was looked at or changed; correct the inventory and run again"
+_FIX = "nothing was checked or changed; correct the inventory and run again"
 
 
 class Host(Struct, frozen=True):
@@ -111,7 +111,7 @@ class _Reader:
         self.groups = Groups(self.name)
         self.vault = Vault()
         self.problems = self.groups.problems
-        self.advice = _MEND
+        self.advice = _FIX
 
     def refuse_problems(self) -> None:
         if self.problems:
@@ -126,15 +126,13 @@ class _Reader:
             advice = "name the inventory with --inventory FILE; docs/inventory.md has a short one"
             raise InventoryError([f"{path}: no such file"], advice)
         if path.is_dir() and reads_in_its_own_way():
-            raise _Foreign(
-                f"{path}: Ansible's settings say which files of a folder are read, and how"
-            )
+            raise _Foreign(f"{path}: Ansible's settings change which files of a folder are read")
         try:
             files = list(files_of(path))
         except OSError as error:
             return self.problems.append(f"{error.filename}: cannot be read: {error.strerror}")
         if not files:
-            self.problems.append(f"{path}: a folder without an inventory in it")
+            self.problems.append(f"{path}: there is no inventory in this folder")
         for file in files:
             self._read_file(file)
 
@@ -161,7 +159,7 @@ class _Reader:
             document = parse(text, secret, path, of_yaml)
         if document and isinstance(document.value, Map):
             if is_plugin(document.value):
-                raise _Foreign(f"{path}: an inventory plugin's file")
+                raise _Foreign(f"{path}: the configuration of an inventory plugin")
             if document.value:
                 self.problems += of_yaml
             else:
@@ -171,9 +169,9 @@ class _Reader:
         entries = read_ini(text, path, self.groups.groups, of_ini)
         if of_ini:
             self.problems += _neither(path, text, of_yaml, of_ini)
-            self.advice = _MEND
+            self.advice = _FIX
             if str(path) not in self.sources:
-                self.advice = f"{_MEND}; {LEFT_OUT}"
+                self.advice = f"{_FIX}; {LEFT_OUT}"
         else:
             self.groups.read(source, entries)
 
@@ -242,11 +240,11 @@ def _each_at_its_last(folders: Sequence[Path]) -> list[Path]:
 
 
 def _neither(path: Path, text: str, of_yaml: list[str], of_ini: list[str]) -> list[str]:
-    """What is wrong with a file that is no inventory, by what it looks like."""
+    """Return what is wrong with a file that is not an inventory, by its content."""
     if text.startswith("#!"):
         return [
-            f"{path}:1: it begins with #! and is not executable, so that Ansible takes it for no"
-            " script: chmod +x"
+            f"{path}:1: it begins with #! but is not executable, so Ansible does not run it: chmod"
+            " +x"
         ]
     is_ini = re.search(r"(?m)^\s*\[[^\]\s]+\]", text) or not re.search(
         r"(?m)^\s*(---|- |[^\s=#;]+:(\s|$))", text
@@ -255,8 +253,8 @@ def _neither(path: Path, text: str, of_yaml: list[str], of_ini: list[str]) -> li
         return of_ini
     if path.suffix not in YAML_EXTENSIONS:
         return [
-            f"{path}: read as INI, and it is none; YAML stands in files named .yml, .yaml, .json,"
-            " or without a dot"
+            f"{path}: not a valid INI file; YAML files must end in .yml, .yaml or .json, or have no"
+            " dot in their names"
         ]
     return of_yaml or [_no_map(path)]
 

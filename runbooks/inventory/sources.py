@@ -1,5 +1,4 @@
-"""What `-i` of Ansible's takes: which files a source consists of, and which of them Ansible alone
-can read.
+"""What Ansible's `-i` accepts: the files of a source, and which of them only Ansible can read.
 
 **Source:** `ansible/inventory/manager.py: parse_source`,
 `plugins/inventory/{host_list,script,auto,yaml,ini,toml}.py`, `config/manager.py:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 YAML_EXTENSIONS = ("", ".yaml", ".yml", ".json")
 LEFT_OUT = (
-    "a file of a folder that is no inventory is left out by ignore_patterns under [inventory] in"
+    "to skip a file of a folder that is not an inventory, set ignore_patterns under [inventory] in"
     " ansible.cfg"
 )
 
@@ -49,7 +48,7 @@ _IN_CONFIGURATION = (
 
 
 def is_host_list(source: str) -> bool:
-    """Whether a source is no file but names hosts: `web1,web2`, `web1,`."""
+    """Return whether a source is a list of hosts, not a file: `web1,web2`, `web1,`."""
     return "," in source and not os.path.exists(source)
 
 
@@ -64,9 +63,7 @@ def files_of(source: Path) -> Iterator[Path]:
 
 
 def is_read_with(folder: Path, path: Path) -> bool:
-    """Whether what lies at a path is read as a part of the inventory where this folder is its
-    source.
-    """
+    """Return whether a path is read as a part of the inventory of this folder."""
     folder = folder.absolute()
     path = path.absolute()
     if not path.is_relative_to(folder):
@@ -82,10 +79,9 @@ def folder_of(source: Path) -> Path:
 
 
 def playbooks_folder() -> Path | None:
-    """Where Ansible looks for `group_vars/` and `host_vars/` beside those of the sources: here, as
-    beside a playbook.
+    """Return the working folder, where Ansible also searches `group_vars/` and `host_vars/`.
 
-    Not so where anybody could have put them there, or where the folder is gone.
+    None if every user can write there, or the folder does not exist any more.
     """
     with suppress(OSError):
         here = Path.cwd()
@@ -95,36 +91,28 @@ def playbooks_folder() -> Path | None:
 
 
 def why_ansible(path: Path) -> str | None:
-    """Why Ansible alone can read a file, as far as its name and its first bytes say; None: they do
-    not.
-    """
+    """Return why only Ansible can read a file, by name and first bytes; None: this tool can."""
     if path.suffix == ".toml":
         return "a TOML file"
     if not os.access(path, os.X_OK):
         return None
-    with (
-        suppress(OSError),
-        path.open("rb") as file,
-    ):  # where it cannot be read, that is told by whoever reads it
+    # A file that cannot be read is reported where it is read.
+    with suppress(OSError), path.open("rb") as file:
         if file.read(4).startswith((b"#!", b"\x7fELF")):
             return "a script"
     return None
 
 
 def is_plugin(groups: Map) -> bool:
-    """Whether a YAML file is the configuration of an inventory plugin, such as `constructed` or a
-    cloud's.
-    """
+    """Return whether a YAML file is the configuration of an inventory plugin."""
     return bool(groups.get("plugin"))
 
 
 def default_sources() -> list[str]:
-    """The sources that Ansible would take where no `-i` is given: by ANSIBLE_INVENTORY or
-    ansible.cfg; perhaps none.
-    """
-    said = os.environ.get("ANSIBLE_INVENTORY")
-    if said:
-        return _paths(said, Path.cwd())
+    """Return what Ansible uses without `-i`, from ANSIBLE_INVENTORY or ansible.cfg; maybe none."""
+    named = os.environ.get("ANSIBLE_INVENTORY")
+    if named:
+        return _paths(named, Path.cwd())
     path, settings = _configuration()
     return _paths(settings.get("defaults", "inventory", raw=True, fallback=""), path.parent)
 
@@ -165,7 +153,7 @@ def _configuration() -> tuple[Path, "ConfigParser"]:
         settings.read(path, encoding="utf-8")
     except (Error, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{path} cannot be read: {error}", "Ansible cannot read it either; mend it"
+            f"cannot read {path}: {error}", "correct it; Ansible cannot read it either"
         ) from None
     return path, settings
 

@@ -51,8 +51,8 @@ class Templates:
             raise RenderError(f"template {_where(error, name)}: {error}") from None
         if not text.startswith(mark):
             raise RenderError(
-                f"template {template.filename}:1: it has to begin with {{{{ mark }}}}: that is how"
-                " the file is known again when the inventory no longer wants it"
+                f"template {template.filename}:1: it must begin with {{{{ mark }}}}: this tool"
+                " finds its files by that mark"
             )
         return text.encode()
 
@@ -73,7 +73,7 @@ def _where(error: Exception, name: str) -> str:
 def _one_line(value: object) -> str:
     text = str(value)
     if re.search(r"[\x00-\x1f\x7f]", text):
-        raise RenderError(f"{text!r} holds a line break or a control character")
+        raise RenderError(f"{text!r} contains a line break or a control character")
     return text
 
 
@@ -128,7 +128,7 @@ def supervisor_value(value: object) -> str:
     text = _one_line(value)
     if re.search(r"(^|\s)[#;]", text):
         raise RenderError(
-            f"{text!r} holds a # or ; behind a space, which begins a comment in supervisord's files"
+            f"{text!r} contains a # or ; after a space, which begins a comment for supervisord"
         )
     return text.replace("%", "%%")
 
@@ -149,5 +149,7 @@ def logrotate_path(value: object) -> str:
     text = _one_line(value)
     found = re.search(r'["\\*?\[\]{}]', text)
     if found:
-        raise RenderError(f"{text!r} holds {found[0]}, which means something else to logrotate")
+        raise RenderError(
+            f"{text!r} contains {found[0]}, which has a special meaning for logrotate"
+        )
     return f'"{text}"'

@@ -48,7 +48,7 @@ def place(path: Path, line: int) -> str:
 def variables_of(
     items: Iterable[tuple[Any, Any, int]], path: Path, secret: bool, problems: list[str]
 ) -> dict[str, Variable]:
-    """The variables among the `items_of` a map; a name that is no text is added to `problems`."""
+    """Return the variables of a map's items; names that are not strings are added to `problems`."""
     found = {}
     for name, value, line in items:
         if isinstance(name, str):
@@ -102,7 +102,7 @@ class Beside:
         if not document or not document.value:
             return {}
         if not isinstance(document.value, Map):
-            self._problems.append(f"{path}:1: a file of variables is a map")
+            self._problems.append(f"{path}:1: a file of variables must be a map")
             return {}
         return variables_of(items_of(document.value), path, document.secret, self._problems)
 

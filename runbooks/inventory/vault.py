@@ -47,7 +47,7 @@ def _decrypt(cipher_text: str) -> str:
     command = find("ansible-vault")
     if not command:
         raise VaultError(
-            "is vault-encrypted, and there is no ansible-vault on PATH: install ansible-core"
+            "is vault-encrypted, and ansible-vault is not on PATH: install ansible-core"
         )
     done = subprocess.run(
         [command, "decrypt", "--output", "-"],
@@ -55,20 +55,20 @@ def _decrypt(cipher_text: str) -> str:
         capture_output=True,
         check=False,
         env=os.environ | {"LC_ALL": "C.UTF-8", "ANSIBLE_NOCOLOR": "1"},
-        # Without a terminal it cannot ask for a password, for each text anew.
+        # Without a terminal it cannot ask for a password again for each text.
         start_new_session=True,
     )
     if done.returncode == 0:
         try:
             return done.stdout.decode()
         except UnicodeDecodeError:
-            raise VaultError("is vault-encrypted, and holds no text") from None
-    told = done.stderr.decode(errors="replace")
-    if "Vault password" in told:  # the question
+            raise VaultError("is vault-encrypted, and its content is not text") from None
+    said = done.stderr.decode(errors="replace")
+    if "Vault password" in said:  # the question
         raise VaultError(f"is vault-encrypted, and no password is set by {SET_BY}")
     errors = []
-    for line in told.splitlines():
+    for line in said.splitlines():
         if "[ERROR]" in line:
             errors.append(line.removeprefix("[ERROR]: ").removesuffix(" for -"))
-    reason = (errors or told.splitlines() or [f"exit code {done.returncode}"])[-1]
+    reason = (errors or said.splitlines() or [f"exit code {done.returncode}"])[-1]
     raise VaultError(f"cannot be decrypted with the password of {SET_BY}: {reason}")

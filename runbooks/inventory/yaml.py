@@ -83,7 +83,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     def construct_object(self, node: Any, deep: bool = True) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (TypeError, ValueError) as error:  # a key that is a map; a date that is none
+        except (TypeError, ValueError) as error:  # a map as a key, or an invalid date
             hint = str(error)
             if isinstance(error, TypeError):
                 hint = "a map or a list cannot be a key; Jinja needs quotes"

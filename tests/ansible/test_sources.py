@@ -122,7 +122,7 @@ def test_what_ansible_inventory_says_is_told_as_it_says_it(tmp_path: Path) -> No
     first, second, *others = [
         problem.removeprefix(f"{script}: ") for problem in caught.value.problems
     ]
-    assert first == "ansible-inventory cannot read it, and says:"
+    assert first == "ansible-inventory cannot read it:"
     assert second.endswith("Inventory script returned non-zero exit code 1.")
     assert "boto3 is missing" in others
     assert len(set(others)) == len(others)
@@ -130,8 +130,8 @@ def test_what_ansible_inventory_says_is_told_as_it_says_it(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("program", "told"),
-    [("#!/bin/sh\necho debugging; echo '{}'\n", "what ansible-inventory printed is no JSON"),
-     ("#!/gone/python\n", "/bin/ansible-inventory cannot be run: No such file or directory")],
+    [("#!/bin/sh\necho debugging; echo '{}'\n", "the output of ansible-inventory is not JSON"),
+     ("#!/gone/python\n", "/bin/ansible-inventory: No such file or directory")],
 )  # fmt: skip
 def test_an_ansible_that_does_not_work_is_told(
     program: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

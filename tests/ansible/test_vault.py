@@ -98,7 +98,7 @@ def test_what_is_encrypted_must_not_come_to_where_it_would_be_shown(
     )
     (problem,) = problems(tmp_path, BASE + more)
     assert problem.startswith(
-        "inventory.yaml:13: celery_env: vault-encrypted text would be shown; it belongs into"
+        "inventory.yaml:13: celery_env: vault-encrypted text would be shown; move it to"
     )
 
 

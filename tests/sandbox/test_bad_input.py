@@ -95,9 +95,9 @@ def line_of(lines: list[str], text: str) -> int:
     [
         ("", "--limit is empty"),
         ("[", "--limit '[' names nothing"),
-        ("@no.txt", "cannot be read: No such file"),
+        ("@no.txt", "cannot read the file: No such file"),
         ("sandbax", "did you mean 'sandbox'?"),
-        ("all:!sandbox", "leaves no host"),
+        ("all:!sandbox", "selects no host"),
     ],
 )
 def test_a_limit_that_selects_nothing_is_an_error(healthy: World, limit: str, told: str) -> None:
@@ -177,7 +177,7 @@ def test_a_mistake_in_a_template_of_ones_own_is_told_with_its_file_and_line(heal
         healthy.inv("render", "--inventory", name),
         5,
         "changed.yaml:",
-        "there is no directory /no/where",
+        "/no/where is not a folder",
     )
 
 

@@ -43,19 +43,16 @@ def adopt(flags: Flags, secrets_file: str = "") -> None:
 
 
 def _seen(flags: Flags, known: "Fleet | None") -> "tuple[Fleet, Draft, Surveyed | None]":
-    """The fleet, what an inventory of it says, and the host whose application was loaded, None for
-    the broker alone.
+    """Return the fleet, its draft, and the host whose application was loaded.
+
+    That host is None if only the broker is known.
     """
     from runbooks.engine.survey import draft_of, fleet_of_survey, loaded_of
     from runbooks.inventory.draft import Draft, Value
 
-    if (
-        flags.broker is not None
-        and flags.app is None
-        and flags.host is None
-        and flags.container is None
-    ):
-        app = Value("app", "broker", "not known: put the argument of `celery -A` here")
+    is_named = (flags.app, flags.host, flags.container) != (None, None, None)
+    if flags.broker is not None and not is_named:
+        app = Value("app", "broker", "not known: write the argument of `celery -A` here")
         return fleet_by_broker(flags.broker), Draft((app,)), None
     found = surveyed(flags, known)
     fleet = fleet_of_survey(found, url_of(flags.broker) if flags.broker is not None else "")
@@ -63,7 +60,7 @@ def _seen(flags: Flags, known: "Fleet | None") -> "tuple[Fleet, Draft, Surveyed 
 
 
 def _known(flags: Flags) -> "Fleet | None":
-    """The fleet of the inventory that is named, or there, where it has the application; else None."""
+    """Return the fleet of the inventory, None if there is none with the application."""
     from runbooks.inventory.build import limited_fleet
 
     sources = flags.inventory or nearest_with_text()

@@ -1,4 +1,4 @@
-"""Flags that mean the same as to Ansible, or to Celery: their other names.
+"""Other names of flags, as in Ansible and Celery.
 
 **Source:** `ansible/cli/arguments/option_helpers.py` (ansible-core 2.19).
 """
@@ -9,7 +9,7 @@ from invoke.parser.argument import Argument
 from invoke.tasks import Task
 
 LETTERS = "cCDefiJkKlTuv"
-"""Those that mean something to Ansible, or to one of its commands."""
+"""Letters that are flags of Ansible or one of its commands."""
 
 _ALSO = {
     "inventory": ("i",),
@@ -21,22 +21,18 @@ _ALSO = {
     "app": ("A",),
 }
 CHANGING = ("--check", "-C", "--diff", "-D")
-"""Those that mean something only to a verb that changes something."""
+"""Flags of verbs that change something."""
 
 
 class AnsibleTask(Task):  # type: ignore[type-arg]
-    """A task whose flags have Ansible's names beside their own."""
+    """A task whose flags also have Ansible's names."""
 
     def __deepcopy__(self, memo: object) -> "AnsibleTask":
-        """Return the task itself: Invoke copies each verb twice as it loads them, and none is
-        changed afterwards.
-        """
+        """Return the task itself: Invoke copies each verb twice, and none is changed later."""
         return self
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
-        """Keep the help, which Invoke takes out of the task as it makes the arguments: they may be
-        asked for again.
-        """
+        """Return the arguments, and keep their help, which Invoke removes from the task."""
         kept = dict(self.help)
         arguments = super().get_arguments(ignore_unknown_help)
         self.help = kept

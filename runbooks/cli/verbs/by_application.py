@@ -1,4 +1,4 @@
-"""A fleet that is known by its application alone: `-A PROJECT` where no inventory has it."""
+"""A fleet without an inventory, known from its application: `-A PROJECT`."""
 
 import os
 import socket
@@ -36,9 +36,9 @@ LOCAL = {"ansible_connection": "local"}
 
 
 def inventory_with(app: str | None, sources: tuple[str, ...]) -> "Inventory | None":
-    """The inventory that is named, or there, if it has this application, None: any; else None.
+    """Return the inventory that is named, or the default, if it has this application (None: any).
 
-    Raises InventoryError where one that is named cannot be read.
+    Return None if it does not. Raises InventoryError if one that is named cannot be read.
     """
     from runbooks.core.errors import InventoryError, UsageError
     from runbooks.inventory.membership import applications
@@ -55,10 +55,9 @@ def inventory_with(app: str | None, sources: tuple[str, ...]) -> "Inventory | No
 
 
 def fleet_by_application(flags: "Flags") -> "Fleet":
-    """The fleet of what is seen of an application; its broker, where it is given, was not asked
-    yet.
+    """Return the fleet of an application as found on its hosts; its broker is not contacted yet.
 
-    Raises UsageError where too little is known, and HostUnreachable.
+    Raises UsageError if too little is known, and HostUnreachable.
     """
     from runbooks.engine.survey import fleet_of_survey
 
@@ -68,11 +67,10 @@ def fleet_by_application(flags: "Flags") -> "Fleet":
 
 
 def surveyed(flags: "Flags", known: "Fleet | None" = None) -> "list[Surveyed]":
-    """What is seen on this machine, or on the hosts that are named, by the inventory's ways where
-    one is named.
+    """Survey this machine, the hosts that are named, or the hosts of the inventory or `known` fleet.
 
-    Of a fleet that is `known` its hosts are looked at, where it says that the application lives.
-    Raises UsageError and HostUnreachable.
+    A `known` fleet says where the application is on its hosts. Raises UsageError and
+    HostUnreachable.
     """
     from msgspec.structs import replace
 
@@ -108,7 +106,7 @@ def _of_inventory(flags: "Flags") -> "dict[str, Mapping[str, str]]":
 
 
 def _reached(variables: "Mapping[str, Any]") -> "dict[str, Any]":
-    """How a host is reached."""
+    """Return the variables that say how a host is reached."""
     return {name: variables[name] for name in variables if name.startswith("ansible_")}
 
 
@@ -122,7 +120,7 @@ def _ways_to(hosts: "Mapping[str, Mapping[str, str]]", flags: "Flags") -> "Trans
 
 
 def _asked(app: str, flags: "Flags", *, here: bool) -> "Asked":
-    """What is to be looked at; `here`: on this machine, where the application's folder is this one."""
+    """Return what to survey; `here`: this machine, with the application in the working folder."""
     from runbooks.engine.survey import Asked, this_user
 
     if not here:
@@ -132,9 +130,8 @@ def _asked(app: str, flags: "Flags", *, here: bool) -> "Asked":
     if flags.container is not None:
         return Asked(app, flags.python or "", container=flags.container, socket=socket)
     folder = os.path.realpath(os.curdir)
-    own = (
-        os.geteuid() != 0 or os.stat(folder).st_uid == 0
-    )  # root's environment is not for another user's code
+    # The code of another user does not get root's environment.
+    own = os.geteuid() != 0 or os.stat(folder).st_uid == 0
     return Asked(
         app,
         os.path.abspath(flags.python) if flags.python else "",
@@ -147,7 +144,7 @@ def _asked(app: str, flags: "Flags", *, here: bool) -> "Asked":
 
 
 def _active_python() -> str:
-    """That of the active virtual environment, if it is not this tool's own; else ""."""
+    """Return the Python of the active virtual environment, "" if it is this tool's own."""
     active = os.environ.get("VIRTUAL_ENV", "")
     if not active or os.path.realpath(active) == os.path.realpath(sys.prefix):
         return ""

@@ -1,4 +1,4 @@
-"""A fleet that is known by its broker alone: `--broker URL` stands in for an inventory."""
+"""A fleet without an inventory, known only from its broker: `--broker URL`."""
 
 import os
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _APPLICATION = "broker"
 
 
 def fleet_by_broker(given: str) -> "Fleet":
-    """The fleet of a broker that was not asked yet. Raises UsageError for what is no broker URL."""
+    """Return the fleet of a broker, not contacted yet; raise UsageError for a wrong URL."""
     from runbooks.core.fleet import Fleet, Found
     from runbooks.core.settings import AppSettings
 
@@ -32,7 +32,7 @@ def fleet_by_broker(given: str) -> "Fleet":
 
 
 def url_of(given: str) -> str:
-    """The broker's URL that `--broker` means. Raises UsageError for what is no broker URL."""
+    """Return the URL that `--broker` names; raise UsageError for a wrong URL."""
     from runbooks.core.broker_url import problem_of
     from runbooks.core.errors import UsageError
     from runbooks.core.redaction import keep_secrets_in
@@ -63,14 +63,13 @@ _UNSEEN = {
     "which workers and queues should be there": "celery_workers or celery_nodes, and celery_queues",
     "results": "celery_result_backend",
 }
-"""What the broker does not show, and what makes it known."""
+"""What the broker does not show, and the variables that are needed to check it."""
 
 
 def with_queues(fleet: "Fleet", broker_of: "Callable[[AppSettings], Broker]") -> "Fleet":
-    """The fleet with the queues that its broker shows; as it is where that cannot be used, which a
-    look then tells.
+    """Return the fleet with the queues of its broker, unchanged if the broker cannot be used.
 
-    Raises BrokerRefused where the queues may not be looked for.
+    A look then reports why. Raises BrokerRefused if searching for queues is not allowed.
     """
     from runbooks.core.errors import BrokerError
 

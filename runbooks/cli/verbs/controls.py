@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _NODES = "the nodes that match this PATTERN, or one of several: 'high*,low@web1'"
 _SELECTING = {
     "queue": IN_QUEUES["queue"],
-    **{flag: told for flag, told in IN_ONE_QUEUE.items() if flag != "malformed"},
+    **{flag: text for flag, text in IN_ONE_QUEUE.items() if flag != "malformed"},
 }
 
 

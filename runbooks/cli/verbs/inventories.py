@@ -1,4 +1,4 @@
-"""Which inventory a verb works with, and how it is named where it has to be named again."""
+"""Which inventory a verb uses, and how later commands name it."""
 
 import shlex
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ DEFAULT = "inventory.yaml"
 
 
 def sources_of(named: Sequence[str]) -> tuple[str, ...]:
-    """The sources that `--inventory` names, else the nearest `inventory.yaml` upwards from here,
-    else Ansible's own.
+    """Return the sources of `--inventory`, else the nearest `inventory.yaml`, else Ansible's default.
 
-    Raises UsageError where there is none of these, and for an empty name, as of a variable that a
-    script has not set: which fleet is meant is never guessed.
+    The nearest is that of the working folder or the closest folder above it. Raises UsageError if
+    there is none, and for an empty name, which a script passes if its variable is not set: the
+    fleet is never guessed.
     """
     from runbooks.core.errors import UsageError
 
@@ -29,18 +29,15 @@ def sources_of(named: Sequence[str]) -> tuple[str, ...]:
     if sources := default_sources():
         return tuple(sources)
     raise UsageError(
-        f"there is no {DEFAULT} in {here} or above it, so it is not known which fleet is meant",
-        f"name yours with --inventory, or write {here / DEFAULT}, with an example from"
-        f" {Command('init')}; {Command('diagnose', '-A', 'PROJECT')} in the application's folder,"
-        f" and of the broker alone {Command('diagnose', '--broker', 'redis://HOST:PORT/DB')}, need"
-        " none",
+        f"no inventory: there is no {DEFAULT} in {here} or above it",
+        f"name yours with --inventory, or create an example with {Command('init')}; without an"
+        f" inventory run {Command('diagnose', '-A', 'PROJECT')} in the application's folder, or"
+        f" check only the broker: {Command('diagnose', '--broker', 'redis://HOST:PORT/DB')}",
     )
 
 
 def nearest_with_text() -> tuple[str, ...]:
-    """The nearest `inventory.yaml` upwards from here; none where it is empty, as `> inventory.yaml`
-    makes it.
-    """
+    """Return the nearest `inventory.yaml`, none if it is empty, as `> inventory.yaml` creates it."""
     nearest = _nearest()
     return (str(nearest),) if nearest and nearest.stat().st_size else ()
 
@@ -58,19 +55,17 @@ def _require_names(named: Sequence[str]) -> None:
     if not all(named):
         raise UsageError(
             "--inventory is empty",
-            "name the inventory, or leave --inventory out for inventory.yaml",
+            "name the inventory, or omit --inventory for inventory.yaml",
         )
 
 
 def flags_for(sources: Sequence[str]) -> str:
-    """The flags that name these sources again, as they have to be typed."""
+    """Return the flags that name these sources in a command."""
     return "".join(f" --inventory {shlex.quote(source)}" for source in sources)
 
 
 def recorded(sources: Sequence[str]) -> str:
-    """The inventory as the record of a run names it: what stands behind `--inventory` in any
-    folder.
-    """
+    """Return the inventory as the record of a run names it, valid in any working folder."""
     from runbooks.inventory.sources import is_host_list
 
     anywhere = [

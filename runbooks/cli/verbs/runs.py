@@ -56,7 +56,7 @@ def report(flags: Flags, run: str, html: str = "", markdown: str = "", logs: boo
         folder = _recorded_in(flags, reporter)
         try:
             session = session_of(flags, reporter)
-        except RunbookError:  # `_recorded_in` has told it
+        except RunbookError:  # `_recorded_in` has warned of it
             session = None
         return page(reporter, folder, run, Wanted(html, markdown, logs), pages_of(flags), session)
 
@@ -64,9 +64,7 @@ def report(flags: Flags, run: str, html: str = "", markdown: str = "", logs: boo
 
 
 def _recorded_in(flags: Flags, reporter: "Reporter") -> "Path":
-    """Where runs are recorded; the usual folder where the inventory, which may name another, cannot
-    be read.
-    """
+    """Return where runs are recorded; the default if the inventory cannot be read."""
     from runbooks.core.errors import RunbookError
     from runbooks.core.reporter import About
 

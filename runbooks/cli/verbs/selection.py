@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-# The vocabulary is that of `core/rules.py: QueueRule`, which takes too long to import for `inv
-# --list`.
+# The flags are those of `core/rules.py: QueueRule`, which takes too long to import for `inv --list`.
 MANY: Mapping[str, str] = {
     "queue": "only messages of these queues: one PATTERN or several, e.g. 'low*,daemon'",
     "task": "only messages of these tasks: one PATTERN or several, e.g. 'integrations.*'",
@@ -43,7 +42,7 @@ IN_QUEUES: Mapping[str, str] = {
     "reason": "the reason that the archive and reports show (default: the rule itself)",
 }
 IN_ONE_QUEUE: Mapping[str, str] = {
-    **{flag: told for flag, told in IN_ARCHIVES.items() if flag != "queue"},
+    **{flag: text for flag, text in IN_ARCHIVES.items() if flag != "queue"},
     "priority": _OF_ONE_LIST,
     "unacked": "messages that a worker has fetched and not acknowledged, instead of waiting ones",
     "unregistered": IN_QUEUES["unregistered"],
@@ -54,5 +53,5 @@ _YES = {"expired", "malformed", "unacked", "unregistered", "with_workflows"}
 
 
 def unsaid(flag: str) -> bool | None:
-    """What a flag is where it was not given."""
+    """Return the default of a flag."""
     return False if flag in _YES else None

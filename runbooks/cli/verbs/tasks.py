@@ -53,9 +53,20 @@ def run_task(
     dry_run: bool = False,
 ) -> None:
     """Check the way of a task, send it through the application's routes, and wait for its end."""
-    mode = "async" if async_ else "sync" if sync else None
-    asked = {"args": args, "kwargs": kwargs, "queue": queue, "priority": priority, "result": result,
-             "timeout": timeout, "mode": mode}  # fmt: skip
+    mode = None
+    if async_:
+        mode = "async"
+    elif sync:
+        mode = "sync"
+    asked = {
+        "args": args,
+        "kwargs": kwargs,
+        "queue": queue,
+        "priority": priority,
+        "result": result,
+        "timeout": timeout,
+        "mode": mode,
+    }
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.core.errors import UsageError
@@ -94,7 +105,7 @@ def run_task(
     run_verb(flags, body)
 
 
-_OF_ARCHIVES = {flag: told for flag, told in IN_ARCHIVES.items() if flag != "malformed"}
+_OF_ARCHIVES = {flag: text for flag, text in IN_ARCHIVES.items() if flag != "malformed"}
 
 
 @verb(

@@ -129,7 +129,7 @@ def workers(flags: Flags, node: str | None = None, watch: str = "") -> None:
 
 
 def _shown(flags: Flags, watch: str, show: "Callable[[Session], ExitCode]") -> None:
-    """Show a view, with `watch` again and again."""
+    """Show a view, with `watch` repeatedly."""
     from runbooks.engine.watched import watched
 
     on_fleet(

@@ -54,11 +54,10 @@ def test_no_inventory_is_taken_but_one_that_is_named_or_stands_here_or_above(
     refused = inv(below, *verb.split())
     assert (refused.returncode, refused.stdout) == (5, "")
     assert (
-        refused.stderr
-        == f"there is no inventory.yaml in {below} or above it, so it is not known which fleet is"
-        f" meant\n→ name yours with --inventory, or write {below}/inventory.yaml, with an"
-        " example from `inv init`; `inv diagnose -A PROJECT` in the application's folder, and"
-        " of the broker alone `inv diagnose --broker redis://HOST:PORT/DB`, need none\n"
+        refused.stderr == f"no inventory: there is no inventory.yaml in {below} or above it\n"
+        "→ name yours with --inventory, or create an example with `inv init`; without an inventory"
+        " run `inv diagnose -A PROJECT` in the application's folder, or check only the broker:"
+        " `inv diagnose --broker redis://HOST:PORT/DB`\n"
     )
     (tmp_path / "fleets/inventory.yaml").write_text(INVENTORY)
     above = inv(below, "hosts")

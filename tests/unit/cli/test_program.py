@@ -319,13 +319,13 @@ def test_what_a_verb_loads_is_compiled_for_the_next_run() -> None:
         (
             "mail",
             (
-                "--limit takes hosts and groups, and 'mail' is a worker\n→ diagnose, verify,"
+                "--limit expects hosts or groups, and 'mail' is a worker\n→ diagnose, verify,"
                 " restart-workers and"
             ),
         ),
         ("mail@web1", "'mail@web1' is a worker"),
-        ("outbox", "'outbox' is a queue that mail consumes\n→ `inv queues outbox"),
-        ("outbox", "take workers: --worker mail"),
+        ("outbox", "'outbox' is a queue that mail consumes\n→ show the queue: `inv queues outbox"),
+        ("outbox", "accept --worker mail"),
         ("web9", "matches no host or group"),
     ],
 )

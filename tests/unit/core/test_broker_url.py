@@ -100,8 +100,7 @@ def test_behind_sentinels_the_masters_name_is_asked_for_with_the_line(tmp_path: 
     base = BASE.replace("redis://:hunter2@broker:6379/0", "sentinel://:hunter2@a:26379/0")
     (problem,) = problems(tmp_path, base=base)
     assert (
-        problem
-        == "6: celery_broker_url: behind Sentinels celery_broker_options needs the master_name"
+        problem == "6: celery_broker_url: a Sentinel URL needs master_name in celery_broker_options"
     )
 
 

@@ -47,7 +47,7 @@ def test_a_missing_inventory_is_told_with_the_flag_that_names_one(tmp_path: Path
 
 
 def test_a_folder_without_an_inventory_in_it_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InventoryError, match="a folder without an inventory in it"):
+    with pytest.raises(InventoryError, match="there is no inventory in this folder"):
         load_inventory(tmp_path)
 
 
@@ -322,7 +322,7 @@ def test_a_port_after_a_host_name_is_its_ansible_port(
 @pytest.mark.parametrize("name", ["the broker", "a,b", "a\\tb"])
 def test_a_name_that_no_limit_could_name_is_refused(tmp_path: Path, name: str) -> None:
     (problem,) = problems(tmp_path, f'all:\n  hosts:\n    "{name}":\n')
-    assert "a space or a comma in it" in problem
+    assert "cannot contain a space or a comma" in problem
 
 
 def test_an_ipv6_address_without_a_port_is_a_host_name(tmp_path: Path) -> None:
@@ -525,7 +525,7 @@ def test_a_problem_of_such_a_file_is_told_with_that_file_and_its_line(tmp_path: 
     told = [problem.removeprefix(f"{tmp_path}/") for problem in caught.value.problems]
     assert told[0].startswith("group_vars/all.yml:3: not valid YAML: ")
     assert told[1:] == [
-        "group_vars/web:1: a file of variables is a map",
+        "group_vars/web:1: a file of variables must be a map",
         "host_vars/web1.yml:2: duplicate key 'a'",
         "host_vars/web1.yml:3: variable name 5 must be a string; put it in quotes",
     ]

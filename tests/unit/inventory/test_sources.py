@@ -125,11 +125,12 @@ def test_without_ansible_it_is_told_in_a_line_what_to_install_or_to_run(tmp_path
     with pytest.raises(InventoryError) as caught:
         load_inventory(tmp_path / "prod")
     assert caught.value.problems == [
-        f"{script}: a script, which only Ansible can read, and there is no ansible-inventory on"
-        " PATH"
+        f"{script}: a script: only Ansible can read it, and ansible-inventory is not on PATH"
     ]
     command = f"ansible-inventory -i {tmp_path}/prod --list --export --yaml > inventory.yaml"
-    assert f"install ansible-core, or run `{command}` where Ansible is" in caught.value.advice
+    assert (
+        f"install ansible-core, or run `{command}` on a machine with Ansible" in caught.value.advice
+    )
 
 
 def test_the_environment_goes_before_the_file_and_a_file_that_anybody_may_write_is_passed_over(
@@ -153,11 +154,15 @@ def test_the_environment_goes_before_the_file_and_a_file_that_anybody_may_write_
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("hosts", "[web\nweb1\n", ":1: no host with its variables: a [ that begins no range"),
+        (
+            "hosts",
+            "[web\nweb1\n",
+            ":1: not a host with its variables: a [ that does not begin a range",
+        ),
         (
             "hosts",
             "[web]\nweb1 user=admin pass word\n",
-            ":2: each word behind host 'web1' is NAME=VALUE",
+            ":2: each word after host 'web1' must be NAME=VALUE",
         ),
         (
             "hosts",
@@ -173,19 +178,19 @@ def test_the_environment_goes_before_the_file_and_a_file_that_anybody_may_write_
         (
             "hosts",
             "[web]\nweb1\n[web:vars]\nansible_password: hunter2\n",
-            ":4: each line of [web:vars] is NAME=VALUE",
+            ":4: each line of [web:vars] must be NAME=VALUE",
         ),
-        ("hosts", "[web]\nweb1 x='it\n", ":2: no host with its variables: No closing quotation"),
+        ("hosts", "[web]\nweb1 x='it\n", ":2: not a host with its variables: No closing quotation"),
         ("hosts", "all:\n  hosts:\n    web1\n  x: [\n", ": not valid YAML"),
         (
             "fleet.inv",
             "all:\n  hosts: {web1: }\n",
-            ": read as INI, and it is none; YAML stands in files named .yml",
+            ": not a valid INI file; YAML files must end in .yml",
         ),
         (
             "script",
             "#!/usr/bin/env python3\nimport json\n",
-            ":1: it begins with #! and is not executable",
+            ":1: it begins with #! but is not executable",
         ),
     ],
 )
@@ -216,7 +221,7 @@ def test_a_file_of_a_folder_that_is_no_inventory_is_told_with_how_to_leave_it_ou
     [
         ("[{'name': 'a', 'queues': ['q']}]", None),
         ('[{"name": "a", "queues": ["q"], "options": null}]',
-         "expected a list; this is text: in INI write True, False and None, in YAML leave out the quotes"),
+         "expected a list; got a string: in INI write True, False and None, in YAML remove the quotes"),
         ("5", "expected a list"),
     ],
 )  # fmt: skip

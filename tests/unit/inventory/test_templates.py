@@ -133,7 +133,7 @@ def test_a_template_without_the_mark_is_refused_for_its_file_would_never_be_remo
     tmp_path: Path,
 ) -> None:
     with pytest.raises(
-        RenderError, match=rf"template {tmp_path}/x\.j2:1: it has to begin with {{{{ mark }}}}"
+        RenderError, match=rf"template {tmp_path}/x\.j2:1: it must begin with {{{{ mark }}}}"
     ):
         write_template(tmp_path, "# mine\n{{ mark }}\n").render("x.j2", mark=MARK)
 
