@@ -46,10 +46,10 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     session.reporter.recap(recap.tallies, undo="")
     for undo in undos:
         if isinstance(undo.change.do, StartByHand) and undo.outcome is Outcome.CANNOT:
+            name = f"{undo.change.do.name} on {undo.change.host}"
             session.reporter.warning(
-                f"{undo.change.do.name} on {undo.change.host} no longer runs, and no service"
-                " manager can start it",
-                f"start it the way it was started before: {undo.change.do.told}",
+                f"{name} no longer runs, and no service manager can start it",
+                "start it the way it was started before: " + undo.change.do.told,
             )
     return recap.exit_code
 

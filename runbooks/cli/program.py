@@ -114,7 +114,7 @@ class RunbooksProgram(Program):
             self.print_columns([_with_value(context, *told) for told in context.help_tuples()])
 
     def parse_tasks(self) -> None:
-        """Parse the verbs; `-h` after a verb is help, even if it could be an argument or a value."""
+        """Parse the verbs; `-h` after a verb is help, even in the place of an argument."""
         words = self.core.unparsed
         if words and _HELP.intersection(words[1:]):
             self.args["help"].value = words[0]
@@ -135,7 +135,7 @@ class RunbooksProgram(Program):
                 self._refuse(*self._problem("", context))
 
     def _rewrite(self, context: ParserContext | None) -> bool:
-        """Rewrite a command line that Invoke refuses into one that it accepts; False if unneeded."""
+        """Rewrite a command line so that Invoke accepts it; return False if that is not needed."""
         return self._take_flag_for_argument() or self._join_patterns() or self._leave_out(context)
 
     def _take_flag_for_argument(self) -> bool:

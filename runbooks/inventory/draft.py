@@ -1,8 +1,6 @@
-"""An inventory that is made of what was seen: each value with where it was seen, and what could not
-be found.
+"""The inventory of a running fleet: each value with its source, and what could not be found.
 
-It is one thing in two forms: a fleet to be looked at as any other, and the text of an
-`inventory.yaml`.
+A draft becomes a fleet that can be checked as any other, or the text of an `inventory.yaml`.
 """
 
 import json
@@ -28,10 +26,12 @@ S = TypeVar("S", AppSettings, HostSettings)
 _USUAL_QUEUE = "celery"
 """**Source:** celery 5.7.0 `app/defaults.py: task_default_queue`."""
 _USUAL_SCHEDULE = "celerybeat-schedule"
+_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./@:-]*")
+_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
 
 class Value(Struct, frozen=True):
-    """A variable (without its prefix), and where its value was seen."""
+    """A variable, without its prefix, and the source of its value."""
 
     name: str
     value: Any
@@ -39,7 +39,7 @@ class Value(Struct, frozen=True):
 
 
 class Lacking(Struct, frozen=True):
-    """A variable that could not be found, and how to find its value."""
+    """A variable that was not found, and how to find its value."""
 
     name: str
     example: str
@@ -47,31 +47,31 @@ class Lacking(Struct, frozen=True):
 
 
 class HostDraft(Struct, frozen=True):
-    """A host's part: how it is reached, its values, its workers each with where it was seen, and
-    what is lacking.
-    """
+    """The variables of a host."""
 
     name: str
     reached: Mapping[str, str]
+    """The variables that say how it is reached."""
     values: tuple[Value, ...] = ()
     workers: tuple[Value, ...] = ()
     lacking: tuple[Lacking, ...] = ()
 
 
 class Draft(Struct, frozen=True):
-    """`values` are true of the whole application."""
+    """An inventory of one application."""
 
     values: tuple[Value, ...]
+    """The variables of the whole application."""
     hosts: tuple[HostDraft, ...] = ()
     lacking: tuple[Lacking, ...] = ()
 
 
 def fleet_of(draft: Draft, broker: str, backend: str, found: Found | None) -> Fleet:
-    """The fleet of a draft, with these URLs in clear. Raises RunbookError where a value cannot
-    stand there.
-    """
-    own = {one.name: one.value for one in draft.values} | {"broker_url": SecretStr(broker)}
-    own |= {"result_backend": SecretStr(backend)} if backend else {}
+    """Return the fleet of a draft with these URLs; raise RunbookError for an invalid value."""
+    own = {one.name: one.value for one in draft.values}
+    own["broker_url"] = SecretStr(broker)
+    if backend:
+        own["result_backend"] = SecretStr(backend)
     app = _valid(AppSettings, own)
     hosts = tuple(fleet_host(one) for one in draft.hosts)
     workers = tuple(worker for host in hosts for worker in host.settings.workers)
@@ -80,9 +80,10 @@ def fleet_of(draft: Draft, broker: str, backend: str, found: Found | None) -> Fl
 
 
 def fleet_host(draft: HostDraft) -> FleetHost:
-    """The host of a draft. Raises RunbookError where a value cannot stand there."""
+    """Return the host of a draft; raise RunbookError for an invalid value."""
     own = {one.name: one.value for one in draft.values}
-    own |= {"workers": [one.value for one in draft.workers]} if draft.workers else {}
+    if draft.workers:
+        own["workers"] = [one.value for one in draft.workers]
     return FleetHost(draft.name, (), _valid(HostSettings, own), draft.reached)
 
 
@@ -91,54 +92,52 @@ def _valid(model: type[S], own: Mapping[str, Any]) -> S:
         return model.model_validate(own)
     except ValidationError as error:
         detail: Any = error.errors(include_url=False, include_context=False)[0]
-        where = (
-            ".".join(map(str, (f"{PREFIX}{detail['loc'][0]}", *detail["loc"][1:])))
-            if detail["loc"]
-            else "a host"
-        )
+        where = "a host"
+        if detail["loc"]:
+            where = PREFIX + ".".join(map(str, detail["loc"]))
         raise RunbookError(
-            f"what was found makes no inventory: {where}: {plainly(detail)}",
-            "write one: docs/inventory.md",
+            f"cannot create an inventory from what was found: {where}: {plainly(detail)}",
+            "write the inventory yourself: docs/inventory.md",
         ) from None
 
 
 def host_draft(
     seen: HostSurvey, directory: Value, python: Value, user: Value, told: Told | None
 ) -> HostDraft:
-    """The part of a host: who runs its workers, which these are, and where its application lives."""
+    """Return a host: its service manager, its workers, and the place of the application."""
     manager = Value("service_manager", seen.manager, _why_manager(seen))
     values = [directory, python, user, *_environment(seen), manager]
     if seen.supervisord and seen.manager == "supervisor":
         where = {"conf": seen.supervisord.conf, "ctl": seen.supervisord.ctl}
         values.append(Value("supervisor", where, "the command of the supervisord that runs them"))
     if seen.manager == "docker":
-        socket = {"socket": seen.socket} if seen.socket else {}
-        where = {"project": seen.project} if seen.project else {"containers": "{worker}"}
-        source = (
-            "the labels of the containers"
-            if seen.project
-            else "they are of no Compose project: by their names"
-        )
-        values.append(Value("docker", where | socket, source))
+        values.append(_docker(seen))
     workers = tuple(_workers(seen, told))
     values += _beat(seen)
     logs = _logs(seen)
     if logs:
         values += [
-            Value("logs", logs, "where the processes print, and their -f"),
-            Value("logrotate", False, "whether anything rotates them is not looked at"),
+            Value("logs", logs, "the output of the processes, and their -f"),
+            Value("logrotate", False, "not checked whether anything rotates them"),
         ]
-    return HostDraft(
-        seen.name, seen.variables, tuple(values), workers, tuple(_lacking(seen, workers, logs))
-    )
+    lacking = tuple(_lacking(seen, workers, logs))
+    return HostDraft(seen.name, seen.variables, tuple(values), workers, lacking)
+
+
+def _docker(seen: HostSurvey) -> Value:
+    where = {"containers": "{worker}"}
+    source = "by names, as the containers have no Compose project"
+    if seen.project:
+        where = {"project": seen.project}
+        source = "the labels of the containers"
+    if seen.socket:
+        where["socket"] = seen.socket
+    return Value("docker", where, source)
 
 
 def _why_manager(seen: HostSurvey) -> str:
     if seen.manager == "none":
-        return (
-            "no service manager that is known here runs them, so they are looked at and never"
-            " restarted"
-        )
+        return "no known service manager runs them, so they are checked, but never restarted"
     names = ", ".join(dict.fromkeys(one.name for one in seen.services))
     return f"it has {names}" if names else "it runs them"
 
@@ -147,17 +146,15 @@ def _environment(seen: HostSurvey) -> Iterator[Value]:
     key = {"systemd": "EnvironmentFile=", "docker": "env_file:"}.get(seen.manager, "")
     for service in seen.services:
         if service.env_files and key:
-            which = "the last " if len(service.env_files) > 1 else ""
-            yield Value(
-                "env_file",
-                service.env_files[-1],
-                f"{which}{key} of {service.source}{_set_beside(seen)}",
-            )
+            source = f"{key} of {service.source}{_set_besides(seen)}"
+            if len(service.env_files) > 1:
+                source = f"the last {source}"
+            yield Value("env_file", service.env_files[-1], source)
             return
 
 
-def _set_beside(seen: HostSurvey) -> str:
-    """What Compose sets beside the environment files."""
+def _set_besides(seen: HostSurvey) -> str:
+    """Name the variables that Compose sets in addition to the environment files."""
     names = sorted({name for service in seen.services for name in service.sets})
     return f"; celery_env cannot set {', '.join(names)}, as environment: does" if names else ""
 
@@ -175,16 +172,15 @@ def _service_of(seen: HostSurvey, one: CeleryProcess) -> SeenService | None:
 
 
 def _workers(seen: HostSurvey, told: Told | None) -> Iterator[Value]:
-    """Those that run, then those whose service is to run; one for each node."""
+    """Yield the running workers, then those whose service should run; one for each node."""
     running = [(one, _service_of(seen, one)) for one in seen.mains if _is_worker(one)]
+    running_names = {service.name for _, service in running if service}
     rows: list[tuple[CeleryProcess | None, SeenService | None]] = [*running]
-    rows += [
-        (None, service)
-        for service in _not_running(seen, {service.name for _, service in running if service})
-    ]
-    names, nodes = set[str](), set[str]()
+    rows += [(None, service) for service in _not_running(seen, running_names)]
+    names: set[str] = set()
+    nodes: set[str] = set()
     for process, service in rows:
-        options = process.options if process else service.options if service else None
+        options = _options_of(process, service)
         assert options
         node = _node(seen, options)
         at = node if "*" not in node or not service else f"{node} {service.name}"
@@ -198,6 +194,13 @@ def _workers(seen: HostSurvey, told: Told | None) -> Iterator[Value]:
         yield Value("workers", value, _source(options, process, service))
 
 
+def _options_of(process: CeleryProcess | None, service: SeenService | None) -> Options | None:
+    """Return the options of a process, or without one of its service."""
+    if process:
+        return process.options
+    return service.options if service else None
+
+
 def _not_running(seen: HostSurvey, running: Collection[str]) -> Iterator[SeenService]:
     for one in seen.services:
         if one.options and one.options.role == "worker" and one.name not in running and one.wanted:
@@ -209,7 +212,10 @@ def _is_worker(one: CeleryProcess) -> bool:
 
 
 def _free(name: str, names: set[str]) -> str:
-    return next(new for n in range(2, 1000) if (new := f"{name}-{n}") not in names)
+    number = 2
+    while f"{name}-{number}" in names:
+        number += 1
+    return f"{name}-{number}"
 
 
 def _node(seen: HostSurvey, options: Options) -> str:
@@ -227,9 +233,9 @@ def _worker(
 ) -> dict[str, Any]:
     node = _node(seen, options)
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", node.partition("@")[0]) or "worker"
-    name = f"{name}-worker" if name == "beat" or name.endswith((".timer", ".service")) else name
-    own = service_of_unit(service.name) if service and seen.manager == "systemd" else ""
-    extra = seen.details[process.pid].extra if process and process.pid in seen.details else ()
+    if name == "beat" or name.endswith((".timer", ".service")):
+        name = f"{name}-worker"
+    own = _own_name(seen, service)
     value: dict[str, Any] = {"name": own or name}
     place = "*" if seen.manager == "docker" else seen.name
     if not own and node != f"{value['name']}@{place}":
@@ -238,17 +244,36 @@ def _worker(
         value["unit" if seen.manager == "systemd" else "service"] = service.name
     value["queues"] = list(options.queues or _queues(told))
     value["concurrency"] = _concurrency(seen, options, process)
-    if words := [*_options(options), *(extra or (service.extra if service else ()))]:
+    words = [*_options(options), *_extra(seen, process, service)]
+    if words:
         value["options"] = words
     return value
 
 
+def _own_name(seen: HostSurvey, service: SeenService | None) -> str:
+    """Return the name of a service if this tool installed its unit, else ""."""
+    if service and seen.manager == "systemd":
+        return service_of_unit(service.name)
+    return ""
+
+
+def _extra(
+    seen: HostSurvey, process: CeleryProcess | None, service: SeenService | None
+) -> Sequence[str]:
+    """Return the options that have no variable of their own."""
+    if process and process.pid in seen.details and seen.details[process.pid].extra:
+        return seen.details[process.pid].extra
+    return service.extra if service else ()
+
+
 def _queues(told: Told | None) -> Sequence[str]:
-    """Without -Q a worker consumes all that are declared. **Source:** celery 5.7.0 `app/amqp.py:
-    Queues`.
+    """Return the queues of a worker without -Q: all that are declared.
+
+    **Source:** celery 5.7.0 `app/amqp.py: Queues`.
     """
-    said = told.said if told else None
-    return [queue.name for queue in said.queues] if said and said.queues else [_USUAL_QUEUE]
+    if told and told.said and told.said.queues:
+        return [queue.name for queue in told.said.queues]
+    return [_USUAL_QUEUE]
 
 
 def _concurrency(seen: HostSurvey, options: Options, process: CeleryProcess | None) -> int:
@@ -256,12 +281,12 @@ def _concurrency(seen: HostSurvey, options: Options, process: CeleryProcess | No
         return 1
     if options.autoscale and options.autoscale.partition(",")[0].isdigit():
         return int(options.autoscale.partition(",")[0])
-    children = (
-        [one for one in seen.census.children_of(process.pid) if one.kind is Kind.CHILD]
-        if process
-        else []
-    )
-    return options.concurrency or len(children) or 1
+    if options.concurrency:
+        return options.concurrency
+    if not process:
+        return 1
+    below = seen.census.children_of(process.pid)
+    return sum(one.kind is Kind.CHILD for one in below) or 1
 
 
 def _options(options: Options) -> Iterator[str]:
@@ -276,109 +301,113 @@ def _options(options: Options) -> Iterator[str]:
 
 
 def _source(options: Options, process: CeleryProcess | None, service: SeenService | None) -> str:
-    where = [f"pid {process.pid}"] if process else ["does not run"]
-    where += [service.source] if service else []
-    where += [] if options.queues else ["no -Q: what the application declares"]
+    where = [f"pid {process.pid}" if process else "does not run"]
+    if service:
+        where.append(service.source)
+    if not options.queues:
+        where.append("no -Q: the queues that the application declares")
     return "; ".join(where)
 
 
 def _beat(seen: HostSurvey) -> Iterator[Value]:
     process = next((one for one in seen.mains if one.kind is Kind.BEAT), None)
-    service = next(
-        (one for one in seen.services if one.options and one.options.role == "beat" and one.wanted),
-        None,
-    )
-    service = (_service_of(seen, process) if process else None) or service
-    options = (
-        process.options if process else service.options if service and service.options else None
-    )
-    with_beat = next((one for one in seen.mains if one.options.with_beat), None)
+    service = _beat_service(seen, process)
+    options = _options_of(process, service)
     if options:
-        source = (
-            f"pid {process.pid}"
-            if process
-            else f"does not run; {service.source if service else ''}"
-        )
-        yield Value("beat", True, source)
-        own = service_of_unit(service.name) if service and seen.manager == "systemd" else ""
-        if service and not own and seen.manager == "systemd":
+        yield from _own_beat(seen, process, service, options)
+    main = process or next((one for one in seen.mains if one.options.with_beat), None)
+    if not options and main:
+        options = main.options
+    if options and not options.scheduler:
+        directory = ""
+        if main and main.pid in seen.details:
+            directory = seen.details[main.pid].directory
+        if not directory and service:
+            directory = service.directory
+        path = str(PurePosixPath(directory or "/", options.schedule or _USUAL_SCHEDULE))
+        yield Value("beat_schedule", path, "-s of beat, or its usual file in its working folder")
+
+
+def _beat_service(seen: HostSurvey, process: CeleryProcess | None) -> SeenService | None:
+    """Return the service that runs beat, or that should run it."""
+    if process and (service := _service_of(seen, process)):
+        return service
+    for one in seen.services:
+        if one.options and one.options.role == "beat" and one.wanted:
+            return one
+    return None
+
+
+def _own_beat(
+    seen: HostSurvey,
+    process: CeleryProcess | None,
+    service: SeenService | None,
+    options: Options,
+) -> Iterator[Value]:
+    """Yield the variables of a beat that is not part of a worker."""
+    if process:
+        yield Value("beat", True, f"pid {process.pid}")
+    else:
+        yield Value("beat", True, f"does not run; {service.source if service else ''}")
+    if service and not _own_name(seen, service):
+        if seen.manager == "systemd":
             yield Value("beat_unit", service.name, service.source)
-        elif service and not own and (seen.manager, service.name) != ("docker", "beat"):
+        elif (seen.manager, service.name) != ("docker", "beat"):
             name = "beat:beat" if service.name == "beat" else service.name
             yield Value("beat_service", name, service.source)
-        if options.scheduler:
-            yield Value("beat_options", [f"--scheduler={options.scheduler}"], "the command of beat")
-    main = process or with_beat
-    if (options or with_beat) and not (options or with_beat.options).scheduler:  # type: ignore[union-attr]
-        asked = (options or with_beat.options).schedule or _USUAL_SCHEDULE  # type: ignore[union-attr]
-        directory = seen.details[main.pid].directory if main and main.pid in seen.details else ""
-        directory = directory or (service.directory if service else "")
-        path = str(PurePosixPath(directory or "/", asked))
-        yield Value("beat_schedule", path, "-s of beat, or its usual name where it works")
+    if options.scheduler:
+        yield Value("beat_options", [f"--scheduler={options.scheduler}"], "the command of beat")
 
 
 def _logs(seen: HostSurvey) -> list[str]:
-    """Not in containers, and not where supervisord tells its programs' logs itself."""
+    """Return the log files; not in containers, nor under supervisord, which reports its own."""
     if seen.manager in ("docker", "supervisor"):
         return []
-    details = (
-        seen.details[one.pid] for one in seen.mains if one.pid in seen.details and not one.container
-    )
-    return list(dict.fromkeys(log for one in details for log in one.logs))
+    logs: list[str] = []
+    for one in seen.mains:
+        if one.pid in seen.details and not one.container:
+            logs += seen.details[one.pid].logs
+    return list(dict.fromkeys(logs))
 
 
 def _lacking(seen: HostSurvey, workers: Sequence[Value], logs: Sequence[str]) -> Iterator[Lacking]:
     if not any(value.name == "env_file" for value in _environment(seen)):
-        loaded = (
-            "in its container"
-            if seen.manager == "docker"
-            else "with the variables of a process that runs"
-        )
-        how = (
-            f"no environment file was seen, so the application is loaded {loaded}; name it where"
-            " there is one"
-        )
-        yield Lacking("env_file", "/etc/proj.env", how + _set_beside(seen))
+        loaded = "with the variables of a running process"
+        if seen.manager == "docker":
+            loaded = "in its container"
+        how = f"name the environment file, if there is one; the application is loaded {loaded}"
+        yield Lacking("env_file", "/etc/proj.env", how + _set_besides(seen))
     if not workers:
-        yield Lacking(
-            "workers",
-            "[{name: default, queues: [celery]}]",
-            "no worker was seen: name those that are to run",
-        )
+        example = "[{name: default, queues: [celery]}]"
+        yield Lacking("workers", example, "no worker runs: name those that should run")
     if seen.manager == "none" and workers:
-        yield Lacking(
-            "commands", '{start: "./start.sh {worker}", stop: "./stop.sh {worker}"}',
-            "what starts and stops the workers was not seen; with it, celery_service_manager is commands",
-        )  # fmt: skip
+        example = '{start: "./start.sh {worker}", stop: "./stop.sh {worker}"}'
+        how = "the commands that start and stop workers; then celery_service_manager is commands"
+        yield Lacking("commands", example, how)
     if not logs and seen.manager == "none":
-        yield Lacking("logs", "[/var/log/celery/default.log]", "the processes print into no file")
+        yield Lacking("logs", "[/var/log/celery/default.log]", "the processes write to no file")
     running = [_service_of(seen, one) for one in seen.mains]
     for service in seen.services:
         if service.options is None and service not in running:
-            yield Lacking(
-                "workers", f"[{{name: NAME, queues: [QUEUE], unit: {service.name}}}]",
-                f"{service.source} names Celery; what it starts does not show in its command, and nothing of it runs",
-            )  # fmt: skip
+            example = f"[{{name: NAME, queues: [QUEUE], unit: {service.name}}}]"
+            how = f"{service.source} names Celery, but its command does not show what it starts"
+            yield Lacking("workers", example, f"{how}, and it does not run")
     for one in seen.others:
-        yield Lacking(
-            "workers", "", f"pid {one.pid} ({one.options.role} {one.options.node}) is run by something else than the "
-            f"others, and a host has one service manager",
-        )  # fmt: skip
-
-
-_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./@:-]*")
-_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
+        name = f"pid {one.pid} ({one.options.role} {one.options.node})"
+        how = f"{name} has another service manager than the others, and a host can have only one"
+        yield Lacking("workers", "", how)
 
 
 def text_of(draft: Draft, begins: Sequence[str]) -> str:
-    """The inventory's text; the lines that it `begins` with are comments."""
+    """Return the text of the inventory, which `begins` with these lines as comments."""
     lines = [f"# {line}".rstrip() for line in begins]
     lines += ["---", "all:", "  hosts:"]
     for host in draft.hosts:
         lines += [f"    {_scalar(host.name)}:", *_host_lines(host)]
     lines += ["", "  vars:"]
     lines += [f"    {line_of(one)}" for one in draft.values]
-    lines += [line for one in draft.lacking for line in _lacking_lines("    ", one)]
+    for lacking in draft.lacking:
+        lines += _lacking_lines("    ", lacking)
     return "\n".join(lines) + "\n"
 
 
@@ -396,7 +425,7 @@ def _host_lines(host: HostDraft) -> Iterator[str]:
 
 
 def line_of(one: Value) -> str:
-    """A variable with its value, and where that was seen."""
+    """Return the line of a variable, with the source of its value."""
     return f"{PREFIX}{one.name}: {_yaml(one.value)}{_comment(one.source)}"
 
 
@@ -411,21 +440,17 @@ def _lacking_lines(indent: str, one: Lacking) -> Iterator[str]:
 
 
 def _on_one_line(text: str) -> str:
-    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
+    printable = [one if one.isprintable() else " " for one in text]
+    return " ".join("".join(printable).split())
 
 
 def _yaml(value: Any) -> str:
-    """In flow style. What has Jinja's braces is text here, but for what this tool has written
-    itself.
-    """
+    """Return a value as YAML in flow style; only this tool's own lookups stay Jinja."""
     if isinstance(value, Lookup):
         return json.dumps(value.expression)
     if isinstance(value, Mapping):
-        return (
-            "{"
-            + ", ".join(f"{_scalar(str(key))}: {_yaml(item)}" for key, item in value.items())
-            + "}"
-        )
+        items = [f"{_scalar(str(key))}: {_yaml(item)}" for key, item in value.items()]
+        return f"{{{', '.join(items)}}}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_yaml, value)) + "]"
     return _scalar(value)
@@ -439,9 +464,10 @@ def _scalar(value: Any) -> str:
     text = str(value)
     if _PLAIN.fullmatch(text) and text.lower() not in _WORDS and not text.endswith(":"):
         return text
-    return ("!unsafe " if "{{" in text or "{%" in text else "") + json.dumps(
-        text, ensure_ascii=False
-    )
+    quoted = json.dumps(text, ensure_ascii=False)
+    if "{{" in text or "{%" in text:
+        return f"!unsafe {quoted}"
+    return quoted
 
 
 class Lookup(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The live page: the last look at `/`, and at `/healthz` whether looks go on. It changes nothing."""
+"""The live page: the last look at `/`, and at `/healthz` whether looks go on."""
 
 import time
 from http import HTTPStatus

@@ -393,28 +393,12 @@ class ConsoleReporter:
 
     def view(self, view: View) -> None:
         """Print a view; one of --watch replaces the one before it on a terminal."""
-        if self._viewed:
-            if self._out.is_terminal:
-                self._out.clear()
-            else:
-                self._print()
-            self._begun = False
-            self._print(f"checked at {utc(time.time())}")
-        self._viewed = True
+        self._separate_views()
         match view:
-            case QueuesView(detailed=True):
-                for queue in view.queues:
-                    self._lines(queue_lines(view, queue))
-                    self._lines(task_lines(view, queue))
             case QueuesView():
-                self.table("queues", queue_rows(view))
-                self._lines(queue_notes(view))
-            case MessagesView(full=True):
-                self._lines([(messages_told(view), "bold"), *message_lines(view)])
+                self._queues(view)
             case MessagesView():
-                self._lines([(messages_told(view), "bold")])
-                if view.messages:
-                    self.table("messages", message_rows(view))
+                self._messages(view)
             case BrokerView():
                 self._lines(fact_lines(view))
             case Explanation():
@@ -431,6 +415,32 @@ class ConsoleReporter:
             case ScheduleView():
                 self.table("entries of a schedule", schedule.rows(view))
                 self._lines(schedule.notes(view))
+
+    def _separate_views(self) -> None:
+        if self._viewed:
+            if self._out.is_terminal:
+                self._out.clear()
+            else:
+                self._print()
+            self._begun = False
+            self._print(f"checked at {utc(time.time())}")
+        self._viewed = True
+
+    def _queues(self, view: QueuesView) -> None:
+        if not view.detailed:
+            self.table("queues", queue_rows(view))
+            self._lines(queue_notes(view))
+            return
+        for queue in view.queues:
+            self._lines(queue_lines(view, queue))
+            self._lines(task_lines(view, queue))
+
+    def _messages(self, view: MessagesView) -> None:
+        self._print(messages_told(view), "bold")
+        if view.full:
+            self._lines(message_lines(view))
+        elif view.messages:
+            self.table("messages", message_rows(view))
 
     def _workers(self, view: WorkersView) -> None:
         totals = {total.host: total for total in view.totals}

@@ -151,7 +151,7 @@ def test_the_live_page_works_with_the_broker_alone(url: str, tmp_path: Path) -> 
         page = read(found[1])
         for told in (
             "w@here",
-            "Beat is not asked",
+            "the monitor checks beat on its hosts",
             "No worker that answers consumes the queue",
             "queue.no_consumer",
         ):
@@ -208,7 +208,10 @@ def test_queues_under_a_key_prefix_are_found_and_others_named(url: str, tmp_path
     [
         ("redis://127.0.0.1:1/0", "the broker at 127.0.0.1:1 does not answer"),
         (f"amqp://shop:{PASSWORD}@127.0.0.1/0", "is not a Redis URL"),
-        (f"sentinel://:{PASSWORD}@127.0.0.1:1/0", "the master's name is needed"),
+        (
+            f"sentinel://:{PASSWORD}@127.0.0.1:1/0",
+            "a Sentinel URL also needs the name of the master",
+        ),
         ("", "is not a URL"),
     ],
 )

@@ -111,7 +111,7 @@ def test_the_server_is_shown_with_what_it_means(broken: World) -> None:
         ),
         ("messages low_priority --retries many", 5, "--retries: write it as '>N'"),
         ("messages", 5, "messages needs QUEUE: the QUEUE"),
-        ("broker now", 5, "broker takes no 'now'"),
+        ("broker now", 5, "broker does not take 'now'"),
     ],
 )
 def test_wrong_input_is_told_with_what_was_meant(

@@ -14,7 +14,7 @@ _RUN = "the id of the run, the beginning of its id, or `last`: the newest with a
 
 @verb(hosts=False, collection="archive")
 def list_archive(flags: Flags) -> None:
-    """List the archives of all runs: their messages, tasks and reasons, and whether Redis agrees."""
+    """List the archives of all runs: messages, tasks and reasons, and whether Redis agrees."""
     from runbooks.archives import list_archives as page
 
     run_verb(

@@ -67,7 +67,7 @@ def fleet_by_application(flags: "Flags") -> "Fleet":
 
 
 def surveyed(flags: "Flags", known: "Fleet | None" = None) -> "list[Surveyed]":
-    """Survey this machine, the hosts that are named, or the hosts of the inventory or `known` fleet.
+    """Survey this machine, the hosts that are named, or those of the inventory or `known` fleet.
 
     A `known` fleet says where the application is on its hosts. Raises UsageError and
     HostUnreachable.

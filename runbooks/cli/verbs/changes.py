@@ -69,7 +69,7 @@ def clean_queues(flags: Flags, said: Said) -> None:
 
 @verb(changes=True, kill_running=_KILL_RUNNING)
 def install_units(flags: Flags, kill_running: bool = False) -> None:
-    """Install the units of systemd or the programs of supervisord from templates; starts nothing."""
+    """Install units of systemd or programs of supervisord from templates; starts nothing."""
     from runbooks.install import install_units as page
 
     on_fleet(flags, lambda session: page(asking(session, kill_running=kill_running)))

@@ -73,7 +73,7 @@ def verify(
     budget: str = "10s",
     junit: str = "",
 ) -> None:
-    """Test every expectation of the inventory: hosts, nodes, tasks, queues, files; changes nothing."""
+    """Test the expectations of the inventory: hosts, nodes, tasks, queues; changes nothing."""
     from pathlib import Path
 
     from runbooks.verify import verify as page

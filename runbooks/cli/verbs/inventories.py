@@ -10,7 +10,7 @@ DEFAULT = "inventory.yaml"
 
 
 def sources_of(named: Sequence[str]) -> tuple[str, ...]:
-    """Return the sources of `--inventory`, else the nearest `inventory.yaml`, else Ansible's default.
+    """Return the sources of `--inventory`, else the nearest `inventory.yaml`, else Ansible's.
 
     The nearest is that of the working folder or the closest folder above it. Raises UsageError if
     there is none, and for an empty name, which a script passes if its variable is not set: the
@@ -37,7 +37,7 @@ def sources_of(named: Sequence[str]) -> tuple[str, ...]:
 
 
 def nearest_with_text() -> tuple[str, ...]:
-    """Return the nearest `inventory.yaml`, none if it is empty, as `> inventory.yaml` creates it."""
+    """Return the nearest `inventory.yaml`; none if it is empty, as after `> inventory.yaml`."""
     nearest = _nearest()
     return (str(nearest),) if nearest and nearest.stat().st_size else ()
 

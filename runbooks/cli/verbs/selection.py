@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-# The flags are those of `core/rules.py: QueueRule`, which takes too long to import for `inv --list`.
+# The flags of `core/rules.py: QueueRule`, which takes too long to import for `inv --list`.
 MANY: Mapping[str, str] = {
     "queue": "only messages of these queues: one PATTERN or several, e.g. 'low*,daemon'",
     "task": "only messages of these tasks: one PATTERN or several, e.g. 'integrations.*'",
@@ -10,7 +10,9 @@ MANY: Mapping[str, str] = {
         "only messages of this content type: one PATTERN or several, e.g. pickle or"
         " application/x-python-serialize"
     ),
-    "compression": "only messages with this compression: one PATTERN or several, e.g. zstd, or '*' for any",
+    "compression": (
+        "only messages with this compression: one PATTERN or several, e.g. zstd, or '*' for any"
+    ),
     "id": "only messages with one of these task IDs",
     "arg": (
         "only messages with this argument: a JSON VALUE, or KEY=VALUE; if repeated, with all of"

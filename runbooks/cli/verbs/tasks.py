@@ -113,7 +113,7 @@ _OF_ARCHIVES = {flag: text for flag, text in IN_ARCHIVES.items() if flag != "mal
     hosts=False,
     selecting=_OF_ARCHIVES,
     archive=(
-        "instead of failed tasks, send the messages that the RUN has archived, all or those selected"
+        "instead of failed tasks, send the messages archived by this RUN, all or those selected"
     ),
     exception="only failures whose exception's name matches this PATTERN, e.g. '*Timeout'",
     since="only failures of the last DURATION, e.g. 2h",

@@ -103,7 +103,7 @@ def task(flags: Flags, id: str, watch: str = "") -> None:
 
 @verb(by_application=True, fresh=FRESH, watch=_WATCH)
 def schedule(flags: Flags, fresh: bool = False, watch: str = "") -> None:
-    """Show the schedule: the way of each entry, when it was sent, and when it is due; changes nothing."""
+    """Show the schedule: way, last and next time of each entry; changes nothing."""
     from runbooks.schedule import schedule as page
 
     _shown(flags, watch, lambda session: page(asking(session, fresh=fresh)))

@@ -516,8 +516,8 @@ def test_an_unknown_variable_is_told_with_the_nearest_known_one_and_its_line(
     tmp_path: Path,
 ) -> None:
     assert problems(tmp_path, "\ncelery_worker: []") == [
-        f"{FIRST + 1}: unknown variable 'celery_worker'; did you mean 'celery_workers'? If it is a"
-        " role's, name it in runbooks_ignore"
+        f"{FIRST + 1}: unknown variable 'celery_worker'; did you mean 'celery_workers'? If it"
+        " belongs to a role, name it in runbooks_ignore"
     ]
 
 
@@ -601,8 +601,8 @@ def test_all_problems_of_all_hosts_are_told_at_once_and_shared_ones_once(tmp_pat
         (
             FIRST + 3,
             (
-                "unknown variable 'celery_bet'; did you mean 'celery_beat'? If it is a role's, name"
-                " it in runbooks_ignore"
+                "unknown variable 'celery_bet'; did you mean 'celery_beat'? If it belongs to a"
+                " role, name it in runbooks_ignore"
             ),
         ),
         (FIRST + 4, "celery_logs"),

@@ -144,6 +144,7 @@ def test_a_program_below_a_shell_and_workers_of_one_name(tmp_path: Path) -> None
 
 def test_what_cannot_stand_in_an_inventory_is_told_by_its_variable() -> None:
     with pytest.raises(
-        RunbookError, match=r"what was found makes no inventory: celery_workers\.0\.node: "
+        RunbookError,
+        match=r"cannot create an inventory from what was found: celery_workers\.0\.node: ",
     ):
         fleet_of(drafted(surveyed(process(1, node="a b@c d", queues=("q",)))), URL, "", None)

@@ -286,7 +286,7 @@ def test_supervisords_conf_file_starts_what_the_inventory_says(tmp_path: Path) -
 def test_what_supervisord_would_take_for_a_comment_is_refused() -> None:
     worker = Worker(name="high", queues=("q",), options=("--logfile=a ;b",))
     host = make_host(service_manager="supervisor", commands=None, workers=(worker,))
-    with pytest.raises(RenderError, match="begins a comment in supervisord's files"):
+    with pytest.raises(RenderError, match="begins a comment for supervisord"):
         unit_files(make_fleet(host), SHIPPED)
 
 
