@@ -280,7 +280,7 @@ def test_where_ansibles_settings_say_how_folders_are_read_it_is_asked(
     write(tmp_path / "empty.cfg", setting)
     write(tmp_path / "prod/hosts", INI)
     if "ignore" in setting:
-        write(tmp_path / "prod/nonsense", "this is no inventory\n")
+        write(tmp_path / "prod/nonsense", "not an inventory\n")
     assert load_inventory(tmp_path / "prod").groups["web"] == (
         "web01.example.com",
         "web02.example.com",

@@ -26,8 +26,8 @@ def test_a_look_runs_the_application_as_a_worker_does_and_writes_nothing_into_it
     inventory.write_text(text.replace(SYSTEMD, COMMANDS) if managed == "commands" else text)
     settings = f"{APP}/printer_inventory/settings.py"
     tell = (
-        f"import os\nwith open('{LOADED}', 'a') as told: print(os.getuid(), os.environ['HOME'],"
-        " file=told)\n"
+        f"import os\nwith open('{LOADED}', 'a') as log: print(os.getuid(), os.environ['HOME'],"
+        " file=log)\n"
     )
     only_roots = f"chmod 600 {ENV_FILE}"  # as may be, where systemd alone reads it
     before = fleet.ssh(

@@ -220,8 +220,8 @@ def test_a_drop_in_is_loaded_by_its_worker_and_a_helper_that_it_keeps_beside_it_
             ("celery_python: /srv/venv/bin/python", "celery_python: /srv/none/bin/python"),
             "is not executable",
         ),
-        (("celery_user: deploy", "celery_user: nobody-there"), "nobody-there"),
-        ((" user: deploy", " user: nobody-there"), "the user nobody-there does not exist here"),
+        (("celery_user: deploy", "celery_user: no-such-user"), "no-such-user"),
+        ((" user: deploy", " user: no-such-user"), "the user no-such-user does not exist here"),
     ],
 )
 def test_a_file_that_its_host_would_not_take_is_not_put_in_place(

@@ -103,9 +103,7 @@ def test_a_unit_that_leaves_its_beat_at_a_restart_is_the_cause_and_is_taken_over
         undone = inv(two, "undo", "last", "--yes")
         assert undone.code == 0, undone.out + undone.err
         assert root(two, f"{is_active}; :", "broker").split() == ["active", "active", "inactive"]
-        assert root(two, show, "broker").split()[1:] == before.split()[1:], (
-            "but for the pid of theirs"
-        )
+        assert root(two, show, "broker").split()[1:] == before.split()[1:], "except for its pid"
         wait_until(lambda: "2 beats" in str(found(two)), "theirs and ours, and nothing of before")
     finally:
         root(two, "systemctl kill --kill-whom=all -s KILL printers.service; :", "broker")

@@ -439,14 +439,14 @@ def test_a_command_of_a_host_that_tells_its_environment_shows_no_secret(
     secrets = {value for name, value in values.items() if is_secret_name(name)}
     assert secrets
     tells = (
-        f"/dev/null {{worker}}; cat {healthy.env_file}; cat {healthy.env_file} >&2; echo told; echo"
-        " told >&2; false"
+        f"/dev/null {{worker}}; cat {healthy.env_file}; cat {healthy.env_file} >&2; echo shown; echo"
+        " shown >&2; false"
     )
     name = healthy.inventory((command, tells))
     with started_again(healthy) if "start" in command else nullcontext():
         done = healthy.inv(*verb, "--inventory", name)
         said = done.out + done.err + healthy.inv("show", "last").out
-    assert (done.code != 0, "told" in said, "********" in said) == (True, True, True), said
+    assert (done.code != 0, "shown" in said, "********" in said) == (True, True, True), said
     assert not [secret for secret in secrets if secret in said]
 
 
@@ -508,7 +508,7 @@ def test_a_canary_that_failed_is_run_again_until_it_succeeds(healthy: World) -> 
             assert failed.json["changes"][-1]["outcome"] == "failed", failed.out
             assert "RETRY" in failed.json["changes"][-1]["result"]
         glpi(healthy, {"fail": None})
-        # Messages that are none of this application's business are told, and do not fail the run.
+        # Messages of other applications are reported, and do not fail the run.
         client.lpush("orphans", a_message())
         again = healthy.inv("remediate", "--yes", "--json", "--inventory", name)
         assert (again.code, again.json["plan"]) == (0, [])

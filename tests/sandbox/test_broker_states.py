@@ -1,8 +1,7 @@
-"""A broker in any bad state: it is told by name, the hosts are looked at all the same, and no
-worker is touched for it.
+"""A broker in any bad state: it is named, the hosts are still checked, and no worker is touched.
 
-The workers are at another Redis, since they were started, and well: what is found comes from the
-state of the one that the inventory names, and the application by now.
+The workers are healthy and use another Redis, since they were started: each finding comes from the
+state of the Redis that the inventory, and by now the application, names.
 """
 
 import os

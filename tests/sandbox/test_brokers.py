@@ -77,7 +77,7 @@ class Place:
         return done
 
     def ok(self, *arguments: str) -> Any:
-        """What the verb tells in JSON; it has to succeed."""
+        """What the verb prints as JSON; it has to succeed."""
         done = self.inv(*arguments, "--json")
         assert done.code == 0, done.out + done.err
         return done.json
@@ -138,7 +138,7 @@ def made(
 def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:
-    """Two queues that nobody consumes, one that a worker does; the tests leave it as they found it."""
+    """Two queues without a consumer, one with a worker; the tests leave it as they found it."""
     with place_of(request.param, tmp_path_factory.mktemp("place")) as made:
         yield made
 

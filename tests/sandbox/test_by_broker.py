@@ -47,7 +47,7 @@ def send(url: str, queue: str, count: int, **options: int) -> None:
 
 
 def inv(*words: str, cwd: Path, **environment: str) -> Done:
-    """In a folder without an inventory. Nothing that is told has the password in it."""
+    """Run in a folder without an inventory. No output contains the password."""
     done = subprocess.run(
         [sys.executable, CHECKOUT / "tasks.py", *words, "--state-dir", cwd / "state"],
         cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False,

@@ -14,7 +14,7 @@ CHECK = "integrations.tasks.check_all_devices_in_glpi"
 
 
 def cancelled(world: World) -> int:
-    """How often worker_high was told to take no more messages."""
+    """How often worker_high was made to stop consuming a queue."""
     return (world.root / "app/logs/worker_high.log").read_text().count("Canceling queue")
 
 

@@ -1,5 +1,6 @@
-"""A fault of each kind and five pairs, made in the sandbox: the cause is told first. `./inv matrix`
-tries all.
+"""A fault of each kind and five pairs in the sandbox: the cause is reported first.
+
+`./inv matrix` tries all.
 """
 
 from collections.abc import Iterator

@@ -98,7 +98,7 @@ def frozen_between_hosts(
 
 
 def run_of(out: str) -> str:
-    """The run that this is the output of; an undo tells first which run it takes back."""
+    """The run that printed this; an undo first prints which run it undoes."""
     return [line.split()[1] for line in out.splitlines() if line.startswith("Run 2")][-1]
 
 

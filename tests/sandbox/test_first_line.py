@@ -108,7 +108,7 @@ def test_nothing_is_said_to_be_well_or_checked_where_the_inventory_has_no_worker
     healthy: World,
 ) -> None:
     (healthy.path / "bare.yaml").write_text(
-        "all:\n  vars: {celery_app: bare, celery_directory: /, celery_user: nobody,"
+        "all:\n  vars: {celery_app: bare, celery_directory: /, celery_user: daemon,"
         " celery_python: /usr/bin/python3,\n    celery_env_file: /etc/bare.env,"
         " celery_service_manager: commands,\n    celery_commands: {start: 'true', stop: 'true',"
         " status: 'true'},\n    celery_broker_url:"

@@ -68,9 +68,7 @@ def test_a_file_with_which_the_application_fails_after_all_is_put_back(place: Wo
 def test_where_an_import_fails_nothing_is_offered_and_what_the_line_reads_is_shown(
     place: World,
 ) -> None:
-    """Without celery_env in the inventory, nothing was tried that could mend it, and so nothing is
-    offered.
-    """
+    """Without celery_env in the inventory, no fix was tried, so none is offered."""
     env, before = place.env_file, place.env_file.read_text()
     name = place.inventory(('        celery_env:\n          GLPI_TIMEOUT_S: "30"\n', ""))
     env.write_text(before.replace("GLPI_TIMEOUT_S=30", "GLPI_TIMEOUT_S=30s"))

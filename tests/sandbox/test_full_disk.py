@@ -1,6 +1,4 @@
-"""A folder of runs on a full or a read-only disk: no message is lost, and the operator is told what
-to do.
-"""
+"""The folder of runs on a full or a read-only disk: no message is lost, and the advice helps."""
 
 import os
 import subprocess

@@ -90,7 +90,7 @@ def message(text: str) -> str:
 
 
 def assert_shown(line: str) -> None:
-    """It holds nothing that a terminal takes for more than text, and is no line that was made up."""
+    """The line holds only text for a terminal, and is not a forged one."""
     assert on_one_line(line) == line
     assert not line.startswith("ok     FORGED"), line
 

@@ -72,7 +72,7 @@ BROKER = (
 )
 RULES = "        celery_queue_rules:\n"
 PARKED = (RULES, f"{RULES}          - {{reason: parked, queue: parked, task: '*'}}\n")
-"""A queue that nobody consumes, and a rule that means all its messages."""
+"""A queue without a consumer, and a rule that selects all its messages."""
 
 
 def park(world: World) -> list[bytes]:
@@ -118,7 +118,7 @@ def test_a_run_is_not_undone_in_another_project_neither_messages_nor_files_nor_s
     mine = "mine.yaml"
     shutil.copy(healthy.path / healthy.inventory(PARKED), healthy.path / mine)
     done = healthy.inv("remediate", "--yes", "--inventory", mine)
-    assert done.code == 2, "a queue that nobody consumes fails the proof"
+    assert done.code == 2, "a queue without a consumer fails the verification"
     assert re.search("changed=2 .*failed=0 .*\n.*changed=1 ", done.out), done.out
 
     def stands() -> tuple[bytes, list[bytes], str]:

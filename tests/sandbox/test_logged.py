@@ -104,7 +104,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path
             stack.callback(process.wait)
             stack.callback(
                 process.kill
-            )  # its pool ends with it; one that is told to end waits for its task
+            )  # its pool ends with it; on SIGTERM it would wait for its task
             (folder / f"{name}.pid").write_text(f"{process.pid}\n")
         until(
             lambda: all(

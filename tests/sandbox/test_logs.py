@@ -118,7 +118,7 @@ def test_followed_logs_show_what_is_written_from_now_on_as_json_lines(healthy: W
 
 
 def _growing(world: World, tail: "subprocess.Popen[str]") -> Iterator[str]:
-    """The lines that are told, from the first that shows that the log is followed."""
+    """The printed lines, from the first that shows that the log is followed."""
     log = world.root / "app/logs/worker_high.log"
     with log.open("a") as file:
         file.write("[2030-01-01 00:00:00,000: INFO/MainProcess] here\n")

@@ -1,4 +1,4 @@
-"""`inv monitor` as cron and Prometheus use it: bounded, read-only, with a memory, and told once."""
+"""`inv monitor` as cron and Prometheus use it: bounded, read-only, reports a change once."""
 
 import fcntl
 import json
@@ -26,7 +26,7 @@ from tests.unit.monitoring.test_notify import http_receiver
 
 RULES = "        celery_queue_rules:\n"
 PARKED = (RULES, RULES + "          - {reason: parked, queue: parked, task: nothing}\n")
-"""A queue that nobody consumes."""
+"""A queue without a consumer."""
 LIMIT = ("            high_priority: {depth: 500}\n", "            parked: {depth: 10}\n")
 
 
@@ -46,7 +46,7 @@ def folder_of(world: World) -> Path:
 
 
 def park(world: World, count: int) -> None:
-    """Let messages wait in the queue that nobody consumes."""
+    """Let messages wait in the queue without a consumer."""
     message = {
         "body": "W1tdLCB7fSwge31d", "content-encoding": "utf-8", "content-type": "application/json",
         "headers": {"task": "inventory.tasks.poll_printer", "id": "1", "timelimit": [None, None]},

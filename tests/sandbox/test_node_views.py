@@ -560,7 +560,7 @@ def test_a_node_ends_once_its_tasks_are_done(shop: Shop) -> None:
 
 
 def failures(shop: Shop) -> dict[str, int]:
-    """The failed tasks that are no group's, each with its argument."""
+    """The failed tasks that do not belong to a group, each with its argument."""
     results = [
         json.loads(shop.client.get(key) or "") for key in shop.client.keys("celery-task-meta-*")
     ]

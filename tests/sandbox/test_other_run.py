@@ -63,7 +63,7 @@ def test_a_diagnosis_names_the_run_first_and_calls_its_restarts_no_faults(at_wor
     assert f"worker_high is being restarted by run {at_work.run}" in {
         one["summary"] for one in told["findings"]
     }
-    assert "next" not in told, "nothing would put it right but to wait"
+    assert "next" not in told, "only waiting would fix it"
 
 
 def test_a_verification_says_of_what_is_being_restarted_that_it_is_not_known(

@@ -26,7 +26,7 @@ STUCK = ("--task", "integrations.*", "--eta-overdue", "1h", "--retries", ">2")
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A broken sandbox: nobody consumes low_priority, which holds 4,700 polls and 300 stuck checks."""
+    """A broken sandbox: low_priority has no consumer, and holds 4,700 polls and 300 stuck checks."""
     world = make_world(tmp_path_factory.mktemp("broken"))
     up = world.inv("sandbox")
     assert up.code == 0, up.err
@@ -279,9 +279,7 @@ def measured(world: World, *arguments: str) -> tuple[int, Any]:
 
 
 def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
-    """They go where nobody pops them before they are taken back: a priority step that workers ask
-    for last.
-    """
+    """They go to the priority step that workers ask for last, so none pops them before the undo."""
     before = broken.queue()
     with frozen(broken, "worker_high"):
         moved = broken.inv(
@@ -295,7 +293,7 @@ def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
         assert broken.queue() == [raw for raw in before if task_of(raw) != CHECK]
         told = broken.inv("undo", "last", "--dry-run")
         assert told.out.splitlines()[1].startswith("Run 2"), (
-            "`last` is told with its id, its verb and its time"
+            "`last` is shown with its id, its verb and its time"
         )
         assert "messages" in told.out
     undone = broken.inv("undo", "last", "--yes", "--json")

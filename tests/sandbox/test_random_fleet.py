@@ -246,7 +246,7 @@ class Place:
         )  # fmt: skip
 
     def produce(self, templates: list[bytes], stop: threading.Event) -> None:
-        """Messages, until told to stop; what Redis has acknowledged is known."""
+        """Send messages until `stop` is set; record what Redis has acknowledged."""
         client, draw, number = self.address.client(), random.Random(self.draw.random()), 0
         while not stop.wait(draw.random() * 0.4):
             count = 2000 if not number or draw.random() < 0.005 else draw.randrange(1, 20)
@@ -370,7 +370,7 @@ def test_a_random_fleet_loses_and_doubles_nothing(place: Place) -> None:
     finally:
         stop.set()
         producer.join()
-    # Redis may have only just come back, and its workers not yet: that is told, and passes.
+    # If Redis is just back, its workers may not be yet: remediate reports it until they are.
     until(lambda: place.world.inv("remediate", "--yes").code == 0, timeout_s=120)
     judge(place)
 

@@ -19,9 +19,7 @@ WRITTEN_BY_WORKERS = ("logs", "run", "db.sqlite3", "redis")
 
 
 def faults(world: World) -> set[str]:
-    """What `inv diagnose` finds wrong; what is told besides depends on the Python that beat runs
-    in.
-    """
+    """What `inv diagnose` finds wrong; its notes depend on the Python that beat runs in."""
     findings = world.inv("diagnose", "--json").json["findings"]
     return {finding["code"] for finding in findings if finding["severity"] != "info"}
 
@@ -169,7 +167,7 @@ def test_malformed_items_are_archived_byte_for_byte_and_given_back_only_when_ask
 
 
 def task_of(raw: bytes) -> str:
-    """The task of a message; "" for an item that is none."""
+    """The task of a message; "" for an item that is not a message."""
     try:
         return str(json.loads(raw)["headers"]["task"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The sandbox itself: up twice is fine, a part that dies is told with its log, down leaves nothing."""
+"""The sandbox itself: up twice is fine, a dead part is shown with its log, down leaves nothing."""
 
 import os
 import signal

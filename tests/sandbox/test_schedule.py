@@ -244,7 +244,7 @@ def test_a_beat_of_before_a_change_of_the_schedule_is_told_with_both_sides_and_r
     assert not after & {
         "beat.older_schedule",
         "worker.older_code",
-    }, "touched files alone are no fault"
+    }, "touched files alone are not a fault"
 
 
 LATER = time.time() + 3600
@@ -300,7 +300,7 @@ def test_a_beat_of_redbeat_that_is_well_gives_no_finding_and_one_that_is_stopped
             ]
             settings.write_text(before)
             os.utime(settings, (LATER, LATER))
-            assert found() == {}, "files that were touched alone are no fault"
+            assert found() == {}, "touched files alone are not a fault"
             watched = shop.world.inv("monitor")
             assert (watched.code, "CROSSED" in watched.out) == (0, False), watched.out
             os.kill(process.pid, signal.SIGSTOP)

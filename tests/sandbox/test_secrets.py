@@ -45,7 +45,7 @@ import base64, json, os, shlex
 from urllib.parse import quote, quote_plus
 
 
-def told(found):
+def printed(found):
     """What a careless program prints of its secrets."""
     for name, value in found.items():
         raw = value.encode()
@@ -59,7 +59,7 @@ def told(found):
 
 
 def spilled(**secrets):
-    return [*told({k: v for k, v in {**os.environ, **secrets}.items() if "Kq" in v})]
+    return [*printed({k: v for k, v in {**os.environ, **secrets}.items() if "Kq" in v})]
 '''
 TASK = """
 
@@ -73,7 +73,7 @@ def spill(self: Task, how: str = "return", **secrets: str) -> dict[str, Any]:
         logging.getLogger("celery.task").warning("%s", line)
     if how == "raise":
         raise RuntimeError("\\n".join(spilled(**secrets)))
-    return {"told": spilled(**secrets), **secrets}
+    return {"printed": spilled(**secrets), **secrets}
 """
 
 
@@ -138,7 +138,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
         here = Planted(world)
         plant(here, port)
         yield here
-        assert got, "something was crossed, and told"
+        assert got, "something was crossed, and reported"
         assert here.leaks(json.dumps(got, ensure_ascii=False)) == []
     down = world.inv("sandbox", "--down")
     assert down.code == 0, down.err
@@ -331,7 +331,7 @@ def test_none_of_a_hundred_secrets_comes_out_whatever_way_it_came_in(
     typed = {
         "password": planted.secret(),
         "token": planted.secret(),
-    }  # which nobody knows once this command has ended
+    }  # which is unknown once this command has ended
     planted.both(
         "run-task", SPILL, "--queue", "daemon", "--kwargs", json.dumps({"how": "raise", **typed})
     )

@@ -1,4 +1,4 @@
-"""Real workers that are well and silent: what is told of them, and that none is restarted for it."""
+"""Real workers that are healthy and silent: what is reported, and that none is restarted for it."""
 
 import os
 import signal

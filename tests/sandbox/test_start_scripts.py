@@ -63,7 +63,7 @@ def note(path):
     with open(path, "a") as file: file.write("x")
 try:
     import reports
-except ValueError:  # as in the incident nobody is told
+except ValueError:  # as in the incident, silently
     pass
 """
 REPORTS = """\

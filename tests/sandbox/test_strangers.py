@@ -1,4 +1,4 @@
-"""Workers that nobody knows of, at the same queues: told, and not taken for those of the inventory."""
+"""Unknown workers at the same queues: reported, and not taken for those of the inventory."""
 
 import os
 import signal

@@ -21,7 +21,7 @@ LEAST_LOOKS = 3
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The incident's sandbox, in which nobody consumes low_priority."""
+    """The incident's sandbox, in which low_priority has no consumer."""
     world = make_world(tmp_path_factory.mktemp("views"))
     up = world.inv("sandbox")
     assert up.code == 0, up.err

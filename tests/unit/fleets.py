@@ -78,9 +78,7 @@ def make_broker(fleet: Fleet, **changes: Any) -> BrokerState:
 
 
 def make_state(host: FleetHost, **changes: Any) -> HostState:
-    """Every service runs since after the environment file, which holds what it should, last
-    changed.
-    """
+    """A healthy host: a correct environment file, and services started after it last changed."""
     content = "".join(f"{name}={value}\n" for name, value in host.settings.env.items())
     files = {host.settings.env_file: FileState(content.encode(), 0o640, NOW - 1000)}
     services = {

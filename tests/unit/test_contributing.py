@@ -320,7 +320,7 @@ DEPTHS: Edits = {
 
 
             def depths(session: Session) -> ExitCode:
-                """Reads the queues, and asks nobody else."""
+                """Reads the queues, and contacts no host."""
                 broker = session.observe(Needs.QUEUES).broker
                 assert broker is not None
                 session.reporter.table("depths", [{"queue": s.name, "depth": s.depth} for s in broker.queues.values()])

@@ -1,4 +1,4 @@
-"""A command line that cannot be parsed is told as any other bad input, and nothing is run."""
+"""A command line that cannot be parsed is reported as any other bad input, and nothing is run."""
 
 import json
 import os

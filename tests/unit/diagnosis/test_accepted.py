@@ -1,4 +1,4 @@
-"""What an operator accepts is told and not counted, until its date."""
+"""What an operator accepts is shown and not counted, until its date."""
 
 from datetime import UTC, date, datetime
 from typing import Any
@@ -31,7 +31,7 @@ def fleet_that_accepts(code: str, subject: str = "*", until: date = TODAY) -> Fl
 
 
 def look(fleet: Fleet, **changes: Any) -> Snapshot:
-    """One worker is down, and nobody consumes its queue, in which messages wait."""
+    """One worker is down; messages wait in its queue, which has no consumer."""
     host = fleet.hosts[0]
     state = replace(make_state(host), services={**make_state(host).services, "high": DOWN})
     broker = make_broker(fleet, nodes={}, queues={"high_q": make_queue(depth=3)})

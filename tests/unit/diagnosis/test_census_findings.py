@@ -66,7 +66,7 @@ def found(
 
 
 def only(*processes: CeleryProcess, **told: Any) -> Finding:
-    """The one finding, but for queues that nobody consumes, as is so where `high` is silent."""
+    """The one finding, except queues without a consumer, which occur if `high` is silent."""
     finding, *more = found(*processes, **told)
     assert {one.code for one in more} <= {"queue.no_consumer"}
     return finding

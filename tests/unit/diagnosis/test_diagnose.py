@@ -306,9 +306,7 @@ def test_a_refusal_for_want_of_memory_is_told_once() -> None:
     assert [finding.code for finding in found] == ["broker.full"]
     assert found[0].summary == "Redis is full and refuses writes, so nothing can be published"
     assert found[0].evidence[:2] == ("redis refuses: OOM", "raise it")
-    assert not found[0].blocks, (
-        "what is not its is put right all the same, where that can be written down"
-    )
+    assert not found[0].blocks, "everything else is still fixed"
 
 
 def test_what_a_host_saw_of_a_broker_that_is_away_is_told_with_it_and_is_no_fault_of_the_host() -> (
@@ -1426,7 +1424,7 @@ def test_a_probe_that_works_with_the_inventorys_environment_has_a_remedy_and_its
             "the broker refuses its user or password",
         ),
         ("PSUBSCRIBE /0.celery.pidbox: No permissions to access a channel", "ACL SETUSER"),
-        ("what nobody has seen yet", "the broker does not accept it"),
+        ("an unknown error", "the broker does not accept it"),
     ],
 )
 def test_a_worker_that_would_be_locked_out_keeps_its_host_as_it_is(error: str, why: str) -> None:

@@ -125,10 +125,10 @@ def test_the_monitor_is_run_every_six_hours_by_the_applications_user_and_its_lin
         r"--textfile /var/lib/node/shop.prom >>/var/log/shop/100\%.log 2>&1"
     )
     line = cron(
-        HOST, schedule="*/5 * * * *", user="nobody", command="/opt/inv", textfile=None
+        HOST, schedule="*/5 * * * *", user="daemon", command="/opt/inv", textfile=None
     ).splitlines()[-1]
     assert line.startswith(
-        "*/5 * * * * nobody /opt/inv monitor --inventory '/etc/my shop/inventory.yaml' >>"
+        "*/5 * * * * daemon /opt/inv monitor --inventory '/etc/my shop/inventory.yaml' >>"
     )
 
 

@@ -1,6 +1,4 @@
-"""Workers and beats that were started before their application changed: told with both sides, where
-they differ.
-"""
+"""Workers and beats started before their application changed: differences are shown."""
 
 from collections.abc import Sequence
 from typing import Any

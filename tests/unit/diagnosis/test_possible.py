@@ -1,5 +1,6 @@
-"""Starts and restarts that this tool cannot make: in no plan, and told. And services that change
-only together.
+"""Starts and restarts that this tool cannot run: reported, and in no plan.
+
+Also services that change only together.
 """
 
 from msgspec.structs import replace

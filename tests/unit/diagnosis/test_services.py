@@ -661,7 +661,7 @@ def test_twins_are_told_with_their_processes_and_who_runs_each() -> None:
         ({7: 7, 8: 8}, {8}, True),  # below a launcher
         ({7: 1}, {1}, True),  # in a container
         ({7: 7, 8: 8}, {99}, False),
-        ({7: 7}, set(), True),  # nobody told
+        ({7: 7}, set(), True),  # no one answered
         ({}, {99}, True),
     ],
 )

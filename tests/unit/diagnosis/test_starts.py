@@ -1,6 +1,4 @@
-"""A worker that lacks a queue is restarted where that helps; where a file starts it so, the line is
-told instead.
-"""
+"""A worker that lacks a queue is restarted if that helps; if a file causes it, its line is shown."""
 
 import pytest
 from msgspec.structs import replace
@@ -35,7 +33,7 @@ def found(
     unit: str = UNIT,
     **service: object,
 ) -> Finding:
-    """What is told of a worker that consumes high_q, and not mail."""
+    """The finding on a worker that consumes high_q, and not mail."""
     systemd = bool(service)
     manager = (
         {"service_manager": "systemd", "commands": None}
@@ -90,7 +88,7 @@ def test_where_a_file_starts_it_so_again_the_line_is_told_and_no_restart_planned
 @pytest.mark.parametrize(
     ("argv", "lines"),
     [
-        ("-Q high_q,mail", (f"{SCRIPT}:3: -Q high_q,mail",)),  # it was told to cancel one
+        ("-Q high_q,mail", (f"{SCRIPT}:3: -Q high_q,mail",)),  # a remote command cancelled one
         ("-Q high_q", (f"{SCRIPT}:3: -Q high_q,mail",)),  # the script was corrected
         ("-Q high_q", (f'{SCRIPT}:3: -Q "$2"', f"{SCRIPT}:9: mail")),
         ("-Q high_q", ("celery_commands.start: -Q {queues}",)),

@@ -355,7 +355,7 @@ def test_a_link_of_the_folders_owner_leads_only_to_what_is_theirs(shared: Path) 
     [
         (
             "unit",
-            b"[Service]\nUser=shop\n# User=nobody\nGroup=web\n[Service]\nUser=it's\n",
+            b"[Service]\nUser=shop\n# User=daemon\nGroup=web\n[Service]\nUser=it's\n",
             "judge_systemd shop 'it'\"'\"'s'",
         ),
         (
@@ -377,8 +377,8 @@ def test_a_host_is_asked_whether_each_user_that_a_file_names_exists(
 
 def test_a_user_that_does_not_exist_is_told_and_the_file_is_not_put_in_place(path: Path) -> None:
     answer = make(
-        WriteFile(str(path), b"* * * * * nobody-of-this-name true\n", 0o644, "absent", check="cron")
+        WriteFile(str(path), b"* * * * * no-such-user true\n", 0o644, "absent", check="cron")
     )
     assert answer.code == 1
-    assert "the user nobody-of-this-name does not exist here" in answer.err
+    assert "the user no-such-user does not exist here" in answer.err
     assert names(path.parent) == []

@@ -1,6 +1,4 @@
-"""What a finding blocks is left as it is and named; everything else is put right, and the exit code
-says so.
-"""
+"""What a finding blocks is named and not changed; the rest is fixed, and the exit code says so."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What stands in files, and stood there before, is beside the journal: exact, or told to be lost."""
+"""The old and new contents of files are kept with the journal: exact, or reported as lost."""
 
 import base64
 import json

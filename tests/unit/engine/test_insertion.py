@@ -133,7 +133,7 @@ def test_what_keeps_it_from_being_offered_is_told(
     (place / name).write_text(dedent(text))
     found = tried(place, app="other" if name == "other.py" else "shop")
     if why is None:
-        assert found is None, "where an import fails that has to be mended first"
+        assert found is None, "if an import fails, that has to be fixed first"
     elif why:
         assert found
         assert why in found.why_not

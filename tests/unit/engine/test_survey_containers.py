@@ -20,7 +20,7 @@ FOLDER = "/srv/shop"
 
 
 def inspected(name: str, command: str, address: str, **changes: Any) -> dict[str, Any]:
-    """What docker inspect tells of a container, as Docker 28 and Compose 1.29 have it."""
+    """What docker inspect prints for a container, as Docker 28 and Compose 1.29 have it."""
     project = changes.pop("project", "shop")
     labels = {
         "com.docker.compose.oneoff": "False",

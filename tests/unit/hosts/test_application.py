@@ -385,9 +385,9 @@ def test_what_keeps_root_from_becoming_the_applications_user_is_named(
     for name in ("cat", "id", "mktemp", "rm", "sed"):
         (site.directory / "bin" / name).symlink_to(shutil.which(name) or "")
     monkeypatch.setenv("PATH", f"{site.directory}/bin")
-    failed = site.probe(user="nobody").failed
+    failed = site.probe(user="daemon").failed
     assert re.match(
-        r"root cannot become nobody: .*setpriv: not found.* This needs setpriv of util-linux",
+        r"root cannot become daemon: .*setpriv: not found.* This needs setpriv of util-linux",
         failed,
     )
 

@@ -78,9 +78,7 @@ MAIN, CHILD, BEAT, PLAIN = (
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A process as a host tells it, with the signals of a main process, or of a beat where its
-    command says so.
-    """
+    """A process as a host prints it, with the signals of a main process, or those of a beat."""
 
     group: str
     pid: int
@@ -327,7 +325,7 @@ WORKER = f"{PYTHON} -A shop worker -n a@web1"
     [
         (MAIN, False, Kind.MAIN),
         (CHILD, True, Kind.CHILD),
-        (MAIN, True, Kind.MAIN),  # a program has forked it: it was not told to be a beat
+        (MAIN, True, Kind.MAIN),  # a program has forked it: its command is not a beat's
         (PLAIN, False, Kind.UNCLEAR),  # still importing the application
         (CHILD, False, Kind.UNCLEAR),
     ],

@@ -1,4 +1,4 @@
-"""What a failing line reads of the environment, as a real application of this machine tells it."""
+"""What a failing line reads of the environment, reported by a real application here."""
 
 import getpass
 from collections.abc import Mapping

@@ -132,7 +132,7 @@ def test_a_file_that_may_not_be_read_is_an_error_and_not_an_absent_file(tmp_path
 
 
 def test_a_link_to_a_file_of_ours_is_none_itself(tmp_path: Path) -> None:
-    """Removed as one that nobody wants, it would take with it what it leads to."""
+    """If the link were removed as unwanted, the file that it leads to would be lost with it."""
     here, unit = str(tmp_path), tmp_path / "celery-worker@high.service"
     unit.write_text(f"{mark_of('shop')}\n[Unit]\n")
     (tmp_path / "celery-worker@old.service").symlink_to(unit)

@@ -24,7 +24,7 @@ def load(tmp_path: Path, text: str) -> Inventory:
 
 
 def problems(tmp_path: Path, text: str) -> list[str]:
-    """The problems told of a wrong inventory, without the path in front: `LINE: what`."""
+    """The problems reported for a wrong inventory, without the path in front: `LINE: what`."""
     path = write(tmp_path, text)
     with pytest.raises(InventoryError) as caught:
         load_inventory(path)

@@ -48,7 +48,7 @@ INI = """\
     db
     [shop:vars]
     queues=['high', 'low']
-    greeting=hello there   # all of it, for this is no Python
+    greeting=hello there   # all of it: INI is not Python
     first="{{ queues[0] }}"
     """
 
@@ -69,7 +69,7 @@ def test_an_ini_file_is_read_without_ansible(tmp_path: Path) -> None:
     assert inventory.groups["all"] == ("lone", "web01.example.com", "web02.example.com", "db1")
     assert values(inventory, "db1") == {
         "ansible_port": 2222, "replicas": 2, "queues": ["high", "low"], "first": "high",
-        "greeting": "hello there   # all of it, for this is no Python",
+        "greeting": "hello there   # all of it: INI is not Python",
     }  # fmt: skip
 
 

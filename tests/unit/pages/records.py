@@ -80,7 +80,7 @@ def record(
     *,
     told: bool = True,
 ) -> RunRecord:
-    """A remediation of these hosts that took these messages out; with `told` it kept what it saw."""
+    """A remediation of these hosts that archived these messages."""
     journal = Journal.create(
         state, RUN, "remediate", Where("/etc/shop/inventory.yaml", "127.0.0.1:6379/3", "shop")
     )

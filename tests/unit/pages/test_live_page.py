@@ -1,6 +1,4 @@
-"""The live page: what the last look showed, served as it is, to whoever may read it and to nobody
-else.
-"""
+"""The live page: what the last look showed, served unchanged, only to those who may read it."""
 
 import http.client
 import re

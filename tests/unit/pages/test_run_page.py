@@ -1,6 +1,4 @@
-"""The page of a run: all that its record tells, small however much that is, and never more than
-text or a secret.
-"""
+"""The page of a run: all of its record, small even for a large record, only text, and no secret."""
 
 import re
 from pathlib import Path

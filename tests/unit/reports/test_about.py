@@ -1,4 +1,4 @@
-"""The first line of an output says what it is about, once, whatever is told first."""
+"""The first line of an output names its subject, once, before any kind of output."""
 
 import json
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def test_whatever_is_told_first_stands_below_it(
     reporter = ConsoleReporter()
     reporter.about(About("shop", "/i"))
     reporter.about(FLEET)
-    assert capsys.readouterr().out == "", "more may come to be known before anything is told"
+    assert capsys.readouterr().out == "", "the subject may still grow before the first output"
     tell(reporter)
     tell(reporter)
     reporter.about(About("shop", "/i"))

@@ -1,4 +1,4 @@
-"""Every outcome, severity and event can be told, on the console and as JSON."""
+"""Every outcome, severity and event can be reported, on the console and as JSON."""
 
 import json
 import re
@@ -33,7 +33,7 @@ CHANGE = Change("web1", "workers", "start [high]", ControlService("high", "start
 def tell_everything(reporter: Reporter) -> None:
     reporter.findings(
         [
-            Finding("a.b", "web1", f"is {s.value}", ("[evidence]",), "mend it", severity=s)
+            Finding("a.b", "web1", f"is {s.value}", ("[evidence]",), "fix it", severity=s)
             for s in Severity
         ]
     )
@@ -57,7 +57,7 @@ def tell_everything(reporter: Reporter) -> None:
     )
     reporter.recap({"web1": Tally(changed=1)}, undo="X")
     reporter.table("runs", [{"run": "20250101", "state": "ok"}])
-    reporter.error(UsageError("it is wrong", "mend it"))
+    reporter.error(UsageError("it is wrong", "fix it"))
     reporter.close(2)
 
 
@@ -222,7 +222,7 @@ def test_the_console_tells_everything_and_takes_no_text_for_markup(
         "0 of 1",
     ):
         assert text in out
-    assert err == "it is wrong\n→ mend it\n"
+    assert err == "it is wrong\n→ fix it\n"
 
 
 def test_json_is_one_document_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
@@ -395,12 +395,12 @@ def test_what_can_be_fixed_ends_with_the_command_to_type(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ConsoleReporter("./inv", " --inventory my.yaml").next_step(
-        "What would mend it", Command("remediate", "--dry-run")
+        "Preview the fix", Command("remediate", "--dry-run")
     )
     command = "./inv remediate --dry-run --inventory my.yaml"
-    assert capsys.readouterr().out == f"What would mend it: {command}\n"
+    assert capsys.readouterr().out == f"Preview the fix: {command}\n"
     document = JsonReporter("./inv", " --inventory my.yaml")
-    document.next_step("What would mend it", Command("remediate", "--dry-run"))
+    document.next_step("Preview the fix", Command("remediate", "--dry-run"))
     document.close(1)
     assert json.loads(capsys.readouterr().out)["next"] == command
 

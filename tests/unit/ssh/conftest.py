@@ -17,7 +17,7 @@ from runbooks.ssh.server import Jumps
 
 @dataclass(frozen=True)
 class Server:
-    """A running sshd, its host keys and the key it lets in."""
+    """A running sshd, its host keys and the key that it accepts."""
 
     port: int
     directory: Path

@@ -1,6 +1,4 @@
-"""What answers on a host is sent no script before it has said that it is our shell, and what
-refuses is told.
-"""
+"""No script is sent before the host has shown that our shell answers; a refusal is reported."""
 
 import os
 import pwd

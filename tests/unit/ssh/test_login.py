@@ -1,4 +1,4 @@
-"""Who is let in, and with what: beside `ssh` itself, against a real sshd and a real agent."""
+"""Which logins succeed, and with which keys: compared with `ssh`, against a real sshd and agent."""
 
 import getpass
 import os
@@ -44,9 +44,7 @@ def agent_at(socket: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def ca_server(directory: Path, known_hosts: Path) -> Iterator[tuple[int, Path]]:
-    """The port of a server that lets in whoever a certificate authority vouches for, and that
-    authority's key.
-    """
+    """The port of a server that accepts a certificate authority's keys, and that authority's key."""
     host_key, ca = make_key(directory / "host"), make_key(directory / "ca")
     nobody = make_key(directory / "nobody")
     trust = f"TrustedUserCAKeys {ca.with_suffix('.pub')}"
@@ -80,7 +78,7 @@ def to(port: int, known_hosts: Path, *options: str) -> tuple[str, ...]:
 
 @pytest.fixture
 def encrypted(server: Server, tmp_path: Path) -> Path:
-    """The key that is let in, encrypted with the passphrase `secret`."""
+    """The accepted key, encrypted with the passphrase `secret`."""
     path = tmp_path / "encrypted"
     shutil.copy(server.user_key, path)
     shutil.copy(server.user_key.with_suffix(".pub"), tmp_path / "encrypted.pub")
@@ -93,7 +91,7 @@ def add_to_agent(*keys: Path) -> None:
 
 
 def others(directory: Path) -> list[Path]:
-    """Keys that are not let in."""
+    """Keys that are not accepted."""
     return [make_key(directory / f"other{n}") for n in range(OTHERS)]
 
 
@@ -102,7 +100,7 @@ def arguments(server: Server, known_hosts: Path, *options: str) -> tuple[str, ..
 
 
 def why_not(arguments: tuple[str, ...], passphrase: str | None = None) -> str:
-    """Why we are not let in; "" where we are."""
+    """Why the login fails; "" if it succeeds."""
     transport = SshTransport(
         resolve(arguments), None, Jumps(accept_new=False), Secrets(passphrase=passphrase)
     )

@@ -27,7 +27,7 @@ class EveryTask(dict[Any, Any]):
 
 
 class Oracle:
-    """Pops raw items as a worker that knows every task does, and tells what it raised."""
+    """Pops raw items as a worker that knows every task does, and returns what it raised."""
 
     def __init__(self, url: str, client: "redis.Redis") -> None:
         self.client = client

@@ -89,7 +89,7 @@ def test_single_messages_are_named_by_their_ids_and_their_arguments(send: Send, 
     assert ids(scan(Rule("r", args=("7", '"b"')))) == set()
     assert ids(scan(Rule("r", args=('serial="AB-1"', 'deep={"a":2,"b":[1]}')))) == {serial}
     assert ids(scan(Rule("r", args=('"AB-1"',)))) == set(), (
-        "a keyword's value is no positional argument"
+        "a keyword's value is not a positional argument"
     )
 
 

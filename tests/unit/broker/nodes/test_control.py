@@ -332,8 +332,8 @@ def test_two_nodes_of_one_name_are_told_and_hide_no_other(
 ODD_ANSWERS = """
 from celery.worker.control import inspect_command
 ODD = {"stats": ["no"], "active": {"id": 1}, "reserved": [{"name": "x"}], "conf": "none", "scheduled": [7]}
-for name, told in ODD.items():
-    inspect_command(name=name)(lambda state, told=told, **_: told)
+for name, reply in ODD.items():
+    inspect_command(name=name)(lambda state, reply=reply, **_: reply)
 """
 
 

@@ -45,7 +45,7 @@ def test_of_an_attempt_and_its_retry_the_retry_is_told_with_its_time(
         )  # as a worker that has taken it
         client.hset("unacked", f"tag-{n}", entry)
         client.rpop("work")
-    client.hset("unacked", "foreign", "id-1 is no message")
+    client.hset("unacked", "foreign", "id-1 is not a message")
     before = {key: client.dump(key) for key in client.scan_iter()}
     place = find_message(Store(client, KEYS), ["work"], "id-1")
     assert place

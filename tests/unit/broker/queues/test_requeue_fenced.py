@@ -30,7 +30,7 @@ FIRST, SECOND = replace(KEYS, holder="first"), replace(KEYS, holder="second")
 NOW = 1_800_000_000.0
 STALE = Rule("stale", "work", task="stale.*", requeue_to="other")
 LIVE = Rule("live", "work", task="live")
-FETCHED = Rule("nobody works on it", "work", task="stale.*", unacked=True)
+FETCHED = Rule("no worker runs it", "work", task="stale.*", unacked=True)
 
 
 def arm(client: "redis.Redis", stop: Stop) -> None:

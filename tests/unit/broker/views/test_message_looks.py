@@ -94,7 +94,7 @@ def test_the_flags_of_clean_queues_select(client: "redis.Redis", send: Send, sho
     assert ids(show(eta_overdue="1h")) == [old]
     assert ids(show(expired=True)) == [expired]
     assert ids(show(compression=["gzip"])) == [packed]
-    assert ids(show(id=[chord])) == [chord], "what waits for it is no question here"
+    assert ids(show(id=[chord])) == [chord], "a message that waits for this one does not count"
     assert ids(show(arg=["3"])) == [chord]
     assert ids(show(unregistered=True))[0] == old
     assert len(ids(show(duplicate="keep=newest"))) == 1

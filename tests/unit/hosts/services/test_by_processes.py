@@ -1,6 +1,4 @@
-"""Which processes are which services where no status command tells it: no doubt may look like "it
-does not run".
-"""
+"""Which processes are which services without a status command: doubt is never "it does not run"."""
 
 from typing import Any
 

@@ -1,6 +1,4 @@
-"""Containers as Docker 20.10 tells of them: `docker_look.txt` is what `docker_look.sh` printed of
-five real ones.
-"""
+"""Containers of Docker 20.10: `docker_look.txt` is the output of `docker_look.sh` for five."""
 
 import json
 from pathlib import Path
@@ -40,9 +38,7 @@ def states(*services: str, look: bytes = LOOK, **docker: Any) -> dict[str, Servi
 
 
 def changed(name: str, **changes: Any) -> bytes:
-    """The look, with other values in what is told of one container; a dot parts a key from what is
-    in it.
-    """
+    """The look with other values for one container; a dot separates a key from the keys in it."""
     shown, rest = LOOK.decode().split("---\n", 1)
     told = json.loads(shown)
     (one,) = (one for one in told if one["Name"] == f"/proj_{name}_1")

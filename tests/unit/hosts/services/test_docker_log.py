@@ -1,6 +1,4 @@
-"""Reading the logs of a service's containers in steps, as `docker logs --timestamps` of Docker
-20.10 tells them.
-"""
+"""Reading a service's container logs in steps, as `docker logs` of Docker 20.10 prints them."""
 
 import pytest
 

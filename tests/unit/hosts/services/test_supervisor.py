@@ -180,7 +180,7 @@ def test_programs_are_seen_started_stopped_and_restarted_on_the_conf_files_that_
     assert all(
         psutil.Process(after[name].pid).cmdline() == ["sleep", "700"] for name in ("high", "new")
     )
-    assert after["others:low_01"].pid == theirs, "nobody else's program was touched"
+    assert after["others:low_01"].pid == theirs, "the program of another owner was not touched"
     status = subprocess.run(
         [CTL, "-c", host.settings.supervisor.conf, "status"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What systemd tells of a service, and whether it still tries."""
+"""What systemd reports about a service, and whether it still tries."""
 
 import pytest
 
