@@ -1,5 +1,6 @@
 """`inv remediate`: repair the whole fleet, verify it, and record how to undo it."""
 
+from runbooks.core.command import Command
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import Severity, Snapshot
@@ -34,23 +35,27 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     )
     snapshot = session.with_imports(snapshot, interrupted(make_plan(steps, snapshot)))
     warn_of_half_moves(session)
-    findings = session.diagnose(snapshot)
+    changes = make_plan(steps, snapshot)
+    has_probes = any(host.settings.probes for host in session.fleet.hosts)
+    findings = session.diagnose(snapshot, conclusive=bool(changes) or not has_probes)
     blocking = session.left_blocking(snapshot, [finding for finding in findings if finding.blocks])
     require_distinct(session, snapshot)
     require_unblocked(session, blocking)
     options = session.options
     unproved = last_failed(options.state_directory, options.verb, options.inventory)
-    if unproved and not make_plan(steps, snapshot):
+    if unproved and not changes:
         session.reporter.message("The last remediation was not verified, so it is verified now.")
     canary = session.fleet.app.canary
     does = canary.said if canary else ""
     proof = Proof(Needs.EVERYTHING | Needs.PROBES, prove, does, anyway=unproved)
     code = walk(session, steps, snapshot, proof, rolling=rolling, blocking=blocking)
+    if has_probes and not (changes or unproved):
+        session.reporter.next_step("Probes were not run; to run them", Command("verify"))
     left = any(finding.severity is Severity.ERROR and not finding.fix for finding in findings)
     if code != ExitCode.OK or options.dry_run or not left:
         return code
     # The verification has judged anew what the first look found.
-    is_verified = unproved or make_plan(steps, snapshot)
+    is_verified = unproved or changes
     return ExitCode.OK if is_verified else ExitCode.FINDINGS
 
 

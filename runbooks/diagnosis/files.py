@@ -21,7 +21,7 @@ from runbooks.core.fleet import Fleet, FleetHost, mark_of
 from runbooks.core.model import Block, FileState, Finding, HostState, Severity, Snapshot
 from runbooks.core.outside import as_lines
 from runbooks.core.redaction import holds_secret, is_secret_name
-from runbooks.core.wording import counted
+from runbooks.core.wording import counted, them
 from runbooks.diagnosis import kept_units, take_over
 from runbooks.diagnosis.task_lines import running_on
 from runbooks.diagnosis.wanted_files import (
@@ -359,7 +359,7 @@ def _missing_or_edited(
                 host.name,
                 f"{len(found)} of {counted(len(wanted), f'{kind} file')}: {how}",
                 evidence,
-                remedy="install it from its template",
+                remedy=f"install {them(len(found))} from the templates",
                 fix=(*writes, *_read_again(host, kind, found)),
                 severity=Severity.WARNING,
             )

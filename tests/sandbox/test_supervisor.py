@@ -66,6 +66,8 @@ def test_the_incident_is_diagnosed_healed_after_a_kill_taken_back_and_leaves_no_
     until(lambda: status(world.root / "supervisord.conf").count("RUNNING") == 4)
     again = world.inv("remediate", "--yes")
     assert (again.code, "Nothing to change." in again.out) == (0, True)
+    assert "No findings." in again.out, "its probe was not run"
+    assert "Probes were not run; to run them: inv verify" in again.out
     impatient = tried_alone("program.stop_loses_tasks", Sandbox(world))
     assert impatient.well, impatient
     logs = world.inv("tail-logs", "worker_low", "--grep", "ready")
