@@ -373,7 +373,7 @@ def _archived(directory: Path) -> Iterator[bytes]:
 def one_round(
     n: int, made: list[bytes], server: RedisServer, directory: Path, skip: set[str]
 ) -> list[Row]:
-    """All ways once, on a queue filled anew where the way before has changed it."""
+    """All ways once, on a queue filled again if the previous way has changed it."""
     rows = []
     with redis.Redis.from_url(server.url()) as client:
         for way in WAYS:

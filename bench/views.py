@@ -102,7 +102,7 @@ def median_s(act: Callable[[], object], rounds: int) -> float:
 
 
 def raw_sample(client: "redis.Redis") -> None:
-    """The bytes of what a look samples, not looked at."""
+    """The bytes of what a look samples, not parsed."""
     with client.pipeline(transaction=False) as pipe:
         pipe.llen(QUEUE)
         pipe.lrange(QUEUE, -SAMPLED // 2, -1)

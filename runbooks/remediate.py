@@ -54,7 +54,7 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     left = any(finding.severity is Severity.ERROR and not finding.fix for finding in findings)
     if code != ExitCode.OK or options.dry_run or not left:
         return code
-    # The verification has judged anew what the first look found.
+    # The verification has judged again what the first look found.
     is_verified = unproved or changes
     return ExitCode.OK if is_verified else ExitCode.FINDINGS
 

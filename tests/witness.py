@@ -32,7 +32,7 @@ class Account:
 
     `given_back` counts what Celery itself put back, `lost` and `again` what Redis did when it went
     back; `rerun` is the part of `again` that a worker had popped before, so the rest had been taken
-    out by somebody else.
+    out by another program.
     """
 
     seen: set[str] = field(default_factory=set)

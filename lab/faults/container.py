@@ -18,7 +18,7 @@ def _engine(ground: Sandbox) -> Engine:
 
 @contextmanager
 def _made_of(ground: Sandbox, **changes: Any) -> Iterator[None]:
-    """worker_low's container, made anew of a Compose file with these changes; an old one is made
+    """worker_low's container, created again from a Compose file with these changes; an old one is made
     again afterwards.
     """
     file, other = ground.world.root / "docker-compose.yml", ground.world.root / "other.yml"

@@ -82,7 +82,7 @@ def not_in_effect(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("environment.not_read", "a unit of somebody else's, which the inventory names, without the file", ground="fleet",
+@fault("environment.not_read", "a unit of another owner, which the inventory names, without the file", ground="fleet",
        touches="env worker_low inventory theirs")  # fmt: skip
 @contextmanager
 def not_read(ground: Hosts) -> Iterator[None]:

@@ -22,7 +22,7 @@ def rotation(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("logrotate.by_another", "a second stanza for the same log, in a file of somebody else's", ground="fleet",
+@fault("logrotate.by_another", "a second stanza for the same log, in another file", ground="fleet",
        touches="inventory logrotate")  # fmt: skip
 @contextmanager
 def by_another(ground: Hosts) -> Iterator[None]:

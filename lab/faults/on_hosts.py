@@ -78,7 +78,7 @@ def drop_in(ground: Hosts, unit: str, lines: str, *, restart: bool = False) -> I
 
 @contextmanager
 def installed(ground: Hosts, unit: str, text: str, then: str, host: str = "web1") -> Iterator[None]:
-    """A unit of somebody else's, and what systemctl does with it: `enable`, `start` or both."""
+    """A unit of another owner, and what systemctl does with it: `enable`, `start` or both."""
     path = f"{UNITS}/{unit}"
     back = (
         f"systemctl disable --now {unit}; rm {path}; systemctl daemon-reload; systemctl"
@@ -92,7 +92,7 @@ def installed(ground: Hosts, unit: str, text: str, then: str, host: str = "web1"
 
 @contextmanager
 def named(ground: Hosts, text: str, then: str) -> Iterator[None]:
-    """A unit of somebody else's in the place of worker_low's, which the inventory names; `then` as
+    """A unit of another owner in the place of worker_low's, which the inventory names; `then` as
     for `installed`.
     """
     name = "name: worker_low\n"

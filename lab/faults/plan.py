@@ -98,7 +98,7 @@ def answer_unknown(ground: Sandbox) -> Iterator[None]:
 
 @fault(
     "worker.to_be_taken_over",
-    "a unit of somebody else's does the work of a worker that is stopped",
+    "a unit of another owner does the work of a worker that is stopped",
     ground="fleet",
     command=_TAKE_OVER,
     says="stop printers.service, which does the work of worker_low",
@@ -116,7 +116,7 @@ def to_be_taken_over(ground: Hosts) -> Iterator[None]:
 
 @fault(
     "worker.not_taken_over",
-    "a unit of somebody else's runs one more worker",
+    "a unit of another owner runs one more worker",
     ground="fleet",
     command=_TAKE_OVER,
     says="printers.service is not taken over",

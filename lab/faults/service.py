@@ -23,7 +23,7 @@ def manager_away(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("service.runs_elsewhere", "a worker is stopped, and a unit of somebody else's runs one of its name",
+@fault("service.runs_elsewhere", "a worker is stopped, and a unit of another owner runs one of its name",
        ground="fleet", touches="worker_low theirs")  # fmt: skip
 @contextmanager
 def runs_elsewhere(ground: Hosts) -> Iterator[None]:

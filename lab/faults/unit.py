@@ -1,4 +1,4 @@
-"""Faults of units: files of systemd's that differ, are missing or somebody else's, and what systemd
+"""Faults of units: files of systemd's that differ, are missing or of another owner, and what systemd
 makes of them.
 """
 
@@ -50,7 +50,7 @@ def alias(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("unit.comes_back", "a worker's unit of somebody else's, enabled and not started", ground="fleet",
+@fault("unit.comes_back", "a worker's unit of another owner, enabled and not started", ground="fleet",
        touches="theirs")  # fmt: skip
 @contextmanager
 def comes_back(ground: Hosts) -> Iterator[None]:
@@ -154,7 +154,7 @@ def crash_loop(ground: Hosts) -> Iterator[None]:
         yield
 
 
-@fault("unit.forking", "a unit of somebody else's with Type=forking that systemd starts again and again",
+@fault("unit.forking", "a unit of another owner with Type=forking that systemd starts again and again",
        ground="fleet", touches="theirs worker_low")  # fmt: skip
 @contextmanager
 def forking(ground: Hosts) -> Iterator[None]:
@@ -167,7 +167,7 @@ def forking(ground: Hosts) -> Iterator[None]:
 
 @fault(
     "unit.kill_mode",
-    "a unit of somebody else's with KillMode=process",
+    "a unit of another owner with KillMode=process",
     ground="fleet",
     touches="theirs worker_low",
 )
@@ -257,7 +257,7 @@ def not_ours(ground: Hosts) -> Iterator[None]:
 
 @fault(
     "unit.restarting",
-    "a unit of somebody else's that crashes at each start",
+    "a unit of another owner that crashes at each start",
     ground="fleet",
     touches="theirs",
 )

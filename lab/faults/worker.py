@@ -303,7 +303,7 @@ def stranger(
                 client.delete("_kombu.binding.foreign", "_kombu.binding_permanent.foreign")
 
 
-@fault("worker.unknown", "a worker of somebody else takes from a queue", touches="strange")
+@fault("worker.unknown", "a worker of another owner takes from a queue", touches="strange")
 @contextmanager
 def unknown(ground: Sandbox) -> Iterator[None]:
     with stranger(ground, "stray@elsewhere", "low_priority"):

@@ -1,5 +1,5 @@
 """Faults of workers under systemd: processes of an earlier start, starts that never end, units of
-somebody else's.
+of another owner.
 """
 
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def _until_ready(ground: Hosts, pid: str) -> None:
 
 @fault(
     "worker.other_unit",
-    "a unit of somebody else's runs one more worker",
+    "a unit of another owner runs one more worker",
     ground="fleet",
     touches="theirs",
 )

@@ -2,7 +2,7 @@
 queue waits.
 
 The workers' hosts have one fault each in turn: the incident's environment file; a unit of ours that
-somebody edited, with its leaked workers; a cron file of ours that has no business there any more.
+that was edited, with its leaked workers; a cron file of ours that has no business there any more.
 """
 
 import time

@@ -55,7 +55,7 @@ def claim(fleet_id: str, hosts: int) -> None:
 
 
 def release(fleet_id: str) -> None:
-    """Take back what was raised for a fleet; the last one puts the limit back that was found."""
+    """Undo what was raised for a fleet; the last one restores the original limit."""
     if _CLAIMS.exists():
         for claimed in _CLAIMS.glob(f"{fleet_id}-*"):
             claimed.unlink()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# start_workers.sh [NAME ...]: starts the named workers, or all, in the background; one that runs is left alone.
+# start_workers.sh [NAME ...]: starts the named workers, or all, in the background; a running one is not touched.
 set -euo pipefail
 
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)

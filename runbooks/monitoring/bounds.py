@@ -1,4 +1,4 @@
-"""The limits of a look: one at a time, and not for ever."""
+"""The limits of a look: one at a time, and not forever."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Answers Prometheus and browsers: a few clients at a time, and none for ever."""
+"""Answers Prometheus and browsers: a few clients at a time, and none forever."""
 
 import ipaddress
 import socket

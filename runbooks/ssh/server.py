@@ -46,7 +46,7 @@ class _Connection(Connection):  # type: ignore[misc]
     """A connection of Fabric's that does not write into the shared configuration."""
 
     inline_ssh_env = True
-    """Fabric's constructor would write this attribute into the configuration and create that anew,
+    """Fabric's constructor would write this attribute into the configuration and create that again,
     while connections of other hosts read it.
     """
 

@@ -76,7 +76,7 @@ def test_of_several_units_only_the_one_with_the_mistake_is_refused_and_those_bef
 ) -> None:
     contents = "sha256sum /etc/systemd/system/*celery*"
     before = fleet.ssh("web2", contents).out
-    mistake = '\n# anew\n{{ "Restrt" if worker.name == "worker_low" else "Restart" }}='
+    mistake = '\n# again\n{{ "Restrt" if worker.name == "worker_low" else "Restart" }}='
     inventory = changed(
         fleet, own_template(fleet, "systemd/celery-worker@.service.j2", "\nRestart=", mistake)
     )

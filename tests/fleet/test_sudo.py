@@ -1,5 +1,5 @@
 """sudo as real hosts have it: a refusal is reported with what sudoers lacks, and nothing runs as
-somebody else.
+another user.
 """
 
 import shlex

@@ -24,7 +24,7 @@ BROKER = (
     " undef(hint=not_up) }}"
 )
 
-EDITED = "# Managed by celery-runbooks for printer_inventory; edited by hand\n"
+EDITED = "# Managed by celery-runbooks for printer_inventory; edited\n"
 
 
 def refused(done: Done, code: int, *texts: str) -> None:

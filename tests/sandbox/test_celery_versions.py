@@ -1,4 +1,4 @@
-"""Applications on older Pythons and Celerys, installed for real: looked at, restarted, and one task
+"""Applications on older Pythons and Celerys, installed for real: diagnosed, restarted, and one task
 run to its end.
 """
 

@@ -123,7 +123,7 @@ class Place:
     def beside(
         self, name: str, *arguments: str, url: str = "", command: tuple[str, ...] = CELERY
     ) -> Iterator[int]:
-        """Celery started by hand, beside the services; ends with the block. Its pid."""
+        """Celery started manually, beside the services; ends with the block. Its pid."""
         log = self.path / f"{name}.log"
         log.unlink(missing_ok=True)
         command = (sys.executable, *command, *arguments, "-l", "INFO")

@@ -205,7 +205,7 @@ BY_NAME = (
 
 
 def _found_by_their_names(world: World) -> None:
-    """Containers that a pattern of names finds, and no label, are looked at, restarted and read as
+    """Containers that a pattern of names finds, and no label, are checked, restarted and read as
     well.
     """
     unknown = world.inv(

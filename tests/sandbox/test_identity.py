@@ -90,7 +90,7 @@ def park(world: World) -> list[bytes]:
 
 @pytest.fixture
 def cron(healthy: World) -> Iterator[Path]:
-    """The cron file, edited by somebody, so that there is something to put in place."""
+    """The cron file, edited, so that there is something to install."""
     assert healthy.inv("install-cron", "--yes").code == 0
     (path,) = (healthy.root / "root/etc/cron.d").iterdir()
     right = path.read_bytes()
@@ -205,7 +205,7 @@ def test_all_that_is_written_here_is_for_its_user_alone_whatever_the_umask(
         client.delete("parked")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 @pytest.mark.parametrize("how", ["theirs", "writable"])
 @pytest.mark.parametrize(
     "who", [(), ("unshare", "--user", "--map-user=1000", "--map-group=1000")], ids=["root", "user"]

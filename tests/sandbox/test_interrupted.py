@@ -109,7 +109,7 @@ def test_one_interrupt_ends_the_waiting_for_a_host_that_drops_all_packets(
 
 
 def connects_to(port: int) -> bool:
-    """Whether somebody waits for an answer from this port. **Source:** proc_pid_net(5), `tcp`; 02
+    """Whether a client waits for an answer from this port. **Source:** proc_pid_net(5), `tcp`; 02
     is SYN_SENT.
     """
     return f":{port:04X} 02 " in Path("/proc/net/tcp").read_text()

@@ -120,7 +120,7 @@ class Place:
     def beside(
         self, name: str, *arguments: str, cwd: Path | None = None, url: str = ""
     ) -> Iterator[int]:
-        """Celery started by hand, beside the services; ends with the block. Its pid."""
+        """Celery started manually, beside the services; ends with the block. Its pid."""
         log, command = (
             self.path / f"{name}.log",
             [

@@ -227,7 +227,7 @@ def lives(process: psutil.Process) -> bool:
 
 
 def load_client(timeout_s: str = "0.3") -> ModuleType:
-    """The client's module, imported anew with this value of GLPI_TIMEOUT_S."""
+    """The client's module, imported again with this value of GLPI_TIMEOUT_S."""
     spec = importlib.util.spec_from_file_location(
         "glpi_client", PATIENT / "integrations" / "glpi" / "client.py"
     )

@@ -1,4 +1,4 @@
-"""The whole way, as an operator drives it: broken, looked at, healed, proved, taken back; every
+"""The whole way, as an operator drives it: broken, diagnosed, repaired, verified, undone; every
 message counted.
 """
 

@@ -1,5 +1,5 @@
 """Single workers that the command line names: they alone are restarted and shown, and the whole
-fleet is looked at.
+fleet is checked.
 """
 
 import os

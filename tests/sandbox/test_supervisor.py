@@ -193,7 +193,7 @@ def test_a_batch_that_does_not_come_up_ends_a_rolling_restart_and_a_rerun_goes_o
     failed = pair.inv("restart-workers", "--yes")
     assert failed.code == 2, failed.out + failed.err
     shows(failed, "inv restart-workers --yes")
-    assert pair.pids() == {"b": before["b"]}, "the second host was left alone"
+    assert pair.pids() == {"b": before["b"]}, "the second host was not touched"
     until(lambda: "FATAL" in pair.states())
     shows(pair.inv("diagnose"), "inv diagnose")
 

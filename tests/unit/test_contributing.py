@@ -140,7 +140,7 @@ SET_MODE: Edits = {
         (
             "",
             '''\
-            """A mode is set, and taken back."""
+            """A mode is set, and restored."""
 
             from pathlib import Path
 

@@ -26,6 +26,13 @@ INSTEAD = {
     r"runs? since": "has been running since",
     r"no proof": "not verified",
     r"brought home|brings? (?:\w+ )?home": "return",
+    r"looked at": "checked, read",
+    r"left alone|left as (?:it is|they are)": "not changed, skipped",
+    r"somebody": "someone, another owner, or say who",
+    r"by hand": "manually",
+    r"(?:take|takes|took|taken) back": "undo",
+    r"anew": "again",
+    r"for ever": "forever",
 }
 """What is not written, and what is written instead."""
 

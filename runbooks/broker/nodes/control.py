@@ -304,7 +304,7 @@ def remote(
     options: dict[str, Any],
     client: "redis.Redis",
 ) -> Iterator[Any]:
-    """Provide a mailbox on a connection that does not retry for ever; cleans up in Redis."""
+    """Provide a mailbox on a connection that does not retry forever; cleans up in Redis."""
     from kombu.exceptions import OperationalError
 
     from runbooks.broker.nodes.mailbox import remote_control

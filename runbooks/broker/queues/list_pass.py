@@ -11,7 +11,7 @@ the items decided upon before, so workers do not find it empty.
 
 Redis has all that is needed to end a killed pass: `return_aside` moves the rest of the work list
 back to its place, undecided. The journal is a hash: token, border (bytes of the last processed
-item: items to its left have arrived since), ttl (milliseconds the queue had to live, -1 for ever),
+item: items to its left have arrived since), ttl (milliseconds the queue had to live, -1 forever),
 clean (how many items at the right end of the late list are processed).
 """
 

@@ -1,4 +1,4 @@
-"""Flags that cannot mean anything are refused before anything is looked at."""
+"""Flags that cannot mean anything are refused before anything is checked."""
 
 import json
 import subprocess

@@ -92,7 +92,7 @@ def test_a_chain_is_told_in_its_order_and_keeps_what_each_finding_says_and_does(
         replace(DOWN, drop_ins={DROP_IN: DropIn(NOW - 900, "x", ("Nice=5",))}),
         ServiceState(None, None, "loaded, inactive (dead)", drop_ins=OTHER_PROGRAM),
     ],
-    ids=["what differs cannot be it", "somebody stopped it"],
+    ids=["what differs cannot be it", "it was stopped"],
 )
 def test_a_worker_that_is_down_for_another_reason_stands_beside_a_drop_in(
     service: ServiceState,
@@ -174,7 +174,7 @@ def test_a_queue_whose_other_worker_may_consume_it_has_no_known_cause() -> None:
         ]
 
     assert causes(fleet) == ["worker.not_running", "worker.not_answering"]
-    assert causes(limited) == [], "that of web2 was not looked at"
+    assert causes(limited) == [], "that of web2 was not checked"
 
 
 def test_tasks_that_a_worker_lacks_follow_from_an_import_only_where_the_application_lacks_them_now() -> (

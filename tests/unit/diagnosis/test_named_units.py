@@ -1,4 +1,4 @@
-"""Workers whose units are somebody else's: watched and restarted like any other, and nothing of the
+"""Workers whose units have another owner: watched and restarted like any other, and nothing of the
 unit is changed.
 """
 

@@ -140,7 +140,7 @@ def test_a_beat_of_before_is_told_with_what_it_sends_otherwise() -> None:
 
 def test_what_a_scheduler_has_besides_the_code_is_no_older_schedule() -> None:
     assert of_beats(SAID, BILL, kind="redbeat", of_code=False) == [], (
-        "somebody else has put it there"
+        "someone else has put it there"
     )
     assert of_beats(SAID, BILL, kind="redbeat", enabled=False) == [], "it is not sent"
     assert of_beats(SAID, BILL, kind="tables") == []

@@ -8,7 +8,7 @@ from tests.unit.fleets import make_host, make_state
 
 
 def edited(text: str, section: str = "program:low") -> str:
-    """What the file becomes; "" where the program is left as it is."""
+    """What the file becomes; "" if the program is not changed."""
     host = make_host()
     program = Program(
         section, "/etc/x.conf", {"low:low": 9}, 10.0, as_group=False, names=("low:low",)

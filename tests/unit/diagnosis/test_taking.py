@@ -110,12 +110,12 @@ def test_what_is_moved_is_told_with_where_it_goes_and_notes_stand_below() -> Non
         "high_q",
         9,
         selected=(moved,),
-        notices=(Notice("are left alone", 6, ("a", "b", "c", "d", "e", "f")),),
+        notices=(Notice("stay there", 6, ("a", "b", "c", "d", "e", "f")),),
     )
     (change,) = plan(state)
     assert change.summary == "move 3 of 9 messages from high_q into other\\x06\\x169"
     assert change.detail.splitlines()[0] == "3 × belongs there → other\\x06\\x169"
-    assert change.detail.splitlines()[-1] == "note: 6 are left alone: a, b, c, d, e, …"
+    assert change.detail.splitlines()[-1] == "note: 6 stay there: a, b, c, d, e, …"
     (change,) = plan(make_queue("high_q", 2000, selected=(moved, LATE)))
     assert change.summary.endswith("from high_q: 3 into other\\x06\\x169, 1,200 into the archive")
 
@@ -178,7 +178,7 @@ def test_a_node_whose_service_is_down_holds_nothing() -> None:
 
 
 def test_what_an_operator_has_to_know_of_messages_is_said_once() -> None:
-    told = (Notice("are left alone", 1, ("a",)),)
+    told = (Notice("stay there", 1, ("a",)),)
     queues = (
         make_queue("high_q", 9, selected=(LATE,), notices=told),
         make_queue("low_q", 9, notices=told),
@@ -186,8 +186,8 @@ def test_what_an_operator_has_to_know_of_messages_is_said_once() -> None:
     broker = make_broker(FLEET, queues={queue.name: queue for queue in queues})
     snapshot = make_snapshot(FLEET, broker=broker)
     (change,) = queue_step(FLEET).plan(snapshot)
-    assert "note: 1 are left alone: a" in change.detail
-    assert notices(FLEET, snapshot) == ["low_q: 1 are left alone: a"]
+    assert "note: 1 stay there: a" in change.detail
+    assert notices(FLEET, snapshot) == ["low_q: 1 stay there: a"]
 
 
 def test_nodes_are_asked_only_where_a_rule_speaks_of_them() -> None:

@@ -62,11 +62,11 @@ def test_a_file_is_removed_when_it_is_what_was_seen(path: Path) -> None:
 def test_a_file_that_somebody_changed_meanwhile_is_left_alone(
     path: Path, wanted: bytes | None
 ) -> None:
-    path.write_bytes(b"somebody else's")
+    path.write_bytes(b"of another")
     answer = make(write(path, wanted, replaces=OLD))
     assert answer.code == STALE == ExitCode.STALE
     assert f"{path} has changed since the look" in answer.err
-    assert path.read_bytes() == b"somebody else's"
+    assert path.read_bytes() == b"of another"
     assert names(path.parent) == [path.name]
 
 
@@ -232,7 +232,7 @@ def test_killed_at_a_random_instant_a_write_leaves_the_old_file_or_the_new_one_w
     assert seen, "no instant was tried"
 
 
-# --- in a folder of somebody else's
+# --- in another user's folder
 
 
 ATTACK = """
@@ -269,7 +269,7 @@ def shared() -> Iterator[Path]:
 
 @contextmanager
 def attacker(what: str, home: Path, folder: Path, victim: Path) -> Iterator[None]:
-    """Somebody who puts a link in the place of something, over and over, with the application's
+    """A user who puts a link in the place of something, over and over, with the application's
     user's rights.
     """
     for directory in (home, folder):

@@ -1,4 +1,4 @@
-"""What somebody else has started, stopped on this machine; and the folder of a drop-in."""
+"""What another owner has started, stopped on this machine; and the folder of a drop-in."""
 
 import signal
 import subprocess

@@ -362,7 +362,7 @@ def test_a_restart_that_was_asked_for_counts_only_when_the_worker_is_a_new_one(
     steps = (session.workers(since),)
     assert walk(session, steps, snapshot) == ExitCode.OK
     assert world.path("web1", "high.pid").read_text() != pid
-    assert world.reporter.undo == "", "a restart alone leaves nothing to take back"
+    assert world.reporter.undo == "", "a restart alone leaves nothing to undo"
     world.path("web1", "high.stuck").touch()
     snapshot = session.observe(needs)
     since = {name: state.clock_at for name, state in snapshot.reachable().items()}

@@ -1,4 +1,4 @@
-"""The canary task is sent only where somebody can run it."""
+"""The canary task is sent only if a worker can run it."""
 
 from contextlib import nullcontext
 

@@ -105,7 +105,7 @@ def tear(path: Path) -> None:
 
 
 def forge(path: Path) -> None:
-    """As somebody would who wants other bytes to be put back."""
+    """As an attacker would who wants other bytes restored."""
     lines = path.read_bytes().splitlines(keepends=True)
     forged = lines[-1].replace(base64.b64encode(BEFORE), base64.b64encode(b"evil"))
     assert forged != lines[-1]

@@ -1,4 +1,4 @@
-"""A run or an undo that is killed at any flush of its record: repeated, taken back, and no byte of
+"""A run or an undo that is killed at any flush of its record: repeated, undone, and no byte of
 a file is lost.
 """
 

@@ -161,7 +161,7 @@ def test_a_state_folder_that_others_may_write_is_refused(
             use(state)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 @pytest.mark.parametrize(
     "planted", [".", "runs", "runs/20250101-000000-aaaa", f"runs/20250101-000000-aaaa/{JOURNAL}"]
 )

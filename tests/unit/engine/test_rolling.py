@@ -302,7 +302,7 @@ def test_the_look_after_the_last_batch_is_at_the_whole_fleet_and_the_proof_takes
     last_start = states["web4"].services["high"].started_at
     assert last_start is not None
     assert all(state.clock_at > last_start for state in states.values()), (
-        "none was looked at before the last restart"
+        "none was checked before the last restart"
     )
 
 
@@ -323,7 +323,7 @@ def test_a_proof_takes_a_look_of_its_own_where_the_first_one_came_too_early(flee
 
     fleet.broker.observe = slow  # type: ignore[method-assign, assignment]
     assert fleet.remediate(rolling=Rolling("100%"), proof=proof_that_keeps(looks)) == ExitCode.OK
-    # Before; the files; the canary; too early; the others answer; and are looked at; the proof.
+    # Before; the files; the canary; too early; the others answer; and are checked; the verification.
     assert asked == [4, 4, 1, 4, 3, 3, 4]
     assert sorted(looks[0].reachable()) == list(HOSTS)
 
@@ -356,7 +356,7 @@ def test_a_file_that_is_touched_restarts_nothing_and_one_that_says_something_els
     kept = tmp_path / "state/started/shop/web1.json"
     assert kept.stat().st_mode & 0o777 == 0o600
     env.touch()
-    kept.chmod(0o622)  # somebody else may have written it
+    kept.chmod(0o622)  # another user may have written it
     assert world.remediate() == ExitCode.OK
     assert world.reporter.plans == [()]
     world.end()

@@ -1,4 +1,4 @@
-"""Undo: what can be taken back is judged by what is there now, in an order in which it works, and
+"""Undo: what can be undone is judged by what is there now, in an order in which it works, and
 done once.
 """
 
@@ -185,7 +185,7 @@ def test_a_file_that_differs_only_in_its_mode_is_not_yet_as_it_was(world: World)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("now", [b"somebody else's", b"", None])
+@pytest.mark.parametrize("now", [b"of another", b"", None])
 def test_a_file_that_was_changed_since_cannot_be_put_back(world: World, now: bytes | None) -> None:
     path = world.path("web1", "f")
     if now is not None:
@@ -404,9 +404,9 @@ def test_what_is_as_it_was_already_counts_as_undone(world: World, done: str) -> 
 
 def test_what_cannot_be_undone_is_left_and_the_rest_is_undone(world: World, done: str) -> None:
     cron = world.path("web1", "cron") / "celery-shop"
-    cron.write_text("somebody else's")
+    cron.write_text("of another")
     take_back(world, done)
-    assert cron.read_text() == "somebody else's"
+    assert cron.read_text() == "of another"
     assert world.path("web1", "env").read_text() == "TIMEOUT=x\nTOKEN=s3cret\n"
     assert find_run(world.state, done).state != "undone"
 
@@ -525,12 +525,12 @@ def test_what_a_run_could_not_change_need_not_be_taken_back(world: World) -> Non
 
     def edited(script: str) -> None:
         if "base64 -d" in script and not unit.exists():
-            unit.write_text("somebody else's\n")
+            unit.write_text("of another\n")
 
     world.transports["web1"].before = edited
     assert world.remediate() == ExitCode.FAILED
     assert take_back(world, "last").exit_code == ExitCode.OK
-    assert unit.read_text() == "somebody else's\n"
+    assert unit.read_text() == "of another\n"
 
 
 def test_a_run_is_undone_though_some_of_its_changes_were_never_tried(world: World) -> None:

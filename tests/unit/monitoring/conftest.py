@@ -1,4 +1,4 @@
-"""What the tests of the monitor share: a look made by hand, and the real promtool."""
+"""What the tests of the monitor share: a handmade look, and the real promtool."""
 
 import os
 import shutil

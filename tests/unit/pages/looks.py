@@ -1,4 +1,4 @@
-"""Looks at a fleet, made by hand, as pages show them."""
+"""Handmade looks at a fleet, as pages show them."""
 
 from collections.abc import Sequence
 

@@ -55,6 +55,6 @@ def test_this_machine_is_not_worked_on_as_another_user_than_was_asked_for() -> N
 
     assert isinstance(way(ansible_become=True, ansible_become_user=user_name()), LocalTransport)
     with pytest.raises(
-        UsageError, match="host 'web1': ansible_become to somebody is not supported for a local"
+        UsageError, match="host 'web1': ansible_become to another is not supported for a local"
     ):
-        way(ansible_become=True, ansible_become_user="somebody")
+        way(ansible_become=True, ansible_become_user="another")

@@ -262,7 +262,7 @@ def test_the_name_of_a_key_file_may_hold_what_ssh_fills_in(
 def test_home_is_where_the_password_database_says_and_not_the_environment(
     server: Server, known_hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
 ) -> None:
-    """The names lead from the real home, which is left alone, to the test's folder."""
+    """The names lead from the real home, which is not touched, to the test's folder."""
     monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
     up = "/.." * (len(Path(pwd.getpwuid(os.getuid()).pw_dir).parts) - 1)
 

@@ -184,7 +184,7 @@ def test_what_a_chord_a_chain_or_a_callback_waits_for_is_left_alone_and_named(
     assert (ids(moved), moved.notices) == (
         plain | set(notice.ids),
         (),
-    ), "they still run, so nothing waits for ever"
+    ), "they still run, so nothing waits forever"
 
 
 def test_members_of_a_group_are_taken_and_their_groups_named(
@@ -219,7 +219,7 @@ def test_a_later_rule_may_take_what_an_earlier_one_leaves_alone(
 def test_every_content_that_is_safe_to_read_is_read(
     serializer: str, compression: str | None, client: "redis.Redis", scan: Scan
 ) -> None:
-    """Bodies written by hand, as kombu does if the packages for them are installed."""
+    """Bodies written without kombu, as it does if the packages for them are installed."""
     import zlib
 
     import msgspec
@@ -250,7 +250,7 @@ def test_every_content_that_is_safe_to_read_is_read(
 
 
 def put(client: "redis.Redis", headers: dict[str, Any], body: bytes, kind: str) -> bytes:
-    """Publish a message by hand; returns its bytes."""
+    """Publish a message without Celery; returns its bytes."""
     delivery = {"exchange": "", "routing_key": "work"}
     envelope = {
         "body": base64.b64encode(body).decode(), "content-type": kind, "content-encoding": "binary", "headers": headers,
