@@ -20,170 +20,270 @@ class FindingRecord(Struct, forbid_unknown_fields=True):
     """A finding."""
 
     code: str
+    """As in the catalogue: `inv explain CODE`."""
     subject: str
+    """The host, worker, queue, task or file that it is about."""
     summary: str
+    """One sentence."""
     evidence: list[str]
+    """Lines of what was seen."""
     remedy: str | None
+    """What to do; null if the finding does not say."""
     fix: "list[Planned]"
+    """The changes of a remediation; empty if remediate cannot fix it."""
     severity: str
+    """`error`, `warning` or `info`."""
     blocks: list[Block]
+    """What must not be changed while it stands."""
     caused_by: list[Cause]
+    """The findings that explain it."""
     accepted: str
+    """The reason in celery_accepted; empty if it is not accepted."""
 
 
 class Planned(Struct, forbid_unknown_fields=True):
-    """A change; `do` is the effect with its `kind`, without hidden fields."""
+    """A change, without the fields of its effect that may hold secrets."""
 
     host: str
+    """A host of the inventory, or `the broker`."""
     step: str
+    """The group of changes that it belongs to."""
     summary: str
+    """One sentence."""
     detail: str
+    """A diff, or the messages that it selects; may be empty."""
     do: dict[str, Any]
+    """The effect, with its `kind`."""
     messages: list[dict[str, Any]] | UnsetType = UNSET
+    """Examples of the messages that it selects."""
 
 
 class Made(Planned, forbid_unknown_fields=True, kw_only=True):
     """A change that was made or is recorded, with its result; only recorded ones have `undone`."""
 
     outcome: str
+    """`changed`, `failed`, `skipped`, `ok`, `cannot` or `unknown`."""
     result: str
+    """Details of the outcome; may be empty."""
     undone: bool | UnsetType = UNSET
+    """Whether an undo has reversed it."""
 
 
 class TakenBack(Planned, forbid_unknown_fields=True, kw_only=True):
     """A change of an undo, its state, and the reason."""
 
     state: str
+    """Whether it can be undone."""
     why: str
+    """The reason; may be empty."""
 
 
 class Checked(Struct, forbid_unknown_fields=True):
-    """An expectation; `ok` null: not everything could be seen, and what was seen is fine."""
+    """An expectation."""
 
     what: str
+    """The expectation."""
     ok: bool | None
+    """Null: not everything could be seen, and what was seen is fine."""
     seen: str
+    """What was seen."""
 
 
 class LogLine(Struct, forbid_unknown_fields=True):
-    """A line of a log; `time` is ISO 8601 in UTC."""
+    """A line of a log."""
 
     time: str | None
+    """ISO 8601 in UTC; null: not known."""
     host: str
+    """The host."""
     log: str
+    """The service or the file."""
     line: str
+    """The text."""
 
 
 class LookedQueue(Struct, forbid_unknown_fields=True):
-    """A queue of a look, as in `QueueLook`; `drain_s` null: it does not drain, or not known."""
+    """A queue of a look."""
 
     name: str
+    """The queue."""
     depth: int
+    """Waiting messages."""
     unseen: int
+    """Messages that were not read."""
     consumers: int | None
+    """Workers that consume it; null: nodes could not be asked."""
     max_retries: int
+    """The most retries of a waiting message."""
     eta_overdue_s: float
+    """Seconds since the oldest ETA of a waiting message; 0 if none has passed."""
     per_s: float | None
+    """Messages a second by which it grows; null: not known."""
     drain_s: float | None
+    """Seconds until it is empty; null: it does not drain, or not known."""
 
 
 class Looked(Struct, forbid_unknown_fields=True):
     """A look of the monitor."""
 
     at: float
+    """Epoch seconds."""
     app: str
+    """The application."""
     reached: bool
+    """Whether the broker answered."""
     queues: list[LookedQueue]
+    """The queues of the inventory."""
     missing_tasks: dict[str, int]
+    """Node → number of expected tasks that it does not register."""
     silent_nodes: list[str]
+    """Nodes that do not answer ping."""
     unacked: int
+    """Unacknowledged messages."""
     unacked_age_s: float
+    """Seconds since the oldest of them was fetched."""
     beat_silence_s: dict[str, float]
+    """Host of beat → seconds since beat's last message."""
     crossings: list[Crossing]
+    """The findings that hold."""
     recovered: list[Crossing]
+    """The findings that no longer hold."""
     runs: list[PastRun]
+    """The runs of the last day that are recorded here."""
 
 
 class Point(Struct, forbid_unknown_fields=True):
     """A queue's depth at a time."""
 
     at: float
+    """Epoch seconds."""
     depth: int
+    """Waiting messages."""
 
 
 class Depths(Struct, forbid_unknown_fields=True):
     """The monitor's history of a queue."""
 
     queue: str
+    """The queue."""
     points: list[Point]
+    """In the order of time."""
 
 
 class Result(Struct, forbid_unknown_fields=True):
     """The state or the result of a task."""
 
     id: str
+    """The task's id."""
     state: str
+    """As in Celery, or this tool's own word while nothing is known."""
     task: str
+    """The name of the task."""
     queue: str
+    """The queue it was sent to."""
     note: str
+    """Details of the state; may be empty."""
     elapsed_s: float | None
+    """Seconds since it was sent; null: not known."""
     result: Any
+    """Its return value, or the error."""
     traceback: str
+    """Empty if it has not failed."""
     ended: bool
+    """Whether its state is final."""
     differs: str | None
+    """How the result differs from the expected one; null if it does not."""
 
 
 class File(Struct, forbid_unknown_fields=True):
     """A file that would be installed."""
 
     host: str
+    """The host."""
     path: str
+    """Its place there."""
     content: str
+    """Its text, with secrets hidden."""
 
 
 class Warned(Struct, forbid_unknown_fields=True):
     """What a verb could not do, or why it ended, and what to do about it."""
 
     problem: str
+    """One sentence."""
     advice: str | None
+    """The next step; null if there is none."""
 
 
 class Document(Struct, forbid_unknown_fields=True, kw_only=True):
     """The keys of every document, then keys that are only there if they apply."""
 
     schema: int
+    """Increased when a key is removed or changes its meaning."""
     time: str
+    """ISO 8601 in UTC."""
     version: str
+    """The version of this tool."""
     application: str | None
+    """celery_app; null: none is known."""
     inventory: str | None
+    """The argument of --inventory, or the file that was found; null: none."""
     exit_code: int
+    """The exit code of the command."""
     about: About | UnsetType = UNSET
+    """The subject of the output."""
     findings: list[FindingRecord] | UnsetType = UNSET
+    """What is wrong, causes first."""
     next: str | UnsetType = UNSET
+    """The command to type next."""
     plan: list[Planned] | UnsetType = UNSET
+    """The changes to make, in order."""
     undo_plan: list[TakenBack] | UnsetType = UNSET
+    """The changes to undo, newest first."""
     dry_run: bool | UnsetType = UNSET
+    """Whether the plan is only shown."""
     run: str | UnsetType = UNSET
+    """The id of the run."""
     changes: list[Made] | UnsetType = UNSET
+    """The changes that were made."""
     checks: list[Checked] | UnsetType = UNSET
+    """The tested expectations."""
     logs: list[LogLine] | UnsetType = UNSET
+    """Log lines, in the order of time."""
     recap: dict[str, Tally] | UnsetType = UNSET
+    """The number of outcomes of each host."""
     undo: str | UnsetType = UNSET
+    """The command that undoes the run."""
     task: Result | UnsetType = UNSET
+    """The state of a task that was sent."""
     hosts: list[dict[str, str]] | UnsetType = UNSET
+    """The hosts of the inventory."""
     runs: list[dict[str, Any]] | UnsetType = UNSET
+    """The recorded runs."""
     codes: list[dict[str, str]] | UnsetType = UNSET
+    """The codes of the catalogue."""
     archives: list[dict[str, Any]] | UnsetType = UNSET
+    """The archives."""
     archived: list[dict[str, Any]] | UnsetType = UNSET
+    """The messages of an archive."""
     files: list[File] | UnsetType = UNSET
+    """The files to install."""
     adopted: str | UnsetType = UNSET
+    """The inventory of what runs."""
     difference: str | UnsetType = UNSET
+    """How the inventory differs from what runs, as a diff."""
     look: Looked | UnsetType = UNSET
+    """The look of the monitor."""
     depths: list[Depths] | UnsetType = UNSET
+    """The monitor's history of queues."""
     crossings: list[dict[str, str]] | UnsetType = UNSET
+    """The monitor's history of findings."""
     messages: list[str] | UnsetType = UNSET
+    """Other lines of the output."""
     warnings: list[Warned] | UnsetType = UNSET
+    """Problems that did not stop the command."""
     error: Warned | UnsetType = UNSET
+    """The problem that stopped the command."""
 
 
 def json_schema() -> dict[str, Any]:
