@@ -1,4 +1,4 @@
-"""What `inv` offers in a checkout: the runbooks' verbs, and those that only a checkout has."""
+"""The verbs of `inv` in a checkout: the runbooks', and those that only a checkout has."""
 
 import gc
 import signal
@@ -83,35 +83,30 @@ SLOW = (
 )
 
 
-def told(error: Exception) -> str:
-    """An error in words, with the commands in it as they have to be typed."""
+def text_of(error: Exception) -> str:
+    """Return the text of an error, with its commands as the operator types them."""
     from runbooks.core.command import typed
 
     if isinstance(error, OSError) and error.filename:
-        return (
-            f"{error.filename}: {error.strerror}; nothing can be put up in a folder that cannot be"
-            " written"
-        )
+        return f"{error.filename}: {error.strerror}; the folder must be writable"
     return typed(str(error), typed_program())
 
 
 @task(
     help={
-        "healthy": "put it up without the incident's faults",
+        "healthy": "create it without the incident's faults",
         "manager": (
             "what runs its workers: commands (its own scripts), supervisor or docker (a server of"
             " its own; docker needs root)"
         ),
-        "down": "end it and remove everything of it",
+        "down": "stop it and remove everything",
     },
     auto_shortflags=False,  # -h is help
 )
 def sandbox(
     c: Context, healthy: bool = False, manager: str = "commands", down: bool = False
 ) -> None:
-    """Put up a Celery fleet that is broken as in the incident, under .sandbox/ (no root, nothing
-    else touched).
-    """
+    """Create a fleet that is broken as in the incident, under .sandbox/; needs no root."""
     from lab.docker import DockerError
     from lab.redis_server import ServerNotStartedError
     from lab.sandbox import MANAGERS, Sandbox, SandboxError
@@ -133,7 +128,7 @@ def sandbox(
             flush=True,
         )
     except (SandboxError, ServerNotStartedError, DockerError, OSError) as error:
-        raise Exit(told(error), code=2) from None
+        raise Exit(text_of(error), code=2) from None
     except KeyboardInterrupt:
         raise Exit("interrupted; the sandbox was taken down again", code=99) from None
 
@@ -142,14 +137,12 @@ def sandbox(
     help={
         "hosts": "how many (6): the broker's, and those of the workers",
         "latency": "MS on every round trip: 20, or web1=20,web2=5",
-        "down": "end it and remove everything of it",
+        "down": "stop it and remove everything",
     },
     auto_shortflags=False,
 )
 def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> None:
-    """Put up real Debian hosts with systemd and sshd, broken in several ways, under .fleet/ (needs
-    root and Linux).
-    """
+    """Create real Debian hosts that are broken in several ways, under .fleet/; needs root."""
     from lab.fleet.fleet import Fleet, host_names
     from lab.fleet.latency import parse
     from lab.fleet.shell import FleetError
@@ -169,14 +162,15 @@ def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> 
     except ValueError as error:
         raise Exit(str(error), code=5) from None
     except (FleetError, OSError) as error:
-        raise Exit(told(error), code=2) from None
+        raise Exit(text_of(error), code=2) from None
     except KeyboardInterrupt:
         raise Exit("interrupted; the fleet was taken down again", code=99) from None
 
 
 def shellcheck() -> list[str]:
-    """The command that checks the shell files; none where shellcheck is missing. In CI, as root, it
-    is installed.
+    """Return the command that checks the shell files; empty without shellcheck.
+
+    In CI, as root, shellcheck is installed.
     """
     from lab import packages
 
@@ -199,16 +193,14 @@ def shellcheck() -> list[str]:
 
 @task(
     help={
-        "only": "only tests whose names match this pytest EXPRESSION; the checks are left out",
-        "fast": "leave out the slow tests, and say which these are",
-        "thorough": "also run the tests that try more of what others try",
+        "only": "only tests whose names match this pytest EXPRESSION; without the checks",
+        "fast": "skip the slow tests, and list them",
+        "thorough": "also run longer variants of other tests",
     },
     auto_shortflags=False,
 )
 def test(c: Context, only: str = "", fast: bool = False, thorough: bool = False) -> None:
-    """Lint, types, layers and the tests, four files of them at a time: most of them wait for real
-    servers.
-    """
+    """Check lint, types and layers, and run the tests, four files at a time."""
     python = sys.executable
     programs = Path(python).parent
     chosen = [
@@ -234,16 +226,16 @@ def test(c: Context, only: str = "", fast: bool = False, thorough: bool = False)
             continue
         print(f"--- {name}", flush=True)
         if not command:
-            print(
-                "left out: shellcheck is not installed (Debian's package: shellcheck)", flush=True
-            )
+            print("skipped: shellcheck is not installed (Debian's package: shellcheck)", flush=True)
         elif subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode:
             raise Exit(f"{name} failed", code=2)
     if not (thorough or only):
-        print(f"\nleft out: what only {typed_program()} test --thorough runs", flush=True)
+        print(
+            f"\nskipped: the variants that only {typed_program()} test --thorough runs", flush=True
+        )
     if fast:
         print(
-            "\nleft out as slow: " + ", ".join(SLOW) + f"\nall tests: {typed_program()} test",
+            "\nskipped as slow: " + ", ".join(SLOW) + f"\nall tests: {typed_program()} test",
             flush=True,
         )
 
@@ -251,8 +243,8 @@ def test(c: Context, only: str = "", fast: bool = False, thorough: bool = False)
 @task(
     help={
         "only": (
-            "only rows whose names match this PATTERN (queue.*, healthy/*, *+*), also where they"
-            " are done"
+            "only rows whose names match this PATTERN (queue.*, healthy/*, *+*), even if they are"
+            " done"
         ),
         "ground": "only rows on this GROUND: sandbox, supervisor, docker, fleet, ...",
         "pairs": "how many random pairs of faults (40)",
@@ -260,9 +252,7 @@ def test(c: Context, only: str = "", fast: bool = False, thorough: bool = False)
     auto_shortflags=False,
 )
 def matrix(c: Context, only: str = "", ground: str = "", pairs: int = 40) -> None:
-    """Inject every fault, and pairs, on healthy fleets; write what is found into docs/. Goes on
-    where it ended.
-    """
+    """Inject every fault, and pairs, on healthy fleets; write the results into docs/."""
     from lab import findings_page
     from lab.faults.grounds import GROUNDS
     from lab.matrix import run
@@ -290,9 +280,7 @@ def matrix(c: Context, only: str = "", ground: str = "", pairs: int = 40) -> Non
 
 @task()
 def docs(c: Context) -> None:
-    """Write what of docs/ is made from the code: findings, reference, the schema of the JSON, the
-    manual page.
-    """
+    """Write the generated parts of docs/: findings, reference, JSON schema, man page."""
     from lab import findings_page, man_page, reference_page, schema_page
 
     (CHECKOUT / "docs/findings.md").write_text(findings_page.page())
