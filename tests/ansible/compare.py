@@ -21,7 +21,7 @@ from tests.ansible.generate import Case
 
 ON_PURPOSE = (
     "duplicate key", "has no hosts", "with START not after END", "nor an IPv6 address",
-    "so that no --limit could name it", "the first is [0]",
+    "cannot contain a space or a comma", "the first is [0]",
 )  # fmt: skip
 """What is refused though Ansible takes it without a word: docs/inventory.md lists it."""
 HARMLESS = (
