@@ -119,7 +119,7 @@ def test_it_is_offered_with_file_line_and_diff_made_proved_and_taken_back(place:
         f"tried on the host: with an import at {path}, line {line}, they are registered" in evidence
     )
     assert all(text in evidence for text in LINES)
-    assert "is a git checkout, and the next deployment overwrites it" in evidence
+    assert "is a git checkout, and the next deployment overwrites the lines" in evidence
     assert "inv fix-imports --dry-run" in found["remedy"]
 
     dry = place.inv("fix-imports", "--dry-run")
@@ -127,7 +127,7 @@ def test_it_is_offered_with_file_line_and_diff_made_proved_and_taken_back(place:
     require_shown("tasks.md", "./inv fix-imports --dry-run", dry.out, numbers=False)
     assert all(f"+{text}" in dry.out for text in LINES)
     assert f"in {path}, line {line}" in dry.out
-    assert "is a git checkout, and the next deployment overwrites it" in dry.out
+    assert "is a git checkout, and the next deployment overwrites the lines" in dry.out
     assert path.read_bytes() == before
 
     assert "restart worker_high: a restart was requested" in dry.out

@@ -660,7 +660,7 @@ def test_what_was_taken_out_is_sent_again_once_and_is_not_put_back_besides(shop:
     undone_first = shop.world.inv("undo", taken.json["run"], "--yes")
     assert undone_first.code == 5
     assert (
-        f"run {sent.json['run']} is newer, changed the same things and still stands"
+        f"run {sent.json['run']} is newer, changed the same things and is not undone"
         in undone_first.err
     )
     wrong = shop.world.inv("retry", "--archive", sent.json["run"], "--yes")

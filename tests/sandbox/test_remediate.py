@@ -155,7 +155,7 @@ def test_malformed_items_are_archived_byte_for_byte_and_given_back_only_when_ask
     assert [raw for raw in archived if raw in poison] == [raw for raw in before if raw in poison]
 
     undone = world.inv("undo", "last", "--yes")
-    assert "5 malformed stay in the archive" in undone.out
+    assert "5 malformed messages stay in the archive" in undone.out
     assert world.queue() == [raw for raw in before if raw not in poison]
     assert world.inv("undo", cleaned.json["run"], "--malformed", "--yes").code == 0
     assert world.queue() == before

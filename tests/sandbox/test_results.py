@@ -279,7 +279,7 @@ def test_what_is_expected_is_json_and_its_texts_are_patterns(place: Place) -> No
     refused(
         place.run_task("tiny.sync", "--result", "ok"),
         5,
-        "--result 'ok': no JSON",
+        "--result 'ok': not JSON",
         '{"status": "ok"}',
     )
     refused(

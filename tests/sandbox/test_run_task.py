@@ -160,7 +160,7 @@ def test_a_retry_is_told_with_its_time_also_where_its_worker_is_stopped_and_noth
         assert (status.code, "retry 1 at " in status.out) == (1, True)
         refusal = healthy.inv("run-task", "check-glpi")
         link = "the application's routes lead to high_priority, which no node consumes"
-        refused(refusal, 2, "nothing was sent", link, "consumed are: daemon, low_priority")
+        refused(refusal, 2, "nothing was sent", link, "consumed queues: daemon, low_priority")
         assert len(healthy.queue("high_priority")) == 1, "the retry that the worker gave back"
     finally:
         with healthy.broker() as client:
@@ -246,7 +246,7 @@ def test_arguments_that_are_no_json_or_do_not_fit_are_refused(healthy: World) ->
         healthy,
         wrong,
         5,
-        "--args '[1': no JSON",
+        "--args '[1': not JSON",
         "--kwargs '7': JSON, but not",
         "--priority:",
         "--timeout:",
