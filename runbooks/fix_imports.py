@@ -57,13 +57,15 @@ def _is_fixed_here(finding: Finding) -> bool:
 
 def _running_workers(session: Session, snapshot: Snapshot, hosts: Collection[str]) -> Services:
     states = snapshot.reachable()
-    return frozenset(
-        (host.name, worker.known_as)
-        for host in session.fleet.hosts
-        if host.name in hosts
-        for worker in host.settings.workers
-        if (service := states[host.name].services.get(worker.known_as)) and service.pid is not None
-    )
+    running = set()
+    for host in session.fleet.hosts:
+        if host.name not in hosts:
+            continue
+        for worker in host.settings.workers:
+            service = states[host.name].services.get(worker.known_as)
+            if service and service.pid is not None:
+                running.add((host.name, worker.known_as))
+    return frozenset(running)
 
 
 def _unblocked(services: Services, found: Iterable[Finding]) -> Services:

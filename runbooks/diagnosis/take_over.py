@@ -449,8 +449,8 @@ def _variables(text: UnitText | None) -> Iterator[tuple[str, str]]:
 def _would_be_killed(host: FleetHost, state: HostState, rows: Iterable[Row]) -> str:
     """Like `running.would_kill` for services."""
     limit_s = host.settings.stop_timeout
-    running = [task for row in rows if row.answer for task in row.answer.running]
-    for task in running:
+    answers = [row.answer for row in rows if row.answer]
+    for task in chain.from_iterable(answer.running for answer in answers):
         if task.started_at is None or state.clock_at - task.started_at > limit_s:
             return (
                 f"a stop may take {span(limit_s)} (celery_stop_timeout), and a task there has"
