@@ -49,7 +49,7 @@ def test_an_empty_name_does_not_lead_to_another_fleet(healthy: World) -> None:
         healthy.inv("remediate", "--yes", "--inventory", ""),
         5,
         "--inventory is empty",
-        "leave --inventory out",
+        "omit --inventory for inventory.yaml",
     )
 
 
@@ -236,7 +236,7 @@ def test_output_that_cannot_be_written_is_no_success(healthy: World, line: str) 
     refused(
         in_bash(healthy, ">/dev/full", *line.split()),
         2,
-        "could not be written: No space left on device",
+        "cannot write the output: No space left on device",
         "→",
     )
 
@@ -250,7 +250,7 @@ def test_a_run_whose_output_cannot_be_written_is_done_and_recorded_all_the_same(
     refused(
         in_bash(healthy, ">/dev/full", "install-units", "--yes"),
         2,
-        "could not be written",
+        "cannot write the output",
         "inv runs",
     )
     assert unit.read_text() == good

@@ -350,7 +350,7 @@ def test_a_worker_at_another_db_is_no_twin_and_is_told_with_both_sides(
         assert [(one["code"], one["subject"]) for one in told] == [
             ("worker.other_broker", f"process {pid} on {HOST}")
         ]
-        assert "/12, and the inventory's broker is 127.0.0.1:" in told[0]["summary"]
+        assert "/12, but the inventory's broker is 127.0.0.1:" in told[0]["summary"]
         place.unharmed(pid)
 
 

@@ -79,7 +79,7 @@ def test_where_an_import_fails_nothing_is_offered_and_what_the_line_reads_is_sho
             for one in place.inv("diagnose", "--json", "--inventory", name).json["findings"]
             if one["code"] == "task.import_fails"
         )
-        assert f"that line reads GLPI_TIMEOUT_S, which is '30s', by {env}" in found["evidence"]
+        assert f"that line reads GLPI_TIMEOUT_S, which is '30s', from {env}" in found["evidence"]
         assert (found["remedy"], found["fix"]) == (None, [])
         refused(
             place.inv("fix-imports", "--yes", "--inventory", name),

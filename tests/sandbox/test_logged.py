@@ -106,6 +106,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path
                 process.kill
             )  # its pool ends with it; on SIGTERM it would wait for its task
             (folder / f"{name}.pid").write_text(f"{process.pid}\n")
+        until((folder / "far.log").exists)
         until(
             lambda: all(
                 b" ready." in (folder / log).read_bytes() for log in ("jobs.out", "far.log")
