@@ -266,7 +266,7 @@ def test_flags_that_exclude_each_other_are_refused(healthy: World) -> None:
     refused(
         healthy.inv("run-task", "--status", "x", "--args", "[]"),
         5,
-        "--status sends nothing, so --args",
+        "--status sends nothing, so it excludes --args",
     )
     refused(
         healthy.inv("run-task", "--status", "no-such-id"),

@@ -45,7 +45,7 @@ import base64, json, os, shlex
 from urllib.parse import quote, quote_plus
 
 
-def printed(found):
+def said(found):
     """What a careless program prints of its secrets."""
     for name, value in found.items():
         raw = value.encode()
@@ -59,7 +59,7 @@ def printed(found):
 
 
 def spilled(**secrets):
-    return [*printed({k: v for k, v in {**os.environ, **secrets}.items() if "Kq" in v})]
+    return [*said({k: v for k, v in {**os.environ, **secrets}.items() if "Kq" in v})]
 '''
 TASK = """
 
@@ -73,7 +73,7 @@ def spill(self: Task, how: str = "return", **secrets: str) -> dict[str, Any]:
         logging.getLogger("celery.task").warning("%s", line)
     if how == "raise":
         raise RuntimeError("\\n".join(spilled(**secrets)))
-    return {"printed": spilled(**secrets), **secrets}
+    return {"said": spilled(**secrets), **secrets}
 """
 
 
