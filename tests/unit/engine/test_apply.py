@@ -310,7 +310,9 @@ def test_messages_that_are_still_there_after_the_cleaning_are_a_failure(world: W
 def test_what_arrives_while_a_queue_is_cleaned_is_told_and_no_failure(world: World) -> None:
     world.broker.bad["high_q"], world.broker.arriving = 3, 2
     assert world.remediate() == ExitCode.OK
-    assert "new since then, still to do: take 2 of 2 messages" in world.reporter.detail("take 3")
+    assert "new since then, still to do: archive 2 of 2 messages" in world.reporter.detail(
+        "archive 3"
+    )
 
 
 def test_an_interrupt_ends_the_hosts_scripts_and_is_written_down(world: World) -> None:
