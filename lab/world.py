@@ -21,6 +21,11 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 SCHEMA = Draft202012Validator(json.loads((CHECKOUT / "docs/output.schema.json").read_text()))
 
 
+def celery_command(words: str, *more: str) -> list[str]:
+    """Return a command of Celery in this Python; only `words` are split at blanks."""
+    return [sys.executable, "-m", "celery", *words.split(), *more]
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """A finished command."""

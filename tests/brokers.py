@@ -5,7 +5,6 @@ import datetime
 import ipaddress
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kombu.entity import Queue
 
 from lab.redis_server import RedisServer, free_port
+from lab.world import celery_command
 from runbooks.broker.server.connection import connect
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable
 
@@ -150,8 +150,10 @@ def worker(kind: Kind, directory: Path) -> Iterator[int]:
         f"from celery import Celery\napp = Celery('tiny', broker={kind.url!r})\n"
         f"app.conf.broker_transport_options = {kind.options!r}\n@app.task\ndef known(): ...\n"
     )
-    command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-P", "solo", "-Q", "mail", "-n", "w@here",
-               "-l", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]  # fmt: skip
+    command = celery_command(
+        "-A tiny worker -P solo -Q mail -n w@here -l INFO"
+        " --without-gossip --without-mingle --without-heartbeat"
+    )
     with (directory / "worker.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
     try:

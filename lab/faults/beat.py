@@ -2,7 +2,6 @@
 
 import shelve
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 from lab.faults.fault import fault
 from lab.faults.grounds import Sandbox, text_of, until
 from lab.faults.worker import another_process, down, halted
+from lab.world import celery_command
 
 
 @fault("beat.not_running", "beat was stopped", touches="beat")
@@ -41,18 +41,7 @@ def another_beat(ground: Sandbox, *options: str) -> Iterator[None]:
     """Run a beat of the application that is not in the inventory."""
     folder = ground.world.root / "another"
     folder.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "printer_inventory",
-        *options,
-        "beat",
-        "--pidfile=",
-        "-l",
-        "INFO",
-    ]
+    command = celery_command("-A printer_inventory", *options, "beat", "--pidfile=", "-l", "INFO")
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "-s", str(folder / "schedule")], cwd=ground.world.path / "lab/patient",

@@ -91,6 +91,28 @@ def installed(ground: Hosts, unit: str, text: str, then: str, host: str = "web1"
 
 
 @contextmanager
+def one_more(ground: Hosts) -> Iterator[None]:
+    """A unit of another owner on web1 whose worker consumes a queue of its own."""
+    with installed(ground, THEIRS, WORKER.replace("-Q low_priority", "-Q other"), "start"):
+        until_listens(ground, "printers@web1")
+        yield
+
+
+@contextmanager
+def in_place_of_low(ground: Hosts, then: str) -> Iterator[None]:
+    """A unit of another owner on web1 whose worker does the work of worker_low, which is stopped;
+    `then` as for `installed`.
+    """
+    text = WORKER.replace("printers@", "worker_low@")
+    with (
+        changed(ground, "web1", f"systemctl stop {LOW}", f"systemctl start {LOW}"),
+        installed(ground, THEIRS, text, then),
+    ):
+        until_listens(ground, "worker_low@web1")
+        yield
+
+
+@contextmanager
 def named(ground: Hosts, text: str, then: str) -> Iterator[None]:
     """A unit of another owner in the place of worker_low's, which the inventory names; `then` as
     for `installed`.

@@ -10,7 +10,7 @@ from lab.faults.fault import fault
 from lab.faults.grounds import Hosts, Sandbox, text_of, until
 from lab.faults.healthy import idle
 from lab.faults.messages import empty, send
-from lab.faults.on_hosts import LOW, THEIRS, WORKER, changed, installed, until_listens
+from lab.faults.on_hosts import in_place_of_low, one_more
 from lab.faults.shop import Shop
 from lab.faults.worker import EXPECTED, stranger
 
@@ -105,24 +105,14 @@ def answer_unknown(ground: Sandbox) -> Iterator[None]:
 )
 @contextmanager
 def to_be_taken_over(ground: Hosts) -> Iterator[None]:
-    text = WORKER.replace("printers@", "worker_low@")
-    with (
-        changed(ground, "web1", f"systemctl stop {LOW}", f"systemctl start {LOW}"),
-        installed(ground, THEIRS, text, "enable --now"),
-    ):
-        until_listens(ground, "worker_low@web1")
+    with in_place_of_low(ground, "enable --now"):
         yield
 
 
-@fault(
+fault(
     "worker.not_taken_over",
     "a unit of another owner runs one more worker",
     ground="fleet",
     command=_TAKE_OVER,
     says="printers.service is not taken over",
-)
-@contextmanager
-def not_taken_over(ground: Hosts) -> Iterator[None]:
-    with installed(ground, THEIRS, WORKER.replace("-Q low_priority", "-Q other"), "start"):
-        until_listens(ground, "printers@web1")
-        yield
+)(one_more)

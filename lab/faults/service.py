@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from lab.faults.fault import fault
 from lab.faults.grounds import Hosts, Sandbox, text_of
-from lab.faults.on_hosts import LOW, THEIRS, WORKER, changed, installed, until_listens
+from lab.faults.on_hosts import changed, in_place_of_low
 
 
 @fault(
@@ -27,12 +27,7 @@ def manager_away(ground: Hosts) -> Iterator[None]:
        ground="fleet", touches="worker_low theirs")  # fmt: skip
 @contextmanager
 def runs_elsewhere(ground: Hosts) -> Iterator[None]:
-    text = WORKER.replace("printers@", "worker_low@")
-    with (
-        changed(ground, "web1", f"systemctl stop {LOW}", f"systemctl start {LOW}"),
-        installed(ground, THEIRS, text, "start"),
-    ):
-        until_listens(ground, "worker_low@web1")
+    with in_place_of_low(ground, "start"):
         yield
 
 

@@ -5,7 +5,6 @@ at two queues.
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from celery import Celery
 from lab.faults.grounds import GROUNDS, GroundError, until
 from lab.faults.messages import empty
 from lab.redis_server import RedisServer
-from lab.world import World, make_world
+from lab.world import World, celery_command, make_world
 
 KILL = """
 @app.task(acks_late=True, reject_on_worker_lost=True)
@@ -132,18 +131,7 @@ class Shop:
         ready.
         """
         folder = self.world.path
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "shop",
-            "worker",
-            "-n",
-            f"{name}@here",
-            "-Q",
-            QUEUES[name],
-        ]
+        command = celery_command("-A shop worker -n", f"{name}@here", "-Q", QUEUES[name])
         pool = (
             [] if "-P" in options else ["-P", "threads"]
         )  # Celery looks for the first before anything else

@@ -5,7 +5,6 @@ are too many.
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from lab.faults.fault import fault
 from lab.faults.grounds import Ground, Sandbox, text_of, until
 from lab.faults.messages import POLL, producer, send
 from lab.faults.shop import Shop
+from lab.world import celery_command
 
 LOW = "worker_low"
 _NODE = "worker_low@sandbox"
@@ -276,20 +276,7 @@ def stranger(
         Path(folder, "strange.py").write_text(
             f"from celery import Celery\napp = Celery('strange', broker={url!r})\n{code}"
         )
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "strange",
-            "worker",
-            "-P",
-            "solo",
-            "-Q",
-            queue,
-            "-n",
-            name,
-        ]
+        command = celery_command("-A strange worker -P solo -Q", queue, "-n", name)
         log = Path(folder, "log")
         with log.open("wb") as out:
             process = subprocess.Popen([*command, "-l", "INFO"], cwd=folder, stdout=out, stderr=out)

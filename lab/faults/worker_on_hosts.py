@@ -1,6 +1,4 @@
-"""Faults of workers under systemd: processes of an earlier start, starts that never end, units of
-of another owner.
-"""
+"""Faults of workers under systemd: processes of an earlier start, endless starts, other units."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +8,10 @@ from lab.faults.grounds import Hosts, until
 from lab.faults.on_hosts import (
     LOW,
     PYTHON,
-    THEIRS,
     WORKER,
     drop_in,
-    installed,
     named,
+    one_more,
     until_listens,
 )
 
@@ -49,17 +46,12 @@ def _until_ready(ground: Hosts, pid: str) -> None:
     until(lambda: ground.as_root("web1", said) != "0\n", f"the worker with pid {pid} to be ready")
 
 
-@fault(
+fault(
     "worker.other_unit",
     "a unit of another owner runs one more worker",
     ground="fleet",
     touches="theirs",
-)
-@contextmanager
-def other_unit(ground: Hosts) -> Iterator[None]:
-    with installed(ground, THEIRS, WORKER.replace("-Q low_priority", "-Q other"), "start"):
-        until_listens(ground, "printers@web1")
-        yield
+)(one_more)
 
 
 @fault("worker.starting", "a unit of Type=forking, which systemd waits for without end", ground="fleet",

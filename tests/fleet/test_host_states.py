@@ -95,5 +95,5 @@ def test_an_environment_file_that_is_a_folder_and_a_directory_that_is_gone_are_e
     ):
         found = found_on(fleet, "web1")
     assert found["host.no_directory"]["summary"].startswith(
-        f"{directory[1]} does not exist, so nothing"
+        f"{directory[1]} does not exist, so the application cannot be started on web1"
     )

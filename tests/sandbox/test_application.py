@@ -4,7 +4,6 @@ in its settings.
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import kombu
 import pytest
 
+from lab.world import celery_command
 from tests.brokers import servers, until
 from tests.sandbox.conftest import World, make_world
 
@@ -108,18 +108,7 @@ class Shop:
     def worker(self) -> Iterator[None]:
         """A real worker with the code and the environment as they are now."""
         log, site = self.world.path / "bills.log", self.world.path / "site"
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "shop",
-            "worker",
-            "-P",
-            "solo",
-            "-l",
-            "INFO",
-        ]
+        command = celery_command("-A shop worker -P solo -l INFO")
         with log.open("wb") as file:
             environment = {**os.environ, **self.variables}
             process = subprocess.Popen(

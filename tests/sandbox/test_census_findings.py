@@ -18,6 +18,7 @@ import redis
 from celery import Celery
 
 from lab.redis_server import RedisServer
+from lab.world import celery_command
 from tests.brokers import until
 from tests.sandbox.conftest import Done, World, make_world
 from tests.transcripts import require_shown
@@ -394,18 +395,7 @@ def test_a_worker_whose_command_does_not_name_celery_is_shown_with_its_process(
 
 def test_a_pool_that_has_grown_is_larger_than_the_inventory_allows(place: Place) -> None:
     subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "celery",
-            "-b",
-            place.url,
-            "control",
-            "-d",
-            f"one@{HOST}",
-            "pool_grow",
-            "2",
-        ],
+        celery_command("-b", place.url, "control", "-d", f"one@{HOST}", "pool_grow", "2"),
         check=True,
     )
     until(

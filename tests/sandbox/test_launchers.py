@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lab.redis_server import RedisServer
+from lab.world import celery_command
 from runbooks.broker.nodes.control import observe_nodes
 from tests.brokers import until
 from tests.sandbox.conftest import Done, World, make_world
@@ -123,14 +124,7 @@ class Place:
         """Celery started manually, beside the services; ends with the block. Its pid."""
         log, command = (
             self.path / f"{name}.log",
-            [
-                sys.executable,
-                "-m",
-                "celery",
-                "-A",
-                "tiny",
-                *arguments,
-            ],
+            celery_command("-A tiny", *arguments),
         )
         with log.open("wb") as file:
             process = subprocess.Popen(

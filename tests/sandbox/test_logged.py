@@ -14,6 +14,7 @@ import redis
 from celery import Celery
 
 from lab.faults.shop import KILL
+from lab.world import celery_command
 from tests.brokers import servers, until
 from tests.sandbox.conftest import World, make_world
 
@@ -73,19 +74,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path
         (folder / "inventory.yaml").write_text(
             INVENTORY.replace("URL", url).replace("PYTHON", sys.executable)
         )
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "shop",
-            "worker",
-            "-c",
-            "1",
-            "-l",
-            "INFO",
-            "--without-mingle",
-        ]
+        command = celery_command("-A shop worker -c 1 -l INFO --without-mingle")
         ways: dict[str, dict[str, str]] = {
             "jobs": {},
             "far": {"BACKEND": "redis://127.0.0.1:1/0"},

@@ -4,13 +4,13 @@ each queue.
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lab.redis_server import RedisServer
+from lab.world import celery_command
 from tests.brokers import until
 from tests.sandbox.conftest import Done, World, make_world
 from tests.transcripts import DOCS, require_shown
@@ -113,18 +113,7 @@ def test_the_page_on_kubernetes_shows_what_is_printed_of_a_pod(
         "/var/lib/celery-runbooks", str(tmp_path)
     )
     (cloud.path / "pods.yaml").write_text(example)
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "shop",
-        "-b",
-        url,
-        "worker",
-        "-n",
-        "celery@worker-6d4b9c-x2x7p",
-    ]
+    command = celery_command("-A shop -b", url, "worker", "-n", "celery@worker-6d4b9c-x2x7p")
     pod = subprocess.Popen(
         [*command, "-Q", "high,low", "-P", "solo"],
         cwd=tmp_path,

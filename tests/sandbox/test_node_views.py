@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import redis
 from celery import Celery
 
 from lab.redis_server import free_port, redis_server_binary
+from lab.world import celery_command
 from tests.brokers import servers, until
 from tests.sandbox.conftest import World, make_world
 from tests.transcripts import require_shown
@@ -108,18 +108,7 @@ class Shop:
 def worker(world: World, name: str, queues: str, size: int) -> Iterator[None]:
     """A real worker."""
     log = world.path / f"{name}.log"
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "shop",
-        "worker",
-        "-c",
-        str(size),
-        "-l",
-        "INFO",
-    ]
+    command = celery_command("-A shop worker -c", str(size), "-l", "INFO")
     with log.open("wb") as file:
         process = subprocess.Popen(
             [*command, "-Q", queues, "-n", f"{name}@here"], cwd=world.path, stdout=file, stderr=file
@@ -210,16 +199,7 @@ Api = Callable[[str], Any]
 def flower(world: World) -> Iterator[Api]:
     """A real Flower that has asked both workers."""
     port, log = free_port(), world.path / "flower.log"
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "shop",
-        "flower",
-        "--address=127.0.0.1",
-        f"--port={port}",
-    ]
+    command = celery_command("-A shop flower --address=127.0.0.1", f"--port={port}")
     with log.open("wb") as file:
         process = subprocess.Popen(
             command,

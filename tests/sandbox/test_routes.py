@@ -3,7 +3,6 @@ and know.
 """
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lab.world import celery_command
 from tests.brokers import servers, until
 from tests.sandbox.conftest import World, make_world
 
@@ -56,7 +56,7 @@ all:
 def worker(world: World, name: str, queues: str) -> Iterator[None]:
     """A real worker with the code as it is now."""
     log = world.path / f"{name}.log"
-    command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "-P", "solo", "-l", "INFO"]
+    command = celery_command("-A shop worker -P solo -l INFO")
     with log.open("wb") as file:
         process = subprocess.Popen(
             [*command, "-Q", queues, "-n", f"{name}@here"], cwd=world.path, stdout=file, stderr=file

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lab.world import celery_command
 from tests.brokers import servers
 from tests.sandbox.conftest import World, make_world
 from tests.sandbox.test_application import BY_FUNCTION, Shop
@@ -261,7 +262,7 @@ def beat(shop: Shop, ready: bytes = b"beat: Acqu") -> Iterator["subprocess.Popen
     site, log = shop.world.path / "site", shop.world.path / "beat.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "shop", "beat", "-l", "DEBUG", "--pidfile="],
+            celery_command("-A shop beat -l DEBUG --pidfile="),
             cwd=site, stdout=file, stderr=file, env={**os.environ, **shop.variables},
         )  # fmt: skip
     (site / "beat.pid").write_text(f"{process.pid}\n")

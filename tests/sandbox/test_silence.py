@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from lab.redis_server import RedisServer
+from lab.world import celery_command
 from tests.brokers import until
 from tests.sandbox.conftest import World, make_world
 
@@ -76,20 +77,7 @@ class Place:
 
     def start(self, name: str, queue: str, *options: str, **environment: str) -> None:
         log = self.path / f"{name}.log"
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "tiny",
-            "worker",
-            "-c",
-            "1",
-            "-Q",
-            queue,
-            "-n",
-            f"{name}@here",
-        ]
+        command = celery_command("-A tiny worker -c 1 -Q", queue, "-n", f"{name}@here")
         with log.open("wb") as out:
             self.workers[name] = subprocess.Popen(
                 [*command, "-l", "INFO", *options],

@@ -17,6 +17,7 @@ import pytest
 from celery import Celery
 
 from lab.redis_server import RedisServer
+from lab.world import celery_command
 from tests.brokers import until
 from tests.sandbox.conftest import Done, World, make_world
 
@@ -263,17 +264,7 @@ def test_one_that_is_named_is_restarted_with_all_the_others_after_its_task_has_e
     place: Place,
 ) -> None:
     before, gate = place.pids(), place.path / "gate"
-    app = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "tiny",
-        "call",
-        "tiny.wait",
-        f'--args=["{gate}"]',
-        "--queue=b",
-    ]
+    app = celery_command("-A tiny call tiny.wait", f'--args=["{gate}"]', "--queue=b")
     subprocess.run(app, cwd=place.path, env=place.environment, check=True, capture_output=True)
     begun = Path(f"{gate}.begun")
     until(
@@ -299,20 +290,7 @@ def test_one_that_is_named_is_restarted_with_all_the_others_after_its_task_has_e
 def test_a_start_that_is_stopped_by_a_block_of_one_leaves_all(place: Place) -> None:
     """A second worker of the same name: to stop one of them would be to stop all."""
     before = place.pids()
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "tiny",
-        "worker",
-        "-n",
-        f"two@{HOST}",
-        "-Q",
-        "b",
-        "-P",
-        "solo",
-    ]
+    command = celery_command("-A tiny worker -n", f"two@{HOST}", "-Q", "b", "-P", "solo")
     twin = subprocess.Popen(
         command, cwd=place.path, env=place.environment, stderr=subprocess.DEVNULL
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
+from lab.world import celery_command
 from tests.brokers import until
 from tests.sandbox.conftest import World
 from tests.sandbox.test_bad_input import glpi
@@ -26,20 +27,7 @@ def stranger(world: World, directory: Path, name: str, code: str = "") -> Iterat
         APP.format(url=(world.root / "broker.url").read_text()) + code
     )
     log = directory / "log"
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "strange",
-        "worker",
-        "-P",
-        "solo",
-        "-Q",
-        "high_priority",
-        "-n",
-        name,
-    ]
+    command = celery_command("-A strange worker -P solo -Q high_priority -n", name)
     with log.open("wb") as file:
         process = subprocess.Popen(
             [*command, "-l", "INFO"], cwd=directory, stdout=file, stderr=file

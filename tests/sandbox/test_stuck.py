@@ -16,6 +16,7 @@ from celery import Celery
 
 from lab.faults.shop import TAKE_NO_MORE
 from lab.redis_server import RedisServer
+from lab.world import celery_command
 from tests.brokers import servers, until
 from tests.sandbox.conftest import World, make_world
 
@@ -149,18 +150,7 @@ class Shop:
         options = ["-P", self.pool, "-c", "1", "-l", "INFO", "--without-gossip", "--without-mingle"]
         processes = []
         for name, queue in self.workers.items():
-            command = [
-                sys.executable,
-                "-m",
-                "celery",
-                "-A",
-                "shop",
-                "worker",
-                "-n",
-                f"{name}@here",
-                "-Q",
-                queue,
-            ]
+            command = celery_command("-A shop worker -n", f"{name}@here", "-Q", queue)
             with (self.folder / f"{name}.log").open("wb") as log:
                 process = subprocess.Popen(
                     [*command, *options], cwd=self.folder, stdout=log, stderr=log

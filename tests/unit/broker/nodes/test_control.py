@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from lab.redis_server import RedisServer, free_port
+from lab.world import celery_command
 from runbooks.broker.nodes.control import observe_nodes
 from runbooks.broker.nodes.drain import consume_again, drain
 from runbooks.broker.nodes.mailbox import remote_control
@@ -63,8 +63,16 @@ def worker(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A ready worker of the queues work and mail."""
     (directory / "tiny.py").write_text(app.format(url=url, options=OPTIONS))
-    command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-Q", "work,mail", "-n", name, "-l", "INFO",
-               "--without-gossip", "--without-mingle", "--without-heartbeat", *options]  # fmt: skip
+    command = celery_command(
+        "-A tiny worker -Q work,mail -n",
+        name,
+        "-l",
+        "INFO",
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+        *options,
+    )
     with (directory / "worker.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL

@@ -1,7 +1,6 @@
 """A task is watched by a real worker's results and events: every state, and nothing stays behind."""
 
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from lab.redis_server import RedisServer
+from lab.world import celery_command
 from runbooks.broker.nodes.control import find_holder, switch_events
 from runbooks.broker.nodes.task_watch import Watch, run_task, watch_events, watch_results
 from runbooks.broker.server.connection import connect
@@ -60,8 +60,14 @@ def worker_url(
     """A db with one worker, which sends no task events by default."""
     url, directory = redis_server.url(8), tmp_path_factory.mktemp("app")
     (directory / "tiny.py").write_text(APP.format(url=url, options=OPTIONS))
-    command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-P", "prefork", "-c", "1", "-Q", "work",
-               "-n", NODE, "-l", "INFO", "--without-gossip", "--without-mingle"]  # fmt: skip
+    command = celery_command(
+        "-A tiny worker -P prefork -c 1 -Q work -n",
+        NODE,
+        "-l",
+        "INFO",
+        "--without-gossip",
+        "--without-mingle",
+    )
     with (directory / "worker.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL

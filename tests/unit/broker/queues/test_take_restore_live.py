@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ import redis
 from celery import Celery
 
 from lab.redis_server import RedisServer
+from lab.world import celery_command
 from runbooks.broker.archive.reader import Fate
 from runbooks.broker.archive.writer import Archive
 from runbooks.broker.messages.selection import Facts
@@ -68,8 +68,13 @@ def workers(
     (directory / "live.py").write_text(APP.format(url=redis_server.url(5)))
     processes = []
     for n in range(WORKERS):
-        command = [sys.executable, "-m", "celery", "-A", "live", "worker", "-P", "solo", "-Q", "work", "-l", "WARNING",
-                   "-n", f"{n}@here", "--without-gossip", "--without-mingle", "--without-heartbeat"]  # fmt: skip
+        command = celery_command(
+            "-A live worker -P solo -Q work -l WARNING -n",
+            f"{n}@here",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+        )
         environment = {**os.environ, "LIVE_WORKER": str(n)}
         with (directory / f"worker-{n}.log").open("wb") as log:
             processes.append(
