@@ -16,6 +16,8 @@ _CUT_LEAST = 5
 _CUT_MOST = 60
 """No more letters are compared."""
 _ENDS = r"(?:\.\.\.|\u2026)"
+_BROKEN = r"""(?:[\\%&'"][\w\\%&#'"]{0,40})?"""
+"""An escape that is cut off as well."""
 _NAMED = {"&": "amp", "<": "lt", ">": "gt", '"': "quot"}
 _LETTERS = {"\n": "n", "\t": "t", "\r": "r", "\b": "b", "\f": "f"}
 
@@ -32,7 +34,7 @@ def begun(text: str) -> re.Pattern[str]:
     first = text[:_CUT_LEAST]
     further = text[_CUT_LEAST:_CUT_MOST]
     pattern = "".join(f"(?:{_written(one)}" for one in further) + ")?" * len(further)
-    return re.compile("".join(map(_written, first)) + pattern + rf"(?={_ENDS})")
+    return re.compile("".join(map(_written, first)) + pattern + rf"{_BROKEN}(?={_ENDS})")
 
 
 def beginning(text: str) -> str:

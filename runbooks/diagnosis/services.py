@@ -430,13 +430,13 @@ class _Host:
         return Finding(
             "worker.node_unclear",
             self.host.node(worker),
-            f"{worker.name} runs, but which node it is is not clear; not changed",
+            f"{worker.name} runs, but it is not clear which node it is; not changed",
             (
                 f"these nodes answer, match {worker.node}, and are not known to be other workers:"
                 f" {', '.join(perhaps)}",
                 f"pid {pids}: not known to be one of these nodes",
             ),
-            fix=self._restart(worker.known_as, "which node it is is not clear"),
+            fix=self._restart(worker.known_as, "it is not clear which node it is"),
             blocks=(Block(self.host.name, worker.known_as),),
         )
 

@@ -174,6 +174,26 @@ def test_what_is_cut_off_in_the_middle_is_hidden_too(cut: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda text: quote(text, safe=""),
+        html.escape,
+        lambda text: json.dumps(text)[1:-1],
+        lambda text: json.dumps(json.dumps(text)[1:-1])[1:-1],
+        lambda text: shlex.quote(f"{text}'")[1:-6],
+        lambda text: json.dumps(shlex.quote(f"{text}'")[1:-6])[1:-1],
+    ],
+    ids=["URL", "HTML", "JSON", "JSON twice", "shell", "shell in JSON"],
+)
+def test_a_cut_in_the_middle_of_an_escape_shows_no_letter(write: Callable[[str], str]) -> None:
+    secret = 'Kq011it\'s "100%" b\\c & gr\xfc\xdfe'
+    keep_secret(secret)
+    whole = write(secret)
+    for end in range(len(write(secret[:5])), len(whole)):
+        assert "Kq0" not in redact(f"['x={whole[:end]}...', ...]"), whole[:end]
+
+
 def test_a_thousand_secrets_are_hidden_as_one_is() -> None:
     secrets = [f"{n:04}-canary-{n * 7919 % 10007:05}" for n in range(1000)]
     keep_secret(*secrets)
