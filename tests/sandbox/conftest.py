@@ -2,6 +2,8 @@
 real command line.
 """
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,14 @@ import pytest
 
 from lab.world import CHECKOUT, Done, World, make_world
 
-__all__ = ["CHECKOUT", "Done", "World", "make_world"]
+__all__ = ["CHECKOUT", "Done", "World", "deploy", "make_world"]
+
+
+def deploy(path: Path, text: str) -> None:
+    """Write a file of an application, dated a minute ahead: a worker that runs now is older."""
+    path.write_text(text)
+    later = time.time() + 60
+    os.utime(path, (later, later))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from lab.world import celery_command
 from tests.brokers import servers, until
-from tests.sandbox.conftest import World, make_world
+from tests.sandbox.conftest import World, deploy, make_world
 
 FILES = {
     "site/shop/__init__.py": "from .celery import app as celery_app\n__all__ = ('celery_app',)\n",
@@ -223,10 +223,11 @@ def test_a_restart_that_would_take_workers_to_another_db_is_blocked(shop: Shop) 
 def test_a_worker_of_before_a_deployment_lacks_what_is_routed_to_it(shop: Shop) -> None:
     with shop.worker():
         tasks = shop.world.path / "site/orders/tasks.py"
-        tasks.write_text(tasks.read_text() + NEWER)
+        deploy(tasks, tasks.read_text() + NEWER)
         found = shop.findings()
-    assert set(found) == {"task.not_registered"}
+    assert set(found) == {"worker.older_code", "task.not_registered"}
     lacking = found["task.not_registered"]
+    assert lacking["caused_by"][0]["code"] == "worker.older_code"
     assert lacking["evidence"][0] == "inspect registered: bills@here lacks orders.tasks.bill_again"
     assert lacking["remedy"].startswith("restart the workers")
 

@@ -12,7 +12,7 @@ import pytest
 
 from lab.world import celery_command
 from tests.brokers import servers, until
-from tests.sandbox.conftest import World, make_world
+from tests.sandbox.conftest import World, deploy, make_world
 
 SHOP = """\
 import os
@@ -87,7 +87,7 @@ def shop(tmp_path: Path) -> Iterator[World]:
             (world.path / file).write_text(text)
         (world.path / "shop.env").touch()
         running.enter_context(worker(world, "bills", "bills"))
-        (world.path / "shop.py").write_text(SHOP + NEWER)
+        deploy(world.path / "shop.py", SHOP + NEWER)
         running.enter_context(worker(world, "ships", "ships,rest"))
         yield world
 
@@ -96,9 +96,10 @@ def test_what_is_routed_to_workers_that_do_not_know_it_or_to_nobody_is_told(shop
     found: dict[str, Any] = {
         one["code"]: one for one in shop.inv("diagnose", "--json").json["findings"]
     }
-    assert set(found) == {"task.not_registered", "schedule.no_consumer"}
+    assert set(found) == {"worker.older_code", "task.not_registered", "schedule.no_consumer"}
     unknown, nowhere = found["task.not_registered"], found["schedule.no_consumer"]
     assert (unknown["subject"], unknown["severity"]) == ("bills@here", "error")
+    assert unknown["caused_by"][0]["code"] == "worker.older_code"
     assert unknown["evidence"][0] == "inspect registered: bills@here lacks shop.bill"
     assert unknown["remedy"].startswith("restart the workers")
     assert nowhere["summary"].startswith(

@@ -81,7 +81,7 @@ SET_MODE: Edits = {
                 "    path: str\n    mode: int\n    replaces: int\n\n\n"
             ),
         ),
-        ("FileEffect | ControlService | ReloadUnits | EnableService |", "SetMode | "),
+        ("    | ReloadUnits\n    | EnableService", "    | SetMode\n"),
         (
             "WriteFile(path=path) | SetEnvironment(path=path) | LostContents(path=path):",
             "SetMode(path=path) | ",
@@ -195,13 +195,8 @@ def test_mypy_names_what_a_new_effect_lacks(copy: Path) -> None:
     lacks = (
         ("runbooks/core/effects.py", "SetMode(path=path) | ", "", unhandled),
         ("runbooks/core/effects.py", "SetMode() | ", "", unhandled),
-        (
-            "runbooks/core/effects.py",
-            "SetMode | FileEffect",
-            "FileEffect",
-            '"WriteFile | SetEnvironment',
-        ),
-        ("runbooks/effects/dispatch.py", case, "", unhandled),
+        ("runbooks/core/effects.py", "    | SetMode\n", "", '"WriteFile | SetEnvironment'),
+        ("runbooks/effects/dispatch.py", case, "", 'incompatible type "SetMode | '),
         ("runbooks/effects/modes.py", "rank = Rank.CHANGE", "", 'abstract attribute "rank"'),
         ("runbooks/effects/modes.py", "def judge(", "def _judge(", 'abstract attribute "judge"'),
     )
