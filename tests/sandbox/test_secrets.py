@@ -4,6 +4,7 @@ a process list.
 
 import base64
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -249,7 +250,8 @@ def watched(here: Planted) -> Iterator[None]:
 
     def look() -> None:
         while not over.wait(0.01):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
+            for process in filter(str.isdigit, os.listdir("/proc")):
+                path = Path("/proc", process, "cmdline")
                 with suppress(OSError):
                     text = path.read_bytes().decode(errors="replace")
                     if "Kq" in text:
