@@ -372,7 +372,7 @@ def test_where_the_first_batch_does_not_come_up_the_rest_is_left_alone(
     )
     (world.path / inventory).write_text(text)
 
-    failed = world.inv("remediate", "-i", inventory, "--yes")
+    failed = world.inv("remediate", "-i", inventory, "--yes", timeout_s=600)
     assert failed.code == 2, failed.out
     assert "skipped: [second] recreate worker_second" in failed.out
     assert "changed: [second] recreate worker_second" not in failed.out

@@ -268,6 +268,8 @@ def test_files_units_and_cron_entries_of_a_host_cost_one_look_one_exec_and_one_s
     scripts: list[str] = []
     world.transports["web1"].before = scripts.append
     assert world.remediate("web1") == ExitCode.OK
+    # With other Celery processes on this machine, a look costs one more: what runs them.
+    scripts = [script for script in scripts if "lines_of_units" not in script]
     _look, _uptime, files, _second_look, uptime, workers, _proof = scripts
     assert "/proc/uptime" in uptime
     assert files.count("sha256sum") > 1
