@@ -74,7 +74,7 @@ def _kind(row: Row) -> int:
 
 
 def _line(row: Row) -> str:
-    first, *beside = row.told or ["nothing"]
+    first, *beside = row.reported or ["nothing"]
     besides = [code for code in beside if code not in row.notes]
     mark = "" if row.well else "✗ "
     found = row.trouble or first

@@ -49,11 +49,11 @@ def _flags(flags: Iterable[Flag]) -> Iterator[str]:
         yield from (".TP", f".B {_text(flag.typed)}", _text(flag.meaning))
 
 
-def _text(told: str) -> str:
+def _text(text: str) -> str:
     """A text in which roff takes nothing for a command, and copied dashes and quotes are those that
     a shell reads.
     """
     escaped = (
-        told.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
+        text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
     )
     return f"\\&{escaped}" if escaped.startswith(".") else escaped

@@ -58,14 +58,14 @@ def verbs_by_purpose() -> Iterator[tuple[str, list[Verb]]]:
         )
 
 
-def _verb(name: str, told: str, arguments: list[Argument], shared: Mapping[Flag, int]) -> Verb:
+def _verb(name: str, doc: str, arguments: list[Argument], shared: Mapping[Flag, int]) -> Verb:
     positional = [
         f"[{_upper(one)}]" if one.optional else _upper(one) for one in arguments if one.positional
     ]
     flags = [
         _flag(one) for one in sorted(arguments, key=lambda one: (not one.positional, str(one.name)))
     ]
-    purpose = " ".join(told.partition("\n\n")[0].split())
+    purpose = " ".join(doc.partition("\n\n")[0].split())
     own = tuple(flag for flag in flags if flag not in shared)
     return Verb(
         name,

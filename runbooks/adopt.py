@@ -128,8 +128,8 @@ def _broker(fleet: Fleet, loaded: Surveyed | None, secrets_file: Path | None) ->
         return _url("broker_url", url, loaded.broker if loaded else None, "it answers")
     name = _USUAL_VARIABLE
     source = "it has a password, which is not shown"
-    if loaded and loaded.told.variables:
-        name = loaded.told.variables[0]
+    if loaded and loaded.report.variables:
+        name = loaded.report.variables[0]
         source = "a variable of the application's environment"
     where = ""
     if loaded and loaded.broker and loaded.broker.url == url:

@@ -273,7 +273,7 @@ class Watcher(Struct):
                     continue
                 why = deliver(url, app.app, news)
                 if not why:
-                    history.told(news)
+                    history.accepted(news)
                     continue
                 changes = counted(len(news), "change")
                 problem = f"could not send {changes} to celery_notify.{number}: {why}"

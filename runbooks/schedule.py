@@ -29,7 +29,7 @@ def schedule(session: Session) -> ExitCode:
 
 def _left_out(snapshot: Snapshot, shown: Iterable[Path]) -> Iterator[str]:
     """What could not be read, unless an entry gives it as the reason for unknown times."""
-    reasons = {path.untold for path in shown}
+    reasons = {path.why_unknown for path in shown}
     for name, state in snapshot.hosts.items():
         if isinstance(state, Unreachable):
             yield f"{name} was not checked: {state.why}"
@@ -64,7 +64,7 @@ def _line(path: Path) -> EntryLine:
         consumers=path.consumers,
         last_sent_at=path.last_sent_at,
         next_due_at=path.next_due_at,
-        untold=path.untold,
+        untold=path.why_unknown,
         broken=path.broken,
         unknown=path.unknown,
     )

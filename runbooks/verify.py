@@ -243,7 +243,7 @@ def _services(
             name = f"{service} on {host.name}"
             state = states[host.name].services[service]
             expected.append(name)
-            if state.untold:
+            if state.why_unknown:
                 why_unknown[name] = "not known"
             if state.pid:
                 running.append(name)

@@ -165,7 +165,7 @@ def _without_process(row: Row, snapshot: Snapshot, answered: Services) -> str:
     state = snapshot.hosts[row.host]
     assert isinstance(state, HostState)
     service = state.services[row.service]
-    if service.untold or service.other_process:
+    if service.why_unknown or service.other_process:
         return "unknown"
     if service.pid:
         return "runs, process not seen"

@@ -133,7 +133,7 @@ def silent(ground: Sandbox) -> Iterator[None]:
 
 @fault("beat.untold", "the inventory names another file as beat's schedule", touches="beat")
 @contextmanager
-def untold(ground: Sandbox) -> Iterator[None]:
+def not_known(ground: Sandbox) -> Iterator[None]:
     here = "{{ inventory_dir }}/.sandbox/app/run/beat-schedule"
     with text_of(ground.inventory, (here, "/nowhere/beat-schedule")):
         yield

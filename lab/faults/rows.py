@@ -31,7 +31,7 @@ class Row:
     trouble: str = ""
 
     @property
-    def told(self) -> list[str]:
+    def reported(self) -> list[str]:
         """What stands in no other finding, in the order in which it is printed."""
         return [*self.found, *self.notes]
 
@@ -45,9 +45,9 @@ class Row:
         if not self.expected:
             return not self.found
         return (
-            bool(self.told)
-            and self.told[0] in self.first
-            and {*self.expected} <= {*self.told, *self.folded}
+            bool(self.reported)
+            and self.reported[0] in self.first
+            and {*self.expected} <= {*self.reported, *self.folded}
         )
 
 

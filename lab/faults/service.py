@@ -38,6 +38,6 @@ def runs_elsewhere(ground: Hosts) -> Iterator[None]:
     alone=True,
 )
 @contextmanager
-def untold(ground: Sandbox) -> Iterator[None]:
+def not_known(ground: Sandbox) -> Iterator[None]:
     with text_of(ground.inventory, ("./workers_status.sh {worker}", "exit 4")):
         yield

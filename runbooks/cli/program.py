@@ -111,7 +111,7 @@ class RunbooksProgram(Program):
         print(f"{getdoc(self.collection[name])}\n", file=out)
         if context.flags:
             print("Options:", file=out)
-            self.print_columns([_with_value(context, *told) for told in context.help_tuples()])
+            self.print_columns([_with_value(context, *row) for row in context.help_tuples()])
 
     def parse_tasks(self) -> None:
         """Parse the verbs; `-h` after a verb is help, even in the place of an argument."""

@@ -199,7 +199,7 @@ class CeleryProcess(Struct, frozen=True):
     """Its TCP connections; None if they cannot be read or were not asked for, as of a process that
     a worker forked and of one whose node answers.
     """
-    told_broker: BrokerPlace | None = None
+    named_broker: BrokerPlace | None = None
     """The broker that its environment names; None as for `connections`."""
 
     @property

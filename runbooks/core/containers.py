@@ -82,7 +82,7 @@ class Container(Struct, frozen=True):
         return options
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """Its state in the words of `docker ps`."""
         text = f"{self.name}: {self.status}"
         if self.status == "running":

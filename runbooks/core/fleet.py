@@ -73,7 +73,7 @@ class FleetHost(Discreet, frozen=True):
         return ()
 
     @property
-    def told_by_processes(self) -> bool:
+    def known_from_processes(self) -> bool:
         """Whether only the list of its processes shows which services run."""
         manager = self.settings.service_manager
         commands = self.settings.commands
@@ -82,11 +82,11 @@ class FleetHost(Discreet, frozen=True):
         return manager == "none"
 
     @property
-    def told_by(self) -> str:
+    def reported_by(self) -> str:
         """What shows whether a service runs, for the evidence."""
-        if self.told_by_processes:
+        if self.known_from_processes:
             return "the list of its processes"
-        return self.manager.told_by
+        return self.manager.reported_by
 
     def words_of(self, service: str) -> dict[str, str]:
         """The shell words that replace the placeholders in a command for this service."""

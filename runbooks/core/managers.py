@@ -55,7 +55,7 @@ class UnitFiles(Struct, frozen=True):
 class Abilities(Struct, frozen=True):
     """What a manager can do."""
 
-    told_by: str
+    reported_by: str
     """What shows whether a service runs, for the evidence."""
     units: UnitFiles | None = None
     """The files that describe services; None: there are none."""
@@ -115,7 +115,7 @@ SUPERVISOR_PROGRAMS = UnitFiles(
 
 ABILITIES: Mapping[ManagerName, Abilities] = {
     "systemd": Abilities(
-        told_by="systemd",
+        reported_by="systemd",
         units=SYSTEMD_UNITS,
         starts_from_units=True,
         starts_at_boot=True,
@@ -130,7 +130,7 @@ ABILITIES: Mapping[ManagerName, Abilities] = {
         gives_up=True,
     ),
     "supervisor": Abilities(
-        told_by="supervisord",
+        reported_by="supervisord",
         units=SUPERVISOR_PROGRAMS,
         starts_from_units=True,
         judges_units=True,
@@ -140,9 +140,9 @@ ABILITIES: Mapping[ManagerName, Abilities] = {
         shown_by="supervisorctl status",
         listed_by="sudo supervisorctl status",
     ),
-    "commands": Abilities(told_by="its status command", units=SYSTEMD_UNITS),
+    "commands": Abilities(reported_by="its status command", units=SYSTEMD_UNITS),
     "docker": Abilities(
-        told_by="docker",
+        reported_by="docker",
         reads_env_as="compose",
         gives_up=True,
         names_services=True,
@@ -151,7 +151,7 @@ ABILITIES: Mapping[ManagerName, Abilities] = {
         listed_by="sudo docker ps --all",
         in_containers=True,
     ),
-    "none": Abilities(told_by="the list of its processes"),
+    "none": Abilities(reported_by="the list of its processes"),
 }
 
 

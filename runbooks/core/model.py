@@ -711,7 +711,7 @@ class ServiceState(Struct, frozen=True):
     """The sha256 of each variable that its main process was started with; None if not known."""
     started_with: StartedWith | None = None
     """What an earlier run saw; None if none did."""
-    untold: str = ""
+    why_unknown: str = ""
     """Why nothing is known about it."""
     last_lines: tuple[str, ...] = ()
     """The end of its log, if it does not run or is silent, and a log was found."""
@@ -874,9 +874,9 @@ class HostState(Struct, frozen=True):
     """The results of the inventory's probes, by name."""
     beat_sent_at: float | None = None
     """When beat last recorded that it sent something, by the host's clock; None if it never did, or
-    see `beat_untold`.
+    see `why_beat_unknown`.
     """
-    beat_untold: str = ""
+    why_beat_unknown: str = ""
     """Why beat records nothing before it ends."""
     others: tuple[OtherRunner, ...] = ()
     """What runs workers or beat of the application besides the inventory's services."""
@@ -922,7 +922,7 @@ class HostState(Struct, frozen=True):
     """
     manager_away: tuple[str, str] | None = None
     """Why its service manager cannot be asked, and what helps; None if it can. Otherwise nothing is
-    known about its services (`untold`).
+    known about its services (`why_unknown`).
     """
     not_loaded: str = ""
     """Why the application was not loaded although that was asked for; "" otherwise."""

@@ -32,7 +32,7 @@ class Supervisord(Struct, frozen=True):
     """Its configuration file."""
     ctl: str = ""
     """Its `supervisorctl`."""
-    untold: str = ""
+    why_unknown: str = ""
     """Why its programs are not known."""
 
 
@@ -121,7 +121,7 @@ class HostSurvey(Struct, frozen=True):
     """All supervisords, by pid."""
     socket: str = ""
     """The socket of Docker's engine."""
-    untold: str = ""
+    why_unknown: str = ""
     """Why the engine cannot be asked."""
     project: str = ""
     """The Compose project; "" if the containers are found by their names."""
@@ -129,7 +129,7 @@ class HostSurvey(Struct, frozen=True):
     """The container that the operator named."""
 
 
-class Told(Discreet, frozen=True):
+class AppReport(Discreet, frozen=True):
     """What the application reports, with the URLs of its broker and results in clear."""
 
     HIDDEN = ("broker", "backend")

@@ -37,7 +37,7 @@ def _kept(host: FleetHost, state: HostState, beats: Sequence[Beat]) -> KeptSched
     kept = state.kept
     if kept is None or kept.error:
         return None
-    if kept.kind == "file" and (state.beat_untold or with_other_schedule(host, beats)):
+    if kept.kind == "file" and (state.why_beat_unknown or with_other_schedule(host, beats)):
         return None  # no beat, or another beat, writes this file now
     return kept
 
@@ -165,7 +165,7 @@ def _waits_for_lock(host: FleetHost, state: HostState, beats: Sequence[Beat]) ->
             (
                 f"{lock.key} was last renewed {span(ago_s)} ago, before any running beat was"
                 " started",
-                *(beat.told for beat in beats),
+                *(beat.description for beat in beats),
                 *_logged_wait(host, state),
                 f"to continue now: redis-cli DEL {lock.key}, in the db of redbeat_redis_url",
                 "redbeat_lock_timeout limits this wait; a beat that is stopped with TERM releases"
@@ -221,11 +221,11 @@ def _silent(
 
 def _silence_unknown(host: FleetHost, state: HostState, beats: Sequence[Beat]) -> Finding | None:
     """Report why it is not known how long beat has been silent; None if it is known."""
-    if state.beat_untold:
-        return _untold(
+    if state.why_beat_unknown:
+        return _not_known(
             host,
             "it is not known how long beat has been silent, so this is not watched",
-            f"Python's dbm.ndbm keeps {state.beat_untold}, and writes it only when beat ends",
+            f"Python's dbm.ndbm keeps {state.why_beat_unknown}, and writes it only when beat ends",
             "install dbm.gnu in beat's Python (Debian: python3-gdbm) and let beat create a new"
             " schedule file",
         )
@@ -233,20 +233,20 @@ def _silence_unknown(host: FleetHost, state: HostState, beats: Sequence[Beat]) -
     if not others and state.beat_sent_at is None:
         others = tuple(beats)
     if others:
-        return _untold(
+        return _not_known(
             host,
             f"a beat runs that does not keep {host.settings.beat_schedule}, so it is not known how"
             " long it has been silent",
-            *(beat.told for beat in others),
+            *(beat.description for beat in others),
             _where_it_may_be(state.kept),
         )
     if state.beat_sent_at is None and state.kept and state.kept.kind != "file":
         what = "it is not known how long beat has been silent"
-        return _untold(host, what, _where_it_may_be(state.kept))
+        return _not_known(host, what, _where_it_may_be(state.kept))
     return None
 
 
-def _untold(host: FleetHost, what: str, *evidence: str) -> Finding:
+def _not_known(host: FleetHost, what: str, *evidence: str) -> Finding:
     return Finding("beat.untold", host.name, what, evidence, severity=Severity.INFO)
 
 

@@ -281,7 +281,7 @@ def _with_broker(fleet: Fleet, row: Row, snapshot: Snapshot) -> Row:
     ours = place
     if place and not snapshot.broker.unseen:
         ours = replace(place, db=snapshot.broker.db)
-    given = row.process.told_broker
+    given = row.process.named_broker
     if row.answer:
         return replace(row, broker=ours, seen_by=SeenBy.ANSWER, at_ours=True)
     found = _clients_of(row.process, snapshot.broker.clients or (), place)
@@ -311,7 +311,7 @@ def _of_its_application(fleet: Fleet, row: Row) -> Row:
     if not (row.process and row.process.container and row.of_app) or row.service or row.at_ours:
         return row
     place = place_of(fleet.app.broker_url.get_secret_value())
-    given = row.process.told_broker
+    given = row.process.named_broker
     if place and given and given.port != place.port:
         return replace(row, of_app=False, at_ours=False)
     return row

@@ -37,7 +37,7 @@ class Beat(Struct, frozen=True):
     """As its command line says, 0 if it does not."""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         return f"{self.what}: -s {self.schedule}" if self.schedule else self.what
 
 

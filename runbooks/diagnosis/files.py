@@ -487,7 +487,7 @@ def with_reload(fleet: Fleet, found: Iterable[Finding]) -> Iterator[Finding]:
 
 
 def _reload(host: FleetHost, *why: str, step: str = MANAGER) -> Change:
-    effect = ReloadUnits(f"make {host.manager.told_by} read its {_called(host)}s again")
+    effect = ReloadUnits(f"make {host.manager.reported_by} read its {_called(host)}s again")
     return Change(host.name, step, effect.summary, effect, effect, why=why)
 
 
@@ -502,7 +502,7 @@ def _not_loaded(host: FleetHost, state: HostState) -> Iterator[Finding]:
     units = host.manager.units
     if not unread or not units:
         return
-    manager = host.manager.told_by
+    manager = host.manager.reported_by
     others = ", ".join(name for name in unread if host.is_others(name))
     ours = ", ".join(name for name in unread if not host.is_others(name))
     if others:
@@ -575,7 +575,7 @@ def _stale_services(host: FleetHost, state: HostState, snapshot: Snapshot) -> It
             "unit.stale",
             f"{name} on {host.name}",
             f"{name} has a unit of ours, and the inventory no longer has it",
-            (f"{host.manager.told_by} says: {service.answer}",),
+            (f"{host.manager.reported_by} says: {service.answer}",),
             remedy=f"stop it and remove its {_called(host)}" if fix else None,
             fix=fix,
             severity=Severity.WARNING,

@@ -69,8 +69,8 @@ def _named_units(host: FleetHost, state: HostState) -> Iterator[Finding]:
             yield Finding(
                 "unit.unknown",
                 f"{name} on {host.name}",
-                f"{host.manager.told_by} on {host.name} has no {host.manager.one_service} {name},"
-                " which the inventory names, so it cannot be started",
+                f"{host.manager.reported_by} on {host.name} has no {host.manager.one_service}"
+                f" {name}, which the inventory names, so it cannot be started",
                 (
                     f"{host.manager.shown_by} {name}: {service.answer}",
                     f"to list what it has, on {host.name}: {host.manager.listed_by}",

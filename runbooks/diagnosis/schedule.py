@@ -63,10 +63,10 @@ class Path(Struct, frozen=True):
     enabled: bool = True
     """An entry that is not enabled is not sent."""
     last_sent_at: float | None = None
-    """None if it was never sent, or if that is not known (see `untold`)."""
+    """None if it was never sent, or if that is not known (see `why_unknown`)."""
     next_due_at: float | None = None
     """None if that is not known."""
-    untold: str = ""
+    why_unknown: str = ""
     """Why it is not known when the entry was last sent."""
 
     @property
@@ -166,11 +166,11 @@ class _Way:
         if kept:
             sent_at = kept.last_sent_at
             due_at = self._due_at()
-            untold = ""
+            why_unknown = ""
         else:
             sent_at = None
             due_at = self._entry.next_due_at(None, now)
-            untold = self._untold()
+            why_unknown = self._why_unknown()
         return Path(
             self._entry,
             self._host,
@@ -178,10 +178,10 @@ class _Way:
             (*self._links(), *self._overdue()),
             last_sent_at=sent_at,
             next_due_at=due_at if due_at is not None and due_at > now else None,
-            untold=untold,
+            why_unknown=why_unknown,
         )
 
-    def _untold(self) -> str:
+    def _why_unknown(self) -> str:
         kept = self._state.kept
         if kept is None:
             return "beat's schedule was not read"

@@ -278,7 +278,7 @@ class _Host:
         """
         if service.starting:
             yield self._starting(name, service)
-        elif service.untold:
+        elif service.why_unknown:
             if not self.state.lacks_directory:
                 yield self._unknown(name, service)
         elif service.other_process:
@@ -331,7 +331,7 @@ class _Host:
             f"{kind}.not_running",
             f"{name} on {self.host.name}",
             f"{name} is not running",
-            (f"{self.host.told_by} says: {answer}", *log),
+            (f"{self.host.reported_by} says: {answer}", *log),
             remedy=remedy,
             fix=fix,
         )
@@ -340,17 +340,17 @@ class _Host:
         return "beat" if name == self.host.beat else "worker"
 
     def _unknown(self, name: str, service: ServiceState) -> Finding:
-        why = f"whether it runs is not known: {service.untold}"
+        why = f"whether it runs is not known: {service.why_unknown}"
         advice = (
             "the command must print the main pid and exit with 0, or exit with 3 if the service"
             " does not run (celery_commands.status)"
         )
-        if self.host.told_by_processes:
+        if self.host.known_from_processes:
             advice = "give the service a `status` command (celery_commands)"
         return Finding(
             "service.untold",
             f"{name} on {self.host.name}",
-            f"{name} is not changed, because whether it runs is not known: {service.untold}",
+            f"{name} is not changed, because whether it runs is not known: {service.why_unknown}",
             (advice,),
             fix=(control(self.host, name, "start", why, self.snapshot),),
             blocks=(Block(self.host.name, name),),

@@ -149,7 +149,7 @@ def _stopped(fleet: Fleet, snapshot: Snapshot) -> set[str]:
         services = states[host.name].services if host.name in states else {}
         for worker in host.settings.workers:
             service = services.get(worker.known_as)
-            if service and service.pid is None and not service.untold:
+            if service and service.pid is None and not service.why_unknown:
                 stopped.add(host.node(worker))
     return stopped
 

@@ -344,7 +344,7 @@ def _others(
     """Find other workers, except those `reported` already or that run instead of a service."""
     instead = []
     for name, service in state.services.items():
-        if _is_down(service) or service.untold:
+        if _is_down(service) or service.why_unknown:
             for worker in host.workers_of(name) or (None,):
                 instead += _others_at_this(host, worker, snapshot)
     services = fleet.worded("the inventory's services", "those that were found first")
@@ -439,7 +439,7 @@ def _another(host: FleetHost) -> str:
 
 
 def _is_down(service: ServiceState) -> bool:
-    unclear = service.other_process or service.starting or service.untold
+    unclear = service.other_process or service.starting or service.why_unknown
     return not (service.pid is not None or service.leaked or service.alias_of or unclear)
 
 

@@ -96,8 +96,8 @@ class ControlServiceHandler(_OfService[ControlService], ReverseOnHost[ControlSer
         """Say why the state of a service is unknown, "" if it is known."""
         found = state.services[name]
         its = f"{name}: " if self.effect.together else ""
-        if found.untold:
-            return f"{its}it is not known whether it runs: {found.untold}"
+        if found.why_unknown:
+            return f"{its}it is not known whether it runs: {found.why_unknown}"
         if found.other_process:
             return f"{its}its status command names another process, {found.other_process}"
         return ""
@@ -111,8 +111,8 @@ class ControlServiceHandler(_OfService[ControlService], ReverseOnHost[ControlSer
             found = state.services[name]
             if found.pid is not None:
                 continue
-            if found.untold:
-                missing.append(f"it is not known whether {name} runs: {found.untold}")
+            if found.why_unknown:
+                missing.append(f"it is not known whether {name} runs: {found.why_unknown}")
             else:
                 missing.append(f"{name} does not run{found.why_down}")
         return "; ".join(missing)

@@ -232,16 +232,16 @@ def _proved(
     lacking, gone, after = _second_look(run, steps, done, proof)
     for host in gone:
         run.recap.at(host).unreachable = 1
-    told: list[Result] = []
+    judged: list[Result] = []
     missed = []
     for change, outcome, detail in results:
         outcome, why = _after_look(change, outcome, detail, lacking, gone)
-        told.append((change, outcome, why))
+        judged.append((change, outcome, why))
         if outcome is Outcome.FAILED and change in done:
             missed.append((change, why))
     if missed:
         run.journal.unproved(missed)
-    return told, after
+    return judged, after
 
 
 def _after_look(

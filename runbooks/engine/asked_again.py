@@ -126,7 +126,7 @@ def _logs(
             silent.add(row.service)
     for name in host.services:
         service = state.services.get(name)
-        if service is None or service.last_lines or service.untold or not service.exists:
+        if service is None or service.last_lines or service.why_unknown or not service.exists:
             continue
         if service.pid is None or name in silent:
             yield name, service.pid
@@ -214,7 +214,7 @@ def _with_brokers(state: HostState, seen: Iterable[CeleryProcess]) -> HostState:
     for one in state.census.processes:
         now = again.get((one.pid, one.start_ticks))
         if now:
-            one = replace(one, connections=now.connections, told_broker=now.told_broker)
+            one = replace(one, connections=now.connections, named_broker=now.named_broker)
         processes.append(one)
     return replace(state, census=replace(state.census, processes=tuple(processes)))
 

@@ -82,7 +82,7 @@ def _questions(
     questions = {"clock": facts.ask_clock(), **_ask_files(fleet, host, asked), **of_services}
     if asked.services:
         questions["places"] = facts.ask_places(host)
-    if asked.census or (asked.services and host.told_by_processes):
+    if asked.census or (asked.services and host.known_from_processes):
         questions["census"] = ask_census(host, manager.own_groups)
     if asked.census and asked.files:
         questions["logs"] = ask_worker_logs()
@@ -192,12 +192,12 @@ def _services(
             units = dict(manager.units(of_services))
         except RunbookError as error:
             away = (error.problem, error.advice or "")
-            untold = ServiceState(None, None, "", untold=error.problem)
-            found = dict.fromkeys((*asked.services, *asked.timers), untold)
+            unknown = ServiceState(None, None, "", why_unknown=error.problem)
+            found = dict.fromkeys((*asked.services, *asked.timers), unknown)
     census = None
     if "census" in answers:
         census = parse_census(answers["census"], clock, units)
-    if census and host.told_by_processes:
+    if census and host.known_from_processes:
         found = states_of(host, app, asked.services, census)
     if "logs" in answers:
         said: Mapping[str, Sequence[Line]] = {}
@@ -216,8 +216,8 @@ def _with_facts(state: HostState, asked: HostLook, answers: Mapping[str, Answer]
         full, lacking = facts.parse_places(answers["places"])
         state = replace(state, full_folder=full, lacks_directory=lacking)
     if "beat" in answers:
-        sent_at, untold = facts.parse_beat(answers["beat"])
-        state = replace(state, beat_sent_at=sent_at, beat_untold=untold)
+        sent_at, why_beat_unknown = facts.parse_beat(answers["beat"])
+        state = replace(state, beat_sent_at=sent_at, why_beat_unknown=why_beat_unknown)
     if "cron" in answers:
         runs = facts.parse_cron(answers["cron"])
         lacks = facts.parse_lacks_cron(answers["cron"])

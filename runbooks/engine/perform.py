@@ -204,7 +204,7 @@ def _shown(
     shown = dict(answers)
     for n, answer in answers.items():
         if answer.code:
-            shown[n] = _told(host, transport, answer)
+            shown[n] = _redacted(host, transport, answer)
     return shown
 
 
@@ -232,7 +232,7 @@ def _read_first(
     return facts.parse_uptime(answers["uptime"]), read
 
 
-def _told(host: FleetHost, transport: Transport, answer: Answer) -> Answer:
+def _redacted(host: FleetHost, transport: Transport, answer: Answer) -> Answer:
     """Return the answer of a failed command without secrets.
 
     A start script may print the whole environment file.

@@ -15,7 +15,7 @@ from runbooks.core.command import Command
 from runbooks.core.errors import RunbookError, UsageError
 from runbooks.core.fleet import Fleet, FleetHost, Found
 from runbooks.core.settings import HostSettings
-from runbooks.core.survey import HostSurvey, SeenService, Supervisord, Told
+from runbooks.core.survey import AppReport, HostSurvey, SeenService, Supervisord
 from runbooks.engine.survey_containers import (
     FromHere,
     cannot_be_asked,
@@ -27,7 +27,7 @@ from runbooks.engine.survey_containers import (
     with_environment,
 )
 from runbooks.hosts import facts
-from runbooks.hosts.application import PATIENCE_S, ask_told, parse_told
+from runbooks.hosts.application import PATIENCE_S, ask_app_report, parse_app_report
 from runbooks.hosts.celery_argv import is_python
 from runbooks.hosts.census import ask_census, module_of, parse_census
 from runbooks.hosts.script import Answer, run_fragments
@@ -80,7 +80,7 @@ class Surveyed(Struct, frozen=True):
     app: str
     draft: HostDraft
     """Its part of an inventory."""
-    told: Told
+    report: AppReport
     """The answer of the application there."""
     environment: Mapping[str, str] = {}
     """The other variables that it was loaded with."""
@@ -118,8 +118,8 @@ def fleet_of_survey(found: Sequence[Surveyed], broker: str) -> Fleet:
     url = broker or _broker_url(loads)
     if not url:
         why = "it names no broker"
-        if loads.told.error:
-            why = loads.told.error.splitlines()[-1]
+        if loads.report.error:
+            why = loads.report.error.splitlines()[-1]
         raise UsageError(
             f"{found[0].app} does not say which broker it has: {why}",
             "name it: --broker URL, or --broker env:NAME",
@@ -145,34 +145,34 @@ def fleet_of_survey(found: Sequence[Surveyed], broker: str) -> Fleet:
 def _broker_url(loads: Surveyed) -> str:
     if loads.broker:
         return loads.broker.url
-    return loads.told.broker
+    return loads.report.broker
 
 
 def _backend_url(loads: Surveyed) -> str:
     if loads.backend:
         return loads.backend.url
-    if loads.told.backend.startswith("disabled"):
+    if loads.report.backend.startswith("disabled"):
         return ""
-    return loads.told.backend
+    return loads.report.backend
 
 
 def loaded_of(found: Sequence[Surveyed]) -> Surveyed:
     """Return the first host whose application was loaded, else the first host."""
     for one in found:
-        if one.told.said:
+        if one.report.said:
             return one
     return found[0]
 
 
 def draft_of(found: Sequence[Surveyed]) -> Draft:
     """Return the inventory of these hosts, without the broker's URL and nodes of other machines."""
-    told = loaded_of(found).told
+    report = loaded_of(found).report
     values = [Value("app", found[0].app, "-A of the workers")]
     own: dict[str, Any] = {}
-    if told.said:
-        own.update(told.said.transport_options or {})
-    if told.master:
-        own["master_name"] = told.master
+    if report.said:
+        own.update(report.said.transport_options or {})
+    if report.master:
+        own["master_name"] = report.master
     if own:
         values.append(Value("broker_options", own, "broker_transport_options of the application"))
     return Draft(tuple(values), tuple(one.draft for one in found))
@@ -198,21 +198,23 @@ def _surveyed(
     container = ""
     if seen.inside:
         container = of(seen.inside).name
-    told = _told(replace(host, environment=environment, container=container), app, transport)
-    draft = host_draft(seen, directory, python, user, told)
+    report = _app_report(
+        replace(host, environment=environment, container=container), app, transport
+    )
+    draft = host_draft(seen, directory, python, user, report)
     unseen = dict(_unseen(seen, draft))
-    stopped = down(told.broker, all_, seen)
+    stopped = down(report.broker, all_, seen)
     if stopped:
         what = f"the broker, whose container {stopped} on {name} does not run"
         unseen[what] = f"docker start {stopped}"
     return Surveyed(
         app,
         draft,
-        told,
+        report,
         environment,
         container,
-        broker=from_here(told.broker, all_, seen),
-        backend=from_here(told.backend, all_, seen),
+        broker=from_here(report.broker, all_, seen),
+        backend=from_here(report.backend, all_, seen),
         unseen=unseen,
     )
 
@@ -231,9 +233,9 @@ def _unseen(seen: HostSurvey, draft: HostDraft) -> Iterator[tuple[str, str]]:
         what = f"processes of other users on {seen.name}"
         yield what, "run as root, or as the user of the workers"
     for supervisord in seen.supervisords.values():
-        if supervisord.untold:
+        if supervisord.why_unknown:
             where = f"the supervisord of {supervisord.conf} on {seen.name}"
-            yield f"programs of {where}: {supervisord.untold}", "run as a user who may ask it"
+            yield f"programs of {where}: {supervisord.why_unknown}", "run as a user who may ask it"
     for one in draft.lacking:
         if one.name == "env_file":
             yield f"the environment file of {seen.name}", "celery_env_file"
@@ -309,8 +311,8 @@ def _with_programs(
     supervisords: dict[int, Supervisord] = {}
     services = list(seen.services)
     for pid, one in running.items():
-        programs, untold = parse_programs(answers[str(pid)])
-        supervisords[pid] = replace(one, untold=untold)
+        programs, why_unknown = parse_programs(answers[str(pid)])
+        supervisords[pid] = replace(one, why_unknown=why_unknown)
         services += [replace(program, supervisord=one) for program in programs]
     return replace(seen, services=tuple(services), supervisords=supervisords)
 
@@ -385,7 +387,7 @@ def _of_application(seen: HostSurvey, app: str, directory: str) -> HostSurvey:
     used = Counter(_manager(one, seen) for one in ours)
     if used:
         manager = _most_common(used)
-    if manager == "docker" and seen.untold:
+    if manager == "docker" and seen.why_unknown:
         raise cannot_be_asked(f"what runs {app}", seen)
     mains = tuple(one for one in ours if _manager(one, seen) == manager)
     kept = [service for service in services if _manager_of([service]) == manager]
@@ -512,7 +514,7 @@ def _answers(one: CeleryProcess, seen: HostSurvey) -> bool:
     """Whether the supervisord above a process answers."""
     for up in one.above:
         if up.pid in seen.supervisords:
-            return not seen.supervisords[up.pid].untold
+            return not seen.supervisords[up.pid].why_unknown
     return False
 
 
@@ -601,7 +603,7 @@ def _user(seen: HostSurvey, asked: Asked) -> Value:
     return Value("user", "root", "the default")
 
 
-def _told(host: FleetHost, app: str, transport: Transport) -> Told:
+def _app_report(host: FleetHost, app: str, transport: Transport) -> AppReport:
     """Load the application with its environment file, or with the variables of a process."""
     path = host.settings.env_file
     file = None
@@ -610,11 +612,11 @@ def _told(host: FleetHost, app: str, transport: Transport) -> Told:
             transport, {"file": facts.ask_files([path])}, timeout_s=_TIMEOUT_S, private=["file"]
         )
         file = facts.parse_files([path], answers["file"])[path]
-    question = ask_told(host, app, host.environment_in(file).likely)
+    question = ask_app_report(host, app, host.environment_in(file).likely)
     answers = run_fragments(
         transport, {"application": question}, timeout_s=PATIENCE_S, private=["application"]
     )
-    return parse_told(host, answers["application"])
+    return parse_app_report(host, answers["application"])
 
 
 def this_user(directory: str) -> str:

@@ -39,11 +39,11 @@ def with_containers(seen: HostSurvey, transport: Transport, name: str) -> HostSu
     """
     questions = {"containers": ask_containers(seen.socket)}
     answers = run_fragments(transport, questions, timeout_s=_TIMEOUT_S, private=list(questions))
-    found, untold = parse_containers(answers["containers"])
-    seen = replace(seen, services=(*seen.services, *found), untold=untold)
+    found, why_unknown = parse_containers(answers["containers"])
+    seen = replace(seen, services=(*seen.services, *found), why_unknown=why_unknown)
     if not name:
         return seen
-    if untold:
+    if why_unknown:
         raise cannot_be_asked(f"the container {name}", seen)
     inside = named(seen, found, name)
     processes = {"processes": ask_processes(inside.pids)}
@@ -54,7 +54,8 @@ def with_containers(seen: HostSurvey, transport: Transport, name: str) -> HostSu
 
 def cannot_be_asked(what: str, seen: HostSurvey) -> UsageError:
     return UsageError(
-        f"{what} on {seen.name} cannot be checked, because Docker does not answer: {seen.untold}",
+        f"{what} on {seen.name} cannot be checked, because Docker does not answer:"
+        f" {seen.why_unknown}",
         "run this as root or in the group of Docker's socket; if that is not the usual one, with"
         " DOCKER_HOST=unix://SOCKET",
     )

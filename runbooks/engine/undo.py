@@ -221,14 +221,16 @@ def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo
     for name, is_started in starts.items():
         if is_started:
             perhaps.append(name)
-    told = [undo.why]
+    reasons = [undo.why]
     if sure:
         names = ", ".join(sorted(sure))
-        told.append(f"{names} will run them at once, consuming {queue.name}")
+        reasons.append(f"{names} will run them at once, consuming {queue.name}")
     if perhaps:
         names = first_few(sorted(perhaps))
-        told.append(f"{names} will run them at once if the old files say to consume {queue.name}")
-    return replace(undo, why="; ".join(told))
+        reasons.append(
+            f"{names} will run them at once if the old files say to consume {queue.name}"
+        )
+    return replace(undo, why="; ".join(reasons))
 
 
 def _controlled_nodes(session: Session, undos: Sequence[Undo]) -> dict[str, bool]:

@@ -20,7 +20,7 @@ from runbooks.core.model import ImportProbe
 from runbooks.core.node_settings import NAMES, settings_of
 from runbooks.core.redaction import keep_secrets_in, redact, redact_value
 from runbooks.core.settings import OPTIONS
-from runbooks.core.survey import Told
+from runbooks.core.survey import AppReport
 from runbooks.hosts.script import Answer
 from runbooks.hosts.services.registry import manager_of
 
@@ -139,12 +139,12 @@ def parse_what_it_says(answer: Answer) -> Application | None:
     return _application(found)
 
 
-def ask_told(host: FleetHost, app: str, environment: Mapping[str, str]) -> str:
+def ask_app_report(host: FleetHost, app: str, environment: Mapping[str, str]) -> str:
     """Return the fragment that also asks for the URLs of broker and results; it is private."""
     return ask_application(host, app, environment, urls=True, **_ASKED)
 
 
-def parse_told(host: FleetHost, answer: Answer) -> Told:
+def parse_app_report(host: FleetHost, answer: Answer) -> AppReport:
     """Parse the answer. From now on, the passwords of its URLs are hidden in every output."""
     raw = _answered(answer) or {}
     urls = raw.get("urls") or {}
@@ -152,8 +152,8 @@ def parse_told(host: FleetHost, answer: Answer) -> Told:
         keep_secrets_in(urls.get(name, ""))
     failed = parse_not_loaded(host, answer)
     if failed:
-        return Told(error=failed.failed or failed.errors.get("", "it cannot be loaded"))
-    return Told(
+        return AppReport(error=failed.failed or failed.errors.get("", "it cannot be loaded"))
+    return AppReport(
         _application(raw),
         urls.get("broker", ""),
         urls.get("backend", ""),
@@ -178,16 +178,16 @@ def parse_kept(host: FleetHost, answer: Answer) -> KeptSchedule:
         said = found.get("failed") or found.get("error") or "the application cannot be loaded"
         return KeptSchedule(error=said.splitlines()[-1])
     try:
-        told = msgspec.convert(found["kept"], KeptSchedule)
+        kept = msgspec.convert(found["kept"], KeptSchedule)
     except msgspec.ValidationError as error:
         return KeptSchedule(
             error=f"the answer of the application cannot be parsed: {redact(str(error))}"
         )
     entries = []
-    for one in told.entries:
+    for one in kept.entries:
         entry = replace(one.entry, **_without_secrets(one.entry))
         entries.append(replace(one, entry=entry))
-    return replace(told, entries=tuple(entries), error=redact(told.error))
+    return replace(kept, entries=tuple(entries), error=redact(kept.error))
 
 
 def ask_imports(
@@ -245,8 +245,8 @@ def ask_home(host: FleetHost, app: str, environment: Mapping[str, str]) -> str:
 def parse_home(host: FleetHost, answer: Answer) -> Home:
     """Parse the answer; `why` is also set if the application can no longer be loaded."""
     found = parse_application(host, answer)
-    told = found.get("home") or {"why": "the application cannot be loaded again"}
-    return msgspec.convert(told | {"why": redact(told["why"])}, Home)
+    home = found.get("home") or {"why": "the application cannot be loaded again"}
+    return msgspec.convert(home | {"why": redact(home["why"])}, Home)
 
 
 def parse_not_loaded(host: FleetHost, answer: Answer) -> ImportProbe | None:
@@ -277,7 +277,7 @@ def parse_imports(host: FleetHost, answer: Answer) -> ImportProbe:
     reads = {}
     for name in ("accepts", "decodes", "compressions", "encodings"):
         reads[name] = found[name] and frozenset(found[name])
-    told = ImportProbe(
+    probe = ImportProbe(
         frozenset(found["registered"]),
         {name: redact(error) for name, error in found["errors"].items()},
         found["remote"],
@@ -289,7 +289,7 @@ def parse_imports(host: FleetHost, answer: Answer) -> ImportProbe:
         variables=_variables(found),
         twins=tuple((short, long, path) for short, long, path in found["twins"]),
     )
-    return replace(told, **reads)
+    return replace(probe, **reads)
 
 
 def _variables(found: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
@@ -303,9 +303,9 @@ def _application(found: Mapping[str, Any]) -> Application | None:
     Names stay exact, because they are compared; whoever prints them redacts them. The rest is
     redacted here.
     """
-    told = found.get("application")
+    description = found.get("application")
     try:
-        said = msgspec.convert(told, Application)
+        said = msgspec.convert(description, Application)
     except msgspec.ValidationError:
         return None
     schedule = tuple(replace(entry, **_without_secrets(entry)) for entry in said.schedule)

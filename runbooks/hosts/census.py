@@ -80,7 +80,7 @@ def parse_census(
     """
     parts = answer.out.decode(errors="replace").split("---\n", 9)
     heads, lines, above, owners, sockets, network, environs, units, unsuited, commands = parts
-    told = _Told(
+    sections = _Sections(
         _of_files(lines),
         _stats(above),
         _owners(owners),
@@ -92,7 +92,7 @@ def parse_census(
     found = []
     for row in rows:
         if len(row) == 3:
-            one = _process(int(row[0]), row[1:], told, clock, nodes)
+            one = _process(int(row[0]), row[1:], sections, clock, nodes)
             if one:
                 found.append(one)
     shown = dict(known_units)
@@ -157,7 +157,7 @@ class _Files(Struct):
     status: dict[str, str] = {}
 
 
-class _Told(Struct, frozen=True):
+class _Sections(Struct, frozen=True):
     """The parsed sections of the answer, by pid."""
 
     files: Mapping[int, _Files]
@@ -242,8 +242,8 @@ def _connections(sockets: str, network: str) -> dict[int, tuple[Connection, ...]
     return {pid: tuple(connections) for pid, connections in of.items()}
 
 
-def _address(told: str) -> str:
-    raw, _, port = told.partition(":")
+def _address(text: str) -> str:
+    raw, _, port = text.partition(":")
     address = b""
     for n in range(0, len(raw), 8):
         address += bytes.fromhex(raw[n : n + 8])[::-1]
@@ -256,13 +256,13 @@ def _environments(lines: str) -> dict[int, _Environment]:
     found: dict[int, _Environment] = {}
     for line in lines.splitlines():
         pid, what, *rest = line.split(" ", 4)
-        told: dict[str, str | BrokerPlace] = {what: " ".join(rest)}
+        values: dict[str, str | BrokerPlace] = {what: " ".join(rest)}
         if what == "redis":
             db, port, host = rest
-            told = {"broker": BrokerPlace(host or "localhost", int(port or 6379), int(db or 0))}
+            values = {"broker": BrokerPlace(host or "localhost", int(port or 6379), int(db or 0))}
         elif what == "socket":
-            told = {"broker": BrokerPlace(" ".join(rest[1:]), None, int(rest[0]))}
-        found[int(pid)] = replace(found.get(int(pid), _Environment()), **told)
+            values = {"broker": BrokerPlace(" ".join(rest[1:]), None, int(rest[0]))}
+        found[int(pid)] = replace(found.get(int(pid), _Environment()), **values)
     return found
 
 
@@ -284,31 +284,31 @@ def _commands(lines: str) -> dict[int, list[str]]:
 
 def _units(shown: str) -> Iterator[Unit]:
     for block in shown.split("\n\n"):
-        told = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        if "Id" in told:
-            yield unit_of(told)
+        properties = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if "Id" in properties:
+            yield unit_of(properties)
 
 
-def unit_of(told: Mapping[str, str]) -> Unit:
+def unit_of(properties: Mapping[str, str]) -> Unit:
     """Return a unit from the properties that systemctl shows."""
-    names = [name.removesuffix("=") for name in told.get("Environment", "").split()]
+    names = [name.removesuffix("=") for name in properties.get("Environment", "").split()]
     variables = None
     if "?" not in names:
         variables = tuple(names)
     return Unit(
-        told["Id"],
-        path=told.get("FragmentPath", ""),
-        enabled=told.get("UnitFileState", ""),
-        type=told.get("Type", ""),
-        kill_mode=told.get("KillMode", ""),
-        active=told.get("ActiveState", ""),
-        sub=told.get("SubState", ""),
-        restarts=int(told.get("NRestarts") or 0),
-        names_celery="RunsCelery" in told,
-        pid_file=told.get("PIDFile", ""),
-        directory=told.get("WorkingDirectory", "").removeprefix("!"),
-        multi=told.get("RunsCelery") == "multi",
-        user=told.get("User", ""),
+        properties["Id"],
+        path=properties.get("FragmentPath", ""),
+        enabled=properties.get("UnitFileState", ""),
+        type=properties.get("Type", ""),
+        kill_mode=properties.get("KillMode", ""),
+        active=properties.get("ActiveState", ""),
+        sub=properties.get("SubState", ""),
+        restarts=int(properties.get("NRestarts") or 0),
+        names_celery="RunsCelery" in properties,
+        pid_file=properties.get("PIDFile", ""),
+        directory=properties.get("WorkingDirectory", "").removeprefix("!"),
+        multi=properties.get("RunsCelery") == "multi",
+        user=properties.get("User", ""),
         variables=variables,
     )
 
@@ -336,16 +336,16 @@ def _lines_of(unit: Unit, lines: Iterable[str]) -> Iterator[str]:
 
 
 def _process(
-    pid: int, flags: Sequence[str], told: _Told, clock: Clock, nodes: Mapping[int, str]
+    pid: int, flags: Sequence[str], sections: _Sections, clock: Clock, nodes: Mapping[int, str]
 ) -> CeleryProcess | None:
     """Return a process, None if it is not Celery's, or belongs to another host."""
-    files = told.files.get(pid, _Files())
-    words = told.commands.get(pid, ())
+    files = sections.files.get(pid, _Files())
+    words = sections.commands.get(pid, ())
     stat = files.stat
     options = options_of(words)
     if not options and pid in nodes:
         options = Options("worker", node=nodes[pid], titled=True)
-    user, program = told.owners.get(pid, ("", ""))
+    user, program = sections.owners.get(pid, ("", ""))
     if not (stat and options and _runs_python(program, stat.name, words)):
         return None
     container = ""
@@ -356,8 +356,8 @@ def _process(
             return None
         container = found[1]
         engine = _engine(files.group)
-    above = tuple(_above(stat.parent, told))
-    environment = told.environments.get(pid, _Environment())
+    above = tuple(_above(stat.parent, sections))
+    environment = sections.environments.get(pid, _Environment())
     return CeleryProcess(
         pid,
         stat.start_ticks,
@@ -375,11 +375,11 @@ def _process(
         users_unit=_users_unit(files.group),
         container=container,
         engine=engine,
-        program=_program(environment, above, told),
+        program=_program(environment, above, sections),
         above=above,
         terminal=stat.terminal,
-        connections=told.connections.get(pid),
-        told_broker=options.broker or environment.broker,
+        connections=sections.connections.get(pid),
+        named_broker=options.broker or environment.broker,
     )
 
 
@@ -486,13 +486,13 @@ def _is_left(one: CeleryProcess, by_pid: Mapping[int, CeleryProcess]) -> bool:
     return parent is None or _is_left(parent, by_pid)
 
 
-def _above(pid: int, told: _Told) -> Iterator[Ancestor]:
-    while stat := told.above.get(pid):
+def _above(pid: int, sections: _Sections) -> Iterator[Ancestor]:
+    while stat := sections.above.get(pid):
         yield Ancestor(stat.pid, stat.name)
         pid = stat.parent
 
 
-def _program(environment: _Environment, above: Sequence[Ancestor], told: _Told) -> str:
+def _program(environment: _Environment, above: Sequence[Ancestor], sections: _Sections) -> str:
     """Return supervisord's program of a process: from its environment, or from one above it.
 
     A title overwrites the process's own environment.
@@ -502,7 +502,7 @@ def _program(environment: _Environment, above: Sequence[Ancestor], told: _Told) 
     for one in above:
         if one.name == "supervisord":
             break
-        found = told.environments.get(one.pid)
+        found = sections.environments.get(one.pid)
         if found and found.program:
             return found.program
     return ""
@@ -538,7 +538,7 @@ def others(
 
 def _runner(mains: Sequence[CeleryProcess], units: Mapping[str, Unit]) -> OtherRunner:
     by = started_by(mains[0], units)
-    runs = {one.pid: told_as(one) for one in mains}
+    runs = {one.pid: label_of(one) for one in mains}
     if by.manager is Manager.SYSTEMD:
         unit = units[by.name]
         return OtherRunner(by.name, runs, by.manager, unit.path, unit.type == "forking")
@@ -575,7 +575,7 @@ def module_of(app: str) -> str:
     return re.split(r"[.:]", app)[0]
 
 
-def told_as(one: CeleryProcess) -> str:
+def label_of(one: CeleryProcess) -> str:
     if one.is_beat:
         return "beat"
     return what_runs(one.options)

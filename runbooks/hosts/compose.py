@@ -20,10 +20,10 @@ def environment_of(
     Both are empty if the file is invalid or does not have the service. Skips paths with variables.
     """
     try:
-        told = yaml.safe_load(text)
+        parsed = yaml.safe_load(text)
     except yaml.YAMLError:
         return (), ()
-    own = _in(_in(told, "services"), service)
+    own = _in(_in(parsed, "services"), service)
     files = []
     for path in _paths(_in(own, "env_file")):
         if "$" not in path:
@@ -44,10 +44,10 @@ def _in(value: Any, name: str) -> Any:
     return value.get(name)
 
 
-def _paths(told: Any) -> Iterator[str]:
-    if not isinstance(told, list):
-        told = [told]
-    for one in told:
+def _paths(value: Any) -> Iterator[str]:
+    if not isinstance(value, list):
+        value = [value]
+    for one in value:
         path = one
         if isinstance(one, Mapping):
             path = one.get("path")

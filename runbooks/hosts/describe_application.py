@@ -100,10 +100,10 @@ def came_from(watch: Watch) -> Dict[str, Any]:
             seconds, rest = divmod(state.st_mtime_ns, 10**9)
             digest.update(os.fsencode("%d %d.%09d %s\n" % (state.st_size, seconds, rest, path)))
             changed_at = max(changed_at, state.st_mtime, state.st_ctime)
-    told = ""
+    stable = ""
     if changed_at < watch.began_at - SETTLED_S:
-        told = digest.hexdigest()
-    return {"files": sorted(files), "folders": folders, "digest": told, "changed_at": changed_at}
+        stable = digest.hexdigest()
+    return {"files": sorted(files), "folders": folders, "digest": stable, "changed_at": changed_at}
 
 
 def data_files(watch: Watch) -> Iterator[str]:
@@ -348,16 +348,16 @@ def when(app: Any, given: Any, relative: bool) -> Dict[str, Any]:
     from celery.schedules import crontab, maybe_schedule, schedule
 
     found = maybe_schedule(given, relative, app=app)
-    told = {"schedule": str(found)}  # type: Dict[str, Any]
+    answer = {"schedule": str(found)}  # type: Dict[str, Any]
     if isinstance(found, crontab):
         fields = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
-        told["schedule"] = " ".join(str(getattr(found, "_orig_" + name)) for name in fields)
-        told["crontab"] = dict(
+        answer["schedule"] = " ".join(str(getattr(found, "_orig_" + name)) for name in fields)
+        answer["crontab"] = dict(
             {name: sorted(getattr(found, name)) for name in fields}, timezone=str(found.tz)
         )
     elif type(found) is schedule:
-        told["every_s"] = found.seconds
-    return told
+        answer["every_s"] = found.seconds
+    return answer
 
 
 def schedule(app: Any) -> List[Dict[str, Any]]:
@@ -405,10 +405,10 @@ def transport_options(app: Any, names: List[str]) -> Dict[str, Any]:
 
 def urls(app: Any) -> Dict[str, Any]:
     """Return the URLs of broker and results, with passwords, and the variables with the former."""
-    told = app.conf.broker_read_url or app.conf.broker_url or ""
-    if isinstance(told, (list, tuple)):
-        told = ";".join(told)
-    broker = str(told)
+    url = app.conf.broker_read_url or app.conf.broker_url or ""
+    if isinstance(url, (list, tuple)):
+        url = ";".join(url)
+    broker = str(url)
     options = app.conf.broker_transport_options or {}
     return {
         "broker": broker,

@@ -218,8 +218,8 @@ def parse_rotated(answer: Answer) -> tuple[Rotation, ...]:
     quotes; files with some endings are not read (`tabooext`).
     """
     found: list[Rotation] = []
-    for told in answer.out.decode(errors="replace").splitlines():
-        path, number, line = told.split(":", 2)
+    for found_line in answer.out.decode(errors="replace").splitlines():
+        path, number, line = found_line.split(":", 2)
         if path.endswith(_NOT_READ):
             continue
         with suppress(ValueError):  # a quote that is not closed

@@ -42,8 +42,8 @@ def parse_foreign(answers: Mapping[str, Answer]) -> Foreign:
     return with_programs(Foreign(units, tuple(cron)), answers[_PROGRAMS])
 
 
-def _unit(told: str) -> UnitText:
-    pulled, links, text = told.split("---\n", 2)
+def _unit(output: str) -> UnitText:
+    pulled, links, text = output.split("---\n", 2)
     pairs = []
     pulling = dict.fromkeys(pulled.split())
     for line in links.splitlines():

@@ -39,8 +39,8 @@ def parse_option_lines(host: FleetHost, answer: Answer) -> tuple[OptionLine, ...
     return (*_in_files(answer.out.decode(errors="replace")), *_in_command(host))
 
 
-def _in_files(told: str) -> Iterator[OptionLine]:
-    for line in told.splitlines():
+def _in_files(output: str) -> Iterator[OptionLine]:
+    for line in output.splitlines():
         path, _, rest = line.partition(":")
         number, _, what = rest.partition(":")
         yield OptionLine(f"{path}:{number}", re.sub(r"^[^-\w](?=-)", "", what))

@@ -15,7 +15,7 @@ from runbooks.hosts.script import Answer
 from runbooks.hosts.supervisord import ask_supervisord
 
 
-class _Told(Struct, frozen=True):
+class _ProgramSettings(Struct, frozen=True):
     """**Source:** `supervisor_probe.py: settings_of`."""
 
     section: str
@@ -37,7 +37,7 @@ class _File(Struct, frozen=True):
 
 
 class _Others(Struct, frozen=True):
-    programs: dict[str, _Told] = {}
+    programs: dict[str, _ProgramSettings] = {}
     files: dict[str, _File] = {}
     trouble: tuple[str, str] | None = None
 
@@ -77,9 +77,9 @@ def name_of(section: str) -> str:
     return section.replace(":", " ", 1)
 
 
-def _by_section(told: Mapping[str, _Told]) -> dict[str, Program]:
+def _by_section(programs: Mapping[str, _ProgramSettings]) -> dict[str, Program]:
     found: dict[str, Program] = {}
-    for name, one in told.items():
+    for name, one in programs.items():
         pids: dict[str, int] = {}
         names: tuple[str, ...] = (name,)
         before = found.get(name_of(one.section))
@@ -94,12 +94,12 @@ def _by_section(told: Mapping[str, _Told]) -> dict[str, Program]:
     return found
 
 
-def _texts(told: Mapping[str, _Told]) -> Iterator[tuple[str, UnitText]]:
+def _texts(programs: Mapping[str, _ProgramSettings]) -> Iterator[tuple[str, UnitText]]:
     """Yield each program with its settings in a unit's words.
 
     **Source:** systemd.unit(5), "Specifiers"; systemd.exec(5).
     """
-    for one in told.values():
+    for one in programs.values():
         settings = [
             ("User", one.user),
             ("WorkingDirectory", one.directory),
@@ -113,10 +113,10 @@ def _texts(told: Mapping[str, _Told]) -> Iterator[tuple[str, UnitText]]:
         yield name_of(one.section), UnitText((), (), given)
 
 
-def _command(told: str) -> str:
+def _command(command: str) -> str:
     """Quote a command for a unit. **Source:** supervisor 4.3.0 `process.py: get_execv_args`."""
     try:
-        return " ".join(f'"{word}"' for word in shlex.split(told))
+        return " ".join(f'"{word}"' for word in shlex.split(command))
     except ValueError:
         return ""
 

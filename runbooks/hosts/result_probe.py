@@ -166,15 +166,15 @@ def read_result(app: Any, task_id: str, seen: str, limit_s: float) -> Dict[str, 
         result = meta.get("result")
         if isinstance(result, BaseException):
             result = "%s: %s" % (type(result).__name__, result)
-        told = {
+        answer = {
             "state": meta["status"],
             "result": as_json(result),
             "traceback": meta.get("traceback") or "",
         }
-        digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(answer).encode()).hexdigest()
         if digest != seen or time.time() >= deadline:
-            told["digest"] = digest
-            return told
+            answer["digest"] = digest
+            return answer
         time.sleep(PAUSE_S)
 
 

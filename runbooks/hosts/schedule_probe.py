@@ -50,20 +50,20 @@ def kept(app: Any, scheduler: str, path: str) -> Dict[str, Any]:
     """Return all entries, each with the time of its last sending; `path` is beat's file."""
     scheduler = scheduler or str(app.conf.beat_scheduler)
     kind = kind_of(scheduler)
-    told = {"kind": kind, "scheduler": scheduler}
+    answer = {"kind": kind, "scheduler": scheduler}
     try:
-        found = [told_of(app, *one) for one in entries(app, kind, path)]
+        found = [with_times(app, *one) for one in entries(app, kind, path)]
         holder = None
         if kind == "redbeat":
             holder = lock(app)
-        return dict(told, entries=found, lock=holder)
+        return dict(answer, entries=found, lock=holder)
     except Unread as error:
-        return dict(told, error=str(error))
+        return dict(answer, error=str(error))
     except Exception as error:
-        return dict(told, error="{}: {}".format(type(error).__name__, error))
+        return dict(answer, error="{}: {}".format(type(error).__name__, error))
 
 
-def told_of(app: Any, name: str, entry: Any, times: Dict[str, Any]) -> Dict[str, Any]:
+def with_times(app: Any, name: str, entry: Any, times: Dict[str, Any]) -> Dict[str, Any]:
     return dict(times, entry=said.scheduled(app, name, entry))
 
 

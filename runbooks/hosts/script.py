@@ -129,21 +129,23 @@ def _answers(
     Each begins with the number of its fragment and its kind: `out`, `err`, or the exit code, which
     the output follows.
     """
-    told: dict[tuple[int, str], bytes] = {}
+    outputs: dict[tuple[int, str], bytes] = {}
     codes: dict[int, int] = {}
     for piece in pieces:
         head, _, content = piece.partition(b"\n")
         number, _, what = head.decode(errors="replace").partition(" ")
         if what.isdigit():
             codes[int(number)] = int(what)
-            told.setdefault((int(number), "out"), content)
+            outputs.setdefault((int(number), "out"), content)
         elif what in ("out", "err"):
-            told[int(number), what] = content
+            outputs[int(number), what] = content
     answers = {}
     for n, name in enumerate(names):
-        if n not in codes or (n, "err") not in told:
+        if n not in codes or (n, "err") not in outputs:
             raise HostUnreachable(f"its answer is incomplete: the part {name} is missing", _FULL)
-        answers[name] = Answer(codes[n], told[n, "out"], told[n, "err"].decode(errors="replace"))
+        answers[name] = Answer(
+            codes[n], outputs[n, "out"], outputs[n, "err"].decode(errors="replace")
+        )
         if stop_at_failure and codes[n] != 0:
             break
     return answers

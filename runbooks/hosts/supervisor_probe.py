@@ -111,14 +111,14 @@ def on_disk(conf: str) -> Optional[Tuple[Dict[str, Any], Dict[str, bool]]]:
         options.here = os.path.dirname(os.path.abspath(conf))
         groups = options.read_config(conf).process_group_configs
         read = SimpleNamespace(process_group_configs=groups)
-        told = AsRead(SimpleNamespace(options=read, process_groups={})).getAllConfigInfo()
+        configs = AsRead(SimpleNamespace(options=read, process_groups={})).getAllConfigInfo()
     except (ValueError, OSError, SystemExit):
         return None
     as_group = {}
     for group in groups:
         for one in group.process_configs:
             as_group["%s:%s" % (group.name, one.name)] = bool(one.stopasgroup)
-    return {full(one): one for one in told}, as_group
+    return {full(one): one for one in configs}, as_group
 
 
 def differs(known: Optional[Dict[str, Any]], there: Optional[Dict[str, Any]]) -> bool:
@@ -379,8 +379,8 @@ def logs(question: Dict[str, Any]) -> Dict[str, Any]:
     """Return the log files of these programs."""
     rpc = connect(question["conf"])
     known = {full(one): one for one in rpc.getAllConfigInfo()}
-    told = {full(one): logs_of(one, known.get(full(one), {})) for one in rpc.getAllProcessInfo()}
-    return {"logs": {name: told.get(name, []) for name in question["programs"]}}
+    by_name = {full(one): logs_of(one, known.get(full(one), {})) for one in rpc.getAllProcessInfo()}
+    return {"logs": {name: by_name.get(name, []) for name in question["programs"]}}
 
 
 def reread(question: Dict[str, Any]) -> None:

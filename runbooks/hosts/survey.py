@@ -49,9 +49,9 @@ class Processes(Struct, frozen=True):
 
 def parse_processes(answer: Answer) -> Processes:
     """Parse the answer. **Source:** uname(1); proc(5): `cwd`, `exe`, `maps`, `fd`, `cmdline`."""
-    heads, told, supervisords = answer.out.decode(errors="replace").split("---\n", 2)
+    heads, lines, supervisords = answer.out.decode(errors="replace").split("---\n", 2)
     hostname, asking = heads.splitlines()
-    details = {pid: _process(found) for pid, found in _each(told.splitlines())}
+    details = {pid: _process(found) for pid, found in _each(lines.splitlines())}
     running = {pid: _supervisord(found) for pid, found in _each(supervisords.splitlines())}
     return Processes(hostname, asking, details, running)
 
@@ -116,75 +116,81 @@ def parse_units(answer: Answer, files: Mapping[str, bytes | None]) -> list[SeenS
     **Source:** systemctl(1), `show`; systemd.exec(5).
     """
     services: list[SeenService] = []
-    for told in _shown(answer):
-        services += _of_unit(told, files)
+    for properties in _shown(answer):
+        services += _of_unit(properties, files)
     return services
 
 
 def env_files_of(answer: Answer) -> list[str]:
     """Return the environment files of units whose commands have variables."""
     paths: list[str] = []
-    for told in _shown(answer):
-        if "$" in _started(told):
-            paths += _env_files(told)
+    for properties in _shown(answer):
+        if "$" in _started(properties):
+            paths += _env_files(properties)
     return list(dict.fromkeys(paths))
 
 
 def _shown(answer: Answer) -> Iterator[dict[str, str]]:
     for block in answer.out.decode(errors="replace").strip().split("\n\n"):
-        told: dict[str, list[str]] = {}
+        properties: dict[str, list[str]] = {}
         for line in block.splitlines():
             name, _, value = line.partition("=")
-            told.setdefault(name, []).append(value)
-        if "Id" in told:
-            yield {name: "\n".join(values) for name, values in told.items()}
+            properties.setdefault(name, []).append(value)
+        if "Id" in properties:
+            yield {name: "\n".join(values) for name, values in properties.items()}
 
 
-def _started(told: Mapping[str, str]) -> str:
-    found = re.search(r"argv\[\]=(.*?) ; ignore_errors=", told.get("ExecStart", ""), re.DOTALL)
+def _started(properties: Mapping[str, str]) -> str:
+    found = re.search(
+        r"argv\[\]=(.*?) ; ignore_errors=", properties.get("ExecStart", ""), re.DOTALL
+    )
     if not found:
         return ""
     return found[1]
 
 
-def _env_files(told: Mapping[str, str]) -> tuple[str, ...]:
+def _env_files(properties: Mapping[str, str]) -> tuple[str, ...]:
     """Return the environment files of a unit, without patterns, whose files are not known."""
     found = re.findall(
-        r"^(.+) \(ignore_errors=\w+\)$", told.get("EnvironmentFiles", ""), re.MULTILINE
+        r"^(.+) \(ignore_errors=\w+\)$", properties.get("EnvironmentFiles", ""), re.MULTILINE
     )
     return tuple(path for path in found if not re.search(r"[*?\[]", path))
 
 
-def _of_unit(told: Mapping[str, str], files: Mapping[str, bytes | None]) -> Iterator[SeenService]:
-    text = _with_values(_started(told), told, files)
+def _of_unit(
+    properties: Mapping[str, str], files: Mapping[str, bytes | None]
+) -> Iterator[SeenService]:
+    text = _with_values(_started(properties), properties, files)
     words = command_in(text)
-    is_active = told.get("ActiveState") in ("active", "activating")
+    is_active = properties.get("ActiveState") in ("active", "activating")
     commands: Sequence[Sequence[str]] = workers_in(words) or [words]
     for command in commands:
         yield SeenService(
-            told["Id"],
-            told.get("FragmentPath", "") or told["Id"],
+            properties["Id"],
+            properties.get("FragmentPath", "") or properties["Id"],
             options_of(command) or _beat_in(text),
             extra_of(command),
-            directory=told.get("WorkingDirectory", "").lstrip("!-"),
+            directory=properties.get("WorkingDirectory", "").lstrip("!-"),
             python=_python_of(words),
-            user=told.get("User", "") or "root",
-            env_files=_env_files(told),
-            wanted=is_active or told.get("UnitFileState") != "disabled",
+            user=properties.get("User", "") or "root",
+            env_files=_env_files(properties),
+            wanted=is_active or properties.get("UnitFileState") != "disabled",
         )
 
 
-def _with_values(command: str, told: Mapping[str, str], files: Mapping[str, bytes | None]) -> str:
+def _with_values(
+    command: str, properties: Mapping[str, str], files: Mapping[str, bytes | None]
+) -> str:
     """Return a command with the values of its variables; unchanged if a file cannot be read.
 
     **Source:** systemd.exec(5): a file overrides `Environment=`, and a later file an earlier one;
     unset variables are empty.
     """
-    paths = _env_files(told)
+    paths = _env_files(properties)
     if "$" not in command or any(files.get(path) is None for path in paths):
         return command
     values: dict[str, str] = {}
-    for pair in _words(told.get("Environment", "")):
+    for pair in _words(properties.get("Environment", "")):
         name, equals, value = pair.partition("=")
         if equals:
             values[name] = value
@@ -252,10 +258,10 @@ def parse_programs(answer: Answer) -> tuple[list[SeenService], str]:
     """Return the programs, by their names for `supervisorctl`; and the error, "" for none."""
     if answer.code != 0:
         return [], redact(answer.err.strip())[-300:] or "supervisorctl failed"
-    told = msgspec.json.decode(answer.out, type=_Programs)
-    if told.trouble:
-        return [], redact(" ".join(told.trouble))
-    return [_program(name, one) for name, one in told.programs.items()], ""
+    found = msgspec.json.decode(answer.out, type=_Programs)
+    if found.trouble:
+        return [], redact(" ".join(found.trouble))
+    return [_program(name, one) for name, one in found.programs.items()], ""
 
 
 def _program(name: str, one: _Program) -> SeenService:

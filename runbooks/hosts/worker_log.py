@@ -142,16 +142,16 @@ def dated(lines: Iterable[str], zone: timezone) -> list[Line]:
     return found
 
 
-def zone_of(told: str) -> timezone:
+def zone_of(text: str) -> timezone:
     """Return the zone of an offset from UTC; UTC if it is invalid.
 
     **Source:** GNU and busybox date, `%z`: `+0100`.
     """
     try:
-        offset = timedelta(hours=int(told[1:3]), minutes=int(told[3:5]))
+        offset = timedelta(hours=int(text[1:3]), minutes=int(text[3:5]))
     except ValueError:
         return UTC
-    if told.startswith("-"):
+    if text.startswith("-"):
         return timezone(-offset)
     return timezone(offset)
 

@@ -18,7 +18,7 @@ from runbooks.core.fleet import Fleet, FleetHost, Found
 from runbooks.core.managers import service_of_unit
 from runbooks.core.nodes import named
 from runbooks.core.settings import PREFIX, AppSettings, HostSettings
-from runbooks.core.survey import HostSurvey, SeenService, Told
+from runbooks.core.survey import AppReport, HostSurvey, SeenService
 from runbooks.core.validation import plainly
 
 S = TypeVar("S", AppSettings, HostSettings)
@@ -102,7 +102,7 @@ def _valid(model: type[S], own: Mapping[str, Any]) -> S:
 
 
 def host_draft(
-    seen: HostSurvey, directory: Value, python: Value, user: Value, told: Told | None
+    seen: HostSurvey, directory: Value, python: Value, user: Value, report: AppReport | None
 ) -> HostDraft:
     """Return a host: its service manager, its workers, and the place of the application."""
     manager = Value("service_manager", seen.manager, _why_manager(seen))
@@ -112,7 +112,7 @@ def host_draft(
         values.append(Value("supervisor", where, "the command of the supervisord that runs them"))
     if seen.manager == "docker":
         values.append(_docker(seen))
-    workers = tuple(_workers(seen, told))
+    workers = tuple(_workers(seen, report))
     values += _beat(seen)
     logs = _logs(seen)
     if logs:
@@ -171,7 +171,7 @@ def _service_of(seen: HostSurvey, one: CeleryProcess) -> SeenService | None:
     return None
 
 
-def _workers(seen: HostSurvey, told: Told | None) -> Iterator[Value]:
+def _workers(seen: HostSurvey, report: AppReport | None) -> Iterator[Value]:
     """Yield the running workers, then those whose service should run; one for each node."""
     running = [(one, _service_of(seen, one)) for one in seen.mains if _is_worker(one)]
     running_names = {service.name for _, service in running if service}
@@ -187,7 +187,7 @@ def _workers(seen: HostSurvey, told: Told | None) -> Iterator[Value]:
         if at in nodes:
             continue
         nodes.add(at)
-        value = _worker(seen, told, options, process, service)
+        value = _worker(seen, report, options, process, service)
         if value["name"] in names:
             value |= {"name": _free(value["name"], names), "node": value.get("node", node)}
         names.add(value["name"])
@@ -226,7 +226,7 @@ def _node(seen: HostSurvey, options: Options) -> str:
 
 def _worker(
     seen: HostSurvey,
-    told: Told | None,
+    report: AppReport | None,
     options: Options,
     process: CeleryProcess | None,
     service: SeenService | None,
@@ -242,7 +242,7 @@ def _worker(
         value["node"] = node
     if service and not own and (seen.manager, service.name) != ("docker", value["name"]):
         value["unit" if seen.manager == "systemd" else "service"] = service.name
-    value["queues"] = list(options.queues or _queues(told))
+    value["queues"] = list(options.queues or _queues(report))
     value["concurrency"] = _concurrency(seen, options, process)
     words = [*_options(options), *_extra(seen, process, service)]
     if words:
@@ -266,13 +266,13 @@ def _extra(
     return service.extra if service else ()
 
 
-def _queues(told: Told | None) -> Sequence[str]:
+def _queues(report: AppReport | None) -> Sequence[str]:
     """Return the queues of a worker without -Q: all that are declared.
 
     **Source:** celery 5.7.0 `app/amqp.py: Queues`.
     """
-    if told and told.said and told.said.queues:
-        return [queue.name for queue in told.said.queues]
+    if report and report.said and report.said.queues:
+        return [queue.name for queue in report.said.queues]
     return [_USUAL_QUEUE]
 
 

@@ -155,7 +155,7 @@ class History:
         rows = self._db.execute(sql, (target,))
         return [News(id, bool(crossed), text) for id, crossed, text in rows]
 
-    def told(self, news: Iterable[News]) -> None:
+    def accepted(self, news: Iterable[News]) -> None:
         """Record that these messages were accepted; they are not sent again."""
         with self._db:
             self._db.executemany("DELETE FROM news WHERE id = ?", [(one.id,) for one in news])

@@ -163,8 +163,8 @@ def _workers(look: Look, nodes: Mapping[str, NodeState]) -> Iterator[WorkerRow]:
 
 def _path(way: Path) -> PathRow:
     problems = [*way.broken, *way.unknown]
-    if way.untold:
-        problems.append(way.untold)
+    if way.why_unknown:
+        problems.append(way.why_unknown)
     return PathRow(
         way.entry.name,
         way.entry.task,

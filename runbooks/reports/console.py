@@ -34,7 +34,7 @@ from runbooks.core.wording import counted, span, utc
 from runbooks.reports import schedule, tasks
 from runbooks.reports.about import about_line
 from runbooks.reports.findings import evidence, grouped, number_of, subjects
-from runbooks.reports.lines import arrow, lines_of, problem_of, told
+from runbooks.reports.lines import arrow, indented, lines_of, problem_of
 from runbooks.reports.monitor import look_lines, sparkline
 from runbooks.reports.nodes import nodes_lines
 from runbooks.reports.pipe import Pipe
@@ -45,7 +45,7 @@ from runbooks.reports.views import (
     fact_lines,
     message_lines,
     message_rows,
-    messages_told,
+    messages_summary,
     queue_lines,
     queue_notes,
     queue_rows,
@@ -436,7 +436,7 @@ class ConsoleReporter:
             self._lines(task_lines(view, queue))
 
     def _messages(self, view: MessagesView) -> None:
-        self._print(messages_told(view), "bold")
+        self._print(messages_summary(view), "bold")
         if view.full:
             self._lines(message_lines(view))
         elif view.messages:
@@ -455,7 +455,7 @@ class ConsoleReporter:
         self._lines((line, "") for line in lines)
 
     def warning(self, problem: str, advice: str) -> None:
-        self._print_error((*told(problem), *arrow(advice)), "yellow")
+        self._print_error((*indented(problem), *arrow(advice)), "yellow")
 
     def error(self, error: RunbookError) -> None:
         self.waiting("")

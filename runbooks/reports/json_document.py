@@ -45,7 +45,7 @@ from runbooks.core.redaction import redact
 from runbooks.core.reporter import About, Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.views import View
 from runbooks.reports.document import SCHEMA
-from runbooks.reports.lines import arrow, problem_of, told
+from runbooks.reports.lines import arrow, indented, problem_of
 from runbooks.reports.monitor import look_document
 from runbooks.reports.pipe import Pipe
 
@@ -188,7 +188,7 @@ class JsonReporter:
 
     def warning(self, problem: str, advice: str) -> None:
         self._add("warnings", {"problem": problem, "advice": advice})
-        self._print_error((*told(problem), *arrow(advice)))
+        self._print_error((*indented(problem), *arrow(advice)))
 
     def error(self, error: RunbookError) -> None:
         self._document["error"] = {"problem": error.problem, "advice": error.advice}

@@ -14,7 +14,7 @@ def lines_of(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def told(text: str) -> list[str]:
+def indented(text: str) -> list[str]:
     """Return the lines of a text, all but the first indented."""
     first, *further = lines_of(text) or [""]
     return [first, *(f"    {line}" for line in further)]
@@ -22,9 +22,9 @@ def told(text: str) -> list[str]:
 
 def arrow(advice: str) -> list[str]:
     """Return the lines of an advice below its problem; none without an advice."""
-    return told(f"→ {advice}") if advice else []
+    return indented(f"→ {advice}") if advice else []
 
 
 def problem_of(error: RunbookError) -> Sequence[str]:
     """Return the lines of an error; an inventory error has one for each mistake."""
-    return error.problems if isinstance(error, InventoryError) else told(error.problem)
+    return error.problems if isinstance(error, InventoryError) else indented(error.problem)

@@ -274,7 +274,7 @@ def _all_of(name: str, value: Any) -> Iterator[Line]:
     yield from ((f"    {line}", "dim") for line in text.split("\n"))
 
 
-def messages_told(view: MessagesView) -> str:
+def messages_summary(view: MessagesView) -> str:
     """Return what is shown, of how many, and how to see more."""
     what = f"{counted(view.depth, 'message waits', 'messages wait')} in {view.queue}"
     if view.fetched:

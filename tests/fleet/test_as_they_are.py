@@ -230,7 +230,7 @@ def test_units_that_name_celery_are_told_also_where_they_do_not_run(two: FleetWo
         Answer(again.code, again.out.encode(), again.err), Clock(0.0, 0.0, 100), {}
     )
     assert all(
-        one.told_broker and one.connections for one in asked.processes if one.kind is Kind.MAIN
+        one.named_broker and one.connections for one in asked.processes if one.kind is Kind.MAIN
     )
 
 

@@ -74,10 +74,10 @@ def test_a_healthy_fleet_has_one_line_for_each_queue_and_is_only_read(healthy: W
     assert done.code == 0, done.out + done.err
     assert states(done) == dict.fromkeys(("high_priority", "low_priority", "daemon"), "ok")
     assert re.search(r" ok broker nodes=3/3 unacked=\d+ ", done.out)
-    untold = (
+    unreported = (
         healthy.root / "app/run/beat-schedule.db"
     ).exists()  # then this Python's dbm does not write it down
-    assert bool(re.search(r" ok beat=sandbox silent_s=\d+$", done.out, re.M)) is not untold
+    assert bool(re.search(r" ok beat=sandbox silent_s=\d+$", done.out, re.M)) is not unreported
     for keys in (before, after):
         keys.pop(b"_kombu.binding_deadlines")  # a node that has just started renews its own
     assert after == before

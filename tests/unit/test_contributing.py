@@ -384,7 +384,7 @@ def test_a_verb_works_once_the_files_that_are_named_have_it(
 PID_FILES: Edits = {
     "runbooks/core/managers.py": (
         (']\n"""What `celery_service_manager`', ', "pidfile"'),
-        ('    "commands": Abilities(', '    "pidfile": Abilities(told_by="its pid file"),\n'),
+        ('    "commands": Abilities(', '    "pidfile": Abilities(reported_by="its pid file"),\n'),
     ),
     "runbooks/hosts/services/pidfile.py": (
         (

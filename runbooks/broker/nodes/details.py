@@ -82,9 +82,9 @@ def _view(
     node: NodeState,
     answers: Mapping[str, Sequence[Any]],
 ) -> NodeView:
-    told = {command: some for command, some in answers.items() if len(some) == node.twins}
-    held = {command: _held(told[command]) for command in _HOLDING if command in told}
-    stats = told.get("stats", [])
+    complete = {command: some for command, some in answers.items() if len(some) == node.twins}
+    held = {command: _held(complete[command]) for command in _HOLDING if command in complete}
+    stats = complete.get("stats", [])
     started: Counter[str] = Counter()
     for one in stats:
         started += _counts(one.get("total"))
@@ -109,8 +109,8 @@ def _view(
         started=dict(started.most_common()) if stats else None,
         done=done,
         rate_limits=dict(sorted(node.rate_limits.items())),
-        settings=_settings(told["conf"][0]) if told.get("conf") else None,
-        unanswered=tuple(command for command in answers if command not in told),
+        settings=_settings(complete["conf"][0]) if complete.get("conf") else None,
+        unanswered=tuple(command for command in answers if command not in complete),
     )
 
 
@@ -136,10 +136,10 @@ def _settings(conf: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _held(told: Sequence[Any]) -> tuple[HeldView, ...]:
+def _held(replies: Sequence[Any]) -> tuple[HeldView, ...]:
     """The tasks in a node's answers to one command; the longest running or first due come first."""
     held: list[HeldView] = []
-    for some in told:
+    for some in replies:
         held.extend(map(_one, some or ()))
     return tuple(sorted(held, key=_when))
 

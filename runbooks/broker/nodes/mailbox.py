@@ -44,7 +44,7 @@ class OneTryMailbox(Mailbox):
     ) -> list[dict[str, Any]]:
         """Return `replies` replies of these nodes, whose names need not be unique, or fewer."""
         asked = arguments or {}
-        told = self._broadcast(
+        answers = self._broadcast(
             command,
             asked,
             nodes,
@@ -52,7 +52,7 @@ class OneTryMailbox(Mailbox):
             timeout=timeout_s,
             limit=replies,
         )  # type: ignore[no-untyped-call]
-        return _sound(told or ())
+        return _sound(answers or ())
 
     def ask_all(
         self,
@@ -88,13 +88,13 @@ class OneTryMailbox(Mailbox):
             del channel._put_fanout
         if not self.heard:
             return []
-        told = self._collect(
+        answers = self._collect(
             ticket,
             self.heard,
             timeout_s,
             channel=channel,
         )  # type: ignore[no-untyped-call]
-        return _sound(told)
+        return _sound(answers)
 
 
 def _sound(replies: Iterable[Any]) -> list[dict[str, Any]]:

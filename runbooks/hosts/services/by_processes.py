@@ -6,7 +6,7 @@ from runbooks.core.census import CeleryProcess, Census, Kind, Options
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import ServiceState
 from runbooks.core.nodes import may_be
-from runbooks.hosts.census import is_its, is_service, told_as
+from runbooks.hosts.census import is_its, is_service, label_of
 
 
 def states_of(
@@ -15,8 +15,8 @@ def states_of(
     """Return the state of each service: the oldest process that can only be this service.
 
     A worker is recognised by its node's name, or if its command line has none, by its queues. If a
-    process may be the service, or if processes are hidden, the state is unknown (`untold`): "it
-    does not run" would start a second one.
+    process may be the service, or if processes are hidden, the state is unknown (`why_unknown`):
+    "it does not run" would start a second one.
     """
     seen = _Seen(host, app, census)
     return {service: _state(seen, service) for service in services}
@@ -58,7 +58,7 @@ def _state(seen: _Seen, service: str) -> ServiceState:
         return ServiceState(
             main.pid,
             main.started_at,
-            f"pid {main.pid} is {told_as(main)}",
+            f"pid {main.pid} is {label_of(main)}",
             pids=pids,
             start_ticks=main.start_ticks,
         )
@@ -66,7 +66,7 @@ def _state(seen: _Seen, service: str) -> ServiceState:
     if service != host.beat:
         kind = f"worker {_node(host, service)}"
     answer = f"no {kind} of {seen.app} in {host.settings.directory}"
-    return ServiceState(None, None, answer, untold="; ".join(_doubts(seen, service)))
+    return ServiceState(None, None, answer, why_unknown="; ".join(_doubts(seen, service)))
 
 
 def _order(one: CeleryProcess, beat: bool) -> tuple[bool, bool, bool, int]:
@@ -85,16 +85,16 @@ def _doubts(seen: _Seen, service: str) -> Iterator[str]:
         fitting = _fitting(seen.host, service, one.options)
         if service in fitting:
             others = " or ".join(name for name in fitting if name != service)
-            yield f"pid {one.pid} ({told_as(one)}) may be it, or {others}"
+            yield f"pid {one.pid} ({label_of(one)}) may be it, or {others}"
     for one in seen.unseen:
         if service in _fitting(seen.host, service, one.options):
             yield (
-                f"pid {one.pid} ({told_as(one)}) of {one.user} may be it, but its folder is hidden"
+                f"pid {one.pid} ({label_of(one)}) of {one.user} may be it, but its folder is hidden"
             )
     for one in seen.of_others:
         if service in _fitting(seen.host, service, one.options):
             yield (
-                f"pid {one.pid} ({told_as(one)}) was started there with -A {one.options.app}, not"
+                f"pid {one.pid} ({label_of(one)}) was started there with -A {one.options.app}, not"
                 f" -A {seen.app}"
             )
     if seen.census.hidden:

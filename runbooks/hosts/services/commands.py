@@ -31,7 +31,7 @@ class ByCommands(WithoutUnits):
     own_groups = ()
 
     def ask(self, host: FleetHost, app: str, services: Sequence[str]) -> Mapping[str, str]:
-        if host.told_by_processes:
+        if host.known_from_processes:
             return {}
         return {service: _ask(host, service) for service in services}
 
@@ -68,7 +68,7 @@ def _restart(host: FleetHost, effect: ControlService) -> str:
     stop = _command(host, effect.service, "stop")
     start = _command(host, effect.service, "start")
     status = []
-    if not host.told_by_processes:
+    if not host.known_from_processes:
         status = [_command(host, service, "status") for service in effect.services]
     processes = " ".join(f"{pid}:{ticks}" for pid, ticks in effect.processes)
     seconds = str(int(host.settings.stop_timeout))
@@ -94,7 +94,7 @@ def _ask(host: FleetHost, service: str) -> str:
 
 
 def _parse(host: FleetHost, app: str, service: str, answer: Answer, clock: Clock) -> ServiceState:
-    """Parse a service's state; `untold` if the status command says neither "runs" nor "does not".
+    """Parse a service's state; `why_unknown` if its status command does not say whether it runs.
 
     A process counts if it, or one below it, is a Celery worker or beat of the application with this
     node: an old pid file may have the pid of another process by now.
@@ -110,8 +110,8 @@ def _parse(host: FleetHost, app: str, service: str, answer: Answer, clock: Clock
     if answer.code != 0 or stat == "-":
         said = said or redact(answer.err.strip())
         output = said[-300:] or "nothing"
-        untold = f"its status command exited with {answer.code} and printed: {output}"
-        return ServiceState(None, None, said, untold=untold)
+        why_unknown = f"its status command exited with {answer.code} and printed: {output}"
+        return ServiceState(None, None, said, why_unknown=why_unknown)
     pid, _, comm = stat.rpartition(")")[0].partition(" (")
     found = _below(below)
     fields = stat.rpartition(")")[2].split()

@@ -51,21 +51,21 @@ class Docker(WithoutUnits):
         self, host: FleetHost, app: str, answers: Mapping[str, Answer], clock: Clock
     ) -> Mapping[str, ServiceState]:
         ((services, answer),) = answers.items()
-        told = _told(host, answer)
+        containers = _inspected(host, answer)
         states = {}
         for service in services.split():
-            its = [one for one in told if _is_of(host, service, one)]
-            states[service] = _state(host, service, its, told)
+            its = [one for one in containers if _is_of(host, service, one)]
+            states[service] = _state(host, service, its, containers)
         return states
 
     def said(self, host: FleetHost, answers: Mapping[str, Answer]) -> Mapping[str, Sequence[Line]]:
         ((services, answer),) = answers.items()
-        told = _told(host, answer)
+        containers = _inspected(host, answer)
         logs = _notable(answer)
         found: dict[str, list[Line]] = {}
         for service in services.split():
             lines = found[service] = []
-            for one in told:
+            for one in containers:
                 if _is_of(host, service, one):
                     lines += logs.get(one.container.id, ())
         return found
@@ -134,7 +134,7 @@ def _name_filter(docker: DockerSettings, service: str) -> str:
     return f"name=^/?{expression}$"
 
 
-class _Told(NamedTuple):
+class _Inspected(NamedTuple):
     """The answer about a container."""
 
     container: Container
@@ -146,14 +146,14 @@ class _Told(NamedTuple):
     """The last lines of its log if it does not run."""
 
 
-def _is_of(host: FleetHost, service: str, one: _Told) -> bool:
+def _is_of(host: FleetHost, service: str, one: _Inspected) -> bool:
     docker = _of(host)
     if docker.project:
         return one.labels.get(f"{_LABEL}.service") == service
     return fnmatchcase(one.container.name, _pattern(docker, service))
 
 
-def _told(host: FleetHost, answer: Answer) -> list[_Told]:
+def _inspected(host: FleetHost, answer: Answer) -> list[_Inspected]:
     """Return the containers that were asked for, oldest first.
 
     Raises RunbookError if the engine does not answer, or if there are none.
@@ -285,7 +285,7 @@ def _notable(answer: Answer) -> dict[str, list[Line]]:
 
 def _read(
     one: Mapping[str, Any], pids: Mapping[int, int], programs: Mapping[int, str], log: Sequence[str]
-) -> _Told:
+) -> _Inspected:
     """Parse a container.
 
     **Source:** Docker Engine API 1.41, ContainerInspect. Podman 4.3 has a signal's number, and
@@ -319,22 +319,22 @@ def _read(
         grace_s=grace_s,
         number=labels.get(f"{_LABEL}.container-number", ""),
     )
-    return _Told(container, labels, config.get("Env") or (), pids, log)
+    return _Inspected(container, labels, config.get("Env") or (), pids, log)
 
 
-def _signal(told: Any) -> str:
+def _signal(given: Any) -> str:
     """Return a signal's name.
 
     **Source:** signal(7); Docker accepts a number, or a name with or without SIG.
     """
     names = {"1": "HUP", "2": "INT", "3": "QUIT", "9": "KILL", "15": "TERM"}
-    text = str(told or "TERM").upper().removeprefix("SIG")
+    text = str(given or "TERM").upper().removeprefix("SIG")
     return f"SIG{names.get(text, text)}"
 
 
-def _time(told: str) -> float | None:
+def _time(text: str) -> float | None:
     """Return the Unix time, None for never. **Source:** RFC 3339, nanoseconds; year 1: never."""
-    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", told)
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", text)
     if not found or found[1].startswith("0001"):
         return None
     whole = datetime.fromisoformat(found[1] + found[3].replace("Z", "+00:00")).timestamp()
@@ -342,12 +342,12 @@ def _time(told: str) -> float | None:
 
 
 def _state(
-    host: FleetHost, service: str, its: Sequence[_Told], all_: Iterable[_Told]
+    host: FleetHost, service: str, its: Sequence[_Inspected], all_: Iterable[_Inspected]
 ) -> ServiceState:
     """Return the state of a service: it runs if one of its containers does, since its start."""
     containers = tuple(one.container for one in its)
     running = [one for one in its if one.container.pid is not None]
-    said = "; ".join(one.told for one in containers) or _no_container(host, service, all_)
+    said = "; ".join(one.summary for one in containers) or _no_container(host, service, all_)
     if running:
         return _running(running, containers, said)
     last_lines: tuple[str, ...] = ()
@@ -366,7 +366,7 @@ def _state(
 
 
 def _running(
-    running: Sequence[_Told], containers: tuple[Container, ...], said: str
+    running: Sequence[_Inspected], containers: tuple[Container, ...], said: str
 ) -> ServiceState:
     first = min(running, key=lambda one: one.container.started_at or 0.0)
     pids: dict[int, int] = {}
@@ -386,7 +386,7 @@ def _running(
     )
 
 
-def _no_container(host: FleetHost, service: str, all_: Iterable[_Told]) -> str:
+def _no_container(host: FleetHost, service: str, all_: Iterable[_Inspected]) -> str:
     docker = _of(host)
     if docker.project:
         known = {one.labels.get(f"{_LABEL}.service", "") for one in all_}

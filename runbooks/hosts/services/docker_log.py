@@ -73,7 +73,7 @@ class DockerLog:
         if not before:
             return None
         self.read_to = before[0].at
-        return [self._told(line) for line in reversed(before) if wanted(line.text)]
+        return [self._log_line(line) for line in reversed(before) if wanted(line.text)]
 
     def newer(self, answer: Answer, wanted: Wanted) -> Sequence[LogLine] | None:
         lines = _lines(answer)
@@ -82,9 +82,9 @@ class DockerLog:
         if not new:
             return None
         self._read |= {line.container: line.time for line in new}
-        return [self._told(line) for line in new if wanted(line.text)]
+        return [self._log_line(line) for line in new if wanted(line.text)]
 
-    def _told(self, line: _Line) -> LogLine:
+    def _log_line(self, line: _Line) -> LogLine:
         return LogLine(line.at, self._host, self.name, redact(line.text))
 
     def _ask(self, option: str, at: str) -> str:

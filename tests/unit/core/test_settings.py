@@ -405,12 +405,12 @@ def test_a_command_that_would_do_something_else_is_told_with_its_line(
 
 def test_commands_are_left_out_where_nothing_uses_them(tmp_path: Path) -> None:
     (host,) = fleet_of(tmp_path, TWO, NO_COMMANDS).hosts
-    assert (host.told_by_processes, host.together) == (True, ())
+    assert (host.known_from_processes, host.together) == (True, ())
     assert host.why_not("restart") == "celery_commands has no `stop` and no `start`"
     (host,) = fleet_of(
         tmp_path, f"{TWO}celery_commands: {{start: ./x, stop: ./y}}", NO_COMMANDS
     ).hosts
-    assert (host.told_by_processes, host.together, host.why_not("restart")) == (
+    assert (host.known_from_processes, host.together, host.why_not("restart")) == (
         True,
         ("a", "b"),
         "",

@@ -29,12 +29,12 @@ def found(
     *entries: KeptEntry,
     beats: tuple[Beat, ...] = (),
     sent_at: float | None = None,
-    untold: str = "",
+    why_unknown: str = "",
     **kept: Any,
 ) -> list[Finding]:
     keeps = KeptSchedule(**({"kind": "tables", "entries": entries} | kept))
     state = replace(
-        make_state(FLEET.hosts[0]), kept=keeps, beat_sent_at=sent_at, beat_untold=untold
+        make_state(FLEET.hosts[0]), kept=keeps, beat_sent_at=sent_at, why_beat_unknown=why_unknown
     )
     return list(faults(FLEET, FLEET.hosts[0], state, beats))
 
@@ -104,7 +104,7 @@ def test_a_scheduler_without_a_file_and_without_entries_is_not_said_to_have_sent
 
 def test_a_file_that_is_written_only_when_beat_ends_says_nothing_of_what_it_sends() -> None:
     assert codes(
-        entry("each minute", 9000), entry("ahead", -9000), kind="file", untold="schedule.db"
+        entry("each minute", 9000), entry("ahead", -9000), kind="file", why_unknown="schedule.db"
     ) == ["beat.untold"]
 
 

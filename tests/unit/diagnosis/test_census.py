@@ -165,14 +165,14 @@ def test_which_broker_a_silent_process_talks_to_is_known_or_unknown(
     seen_by: SeenBy | None,
     at_ours: bool | None,
 ) -> None:
-    rows = rows_of(replace(CONNECTED, told_broker=told), nodes={}, clients=clients)
+    rows = rows_of(replace(CONNECTED, named_broker=told), nodes={}, clients=clients)
     (row,) = (row for row in rows if row.process)
     assert (row.broker, row.seen_by, row.at_ours) == (broker, seen_by, at_ours)
 
 
 def test_while_the_broker_lets_nobody_in_a_process_is_at_the_db_that_it_was_started_with() -> None:
     fleet = make_fleet(make_host(), broker_url="redis://127.0.0.1:1/3")
-    process = a_process(told_broker=replace(OURS, db=3))
+    process = a_process(named_broker=replace(OURS, db=3))
     host = make_state(fleet.hosts[0], census=Census((process,), UNITS))
     away = BrokerState.not_seen(
         NotAsked(Trouble.WRONG_PASSWORD, "it refuses", "check the password")
@@ -234,7 +234,7 @@ def test_twins_are_told_with_who_started_each_and_what_is_left_of_a_worker_is_no
 
 
 def test_workers_of_one_name_at_different_brokers_are_no_twins() -> None:
-    elsewhere = a_process(200, node="high@web1", told_broker=replace(OURS, port=2))
+    elsewhere = a_process(200, node="high@web1", named_broker=replace(OURS, port=2))
     assert [
         row.twins
         for row in rows_of(a_process(node="high@web1"), elsewhere, nodes={})
@@ -249,10 +249,10 @@ def test_a_container_that_works_with_another_port_is_of_another_installation() -
     """Unless its node answers, or has a connection, at the inventory's broker: a published port may
     differ.
     """
-    elsewhere = replace(CONTAINED, told_broker=BrokerPlace("redis", 6379, 0))
+    elsewhere = replace(CONTAINED, named_broker=BrokerPlace("redis", 6379, 0))
     (row,) = (row for row in rows_of(elsewhere, nodes={}) if row.process)
     assert (row.of_app, row.at_ours) == (False, False)
-    same_port = replace(CONTAINED, told_broker=BrokerPlace("redis", 1, 0))
+    same_port = replace(CONTAINED, named_broker=BrokerPlace("redis", 1, 0))
     for unknown in (same_port, CONTAINED):
         assert [row.of_app for row in rows_of(unknown, nodes={}) if row.process] == [True]
     (row,) = (row for row in rows_of(elsewhere, nodes=a_node("high@c1", 1)) if row.process)

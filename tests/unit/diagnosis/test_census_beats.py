@@ -99,7 +99,7 @@ def test_what_is_left_of_a_worker_with_b_is_a_beat() -> None:
 
 
 def test_one_beat_is_none_too_many_whatever_else_there_is() -> None:
-    elsewhere = a_beat(200, told_broker=BrokerPlace("127.0.0.1", 1, 5))
+    elsewhere = a_beat(200, named_broker=BrokerPlace("127.0.0.1", 1, 5))
     another = replace(a_beat(201), options=Options("beat", "bakery"))
     assert found_on(make_fleet(), web1=(a_beat(101), elsewhere, another)) == []
     assert found_on(BESIDE, web1=(a_worker(), an_embedded(110, 100))) == []

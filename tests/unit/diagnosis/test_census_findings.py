@@ -172,7 +172,7 @@ def test_a_service_at_another_db_is_told_with_both_sides_and_not_restarted_where
     None
 ):
     given = Options("worker", "shop", "high@web1", broker=ELSEWHERE)
-    finding = only(a_worker(options=given, told_broker=ELSEWHERE), nodes=())
+    finding = only(a_worker(options=given, named_broker=ELSEWHERE), nodes=())
     assert (finding.code, finding.severity) == ("worker.other_broker", Severity.ERROR)
     assert finding.summary == "high uses 127.0.0.1:1/5, but the inventory's broker is 127.0.0.1:1/0"
     assert "its command line names it: -b 127.0.0.1:1/5" in finding.evidence
@@ -181,7 +181,7 @@ def test_a_service_at_another_db_is_told_with_both_sides_and_not_restarted_where
 
 def test_where_the_application_names_the_inventorys_broker_by_now_a_restart_helps() -> None:
     now = Application(broker=(Place("redis", "127.0.0.1", 1, "0"),))
-    finding = only(a_worker(told_broker=ELSEWHERE), nodes=(), application=now)
+    finding = only(a_worker(named_broker=ELSEWHERE), nodes=(), application=now)
     assert (finding.code, finding.remedy, finding.blocks) == (
         "worker.other_broker",
         "restart it",
@@ -198,7 +198,7 @@ def test_a_db_that_only_the_brokers_own_list_knows_is_told_as_such() -> None:
 
 
 def test_a_beat_at_another_broker_is_no_second_beat() -> None:
-    beat = a_worker(200, Kind.BEAT, options=Options("beat", "shop"), told_broker=ELSEWHERE)
+    beat = a_worker(200, Kind.BEAT, options=Options("beat", "shop"), named_broker=ELSEWHERE)
     assert [(one.code, one.severity) for one in found(a_worker(), beat)] == [
         ("beat.other_broker", Severity.WARNING)
     ]

@@ -288,7 +288,7 @@ def test_when_it_was_sent_is_not_known_where_the_scheduler_could_not_be_read_and
     None
 ):
     (path,) = paths(FLEET, beats(KeptSchedule(error="no such table")))
-    assert (path.untold, path.last_sent_at) == (
+    assert (path.why_unknown, path.last_sent_at) == (
         "beat's schedule could not be read: no such table",
         None,
     )

@@ -548,9 +548,9 @@ def test_a_service_whose_work_another_unit_does_is_not_started(runs: str) -> Non
 
 def test_a_worker_of_which_its_status_says_nothing_is_not_told_as_another_beside_itself() -> None:
     fleet = make_fleet(make_host(beat=False))
-    untold = replace(STOPPED, untold="its status command ended with exit code 4")
+    unknown = replace(STOPPED, why_unknown="its status command ended with exit code 4")
     runs = OtherRunner("process 9", {9: "worker high@web1"}, None)
-    state = replace(make_state(fleet.hosts[0], services={"high": untold}), others=(runs,))
+    state = replace(make_state(fleet.hosts[0], services={"high": unknown}), others=(runs,))
     assert [one.code for one in faults_of(fleet, make_snapshot(fleet, hosts={"web1": state}))] == [
         "service.untold"
     ]

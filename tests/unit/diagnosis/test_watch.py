@@ -156,7 +156,7 @@ def test_beat_that_is_silent_for_too_long_is_told_by_monitor_and_diagnose(
 
 
 def test_beat_that_writes_nothing_down_is_not_called_silent() -> None:
-    state = replace(make_state(HOST), beat_untold="/var/lib/celery-beat/schedule.db")
+    state = replace(make_state(HOST), why_beat_unknown="/var/lib/celery-beat/schedule.db")
     assert codes(make_broker(FLEET), state) == []
     (told,) = diagnose(FLEET, make_snapshot(FLEET, hosts={"web1": state}), FILES)
     assert (told.code, told.severity) == ("beat.untold", Severity.INFO)

@@ -224,7 +224,7 @@ class Recorder:
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     waited: list[str] = field(default_factory=list)
     logged: list[LogLine] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    printed: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     undo: str = ""
 
@@ -262,10 +262,10 @@ class Recorder:
     def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None: ...
     def view(self, view: View) -> None: ...
     def message(self, *lines: str) -> None:
-        self.told += lines
+        self.printed += lines
 
     def warning(self, problem: str, advice: str) -> None:
-        self.told.append(problem)
+        self.printed.append(problem)
 
     def error(self, error: RunbookError) -> None: ...
     def close(self, exit_code: int) -> int:

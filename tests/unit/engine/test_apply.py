@@ -212,7 +212,7 @@ def test_a_host_that_does_not_answer_is_told_and_the_others_are_put_right(world:
     world.transports["web1"].is_gone = True
     assert world.remediate() == ExitCode.UNREACHABLE
     assert world.reporter.tallies["web1"] == Tally(unreachable=1)
-    assert world.reporter.told == ["web1 is skipped: No route to host"]
+    assert world.reporter.printed == ["web1 is skipped: No route to host"]
     assert world.log("web2") == STARTED
     assert world.last_run().state == "unreachable", "nothing has failed"
     world.remediate()

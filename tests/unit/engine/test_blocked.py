@@ -32,7 +32,7 @@ def test_a_blocked_host_is_left_as_it_is_and_the_others_are_put_right(world: Wor
     assert world.reporter.tallies["web1"] == Tally(blocked=1)
     assert set(world.reporter.outcomes("web2").values()) == {Outcome.CHANGED}
     assert world.log("web2") == ["start high", "start beat"]
-    assert any("web1 is not changed: something is wrong" in text for text in world.reporter.told)
+    assert any("web1 is not changed: something is wrong" in text for text in world.reporter.printed)
 
 
 def test_a_blocked_service_is_not_started_and_its_neighbour_is(world: World) -> None:

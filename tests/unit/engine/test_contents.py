@@ -147,7 +147,7 @@ def test_a_file_whose_contents_are_lost_is_left_alone_and_told_and_the_others_ar
     assert [path.read_bytes() for path in two] == [BEFORE if n < known else AFTER for n in range(2)]
     assert (
         f"{folder / CONTENTS} {told}: the contents of some files before run {folder.name} are not"
-        " known" in world.reporter.told
+        " known" in world.reporter.printed
     )
     assert list_runs(world.state)[0].state == "ok", "it can still be listed and shown"
     if (folder / CONTENTS).is_dir():

@@ -110,8 +110,8 @@ def test_a_broken_status_command_is_that_services_fault_and_the_others_are_judge
 ) -> None:
     world.path("web2", "high.silly").touch()
     services = world.session().observe(Needs.SERVICES).reachable()["web2"].services
-    assert services["high"].untold.startswith("its status command exited with 1")
-    assert services["beat"].untold == ""
+    assert services["high"].why_unknown.startswith("its status command exited with 1")
+    assert services["beat"].why_unknown == ""
     assert judged(world) == {
         ("service.untold", "high on web2"),
         ("beat.not_running", "beat on web2"),

@@ -240,7 +240,7 @@ def test_where_nothing_is_to_be_put_back_that_is_not_announced_and_the_way_to_th
     assert fleet.remediate() == ExitCode.FAILED
     assert fleet.reporter.outcomes("web2")["restart high"] is Outcome.SKIPPED
     assert fleet.reporter.steps == ["workers"]
-    assert plain(fleet.reporter.told[-1]) == "Show their logs: `inv tail-logs --limit web1`"
+    assert plain(fleet.reporter.printed[-1]) == "Show their logs: `inv tail-logs --limit web1`"
 
 
 def test_as_many_hosts_as_allowed_may_fail_and_only_they_get_their_files_back(fleet: World) -> None:

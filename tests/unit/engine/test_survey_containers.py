@@ -71,15 +71,19 @@ STOPPED = inspected(
 )
 
 
-def services(*told: dict[str, Any]) -> list[SeenService]:
-    found, untold = parse_containers(Answer(0, json.dumps(told).encode(), ""))
-    assert untold == ""
+def services(*inspected: dict[str, Any]) -> list[SeenService]:
+    found, why_unknown = parse_containers(Answer(0, json.dumps(inspected).encode(), ""))
+    assert why_unknown == ""
     return found
 
 
-def seen(*told: dict[str, Any], **changes: Any) -> HostSurvey:
+def seen(*inspected: dict[str, Any], **changes: Any) -> HostSurvey:
     survey = HostSurvey(
-        "web1", {"ansible_connection": "local"}, "web1", Census(), services=tuple(services(*told))
+        "web1",
+        {"ansible_connection": "local"},
+        "web1",
+        Census(),
+        services=tuple(services(*inspected)),
     )
     return replace(survey, **changes)
 

@@ -427,7 +427,7 @@ def test_a_process_is_told_with_all_that_is_known_of_it() -> None:
         Connection("127.0.0.1:49153", "10.0.0.2:6379"),
         Connection("127.0.0.1:49155", "[2001:db8::1]:6380"),
     )
-    assert one.told_broker == BrokerPlace("broker.example", 6380, 3)
+    assert one.named_broker == BrokerPlace("broker.example", 6380, 3)
     options = one.options
     assert (options.app, options.node, options.queues, options.pool, options.concurrency, options.with_beat) == (
         "shop:app", "a@%h", ("high", "low"), "gevent", 20, True,
@@ -447,13 +447,13 @@ def test_supervisords_program_is_known_from_what_stands_between_where_a_title_hi
 
 def test_what_may_not_be_seen_of_another_users_process_is_unknown() -> None:
     one = only(Shown("0::/", 9, WORKER, flags="- -", program="", name="celery"))
-    assert (one.here, one.connections, one.told_broker) == (None, None, None)
+    assert (one.here, one.connections, one.named_broker) == (None, None, None)
     assert census(Shown("0::/", 9, WORKER), hidden="hidden\n").hidden
 
 
 def test_the_broker_of_the_command_line_is_told_without_its_login() -> None:
     one = only(Shown("0::/", 9, f"{PYTHON} -A shop -b redis://me:s3cret@broker:1/2 worker"))
-    assert one.told_broker == BrokerPlace("broker", 1, 2)
+    assert one.named_broker == BrokerPlace("broker", 1, 2)
     assert "s3cret" not in repr(one)
 
 

@@ -182,7 +182,7 @@ def test_a_worker_is_told_with_its_connections_and_its_broker_and_no_secret(
     assert list(look(folder, said)) == [pid]
     solo = look(folder, said)[pid]
     port = int(redis_server.url(DB).rpartition(":")[2].split("/")[0])
-    assert solo.told_broker == BrokerPlace("127.0.0.1", port, DB)
+    assert solo.named_broker == BrokerPlace("127.0.0.1", port, DB)
     assert solo.connections
     assert {one.peer for one in solo.connections} == {f"127.0.0.1:{port}"}
     assert (solo.state, solo.inner_pid, solo.leftover) == ("S", solo.pid, False)
@@ -194,7 +194,7 @@ def test_a_worker_is_told_with_its_connections_and_its_broker_and_no_secret(
 def test_where_no_pids_are_asked_for_only_beats_are_told_with_connections(counted: Counted) -> None:
     pids, seen = counted
     assert {pid for pid, one in seen.items() if one.connections is not None} == {pids["beat"]}
-    assert seen[pids["beat"]].told_broker
+    assert seen[pids["beat"]].named_broker
 
 
 def test_the_shell_that_started_one_is_told_as_what_stands_above_it(counted: Counted) -> None:
@@ -252,11 +252,11 @@ def test_every_shell_says_the_same(
         )
         said, seen = look(folder, Answer(0, done.stdout, "")), look(folder, answer(folder, pids))
         still = [
-            (one.pid, one.kind, one.options, one.user, one.connections, one.told_broker)
+            (one.pid, one.kind, one.options, one.user, one.connections, one.named_broker)
             for one in said.values()
         ]
         assert still == [
-            (o.pid, o.kind, o.options, o.user, o.connections, o.told_broker) for o in seen.values()
+            (o.pid, o.kind, o.options, o.user, o.connections, o.named_broker) for o in seen.values()
         ]
         assert done.stderr == b""
 
@@ -280,7 +280,7 @@ def test_another_user_sees_them_and_says_of_what_it_may_not_read_that_it_is_unkn
         pid: one.kind for pid, one in as_root.items()
     }
     solo = mine_by(ask_census(host, (), [pids["solo"]]))[pids["solo"]]
-    assert (solo.here, solo.connections, solo.told_broker, solo.user) == (None, None, None, "root")
+    assert (solo.here, solo.connections, solo.named_broker, solo.user) == (None, None, None, "root")
     assert not {
         pids[name] for name in ("shell", "grep", "tail", "python", "events", "flower")
     } & set(mine)

@@ -170,8 +170,8 @@ def test_when_beat_last_sent_is_known_where_its_schedule_is_written_then(
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as beat:
         assert beat.stdout is not None
         assert beat.stdout.readline() == b"synced\n"
-        sent_at, untold = facts.parse_beat(ask(facts.ask_beat(host)))
-    if untold:
+        sent_at, why_unknown = facts.parse_beat(ask(facts.ask_beat(host)))
+    if why_unknown:
         assert (library, sent_at) == ("ndbm", None)
     else:
         assert sent_at is not None

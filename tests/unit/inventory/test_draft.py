@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from runbooks.core.application import Application, DeclaredQueue
 from runbooks.core.census import Ancestor, CeleryProcess, Census, Kind, Options
 from runbooks.core.errors import RunbookError
-from runbooks.core.survey import HostSurvey, SeenProcess, SeenService, Told
+from runbooks.core.survey import AppReport, HostSurvey, SeenProcess, SeenService
 from runbooks.inventory.build import limited_fleet
 from runbooks.inventory.draft import Draft, Value, fleet_of, host_draft, text_of
 from runbooks.inventory.read import load_inventory
@@ -50,9 +50,9 @@ def surveyed(
     )
 
 
-def drafted(survey: HostSurvey, told: Told | None = None) -> Draft:
+def drafted(survey: HostSurvey, report: AppReport | None = None) -> Draft:
     return Draft((Value("app", "shop", "-A"), Value("broker_url", URL, "")),
-                 (host_draft(survey, DIRECTORY, PYTHON, USER, told),))  # fmt: skip
+                 (host_draft(survey, DIRECTORY, PYTHON, USER, report),))  # fmt: skip
 
 
 def read_back(draft: Draft, folder: Path) -> None:
@@ -69,14 +69,14 @@ def read_back(draft: Draft, folder: Path) -> None:
 def test_workers_that_were_started_by_hand_have_what_their_commands_and_pools_say(
     tmp_path: Path,
 ) -> None:
-    told = Told(Application(queues=(DeclaredQueue("mail"), DeclaredQueue("{{ odd }}: #1"))))
+    report = AppReport(Application(queues=(DeclaredQueue("mail"), DeclaredQueue("{{ odd }}: #1"))))
     draft = drafted(
         surveyed(
             process(7),
             process(8, node="low@%h", queues=("low",), pool="solo"),
             process(9, Kind.BEAT),
         ),
-        told,
+        report,
     )
     assert [one.value for one in draft.hosts[0].workers] == [
         {"name": "celery", "queues": ["mail", "{{ odd }}: #1"], "concurrency": 3},

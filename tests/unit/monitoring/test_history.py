@@ -82,7 +82,7 @@ def test_findings_of_one_code_and_subject_are_one_crossing_with_all_the_evidence
 
 def test_each_target_is_told_once_of_a_crossing_and_once_of_its_end(history: History) -> None:
     remember(history, NOW, DEEP, targets=2)
-    history.told(history.news(0))
+    history.accepted(history.news(0))
     remember(history, NOW + 60, DEEP, targets=2)
     assert history.news(0) == []
     assert [one.crossed for one in history.news(1)] == [True], (

@@ -295,6 +295,6 @@ def test_a_command_of_the_inventory_with_a_quote_too_few_is_told_and_not_waited_
         transport.abort()
     state = ByCommands().parse(host, "shop", {"high": answers["high"]}, Clock(0, 0, 100))["high"]
     assert re.match(
-        r"its status command exited with 2 and printed: .*[Uu]nterminated", state.untold
+        r"its status command exited with 2 and printed: .*[Uu]nterminated", state.why_unknown
     )
     assert answers["after"].out == b"here\n"

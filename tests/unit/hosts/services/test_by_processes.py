@@ -48,7 +48,7 @@ def test_workers_are_known_by_their_names_and_beat_by_what_it_is() -> None:
 
 def test_what_is_not_there_does_not_run_and_says_what_was_looked_for() -> None:
     low = states(process(7, "worker -n high@web1"))["low"]
-    assert (low.pid, low.untold, low.answer) == (
+    assert (low.pid, low.why_unknown, low.answer) == (
         None,
         "",
         "no worker low@web1 of shop in /srv/shop",
@@ -64,8 +64,8 @@ def test_workers_without_names_are_told_apart_by_their_queues() -> None:
 
 def test_a_worker_that_may_be_either_is_a_doubt_about_both() -> None:
     found = states(process(7, "worker"))
-    assert found["high"].untold == "pid 7 (worker) may be it, or low"
-    assert found["low"].untold == "pid 7 (worker) may be it, or high"
+    assert found["high"].why_unknown == "pid 7 (worker) may be it, or low"
+    assert found["low"].why_unknown == "pid 7 (worker) may be it, or high"
 
 
 def test_the_only_worker_of_a_host_needs_neither() -> None:
@@ -100,16 +100,16 @@ def test_what_is_no_main_process_of_this_folder_is_none(changes: dict[str, Any])
 def test_a_process_whose_folder_is_not_shown_is_a_doubt_and_so_are_hidden_ones() -> None:
     assert (
         "may be it, but its folder is hidden"
-        in states(process(7, "worker -n high@web1", here=None))["high"].untold
+        in states(process(7, "worker -n high@web1", here=None))["high"].why_unknown
     )
-    assert states(hidden=True)["high"].untold == "the processes of other users are hidden"
+    assert states(hidden=True)["high"].why_unknown == "the processes of other users are hidden"
 
 
 def test_a_worker_of_the_name_that_is_started_with_another_application_is_a_doubt() -> None:
     other = options_of(["celery", "-A", "shoop", "worker", "-n", "high@web1"])
     found = states(process(7, "worker", options=other))
     assert (
-        found["high"].untold
+        found["high"].why_unknown
         == "pid 7 (worker high@web1) was started there with -A shoop, not -A shop"
     )
-    assert found["low"].untold == ""
+    assert found["low"].why_unknown == ""

@@ -188,14 +188,14 @@ def test_any_other_answer_leaves_it_untold_and_is_shown(
 ) -> None:
     state = state_of(tmp_path, status)
     assert state.pid is None
-    assert re.match(f"its status command {said}", state.untold)
-    assert len(state.untold) < 500
+    assert re.match(f"its status command {said}", state.why_unknown)
+    assert len(state.why_unknown) < 500
 
 
 def test_a_directory_that_is_not_there_is_told_and_not_said_nothing(tmp_path: Path) -> None:
     assert re.match(
         r"its status command exited with \d and printed: .*/missing",
-        state_of(tmp_path / "missing", "true").untold,
+        state_of(tmp_path / "missing", "true").why_unknown,
     )
 
 
