@@ -79,7 +79,7 @@ def account(epochs: list[tuple[Path, int]], scratch: "redis.Redis") -> Account:
 
     After it `scratch` holds what the last server does.
     """
-    told = Account()
+    result = Account()
     before: tuple[Counter[str], Counter[str]] | None = None
     for directory, start in epochs:
         scratch.flushall()
@@ -88,36 +88,36 @@ def account(epochs: list[tuple[Path, int]], scratch: "redis.Redis") -> Account:
             pass
         now = waiting(scratch), unacked(scratch)
         if before is not None:
-            told.lost += before[0] + before[1] - now[0] - now[1]
+            result.lost += before[0] + before[1] - now[0] - now[1]
             again = now[0] - before[0]  # also what a worker had in `unacked`: it may have run it
-            told.again += again
-            told.rerun += Counter(
-                {one: count for one, count in again.items() if one in told.popped}
+            result.again += again
+            result.rerun += Counter(
+                {one: count for one, count in again.items() if one in result.popped}
             )
-        told.popped -= set(now[0])
+        result.popped -= set(now[0])
         for block, popped in _carried_out(data[start:], scratch):
-            _note(told, block, popped)
+            _note(result, block, popped)
         before = waiting(scratch), unacked(scratch)
-    return told
+    return result
 
 
-def _note(told: Account, block: Block, popped: object) -> None:
+def _note(result: Account, block: Block, popped: object) -> None:
     pushed = {
         one
         for command in block
         if command[0].upper() in (b"LPUSH", b"RPUSH")
         for one in ids(command)
     }
-    told.seen |= pushed
-    told.popped -= pushed
-    told.noted -= pushed
-    told.noted |= {
+    result.seen |= pushed
+    result.popped -= pushed
+    result.noted -= pushed
+    result.noted |= {
         one for command in block if command[:2] == [b"HSET", b"unacked"] for one in ids(command)
     }
     if any(command[:2] == [b"HDEL", b"unacked"] for command in block):
-        told.given_back.update(pushed)
+        result.given_back.update(pushed)
     if isinstance(popped, bytes):
-        told.popped.update(ids([popped]))
+        result.popped.update(ids([popped]))
 
 
 def _carried_out(data: bytes, scratch: "redis.Redis") -> Iterator[tuple[Block, object]]:

@@ -38,7 +38,7 @@ def answer(sources: list[str], limits: list[str], templates: list[str]) -> dict[
             )
             for host in everything
         }
-        told = json.loads(json.dumps(variables, cls=_inventory_legacy.Encoder))
+        plain = json.loads(json.dumps(variables, cls=_inventory_legacy.Encoder))
     except (AnsibleError, TypeError, ValueError) as error:
         return {"error": f"{type(error).__name__}: {error}", "warnings": list(WARNINGS)}
     said = list(WARNINGS)
@@ -49,7 +49,7 @@ def answer(sources: list[str], limits: list[str], templates: list[str]) -> dict[
             for name, group in inventory.groups.items()
         },
         "unsettled": [name for name, group in inventory.groups.items() if not settled(group)],
-        "variables": told,
+        "variables": plain,
         "limits": {limit: limited(inventory, limit) for limit in limits},
         "values": [rendered(loader, manager, everything[0], template) for template in templates],
         "warnings": said,

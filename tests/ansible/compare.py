@@ -79,10 +79,10 @@ def difference(inventory: Inventory, theirs: Any, limits: Iterable[str]) -> str 
         if ours != hosts and (name not in unsettled or sorted(ours) != sorted(hosts)):
             return f"group {name}: {ours} and {hosts}"
     for name, host in inventory.hosts.items():
-        ours_told = as_json({key: variable.value for key, variable in host.variables.items()})
-        theirs_told = as_json(theirs["variables"].get(name, {}))
-        if ours_told != theirs_told:
-            return f"host {name}: {ours_told} and {theirs_told}"
+        ours_as_json = as_json({key: variable.value for key, variable in host.variables.items()})
+        theirs_as_json = as_json(theirs["variables"].get(name, {}))
+        if ours_as_json != theirs_as_json:
+            return f"host {name}: {ours_as_json} and {theirs_as_json}"
     found = (
         limit_difference(inventory, limit, theirs["limits"][limit], bool(unsettled))
         for limit in limits

@@ -110,7 +110,7 @@ def test_ansibles_command_line_says_what_its_library_says(tmp_path: Path, ansibl
             {k: v for k, v in theirs["variables"].items() if v}
         )
         for limit in [limit for limit in limits if isinstance(theirs["limits"][limit], list)][:2]:
-            told = ansible(
+            output = ansible(
                 "ansible", "all", "-i", str(path), "--list-hosts", "--limit", limit
             ).splitlines()
-            assert [line.strip() for line in told[1:]] == theirs["limits"][limit]
+            assert [line.strip() for line in output[1:]] == theirs["limits"][limit]

@@ -129,16 +129,16 @@ def test_what_ansible_inventory_says_is_told_as_it_says_it(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("program", "told"),
+    ("program", "expected"),
     [("#!/bin/sh\necho debugging; echo '{}'\n", "the output of ansible-inventory is not JSON"),
      ("#!/gone/python\n", "/bin/ansible-inventory: No such file or directory")],
 )  # fmt: skip
 def test_an_ansible_that_does_not_work_is_told(
-    program: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "bin/ansible-inventory", program, 0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    with pytest.raises(InventoryError, match=told):
+    with pytest.raises(InventoryError, match=expected):
         load_inventory(write(tmp_path / "script", SCRIPT, 0o755))
 
 

@@ -146,9 +146,9 @@ def test_a_worker_of_a_users_own_systemd_is_named_with_what_ends_it(two: FleetWo
             in looked
         ), looked
         assert "units of a user's own systemd (systemctl --user) are not checked" in looked
-        told = re.search(r"end it on web1: (sudo -u '#1000' .*? printers\.service)", looked)
-        assert told, looked
-        assert two.ssh("web1", told[1]).code == 0
+        command = re.search(r"end it on web1: (sudo -u '#1000' .*? printers\.service)", looked)
+        assert command, looked
+        assert two.ssh("web1", command[1]).code == 0
         assert root(two, f"{as_user} is-active printers || :") == "inactive\n"
 
 

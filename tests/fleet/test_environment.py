@@ -42,9 +42,9 @@ def by_units(world: FleetWorld, contents: list[bytes]) -> list[dict[str, str] | 
     )
     done = world.ssh("web1", f"sudo sh -c {shlex.quote(script + 'rm -r $dir')}")
     assert done.code == 0, done.err
-    told = [base64.b64decode(line) for line in done.out.splitlines()]
-    assert len(told) == len(contents)
-    return [variables(line.split(b"\0")[:-1]) if line else None for line in told]
+    contents_read = [base64.b64decode(line) for line in done.out.splitlines()]
+    assert len(contents_read) == len(contents)
+    return [variables(line.split(b"\0")[:-1]) if line else None for line in contents_read]
 
 
 def test_a_unit_has_of_its_environment_file_what_is_read_of_it(fleet: FleetWorld) -> None:

@@ -43,14 +43,14 @@ def own_template(fleet: FleetWorld, name: str, old: str, new: str) -> tuple[str,
     )
 
 
-def refused(fleet: FleetWorld, verb: str, host: str, inventory: str, *told: str) -> None:
+def refused(fleet: FleetWorld, verb: str, host: str, inventory: str, *expected: str) -> None:
     before = fleet.ssh(host, STATE).out
     done = fleet.inv(verb, "--yes", "--json", "--limit", host, "--inventory", inventory)
     assert done.code == 2, done.out + done.err
     said = "\n".join(
         change["result"] for change in done.json["changes"] if change["outcome"] == "failed"
     )
-    for text in told:
+    for text in expected:
         assert text in said
     assert fleet.ssh(host, STATE).out == before, "nothing was written, and nothing left behind"
 
@@ -104,17 +104,17 @@ def test_a_unit_whose_program_is_not_there_is_refused(fleet: FleetWorld) -> None
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "expected"),
     [
         ("daily", "dayly", "unknown option 'dayly'"),
         ("settings.group or settings.user", "'nogroup1'", "unknown group"),
     ],
 )
 def test_a_logrotate_file_with_a_mistake_is_refused(
-    fleet: FleetWorld, old: str, new: str, told: str
+    fleet: FleetWorld, old: str, new: str, expected: str
 ) -> None:
     own = own_template(fleet, "logrotate/celery.j2", old, new)
     logs = "        celery_logs: [/var/log/printers.log]\n        celery_service_manager"
     inventory = changed(fleet, own, ("        celery_service_manager", logs))
     assert fleet.ssh("web2", f"test -e {LOGROTATE}").code == 1
-    refused(fleet, "install-cron", "web2", inventory, told)
+    refused(fleet, "install-cron", "web2", inventory, expected)

@@ -93,7 +93,7 @@ class Tail:
     """`inv tail-logs --follow --json` in the background."""
 
     def __init__(self, world: FleetWorld, *arguments: str) -> None:
-        self.told: list[dict[str, Any]] = []
+        self.documents: list[dict[str, Any]] = []
         words = world.command("tail-logs", "--follow", "--json", *arguments)
         self.process = subprocess.Popen(
             words, cwd=world.path, env=world.environment, stdout=subprocess.PIPE, text=True
@@ -104,11 +104,13 @@ class Tail:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.told.append(json.loads(line))
+            self.documents.append(json.loads(line))
 
     def lines(self, host: str, log: str) -> list[str]:
         return [
-            told["line"] for told in self.told if (told.get("host"), told.get("log")) == (host, log)
+            document["line"]
+            for document in self.documents
+            if (document.get("host"), document.get("log")) == (host, log)
         ]
 
     def numbers(self, host: str, log: str) -> list[int]:

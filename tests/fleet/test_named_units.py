@@ -256,10 +256,14 @@ def test_documented_units_are_known_without_an_inventory(named: FleetWorld) -> N
 
     root(named, "systemctl stop celery.service")
     root(named, "systemctl stop celerybeat.service", "broker")
-    told = named.inv("diagnose", "-A", "printer_inventory", *ways, "--json").json["findings"]
+    findings = named.inv("diagnose", "-A", "printer_inventory", *ways, "--json").json["findings"]
     down = {
-        one["subject"] for one in told if one["code"] in ("worker.not_running", "beat.not_running")
+        one["subject"]
+        for one in findings
+        if one["code"] in ("worker.not_running", "beat.not_running")
     }
     assert (
-        down == {"celery.service on web1", "celerybeat.service on broker"} >= {told[0]["subject"]}
-    ), told[0]
+        down
+        == {"celery.service on web1", "celerybeat.service on broker"}
+        >= {findings[0]["subject"]}
+    ), findings[0]

@@ -134,5 +134,5 @@ def test_a_wrong_celery_app_is_named_on_python_3_9(debian11: Path, host: FleetHo
             application.ask_imports(host, "shop:nope", ["tasks.bill"], ENVIRONMENT)
         ),
     )
-    told = f"celery_app is shop:nope, and {host.settings.directory}/shop.py has no nope: "
-    assert probe.failed == told + "correct celery_app (MODULE:ATTRIBUTE)"
+    expected = f"celery_app is shop:nope, and {host.settings.directory}/shop.py has no nope: "
+    assert probe.failed == expected + "correct celery_app (MODULE:ATTRIBUTE)"

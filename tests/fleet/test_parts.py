@@ -33,12 +33,12 @@ def test_latency_is_one_number_or_one_by_host(text: str, expected: dict[str, flo
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [("web9=5", "no host 'web9'; there are broker, web1, web2"), ("fast", "'fast' is not a number"), ("-1", "'-1'"),
      ("web1=nan", "'nan'"), ("=5", "no host ''")],
 )  # fmt: skip
-def test_a_latency_that_means_nothing_is_told(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match=f"--latency: .*{told}"):
+def test_a_latency_that_means_nothing_is_told(text: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=f"--latency: .*{expected}"):
         parse(text, NAMES)
 
 

@@ -487,9 +487,9 @@ def test_a_unit_of_celery_multi_is_named_with_the_command_that_ends_it(healthy: 
         other = found()["worker.other_unit"]
         assert other["subject"] == "celery.service on web1"
         assert "worker worker_high@web1, worker old@web1" in other["summary"]
-        (told,) = (line for line in other["evidence"] if "end it on" in line)
-        assert told.endswith("end it on web1: sudo systemctl disable --now celery.service")
-        assert healthy.ssh("web1", told.rpartition(": ")[2]).code == 0
+        (advice,) = (line for line in other["evidence"] if "end it on" in line)
+        assert advice.endswith("end it on web1: sudo systemctl disable --now celery.service")
+        assert healthy.ssh("web1", advice.rpartition(": ")[2]).code == 0
         assert inv(healthy, "diagnose").code == 0
     finally:
         healthy.ssh(

@@ -247,11 +247,11 @@ def test_long_tasks_are_killed_only_where_that_is_asked_for(two: FleetWorld, ver
         left = inv(two, verb, change=change)
         assert left.code == 2, left.out + left.err
         assert starts(two) == before
-        for told in (
+        for text in (
             "runs inventory.tasks.early (", "acknowledged early: if killed, it is lost",
             "runs inventory.tasks.late (", "acknowledged late: if killed, it runs again", "--kill-running",
         ):  # fmt: skip
-            assert told in left.out + left.err
+            assert text in left.out + left.err
         killed = inv(two, verb, "--kill-running", change=change)
         assert killed.code == 0, killed.out + killed.err
         assert not set(starts(two)) & set(before)

@@ -31,7 +31,7 @@ def look(world: FleetWorld, inventory: str = ".fleet/inventory.yaml") -> Done:
 
 
 @pytest.mark.parametrize(
-    ("rule", "told"),
+    ("rule", "expected"),
     [
         (
             "deploy ALL=(root) NOPASSWD: /usr/bin/true, !/bin/sh, !/usr/bin/sh",
@@ -42,14 +42,14 @@ def look(world: FleetWorld, inventory: str = ".fleet/inventory.yaml") -> Done:
     ],
 )
 def test_what_sudo_refuses_is_told_with_what_sudoers_lacks(
-    fleet: FleetWorld, rule: str, told: str
+    fleet: FleetWorld, rule: str, expected: str
 ) -> None:
     write = f"echo {shlex.quote(rule)} >{SUDOERS}; chmod 440 {SUDOERS}; visudo -c -q"
     with changed(fleet, write, f"rm {SUDOERS}"):
         done = look(fleet)
     assert done.code == 4
     assert "sudo refuses" in done.out
-    assert told in done.out
+    assert expected in done.out
     assert "ready-" not in done.out
 
 

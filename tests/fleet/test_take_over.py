@@ -388,8 +388,10 @@ def test_what_somebody_started_by_hand_makes_way_and_undo_says_what_there_is_to_
     assert [one.split()[0] for one in running(bare)] == [HIGH, LOW]
     undone = inv(bare, "undo", "last", "--yes")
     assert undone.code == 2, undone.out + undone.err
-    told = "as deploy, celery -A printer_inventory worker -n worker_high@web1 -Q high_priority -c 1"
-    assert words(undone).count(told) >= 2, undone.out + undone.err
+    expected = (
+        "as deploy, celery -A printer_inventory worker -n worker_high@web1 -Q high_priority -c 1"
+    )
+    assert words(undone).count(expected) >= 2, undone.out + undone.err
     assert running(bare) == []
     root(bare, "rm /etc/cron.d/printers /tmp/start")
 

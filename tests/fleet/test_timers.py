@@ -74,8 +74,8 @@ def test_a_host_without_cron_has_timers_and_gets_its_cron_file_back_with_cron(
             lambda: two.ssh("broker", "test -e /tmp/done").code == 0,
             "what the entry left in the background",
         )
-        day, *told = root(two, "cat /tmp/done", "broker").split()
-        assert told == ["deploy", "/home/deploy", "/home/deploy"]
+        day, *ran = root(two, "cat /tmp/done", "broker").split()
+        assert ran == ["deploy", "/home/deploy", "/home/deploy"]
         assert day.startswith("20")
 
         undone = two.inv("undo", healed.json["run"], "--yes", "--inventory", mine)

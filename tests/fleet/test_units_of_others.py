@@ -50,10 +50,10 @@ def test_a_drop_in_that_lets_a_stop_leave_processes_is_told_with_its_line(two: F
     put(two, path, "[Service]\nKillMode=process\n")
     root(two, "systemctl daemon-reload")
     try:
-        told = next(one for one in found(two) if one["code"] == "unit.kill_mode")
-        assert told["subject"] == "worker_low on web1"
-        assert told["evidence"][0] == f"{path}:2: KillMode=process"
-        assert told["caused_by"] == [{"code": "unit.drop_in", "subject": "worker_low on web1"}]
+        finding = next(one for one in found(two) if one["code"] == "unit.kill_mode")
+        assert finding["subject"] == "worker_low on web1"
+        assert finding["evidence"][0] == f"{path}:2: KillMode=process"
+        assert finding["caused_by"] == [{"code": "unit.drop_in", "subject": "worker_low on web1"}]
         drop_in = next(
             one
             for one in inv(two, "diagnose", "--json").json["findings"]
@@ -117,15 +117,15 @@ def test_celerys_documented_unit_and_two_beats_on_two_hosts(two: FleetWorld) -> 
     install(two, "celerybeat.service", CELERYBEAT)
     try:
         wait_until(lambda: {"beat.several", "worker.twins"} <= set(codes(two)), "both to run")
-        told = {one["code"]: one for one in found(two)}
+        by_code = {one["code"]: one for one in found(two)}
         assert (
             "2 beats run, so each entry of the schedule is sent 2 times"
-            in told["beat.several"]["summary"]
+            in by_code["beat.several"]["summary"]
         )
         assert "on web1: sudo systemctl disable --now celerybeat.service" in str(
-            told["beat.several"]["evidence"]
+            by_code["beat.several"]["evidence"]
         )
-        assert "which celeryd.service runs" in str(told["worker.twins"]["evidence"])
+        assert "which celeryd.service runs" in str(by_code["worker.twins"]["evidence"])
         before = root(
             two, "systemctl show -P MainPID celerybeat.service celery-worker@worker_low.service"
         )

@@ -91,7 +91,7 @@ def line_of(lines: list[str], text: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("limit", "told"),
+    ("limit", "expected"),
     [
         ("", "--limit is empty"),
         ("[", "--limit '[' names nothing"),
@@ -100,8 +100,10 @@ def line_of(lines: list[str], text: str) -> int:
         ("all:!sandbox", "selects no host"),
     ],
 )
-def test_a_limit_that_selects_nothing_is_an_error(healthy: World, limit: str, told: str) -> None:
-    refused(healthy.inv("diagnose", "--limit", limit), 5, told)
+def test_a_limit_that_selects_nothing_is_an_error(
+    healthy: World, limit: str, expected: str
+) -> None:
+    refused(healthy.inv("diagnose", "--limit", limit), 5, expected)
 
 
 def test_nobody_to_ask_and_no_yes_changes_nothing(healthy: World) -> None:
@@ -137,7 +139,7 @@ def test_a_regular_expression_that_is_none_is_an_error(healthy: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (("--lines", "0"), "--lines '0': expected a number of lines"),
         (("--lines", "many"), "--lines 'many'"),
@@ -145,9 +147,9 @@ def test_a_regular_expression_that_is_none_is_an_error(healthy: World) -> None:
     ],
 )
 def test_a_number_or_a_time_that_is_none_is_an_error(
-    healthy: World, flags: tuple[str, str], told: str
+    healthy: World, flags: tuple[str, str], expected: str
 ) -> None:
-    refused(healthy.inv("tail-logs", *flags), 5, told)
+    refused(healthy.inv("tail-logs", *flags), 5, expected)
 
 
 def test_a_glob_that_no_file_matches_is_told_with_what_there_is(healthy: World) -> None:
@@ -334,15 +336,15 @@ def test_a_replica_is_refused_and_its_master_named(
         until(lambda: client.info("replication")["master_link_status"] == "up")
     name = at_broker(healthy, replica.url(3))
     follows = f"is a replica: it follows 127.0.0.1:{master.port}, the link "
-    told = (
+    expected = (
         follows,
         f"check who runs 127.0.0.1:{master.port} and since when",
         "if your workers should write there",
     )
-    refused(healthy.inv("remediate", "--yes", "--inventory", name), 5, *told)
+    refused(healthy.inv("remediate", "--yes", "--inventory", name), 5, *expected)
     found = healthy.inv("diagnose", "--inventory", name)
     said = " ".join(found.out.split())
-    assert (found.code, [text for text in told if text not in said]) == (1, [])
+    assert (found.code, [text for text in expected if text not in said]) == (1, [])
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------

@@ -260,8 +260,8 @@ def test_a_state_of_the_broker_hides_no_fault_of_a_host_and_keeps_all_as_it_is(
     with broker_in(state, place, start) as world:
         seen = world.inv("diagnose", "--json", "--inventory", "faulty.yaml")
         refused = world.inv("remediate", "--yes", "--inventory", "faulty.yaml")
-    told = findings(seen).keys() - state.consequences
-    assert (seen.code, told) == (state.looked, {state.code, *faults}), seen.out
+    reported = findings(seen).keys() - state.consequences
+    assert (seen.code, reported) == (state.looked, {state.code, *faults}), seen.out
     assert refused.code == state.refused, refused.out + refused.err
     assert not (place.path / "calls").exists(), "nothing was started"
     assert (place.path / "tiny.env").read_text() == ""

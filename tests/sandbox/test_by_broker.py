@@ -65,21 +65,21 @@ def test_one_command_names_what_is_wrong_with_a_fleet_that_no_inventory_describe
     url: str, tmp_path: Path
 ) -> None:
     done = inv("diagnose", "--broker", url, "--html", "page.html", cwd=tmp_path)
-    told = " ".join(done.out.split())
+    text = " ".join(done.out.split())
     page = (tmp_path / "page.html").read_text()
     assert "4 messages wait in mails and no node consumes it; did you mean &#39;mail&#39;?" in page
     assert "w@here" in page
     assert PASSWORD not in page
     assert done.code == 1, done.err
-    assert "/3, no inventory: checked 1 worker, 2 queues" in told
-    assert "4 messages wait in mails and no node consumes it; did you mean 'mail'?" in told
-    assert "1 node answers and none lists it in active_queues; w@here: mail" in told
-    assert "1 message of mail was fetched, and no node that answers holds it" in told
+    assert "/3, no inventory: checked 1 worker, 2 queues" in text
+    assert "4 messages wait in mails and no node consumes it; did you mean 'mail'?" in text
+    assert "1 node answers and none lists it in active_queues; w@here: mail" in text
+    assert "1 message of mail was fetched, and no node that answers holds it" in text
     assert (
         "1 message waits as priority 4 of mails, which no worker with Celery's own"
-        " priority_steps polls" in told
+        " priority_steps polls" in text
     )
-    assert "the list 'notes' (1 item) does not belong to Celery" in told
+    assert "the list 'notes' (1 item) does not belong to Celery" in text
     for part in (
         "hosts, their processes",
         "tasks, routes, schedule",
@@ -87,7 +87,7 @@ def test_one_command_names_what_is_wrong_with_a_fleet_that_no_inventory_describe
         "results",
     ):
         assert part in done.out.partition("Not checked")[2]
-    assert "the inventory expects" not in told
+    assert "the inventory expects" not in text
 
 
 def test_the_url_comes_from_a_variable_and_each_view_takes_it(url: str, tmp_path: Path) -> None:
@@ -149,13 +149,13 @@ def test_the_live_page_works_with_the_broker_alone(url: str, tmp_path: Path) -> 
         assert any(" CROSSED queue.no_consumer mails " in line for line in process.stdout)
         until(lambda: "mails" in read(found[1]))
         page = read(found[1])
-        for told in (
+        for text in (
             "w@here",
             "the monitor checks beat on its hosts",
             "No worker that answers consumes the queue",
             "queue.no_consumer",
         ):
-            assert told in page
+            assert text in page
         assert PASSWORD not in page
     finally:
         process.kill()
@@ -204,7 +204,7 @@ def test_queues_under_a_key_prefix_are_found_and_others_named(url: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ("redis://127.0.0.1:1/0", "the broker at 127.0.0.1:1 does not answer"),
         (f"amqp://shop:{PASSWORD}@127.0.0.1/0", "is not a Redis URL"),
@@ -215,10 +215,10 @@ def test_queues_under_a_key_prefix_are_found_and_others_named(url: str, tmp_path
         ("", "is not a URL"),
     ],
 )
-def test_what_is_no_broker_is_told(given: str, told: str, tmp_path: Path) -> None:
+def test_what_is_no_broker_is_told(given: str, expected: str, tmp_path: Path) -> None:
     done = inv("diagnose", "--broker", given, cwd=tmp_path)
-    assert (done.code, told in " ".join((done.out + done.err).split())) == (
-        4 if "answer" in told else 5,
+    assert (done.code, expected in " ".join((done.out + done.err).split())) == (
+        4 if "answer" in expected else 5,
         True,
     ), done.err
 

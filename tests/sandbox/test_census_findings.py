@@ -197,7 +197,7 @@ def without_inventory(place: Place) -> Iterator[None]:
 def test_without_an_inventory_one_command_finds_what_is_wrong_and_nothing_where_all_is_well(
     place: Place,
 ) -> None:
-    def told() -> tuple[list[dict[str, Any]], str]:
+    def diagnosed() -> tuple[list[dict[str, Any]], str]:
         done = place.inv("diagnose", "-A", "tiny", "--json")
         assert done.code in (0, 1), done.out + done.err
         document = done.json
@@ -208,11 +208,11 @@ def test_without_an_inventory_one_command_finds_what_is_wrong_and_nothing_where_
         )
 
     with without_inventory(place):
-        findings, unseen = told()
+        findings, unseen = diagnosed()
         assert findings == []
         assert f"the environment file of {HOST}: celery_env_file" in unseen
         with place.beside("b2", "beat", "-s", "s2") as two:
-            first = told()[0][0]
+            first = diagnosed()[0][0]
             assert first["code"] == "beat.several"
             either = (place.pid("beat"), two)
             ends = [
@@ -233,7 +233,7 @@ def test_without_an_inventory_one_command_finds_what_is_wrong_and_nothing_where_
                 printed = printed.replace(mine, in_readme)
             require_shown("../README.md", "inv diagnose -A shop", printed)
             assert "inventory's" not in printed
-        first = told()[0][0]
+        first = diagnosed()[0][0]
         with redis.Redis.from_url(place.url) as client:
             client.delete("mials", "_kombu.binding.mials")
         assert (first["code"], first["subject"]) == ("queue.no_consumer", "mials")
@@ -244,8 +244,10 @@ def test_the_inventory_that_is_made_of_what_runs_has_no_finding_and_no_plan(plac
     done = place.inv("adopt", "-A", "tiny", "--json")
     assert f"-{HOST}: celery_service_manager: commands" in done.json["difference"]
     with without_inventory(place):
-        told = place.inv("adopt")
-    assert (told.code, "Nothing is wrong." in told.err) == (0, True), told.out + told.err
+        adopted = place.inv("adopt")
+    assert (adopted.code, "Nothing is wrong." in adopted.err) == (0, True), (
+        adopted.out + adopted.err
+    )
     for line in (
         f"celery_directory: {place.path}  # ",
         "celery_service_manager: none",
@@ -254,8 +256,8 @@ def test_the_inventory_that_is_made_of_what_runs_has_no_finding_and_no_plan(plac
         f"celery_beat_schedule: {place.path}/schedule",
         "# celery_env_file: /etc/proj.env",
     ):
-        assert line in told.out
-    (place.path / "adopted.yaml").write_text(told.out)
+        assert line in adopted.out
+    (place.path / "adopted.yaml").write_text(adopted.out)
     looked = place.inv("diagnose", "--json", "--inventory", "adopted.yaml")
     assert (looked.code, looked.json["findings"]) == (0, [])
     planned = place.inv("remediate", "--dry-run", "--inventory", "adopted.yaml")
@@ -268,12 +270,12 @@ def test_four_beats_on_one_host_are_counted_with_what_ends_each(place: Place) ->
         place.beside("b3", "beat", "-s", "s3") as three,
         place.beside("w", "worker", "-B", "-s", "s4", "-Q", "z", "-n", f"other@{HOST}") as main,
     ):
-        told = place.first()
-        assert told["code"] == "beat.several"
-        assert told["summary"] == "4 beats run, so each entry of the schedule is sent 4 times"
-        assert f"the -B of pid {main} on {HOST}" in str(told["evidence"])
-        assert f"to end pid {two}, on {HOST}: sudo kill -TERM {two}" in told["evidence"]
-        assert "the schedule has nightly (every 1 d)" in told["evidence"]
+        finding = place.first()
+        assert finding["code"] == "beat.several"
+        assert finding["summary"] == "4 beats run, so each entry of the schedule is sent 4 times"
+        assert f"the -B of pid {main} on {HOST}" in str(finding["evidence"])
+        assert f"to end pid {two}, on {HOST}: sudo kill -TERM {two}" in finding["evidence"]
+        assert "the schedule has nightly (every 1 d)" in finding["evidence"]
         place.unharmed(two, three, main)
 
 
@@ -290,12 +292,13 @@ def test_the_beat_that_a_killed_worker_leaves_is_a_beat_too_many(place: Place) -
                     or "Z" in Path(f"/proc/{main}/stat").read_text()
                 )
             )
-            (told,) = place.findings()
-            assert told["code"] == "beat.several"
+            (finding,) = place.findings()
+            assert finding["code"] == "beat.several"
             assert (
-                f"pid {beat} on {HOST}, left of a worker with -B that has ended" in told["evidence"]
+                f"pid {beat} on {HOST}, left of a worker with -B that has ended"
+                in finding["evidence"]
             )
-            assert f"to end pid {beat}, on {HOST}: sudo kill -TERM {beat}" in told["evidence"]
+            assert f"to end pid {beat}, on {HOST}: sudo kill -TERM {beat}" in finding["evidence"]
             place.unharmed(beat)
         finally:
             os.kill(beat, signal.SIGTERM)
@@ -304,14 +307,14 @@ def test_the_beat_that_a_killed_worker_leaves_is_a_beat_too_many(place: Place) -
 
 def test_a_start_script_that_was_run_twice_has_made_twins(place: Place) -> None:
     with place.beside("again", "worker", "-n", f"one@{HOST}", "-Q", "a", "-c", "2") as twin:
-        told = place.findings()
-        assert [one["code"] for one in told] == ["worker.twins"]
-        assert f"to end pid {twin}, on {HOST}: sudo kill -TERM {twin}" in told[0]["evidence"]
+        findings = place.findings()
+        assert [one["code"] for one in findings] == ["worker.twins"]
+        assert f"to end pid {twin}, on {HOST}: sudo kill -TERM {twin}" in findings[0]["evidence"]
         place.unharmed(twin)
         os.kill(twin, signal.SIGSTOP)  # as a worker of an earlier start that hangs
-        told = place.findings()
-        assert [one["code"] for one in told] == ["worker.stopped"]
-        assert f"sudo kill -CONT {twin}" in str(told[0]["evidence"])
+        findings = place.findings()
+        assert [one["code"] for one in findings] == ["worker.stopped"]
+        assert f"sudo kill -CONT {twin}" in str(findings[0]["evidence"])
         place.unharmed(twin)
 
 
@@ -320,9 +323,9 @@ def test_workers_without_names_are_told_by_their_one_name(place: Place) -> None:
         place.beside("x", "worker", "-Q", "a") as one,
         place.beside("y", "worker", "-Q", "a") as two,
     ):
-        told = place.first()
-        assert (told["code"], told["subject"]) == ("worker.twins", f"celery@{HOST}")
-        assert all(f"seen: pid {pid} on {HOST}" in str(told["evidence"]) for pid in (one, two))
+        finding = place.first()
+        assert (finding["code"], finding["subject"]) == ("worker.twins", f"celery@{HOST}")
+        assert all(f"seen: pid {pid} on {HOST}" in str(finding["evidence"]) for pid in (one, two))
         place.unharmed(one, two)
 
 
@@ -330,9 +333,9 @@ def test_a_service_that_is_stopped_is_continued_and_not_restarted(place: Place) 
     pid = place.pid("one")
     os.kill(pid, signal.SIGSTOP)
     try:
-        told = place.first()
-        assert told["code"] == "worker.stopped"
-        assert f"continue it, on {HOST}: sudo kill -CONT {pid}" in told["evidence"]
+        finding = place.first()
+        assert finding["code"] == "worker.stopped"
+        assert f"continue it, on {HOST}: sudo kill -CONT {pid}" in finding["evidence"]
         place.unharmed()
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -347,11 +350,11 @@ def test_a_worker_at_another_db_is_no_twin_and_is_told_with_both_sides(
     given = ("-b", other) if how == "-b" else ()
     words = (*given, "worker", "-n", f"one@{HOST}", "-Q", "a", "-c", "1")
     with place.beside("away", *words, url="" if given else other) as pid:
-        told = place.findings()
-        assert [(one["code"], one["subject"]) for one in told] == [
+        findings = place.findings()
+        assert [(one["code"], one["subject"]) for one in findings] == [
             ("worker.other_broker", f"process {pid} on {HOST}")
         ]
-        assert "/12, but the inventory's broker is 127.0.0.1:" in told[0]["summary"]
+        assert "/12, but the inventory's broker is 127.0.0.1:" in findings[0]["summary"]
         place.unharmed(pid)
 
 
@@ -388,8 +391,8 @@ def test_a_worker_whose_command_does_not_name_celery_is_shown_with_its_process(
         assert (line["state"], line["pid"], line["host"]) == ("answers", pid, HOST)
         assert line["processes"] == (3 if pool == "prefork" else 1)
         assert line["memory_bytes"] > 0
-        (told,) = [one for one in place.findings() if one["code"] == "worker.unknown"]
-        assert f"seen: pid {pid} on {HOST}" in str(told["evidence"])
+        (finding,) = [one for one in place.findings() if one["code"] == "worker.unknown"]
+        assert f"seen: pid {pid} on {HOST}" in str(finding["evidence"])
         place.unharmed(pid)
 
 
@@ -408,11 +411,12 @@ def test_a_pool_that_has_grown_is_larger_than_the_inventory_allows(place: Place)
             == 4
         )
     )
-    told = place.first()
-    assert told["code"] == "worker.too_many_processes"
-    assert told["summary"] == "one has 4 pool processes, but the inventory allows 2"
+    finding = place.first()
+    assert finding["code"] == "worker.too_many_processes"
+    assert finding["summary"] == "one has 4 pool processes, but the inventory allows 2"
     assert (
-        told["evidence"][-1] == "it was started with -c 2, so its pool has grown since (pool_grow)"
+        finding["evidence"][-1]
+        == "it was started with -c 2, so its pool has grown since (pool_grow)"
     )
     place.unharmed()
     done = place.inv("restart-workers", "--yes")
@@ -426,9 +430,9 @@ def test_a_worker_that_has_the_hosts_own_name_is_not_restarted_for_the_inventory
     text = (place.path / "inventory.yaml").read_text()
     (place.path / "renamed.yaml").write_text(text.replace(f"    {HOST}:\n", "    web9:\n"))
     done = place.inv("diagnose", "--json", "--inventory", "renamed.yaml")
-    told = done.json["findings"][0]
-    assert (told["code"], told["subject"]) == ("worker.named_otherwise", "one@web9")
-    assert f"name the host {HOST} in the inventory" in told["evidence"][-1]
+    finding = done.json["findings"][0]
+    assert (finding["code"], finding["subject"]) == ("worker.named_otherwise", "one@web9")
+    assert f"name the host {HOST} in the inventory" in finding["evidence"][-1]
     before = place.pid("one")
     place.inv("remediate", "--yes", "--inventory", "renamed.yaml")
     assert place.pid("one") == before
@@ -451,8 +455,8 @@ def test_files_that_somebody_wrote_at_our_places_are_replaced_only_where_that_is
         }
 
     before = there()
-    told = place.findings()
-    assert {(one["code"], one["subject"]) for one in told} == {
+    findings = place.findings()
+    assert {(one["code"], one["subject"]) for one in findings} == {
         (f"{kind}.not_ours", f"{path} on {HOST}") for kind, path in paths.items()
     }
     for verb in ("remediate", "install-cron"):
@@ -477,8 +481,8 @@ def test_a_worker_at_another_server_is_told_with_its_port(place: Place, tmp_path
         with place.beside(
             "away", "worker", "-n", f"one@{HOST}", "-Q", "a", url=server.url(11)
         ) as pid:
-            (told,) = place.findings()
-            assert (told["code"], told["subject"]) == (
+            (finding,) = place.findings()
+            assert (finding["code"], finding["subject"]) == (
                 "worker.other_broker",
                 f"process {pid} on {HOST}",
             )

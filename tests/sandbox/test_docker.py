@@ -66,10 +66,10 @@ def traces(engine: Engine) -> list[str]:
         for path in (Path("/sys/class/net", engine.bridge), engine.folder)
         if path.exists()
     ]
-    told = subprocess.run(
+    mounts = subprocess.run(
         ["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    return found + [line for line in told if str(engine.folder) in line]
+    return found + [line for line in mounts if str(engine.folder) in line]
 
 
 def containers(world: World, service: str, project: str = PROJECT) -> list[str]:
@@ -82,8 +82,8 @@ def containers(world: World, service: str, project: str = PROJECT) -> list[str]:
 
 
 def environment_of(world: World, container: str) -> dict[str, str]:
-    (told,) = json.loads(engine_of(world).docker("inspect", container).stdout)
-    return dict(pair.split("=", 1) for pair in told["Config"]["Env"])
+    (inspected,) = json.loads(engine_of(world).docker("inspect", container).stdout)
+    return dict(pair.split("=", 1) for pair in inspected["Config"]["Env"])
 
 
 def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_taken_back(
@@ -164,8 +164,11 @@ def _known_without_an_inventory(world: World) -> None:
         True,
     ), healthy.out
     engine_of(world).docker("stop", *containers(world, "worker_low"))
-    told = inv("diagnose", *there, "worker_high", "--json").json["findings"]
-    assert (told[0]["code"], told[0]["subject"]) == ("worker.not_running", "worker_low on " + HOST)
+    findings = inv("diagnose", *there, "worker_high", "--json").json["findings"]
+    assert (findings[0]["code"], findings[0]["subject"]) == (
+        "worker.not_running",
+        "worker_low on " + HOST,
+    )
     engine_of(world).compose(world.root / "docker-compose.yml", "start", "worker_low")
     until(lambda: inv("diagnose", *there, service).code == 0, timeout_s=60)
 
@@ -240,8 +243,8 @@ def _loaded_beside_those_that_are_down(world: World) -> None:
     found = {one["code"] for one in looked.json["findings"]}
     assert {"worker.not_running", "beat.not_running"} <= found
     assert not {"host.probe_failed", "host.not_loaded", "task.import_fails"} & found
-    told = world.inv("tasks", "--json")
-    assert CHECK in told.out, "only the application knows it while no worker runs"
+    listed = world.inv("tasks", "--json")
+    assert CHECK in listed.out, "only the application knows it while no worker runs"
 
     high = all_ids[0]
     engine.docker("network", "create", "--subnet", "10.254.253.0/28", "second")
@@ -260,7 +263,7 @@ def _loaded_beside_those_that_are_down(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("replacement", "code", "told"),
+    ("replacement", "code", "expected"),
     [
         (
             ("project: printer_inventory", "project: printers"), 1,
@@ -280,12 +283,12 @@ def _loaded_beside_those_that_are_down(world: World) -> None:
     ],
 )  # fmt: skip
 def test_what_docker_cannot_answer_is_one_error_with_the_next_step(
-    world: World, replacement: tuple[str, str], code: int, told: list[str]
+    world: World, replacement: tuple[str, str], code: int, expected: list[str]
 ) -> None:
     done = world.inv("diagnose", "--fresh", "-i", world.inventory(replacement))
     assert done.code == code, done.out + done.err
     text = " ".join((done.out + done.err).replace("|", " ").split())
-    assert all(one in text for one in told), text
+    assert all(one in text for one in expected), text
 
 
 def test_a_user_who_may_not_use_the_socket_is_told_so(world: World) -> None:

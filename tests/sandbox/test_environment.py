@@ -49,11 +49,11 @@ def test_a_file_that_the_shell_cannot_read_is_told_by_line_and_column_and_nothin
         done = healthy.inv("remediate", "--yes")
         assert done.code == 2, done.out + done.err
         line = right.count(b"\n") + 1
-        told = (
+        expected = (
             f"{healthy.env_file}, line {line}, column 6: this quote is never closed, which is an"
             " error in a shell"
         )
-        assert told in words(done.out + done.err)
+        assert expected in words(done.out + done.err)
         assert pids(healthy) == before
         assert healthy.env_file.read_bytes() == right + b"NOTE='it is\n"
     finally:

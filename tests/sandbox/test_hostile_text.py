@@ -109,9 +109,9 @@ def both(world: World, *arguments: str) -> str:
 def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
     world: World,
 ) -> None:
-    told = both(world, "diagnose")
-    assert r"\x1b[2J" in told
-    assert "[bold red]x[/] :key: `inv undo last`" in told
+    reported = both(world, "diagnose")
+    assert r"\x1b[2J" in reported
+    assert "[bold red]x[/] :key: `inv undo last`" in reported
     for verb in ("hosts", "verify", "render", "monitor", "runs"):
         both(world, verb)
     both(world, "monitor", "--history")

@@ -161,14 +161,14 @@ def test_runs_are_listed_where_the_inventory_cannot_be_read(
     if inventory != "missing":
         broken.write_text(text.replace(f'"{sealed}"', vault) if inventory == "vault" else inventory)
     for where in ((), ("--state-dir", str(usual))):
-        told = healthy.inv("runs", "--json", "--inventory", str(broken), *where)
-        assert told.code == 0, told.out + told.err
-        run = told.json["runs"][-1]
+        listed = healthy.inv("runs", "--json", "--inventory", str(broken), *where)
+        assert listed.code == 0, listed.out + listed.err
+        run = listed.json["runs"][-1]
         assert (run["application"], run["inventory"]) == (
             "printer_inventory",
             str(healthy.path / "inventory.yaml"),
         )
-        assert bool(told.json.get("warnings")) is not bool(where)
+        assert bool(listed.json.get("warnings")) is not bool(where)
     broken.unlink(missing_ok=True)
 
 
@@ -231,7 +231,7 @@ def test_what_somebody_else_may_have_recorded_is_refused(
     assert inv("install-cron", "--yes").code == 0
     assert inv("monitor").code == 0
     (journal,), (history,) = state.glob("runs/*/journal.jsonl"), state.glob("monitor/*/history.db")
-    installed, told = (
+    installed, expected = (
         cron.read_bytes(),
         ("belongs to user" if how == "theirs" else "is writable by others"),
     )
@@ -244,7 +244,10 @@ def test_what_somebody_else_may_have_recorded_is_refused(
         planted.chmod(0o777) if how == "writable" else os.chown(planted, 12345, 12345)
         refused = inv(*verb)
         hidden = bool(who) and how == "theirs"  # this user cannot even look into the folder
-        assert (refused.code != 0, hidden or told in refused.err) == (verb != ("monitor",), True), (
+        assert (refused.code != 0, hidden or expected in refused.err) == (
+            verb != ("monitor",),
+            True,
+        ), (
             planted,
             verb,
             refused,

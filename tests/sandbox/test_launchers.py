@@ -178,15 +178,15 @@ def test_workers_are_known_however_they_are_launched_and_one_that_is_not_is_left
         place.pid("module"), signal.SIGSTOP
     )  # its command says nothing: only its answer showed what it is
     try:
-        told = place.inv("restart-workers", "--dry-run")
+        planned = place.inv("restart-workers", "--dry-run")
     finally:
         os.kill(place.pid("module"), signal.SIGCONT)
-    assert told.code == 2, told.out + told.err
+    assert planned.code == 2, planned.out + planned.err
     assert (
         f"module on {HOST} is not changed: the status command of module names pid"
-        in told.out + told.err
+        in planned.out + planned.err
     )
-    assert "restart module" not in told.out
+    assert "restart module" not in planned.out
 
 
 def test_an_answer_of_another_process_proves_nothing_of_the_service(
@@ -205,8 +205,10 @@ def test_an_answer_of_another_process_proves_nothing_of_the_service(
         before = place.pid("manage")
         done = place.inv("restart-workers", "--yes")
         assert done.code == 2, done.out + done.err
-        told = f"manage runs, but pid {pid} answers in its name, and is not one of its processes"
-        assert f"manage on {HOST} is not changed: {told}" in done.out + done.err
+        expected = (
+            f"manage runs, but pid {pid} answers in its name, and is not one of its processes"
+        )
+        assert f"manage on {HOST} is not changed: {expected}" in done.out + done.err
         assert place.pid("manage") == before
     place.ctl("stop", "manage")
     place.ctl("start", "manage")

@@ -124,17 +124,17 @@ def test_what_workers_have_logged_since_their_start_is_told(
     until(
         lambda: out.read_bytes().count(b"shop.kill") >= 5 and b"Pool callback" in log.read_bytes()
     )
-    told = findings(world)
-    assert told["task.failing"]["summary"] == "6 of 6 runs of shop.bill have failed"
-    assert "ValueError('database or disk is full')" in told["task.failing"]["evidence"][0]
+    reported = findings(world)
+    assert reported["task.failing"]["summary"] == "6 of 6 runs of shop.bill have failed"
+    assert "ValueError('database or disk is full')" in reported["task.failing"]["evidence"][0]
     assert (
         "shop.kill was received 4 times by jobs on here"
-        in told["task.kills_its_process"]["summary"]
+        in reported["task.kills_its_process"]["summary"]
     )
-    assert told["task.was_discarded"]["subject"] == "jobs on here"
-    assert told["worker.loses_results"]["subject"] == "far on here"
-    assert "worker.processes_killed" not in told
-    assert told["queue.unbound"]["subject"] == "far"
+    assert reported["task.was_discarded"]["subject"] == "jobs on here"
+    assert reported["worker.loses_results"]["subject"] == "far on here"
+    assert "worker.processes_killed" not in reported
+    assert reported["queue.unbound"]["subject"] == "far"
 
 
 def test_a_worker_that_asks_another_broker_is_told_as_that_and_left_running(

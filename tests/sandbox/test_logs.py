@@ -25,8 +25,8 @@ def test_the_logs_of_all_services_are_one_in_the_order_of_time(healthy: World) -
         written = [
             redact(line) for line in (healthy.root / "app/logs" / name).read_text().splitlines()
         ]
-        told = [line["line"] for line in lines if line["log"] == name]
-        assert told == written[-len(told) :] or told == written[-len(told) - 1 : -1], (
+        shown = [line["line"] for line in lines if line["log"] == name]
+        assert shown == written[-len(shown) :] or shown == written[-len(shown) - 1 : -1], (
             "each as it is, in its own order"
         )
     assert healthy.inv("tail-logs", "--since", "2100-01-01", "--json").json["logs"] == []
@@ -40,12 +40,12 @@ def test_only_so_many_lines_of_each_log_that_match_are_shown(healthy: World) -> 
     _, *shown = done.out.splitlines()
     assert sorted(line.split()[3] for line in shown) == list(LOGS)
     assert all(line.split()[2] == "sandbox" for line in shown)
-    for options, told in {
+    for options, expected in {
         ("--grep", "no such line"): "No line matches --grep 'no such line'.",
         ("--since", "2100-01-01"): "No line since 2100-01-01 to show.",
     }.items():
         nothing = healthy.inv("tail-logs", *options)
-        assert (nothing.code, nothing.out.splitlines()[1:]) == (0, [told]), nothing.err
+        assert (nothing.code, nothing.out.splitlines()[1:]) == (0, [expected]), nothing.err
 
 
 def test_an_error_log_of_django_is_shown_since_a_time_and_on_from_the_file_before_it(
@@ -107,12 +107,12 @@ def test_followed_logs_show_what_is_written_from_now_on_as_json_lines(healthy: W
         rest, err = tail.communicate(timeout=60)
     assert json.loads(about)["about"]["application"] == "printer_inventory"
     assert json.loads(here)["log"] == "worker_high.log"
-    told = json.loads(there)
-    assert (told["host"], told["line"].partition("] ")[2]) == (
+    document = json.loads(there)
+    assert (document["host"], document["line"].partition("] ")[2]) == (
         "sandbox",
         "there redis://********@h",
     )
-    assert told["time"][14:] == "00:00.500000+00:00"
+    assert document["time"][14:] == "00:00.500000+00:00"
     assert json.loads(rest.splitlines()[-1])["exit_code"] == 99
     assert (tail.returncode, err) == (99, "")
 

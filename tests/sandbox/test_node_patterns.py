@@ -60,12 +60,12 @@ def test_such_a_fleet_is_looked_at_verified_and_monitored_through_its_broker_alo
     assert "cloud.yaml: checked 3 workers, 3 queues" in looked.out
     checked = inv(cloud, "verify")
     assert checked.code == 0, checked.out + checked.err
-    for told in (
+    for text in (
         "patterns of nodes are matched: 1 of 1",
         "nodes register all 1 expected task: 3 of 3",
         "queues are consumed: 3 of 3",
     ):
-        assert told in checked.out, checked.out
+        assert text in checked.out, checked.out
     watched = inv(cloud, "monitor")
     assert watched.code == 0, watched.out + watched.err
 
@@ -91,13 +91,13 @@ def test_too_few_consumers_and_a_pattern_that_no_node_fits_are_found(
         queues="{high_priority: {consumers: 2}, low_priority: }",
     )
     assert done.code == 1, done.out + done.err
-    told = " ".join(done.out.split())
+    output = " ".join(done.out.split())
     if verb == "verify":
-        assert "patterns of nodes are matched: 1 of 2; not celery@*" in told
-        assert "queues are consumed: 1 of 2; not high_priority" in told
+        assert "patterns of nodes are matched: 1 of 2; not celery@*" in output
+        assert "queues are consumed: 1 of 2; not high_priority" in output
     else:
-        assert "1 worker consumes high_priority, and the inventory expects 2" in told, told
-        assert "no node that answers matches celery@*" in told
+        assert "1 worker consumes high_priority, and the inventory expects 2" in output, output
+        assert "no node that answers matches celery@*" in output
 
 
 def test_the_page_on_kubernetes_shows_what_is_printed_of_a_pod(
@@ -155,10 +155,10 @@ def test_a_remediation_cleans_the_queues_and_leaves_restarts_to_the_platform(clo
     done = inv(
         cloud, "remediate", "--yes", queues="{high_priority: {consumers: 2}, low_priority: }"
     )
-    told = " ".join(done.out.split())
+    output = " ".join(done.out.split())
     assert done.code == 1, done.out + done.err
-    assert HINT in told
-    assert "restart worker" not in told
+    assert HINT in output
+    assert "restart worker" not in output
     restarted = inv(cloud, "restart-workers", "--yes")
     assert restarted.code == 0, restarted.out + restarted.err
 
@@ -171,13 +171,13 @@ def test_a_node_that_fits_no_pattern_is_a_stranger(cloud: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("queues", "told"),
+    ("queues", "expected"),
     [
         ("{daemon: {consumer: 2}}", "celery_queues.daemon.consumer: unknown key; did you mean 'consumers'?"),
         ("{daemon: 2}", "celery_queues.daemon: expected keys with values"),
         ("daemon", "celery_queues: expected keys with values"),
     ],
 )  # fmt: skip
-def test_what_is_misspelt_is_told_with_its_place(cloud: World, queues: str, told: str) -> None:
+def test_what_is_misspelt_is_told_with_its_place(cloud: World, queues: str, expected: str) -> None:
     done = inv(cloud, "diagnose", queues=queues)
-    assert (done.code, told in done.err) == (5, True), done.err
+    assert (done.code, expected in done.err) == (5, True), done.err

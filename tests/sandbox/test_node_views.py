@@ -178,14 +178,14 @@ def test_a_node_is_shown_with_what_it_holds_as_celery_inspect_has_it(shop: Shop)
     assert node["rate_limits"] == {"shop.add": "100/s"}
     assert node["settings"]["worker_prefetch_multiplier"] == 2
     assert (node["queues"], node["unanswered"]) == (["work"], [])
-    for told in (
+    for expected in (
         f"shop.hold  {holding[0]}",
         "due in 9 min",
         "('a',)",
         "3 shop.add",
         "shop.add 100/s",
     ):
-        assert told in text
+        assert expected in text
     shop.app.control.revoke(later)
     shop.release(*"abc")
     until(lambda: shop.ended(*holding))
@@ -215,10 +215,10 @@ def flower(world: World) -> Iterator[Api]:
 
     def has_both() -> bool:
         try:
-            told = api("workers?refresh=true")
+            workers = api("workers?refresh=true")
         except URLError:  # it does not listen yet
             return False
-        return all(told.get(name, {}).get("stats") for name in ("one@here", "two@here"))
+        return all(workers.get(name, {}).get("stats") for name in ("one@here", "two@here"))
 
     try:
         until(has_both, timeout_s=90)
@@ -392,8 +392,8 @@ def test_one_task_is_followed_from_its_queue_to_its_result(shop: Shop) -> None:
     text = shop.world.inv("task", held).out
     assert "result   SUCCESS on one@here" in text
     assert "in no queue and on no node" in text
-    told = shop.world.inv("task", failed, "--json").json
-    assert (told["result"]["state"], told["result"]["value"]) == ("FAILURE", "ValueError: no 7")
+    view = shop.world.inv("task", failed, "--json").json
+    assert (view["result"]["state"], view["result"]["value"]) == ("FAILURE", "ValueError: no 7")
     taken = shop.world.inv("clean-queues", "--queue", "nowhere", "--yes", "--json")
     assert taken.code == 0, taken.err
     [archived] = shop.world.inv("task", waiting, "--json").json["archived"]

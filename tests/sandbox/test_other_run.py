@@ -57,13 +57,13 @@ def test_a_diagnosis_names_the_run_first_and_calls_its_restarts_no_faults(at_wor
     assert going_on(at_work) in first
     assert second == "Nothing is wrong, as far as can be seen while that run is going on."
     assert done.code == 0, done.out
-    told = at_work.inv("diagnose", "--json").json
-    assert told["about"]["other_run"]["id"] == at_work.run
-    assert {finding["code"] for finding in told["findings"]} == {"service.being_restarted"}
+    document = at_work.inv("diagnose", "--json").json
+    assert document["about"]["other_run"]["id"] == at_work.run
+    assert {finding["code"] for finding in document["findings"]} == {"service.being_restarted"}
     assert f"worker_high is being restarted by run {at_work.run}" in {
-        one["summary"] for one in told["findings"]
+        one["summary"] for one in document["findings"]
     }
-    assert "next" not in told, "only waiting would fix it"
+    assert "next" not in document, "only waiting would fix it"
 
 
 def test_a_verification_says_of_what_is_being_restarted_that_it_is_not_known(

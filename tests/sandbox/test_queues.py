@@ -120,8 +120,8 @@ def test_the_newest_stay_and_the_plan_says_what_remains(broken: World) -> None:
 def test_unregistered_messages_are_those_that_no_node_knows(broken: World) -> None:
     found = selected(broken.inv("clean-queues", "--unregistered", "--dry-run", "--json").json)
     assert Counter(message["task"] for message in found) == {CHECK: 300}
-    told = broken.inv("clean-queues", "--unregistered", "--dry-run").out
-    assert "worker_low@sandbox does not answer, and may know tasks" in told
+    output = broken.inv("clean-queues", "--unregistered", "--dry-run").out
+    assert "worker_low@sandbox does not answer, and may know tasks" in output
 
 
 WRITTEN = """
@@ -201,12 +201,12 @@ def test_what_cannot_be_read_stays_unless_it_is_asked_for(
         (rule, f"{rule}          - {{content_type: pickle, reason: left from Celery 3}}\n")
     )
     done = broken.inv("clean-queues", "--dry-run", "--json", "--inventory", inventory)
-    told = " ".join(change["detail"] for change in done.json["plan"])
+    details = " ".join(change["detail"] for change in done.json["plan"])
     assert (
         "3 skipped: with a body of the type application/x-python-serialize (supported: JSON,"
-        " msgpack, YAML)" in told
+        " msgpack, YAML)" in details
     )
-    assert "left from Celery 3" not in told
+    assert "left from Celery 3" not in details
 
 
 def bomb(raw: bytes, compression: str, packer: Any) -> bytes:
@@ -289,11 +289,11 @@ def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
             == "move 300 of 5,000 messages from low_priority into high_priority\\x06\\x169"
         )
         assert broken.queue() == [raw for raw in before if task_of(raw) != CHECK]
-        told = broken.inv("undo", "last", "--dry-run")
-        assert told.out.splitlines()[1].startswith("Run 2"), (
+        planned = broken.inv("undo", "last", "--dry-run")
+        assert planned.out.splitlines()[1].startswith("Run 2"), (
             "`last` is shown with its id, its verb and its time"
         )
-        assert "messages" in told.out
+        assert "messages" in planned.out
     undone = broken.inv("undo", "last", "--yes", "--json")
     assert undone.code == 0, undone.out + undone.err
     left = broken.queue()
@@ -313,18 +313,18 @@ def test_the_list_of_a_priority_that_no_worker_polls_is_told_taken_moved_and_put
     raw = next(raw for raw in broken.queue() if task_of(raw) == CHECK)
     with broken.broker() as client, frozen(broken, "worker_high"):
         client.lpush(stray, raw)
-        (told,) = (
+        (finding,) = (
             one
             for one in broken.inv("diagnose", "--json").json["findings"]
             if one["code"] == "queue.unpolled"
         )
         assert (
-            told["summary"]
+            finding["summary"]
             == "1 message waits as priority 4 of high_priority, which no worker polls"
         )
         assert (
             "clean-queues --queue high_priority --priority 4 --requeue-to high_priority"
-            in told["evidence"][-1]
+            in finding["evidence"][-1]
         )
         meant = ("--queue", "high_priority", "--priority", "4")
         assert [
@@ -369,8 +369,8 @@ def test_a_move_killed_between_taking_and_putting_is_told_by_the_next_run_until_
     )
     assert f"inv undo {run}" in warning["advice"]
     undo_last(broken, before)
-    told = broken.inv("clean-queues", *move, "--dry-run").json
-    assert (len(selected(told)), told.get("warnings")) == (300, None)
+    plan = broken.inv("clean-queues", *move, "--dry-run").json
+    assert (len(selected(plan)), plan.get("warnings")) == (300, None)
 
 
 class frozen:  # noqa: N801

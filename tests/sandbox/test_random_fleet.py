@@ -196,9 +196,9 @@ def client_of(port: int) -> "redis.Redis":
 
 
 def rewriting(client: "redis.Redis") -> bool:
-    told = client.info("persistence")
+    info = client.info("persistence")
     return bool(
-        told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"] or not told["aof_enabled"]
+        info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"] or not info["aof_enabled"]
     )
 
 
@@ -405,7 +405,7 @@ def judge(place: Place) -> None:
     scratch = RedisServer.start(place.address.folder / "scratch")
     try:
         with client_of(scratch.port) as client:
-            told = witness.account(place.address.epochs, client)
+            account = witness.account(place.address.epochs, client)
             assert witness.waiting(client) == waiting, "what Redis wrote down is what it holds"
     finally:
         scratch.stop(signal.SIGKILL)
@@ -413,30 +413,30 @@ def judge(place: Place) -> None:
     archived = Counter(
         one for path in paths for m in messages_in(path, Fate.TAKEN) for one in witness.ids([m.raw])
     )
-    assert place.acknowledged <= told.seen
-    assert set(executed) <= told.seen
+    assert place.acknowledged <= account.seen
+    assert set(executed) <= account.seen
     kept = waiting + unacked
     counted = executed + kept + archived
-    gone = told.seen - set(counted)
-    by_redis = {one for one in gone if told.lost[one]}
-    by_celery = (gone - by_redis) & told.popped
-    lost = gone - by_redis - by_celery | (by_celery & told.noted & place.late)
+    gone = account.seen - set(counted)
+    by_redis = {one for one in gone if account.lost[one]}
+    by_celery = (gone - by_redis) & account.popped
+    lost = gone - by_redis - by_celery | (by_celery & account.noted & place.late)
     held = Counter({one: count for one, count in unacked.items() if executed[one]})
-    due = Counter(dict.fromkeys(told.seen, 1)) + told.given_back + held
+    due = Counter(dict.fromkeys(account.seen, 1)) + account.given_back + held
     # What was in an archive when Redis had it again may stand in both, but may not be put back
     # beside itself.
-    doubled = (counted - due - told.again) | (executed + kept - due - told.rerun)
-    touched = set(told.given_back) | set(told.again) | set(held) | by_redis | by_celery
+    doubled = (counted - due - account.again) | (executed + kept - due - account.rerun)
+    touched = set(account.given_back) | set(account.again) | set(held) | by_redis | by_celery
     back = put_back(place, paths, by_redis)
     print(
-        f"{dict(place.done)}, exit codes {dict(place.codes)}\nin {len(told.seen)}, consumed"
+        f"{dict(place.done)}, exit codes {dict(place.codes)}\nin {len(account.seen)}, consumed"
         f" {len(executed)}, kept {len(kept)}, archived {len(archived)}, lost {len(lost)}, doubled"
-        f" {len(doubled)}; {len(told.seen - touched)} of them touched by no fault of"
-        f" others\nCelery: put back {told.given_back.total()}, ran again"
+        f" {len(doubled)}; {len(account.seen - touched)} of them touched by no fault of"
+        f" others\nCelery: put back {account.given_back.total()}, ran again"
         f" {executed.total() - len(executed)}, ran and not acknowledged {len(held)}, popped or"
-        f" acknowledged and never run {len(by_celery)}\nRedis went back: lost {told.lost.total()},"
+        f" acknowledged and never run {len(by_celery)}\nRedis went back: lost {account.lost.total()},"
         f" of these nowhere {len(by_redis)}, put back from archives {len(back)}; there again"
-        f" {told.again.total()}"
+        f" {account.again.total()}"
     )
     assert (lost, doubled) == (set(), Counter())
     assert set(back.values()) <= {1}

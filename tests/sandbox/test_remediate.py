@@ -74,10 +74,10 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
     assert world.inv("verify", "--junit", "verify.xml").code == 0
     (suite,) = ElementTree.parse(world.path / "verify.xml").getroot()
     assert (suite.get("tests"), suite.get("failures")) == (str(len(healed.json["checks"])), "0")
-    told = world.inv(
+    shown = world.inv(
         "report", healed.json["run"], "--html", "r.html", "--markdown", "r.md", "--logs"
     )
-    assert (told.code, told.err) == (0, "")
+    assert (shown.code, shown.err) == (0, "")
     for page in (world.path / "r.html", world.path / "r.md"):
         assert page.stat().st_mode & 0o777 == 0o600
         text = page.read_text().replace("\\", "")
@@ -89,8 +89,8 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
     assert files(world) == after
     assert all(tally["changed"] == 0 for tally in again.json["recap"].values())
 
-    told = world.inv("undo", healed.json["run"], "--dry-run", "--json").json["undo_plan"]
-    assert [item["summary"] for item in told if item["state"] == "cannot"] == [canary["summary"]]
+    shown = world.inv("undo", healed.json["run"], "--dry-run", "--json").json["undo_plan"]
+    assert [item["summary"] for item in shown if item["state"] == "cannot"] == [canary["summary"]]
     undone = world.inv("undo", healed.json["run"], "--yes", "--json")
     assert undone.code == 0, undone.out + undone.err
     assert faults(world) == codes

@@ -166,15 +166,15 @@ def test_a_result_that_the_application_keeps_elsewhere_is_read_through_it(
     place: Place, backend: str
 ) -> None:
     place.keeps(backend)
-    told = place.run_task("tiny.sync", "--kwargs", '{"steps": 4}')
-    assert told.code == 0, told.out + told.err
+    done = place.run_task("tiny.sync", "--kwargs", '{"steps": 4}')
+    assert done.code == 0, done.out + done.err
     assert (
         f"Results are read through the application on here: it keeps them in {backend} ("
-        in told.out
+        in done.out
     )
-    assert f"{place.path}/tiny.py, line {BACKEND_LINE})" in told.out
-    assert "PROGRESS" in told.out
-    assert "    status: ok\n" in told.out
+    assert f"{place.path}/tiny.py, line {BACKEND_LINE})" in done.out
+    assert "PROGRESS" in done.out
+    assert "    status: ok\n" in done.out
     failed = place.run_task("tiny.fail", "--json").json["task"]
     assert (failed["state"], failed["result"]) == ("FAILURE", "ValueError: no printer")
     if backend != "django-db":  # django-celery-results 2.6.0 keeps none

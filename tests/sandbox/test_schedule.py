@@ -211,15 +211,15 @@ def test_a_beat_of_before_a_change_of_the_schedule_is_told_with_both_sides_and_r
     finally:
         settings.write_text(before)
     (fault,) = (one for one in found if one["code"] == "beat.older_schedule")
-    told = "; ".join(fault["evidence"])
+    evidence = "; ".join(fault["evidence"])
     assert (
         "it sends collect-daemon-status (inventory.tasks.collect_daemon_status), which the application no"
-        in told
+        in evidence
     )
-    assert "it does not send collect-status" in told
+    assert "it does not send collect-status" in evidence
     assert (
         "glpi-check-all-devices-daily: it has integrations.tasks.check_all_devices_in_glpi 0 2"
-        " * * *" in told
+        " * * *" in evidence
     )
     assert fault["remedy"] == "restart it"
     assert not [one for one in found if one["code"].startswith("schedule.")]
@@ -337,10 +337,10 @@ def test_a_beat_of_tables_that_is_well_gives_no_finding_and_a_last_run_in_the_fu
             1,
         ]
         inventory.write_text(inventory.read_text() + ACCEPTED)
-        told = shop.world.inv("diagnose")
-        assert told.code == 0, told.out
-        assert "ACCEPTED beat.last_run_ahead  here" in told.out
-        assert "accepted until 2999-12-31: the clock was set back" in told.out
+        diagnosed = shop.world.inv("diagnose")
+        assert diagnosed.code == 0, diagnosed.out
+        assert "ACCEPTED beat.last_run_ahead  here" in diagnosed.out
+        assert "accepted until 2999-12-31: the clock was set back" in diagnosed.out
         assert [shop.world.inv(verb).code for verb in ("verify", "monitor")] == [0, 0]
 
 

@@ -151,7 +151,7 @@ def test_a_worker_that_ends_once_its_task_is_done_is_left_to_it(place: Place) ->
 
 
 @pytest.mark.parametrize(
-    ("halted", "told"),
+    ("halted", "expected"),
     [
         (
             False,
@@ -161,7 +161,7 @@ def test_a_worker_that_ends_once_its_task_is_done_is_left_to_it(place: Place) ->
     ],
 )
 def test_of_a_worker_that_outlives_its_stop_it_is_told_what_will_happen(
-    place: Place, halted: bool, told: str
+    place: Place, halted: bool, expected: str
 ) -> None:
     give_work(place)
     (place.path / "may-stop-one").touch()
@@ -170,7 +170,7 @@ def test_of_a_worker_that_outlives_its_stop_it_is_told_what_will_happen(
     done = place.world.inv("restart-workers", "--yes", "--kill-running")
     said = " ".join((done.out + done.err).split())
     assert (
-        f"so no second one was started; {told}; when it has ended, run this again: nothing else"
+        f"so no second one was started; {expected}; when it has ended, run this again: nothing else"
         " starts it" in said
     )
     assert place.workers["one"].poll() is None

@@ -135,6 +135,6 @@ def test_where_one_of_several_is_deaf_that_is_told_and_that_nobody_knows_which(
 ) -> None:
     with stranger(healthy, tmp_path, "stray@elsewhere", DEAF):
         found = {one["code"]: one for one in healthy.inv("diagnose", "--json").json["findings"]}
-        told = "4 workers answer and consume queues, but only 3 connections take messages"
-        assert found["worker.deaf"]["summary"].startswith(told)
+        expected = "4 workers answer and consume queues, but only 3 connections take messages"
+        assert found["worker.deaf"]["summary"].startswith(expected)
         assert healthy.inv("remediate", "--dry-run", "--json").json.get("plan", []) == []

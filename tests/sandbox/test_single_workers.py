@@ -70,14 +70,14 @@ def test_a_plan_names_only_these_and_without_a_pattern_it_names_all(healthy: Wor
 
 @pytest.mark.parametrize("verb", ["restart-workers", "tail-logs", "diagnose", "verify"])
 @pytest.mark.parametrize(
-    ("pattern", "told"), [("worker_hgih", "did you mean 'worker_high'?"), ("", "is called ''")]
+    ("pattern", "expected"), [("worker_hgih", "did you mean 'worker_high'?"), ("", "is called ''")]
 )
 def test_a_pattern_that_fits_nothing_is_an_error_with_the_near_name(
-    healthy: World, verb: str, pattern: str, told: str
+    healthy: World, verb: str, pattern: str, expected: str
 ) -> None:
     before = pids(healthy)
     done = healthy.inv(verb, "--worker", pattern)
-    assert (done.code, told in done.err) == (5, True), done.out + done.err
+    assert (done.code, expected in done.err) == (5, True), done.out + done.err
     assert "available: worker_high, worker_low, worker_daemon, beat" in done.err
     assert pids(healthy) == before
 

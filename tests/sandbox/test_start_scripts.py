@@ -213,11 +213,11 @@ def test_the_incident_is_healed_by_restarting_all_and_taken_back(place: Place) -
     with Celery("tiny", broker=place.url, set_as_current=False) as app:
         for _ in range(20):
             app.send_task("tiny.note", (str(notes),), queue="b")
-    told = place.findings()
+    findings = place.findings()
     assert "invalid literal for int() with base 10: '2s'" in str(
-        told[f"task.import_fails {HOST}"]["evidence"]
+        findings[f"task.import_fails {HOST}"]["evidence"]
     )
-    down = told[f"worker.not_running two on {HOST}"]
+    down = findings[f"worker.not_running two on {HOST}"]
     assert down["evidence"] == [
         f"the list of its processes says: no worker two@{HOST} of tiny in {place.path}"
     ]
@@ -319,9 +319,11 @@ def test_what_has_no_command_is_looked_at_and_told_and_not_restarted(
     lacking = "`stop` and no `start`" if commands == "{}" else "`stop`"
     assert f"this tool does not restart it: celery_commands has no {lacking}" in done.err
     place.set_size(3)
-    told = place.findings("--inventory", name)
-    assert told[f"environment.differs {HOST}"]["remedy"]
-    assert "this tool does not restart one" in str(told[f"environment.differs {HOST}"]["evidence"])
+    findings = place.findings("--inventory", name)
+    assert findings[f"environment.differs {HOST}"]["remedy"]
+    assert "this tool does not restart one" in str(
+        findings[f"environment.differs {HOST}"]["evidence"]
+    )
     place.set_size(1)
     assert place.pids() == before
 
@@ -336,8 +338,8 @@ def test_a_queue_misspelt_in_the_start_script_is_told_with_its_line_and_not_rest
     place.start_again()
     until(lambda: f"worker.not_consuming two@{HOST}" in place.findings())
     before = place.pids()
-    told = place.findings()[f"worker.not_consuming two@{HOST}"]
-    assert (told["remedy"], told["evidence"][1:3]) == (
+    finding = place.findings()[f"worker.not_consuming two@{HOST}"]
+    assert (finding["remedy"], finding["evidence"][1:3]) == (
         None, [f"pid {before['two']} was started with -Q bb", './start_workers.sh:5: -Q "$2"'],
     )  # fmt: skip
     left = place.inv("remediate", "--yes")
@@ -416,8 +418,11 @@ def test_under_none_all_is_put_right_but_what_the_platform_restarts(place: Place
     )
     os.kill(before["two"], signal.SIGKILL)
     until(lambda: not place.mains()["two"])
-    told = place.findings("--inventory", name)[f"worker.not_running two on {HOST}"]
-    assert (told["remedy"], told["evidence"][-1]) == (None, "to restart two: ps-restart two b")
+    finding = place.findings("--inventory", name)[f"worker.not_running two on {HOST}"]
+    assert (finding["remedy"], finding["evidence"][-1]) == (
+        None,
+        "to restart two: ps-restart two b",
+    )
     left = place.inv("remediate", "--yes", "--inventory", name)
     assert left.code == 1, left.out + left.err
     assert not place.mains()["two"]

@@ -172,9 +172,9 @@ def test_a_running_worker_that_discards_what_waits_for_it_is_an_error(healthy: W
             ("timeout: 1m\n            output", "timeout: 1s\n            output")
         )
         done = healthy.inv("diagnose", "--json", "--inventory", patient)
-        (told,) = (one for one in done.json["findings"] if one["code"] == "message.discarded")
-        assert (told["subject"], told["severity"]) == ("worker_high@sandbox", "error")
-        assert told["summary"].startswith(
+        (finding,) = (one for one in done.json["findings"] if one["code"] == "message.discarded")
+        assert (finding["subject"], finding["severity"]) == ("worker_high@sandbox", "error")
+        assert finding["summary"].startswith(
             "3 messages in high_priority are application/x-python-serialize, which it does not"
             " accept"
         )

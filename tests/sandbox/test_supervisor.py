@@ -383,8 +383,8 @@ def test_a_supervisords_fleet_is_known_without_an_inventory_also_where_it_does_n
 
     ctl = [str(Path(sys.executable).with_name("supervisorctl")), "-c", str(conf)]
     subprocess.run([*ctl, "stop", "celery-worker-a"], check=True)
-    told = inv("diagnose", "-A", "tiny", "--python", sys.executable, "--json").json["findings"]
-    found = {one["code"]: one for one in told}
+    findings = inv("diagnose", "-A", "tiny", "--python", sys.executable, "--json").json["findings"]
+    found = {one["code"]: one for one in findings}
     assert found["worker.not_running"]["evidence"][0].startswith("supervisord says: STOPPED")
     assert pair.inv("remediate", "--yes").code == 0
     until(lambda: pair.pids().keys() == {"a", "b"})

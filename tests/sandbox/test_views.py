@@ -54,12 +54,12 @@ def test_the_figures_agree_with_celery_inspect_and_redis(broken: World) -> None:
 def test_a_queue_and_its_messages_are_shown(broken: World) -> None:
     shown = broken.inv("queues", "low_priority")
     assert shown.code == 0
-    for told in (
+    for expected in (
         "5,000 messages wait",
         "no node that answers consumes it",
         "1,000 of 5,000 messages, from both ends",
     ):
-        assert told in shown.out
+        assert expected in shown.out
     found = broken.inv(
         "messages", "low_priority", "--task", "integrations.*", "--limit", "2", "--json"
     ).json
@@ -88,7 +88,7 @@ def test_the_server_is_shown_with_what_it_means(broken: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "told"),
+    ("line", "code", "expected"),
     [
         (
             "queues lwo_priority",
@@ -115,11 +115,11 @@ def test_the_server_is_shown_with_what_it_means(broken: World) -> None:
     ],
 )
 def test_wrong_input_is_told_with_what_was_meant(
-    broken: World, line: str, code: int, told: str
+    broken: World, line: str, code: int, expected: str
 ) -> None:
     done = broken.inv(*line.split())
     assert (done.code, done.out) == (code, "")
-    assert told in done.err
+    assert expected in done.err
 
 
 def test_watching_shows_look_after_look_and_ends_with_ctrl_c_or_its_reader(broken: World) -> None:

@@ -42,9 +42,9 @@ def start(checkout: Path, *arguments: str, **environment: str) -> "subprocess.Po
 
 def test_started_twice_at_once_it_installs_once_and_both_go_on(checkout: Path) -> None:
     both = [start(checkout, "hello") for _ in range(2)]
-    told = [process.communicate(timeout=120) for process in both]
-    assert [out for out, _ in told] == ["hello\n", "hello\n"], told
-    assert sum("installing the locked dependencies" in err for _, err in told) == 1
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [out for out, _ in outputs] == ["hello\n", "hello\n"], outputs
+    assert sum("installing the locked dependencies" in err for _, err in outputs) == 1
     third = start(checkout, "hello")
     assert third.communicate(timeout=30) == ("hello\n", "")
 

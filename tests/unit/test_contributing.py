@@ -200,12 +200,12 @@ def test_mypy_names_what_a_new_effect_lacks(copy: Path) -> None:
         ("runbooks/effects/modes.py", "rank = Rank.CHANGE", "", 'abstract attribute "rank"'),
         ("runbooks/effects/modes.py", "def judge(", "def _judge(", 'abstract attribute "judge"'),
     )
-    for name, part, instead, told in lacks:
+    for name, part, instead, expected in lacks:
         path = copy / name
         whole = path.read_text()
         assert whole.count(part) == 1
         path.write_text(whole.replace(part, instead))
-        assert told in run(copy, *mypy).stdout
+        assert expected in run(copy, *mypy).stdout
         path.write_text(whole)
 
 
@@ -295,8 +295,8 @@ def test_a_finding_is_told_by_diagnose_once_the_files_that_are_named_have_it(
     apply(copy, UNLUCKY)
     assert run(copy, "tasks.py", "docs").returncode == 0
     client.lpush("high", *(b"{}" for _ in range(13)))
-    told = inv(copy, url, "diagnose").stdout
-    assert "high is unlucky" in told
+    output = inv(copy, url, "diagnose").stdout
+    assert "high is unlucky" in output
     tests = ("tests/unit/diagnosis/test_codes.py", "tests/unit/diagnosis/test_diagnose.py")
     done = run(copy, "-m", "pytest", "-q", *tests)
     assert done.returncode == 0, done.stdout

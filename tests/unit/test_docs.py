@@ -79,8 +79,8 @@ def test_the_examples_that_an_inventory_error_points_to_are_valid(
     )
     with pytest.raises(InventoryError) as error:
         build_fleet(load_inventory(tmp_path / "inventory.yaml"), ("web1.example.com",))
-    told = re.findall(r"docs/inventory\.md#(\S+)", error.value.advice or "")
-    assert (len(told), slugs.issuperset(told)) == (2, True), error.value.advice
+    linked = re.findall(r"docs/inventory\.md#(\S+)", error.value.advice or "")
+    assert (len(linked), slugs.issuperset(linked)) == (2, True), error.value.advice
 
 
 def test_the_inventory_of_the_kubernetes_page_works_and_its_job_runs_the_monitor_with_it(
@@ -120,8 +120,8 @@ def test_every_filter_and_lookup_stands_in_the_inventory_page(name: str) -> None
 
 @pytest.mark.parametrize("code", list(ExitCode))
 def test_every_exit_code_stands_in_the_readme(code: ExitCode) -> None:
-    told = " ".join((CHECKOUT / "README.md").read_text().partition("Exit codes:")[2].split())
-    assert f"{int(code)} {EXIT_CODES[code]}" in told
+    listed = " ".join((CHECKOUT / "README.md").read_text().partition("Exit codes:")[2].split())
+    assert f"{int(code)} {EXIT_CODES[code]}" in listed
 
 
 @pytest.mark.parametrize(

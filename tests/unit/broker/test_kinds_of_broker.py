@@ -190,10 +190,10 @@ def test_a_port_that_speaks_something_else_is_told_as_that(start: Start, tmp_pat
         )
     try:
         for url, (problem, advice) in refused.items():
-            with pytest.raises(BrokerRefused) as told:
+            with pytest.raises(BrokerRefused) as caught:
                 connect(url, timeout_s=2)
-            assert problem in told.value.problem
-            assert advice in told.value.advice
+            assert problem in caught.value.problem
+            assert advice in caught.value.advice
     finally:
         page.shutdown()
         page.server_close()

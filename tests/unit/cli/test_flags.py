@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected"),
     [
         ("monitor --since 2h", "--since has no effect here\n→ --every needs --listen"),
         ("monitor --history --every 2h", "--every has no effect here"),
@@ -28,7 +28,7 @@ CHECKOUT = Path(__file__).parents[3]
     ],
 )
 def test_a_flag_that_would_be_passed_over_in_silence_is_refused(
-    line: str, told: str, tmp_path: Path
+    line: str, expected: str, tmp_path: Path
 ) -> None:
     (tmp_path / "inventory.yaml").write_text(INVENTORY)
     done = subprocess.run(
@@ -36,7 +36,7 @@ def test_a_flag_that_would_be_passed_over_in_silence_is_refused(
         capture_output=True, text=True, check=False, start_new_session=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (5, "")
-    assert told in done.stderr
+    assert expected in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def inv(*words: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected"),
     [
         ("diagnos", "there is no verb 'diagnos'; did you mean 'diagnose'?\n→ see: inv --list"),
         ("--help remediat", "there is no verb 'remediat'; did you mean 'remediate'?"),
@@ -84,10 +84,10 @@ def inv(*words: str) -> "subprocess.CompletedProcess[str]":
         ("diagnose -f many", "-f expects a number, got 'many'"),
     ],
 )
-def test_what_cannot_be_parsed_is_told_with_what_was_meant(line: str, told: str) -> None:
+def test_what_cannot_be_parsed_is_told_with_what_was_meant(line: str, expected: str) -> None:
     done = inv(*line.split())
     assert (done.returncode, done.stdout) == (5, "")
-    assert told in done.stderr
+    assert expected in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -107,8 +107,8 @@ def test_suggested_commands_name_every_source_so_that_they_can_be_typed_again(
 ) -> None:
     name = tmp_path / "a fleet.ini"
     name.write_text(INVENTORY_OF.format("one"))
-    told = inv("hosts", "-i", str(name), "-i", f"{tmp_path}/a fleet.ini", "-l", "nobody").stderr
-    assert f"inv hosts --inventory '{name}' --inventory '{name}'`" in told
+    stderr = inv("hosts", "-i", str(name), "-i", f"{tmp_path}/a fleet.ini", "-l", "nobody").stderr
+    assert f"inv hosts --inventory '{name}' --inventory '{name}'`" in stderr
 
 
 def test_a_script_that_asks_for_json_gets_it_also_of_a_mistyped_flag() -> None:
@@ -154,7 +154,7 @@ def test_every_verb_of_the_package_has_a_purpose() -> None:
 def test_the_program_alone_shows_the_verbs_by_purpose_and_no_option_of_invokes(line: str) -> None:
     done = inv(*line.split())
     assert (done.returncode, done.stderr) == (0, "")
-    headings = [told for told in done.stdout.splitlines() if told.endswith(":") and told[0] != " "]
+    headings = [text for text in done.stdout.splitlines() if text.endswith(":") and text[0] != " "]
     assert headings == ["Start:", "Inspect:", "Change:", "Undo:", "Try out:", "Develop:"]
     assert (
         done.stdout.index("diagnose ")
@@ -314,7 +314,7 @@ def test_what_a_verb_loads_is_compiled_for_the_next_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "told"),
+    ("limit", "expected"),
     [
         (
             "mail",
@@ -330,14 +330,14 @@ def test_what_a_verb_loads_is_compiled_for_the_next_run() -> None:
     ],
 )
 def test_a_limit_that_names_a_worker_or_a_queue_is_told_what_takes_those(
-    limit: str, told: str, tmp_path: Path
+    limit: str, expected: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "fleet.ini"
     workers = "celery_workers=[{'name': 'mail', 'queues': ['outbox'], 'concurrency': 1}]\n"
     path.write_text(INVENTORY_OF.format("web1") + workers)
     done = inv("hosts", "-i", str(path), "--limit", limit)
     assert (done.returncode, done.stdout) == (5, "")
-    assert told in done.stderr
+    assert expected in done.stderr
 
 
 def test_an_example_of_an_inventory_is_written_once_and_is_one(tmp_path: Path) -> None:

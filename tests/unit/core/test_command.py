@@ -84,9 +84,9 @@ def test_each_word_of_a_command_is_quoted_for_the_shell_also_inside_json(
     document.message(f"try {command} and `inv undo`")
     document.error(UsageError("wrong", f"see {Command('runs')}"))
     document.close(5)
-    told = json.loads(capsys.readouterr().out)
-    assert told["messages"] == [f"try `{line}` and `inv undo`"]
-    assert told["error"]["advice"] == f"see `./inv runs{WHERE}`"
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["messages"] == [f"try `{line}` and `inv undo`"]
+    assert printed["error"]["advice"] == f"see `./inv runs{WHERE}`"
 
 
 def test_a_command_cut_in_two_leaves_no_mark(capsys: pytest.CaptureFixture[str]) -> None:

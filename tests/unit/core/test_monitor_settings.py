@@ -76,8 +76,8 @@ def test_who_is_told_may_come_out_of_a_vault_or_a_lookup_and_is_never_shown(tmp_
     assert fleet.app.notify[0].get_secret_value() == "mailtos://ops:hunter2@example.com"
     assert "hunter2" not in repr(fleet)
     assert "hunter2" not in str(fleet.app.model_dump())
-    told = problems(tmp_path, "celery_notify: [hunter2]")
-    assert told == [
+    reported = problems(tmp_path, "celery_notify: [hunter2]")
+    assert reported == [
         f"{FIRST}: celery_notify.0: not an Apprise URL, e.g. mailtos://user:password@example.com"
     ]
 

@@ -15,10 +15,10 @@ def test_a_setting_is_found_under_any_of_its_names(name: str) -> None:
 
 
 def test_of_functions_and_objects_the_address_does_not_count() -> None:
-    told = [
+    settings = [
         settings_of({"task_routes": [f"<function by_name at 0x7f{n}>", {"a": n}]}) for n in (1, 1)
     ]
-    assert told[0] == {"task_routes": ["<function by_name>", {"a": 1}]}
+    assert settings[0] == {"task_routes": ["<function by_name>", {"a": 1}]}
     options = {
         "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS": 1,
         "CELERY_BROKER_TRANSPORT_OPTIONS": {"sep": ":"},

@@ -64,9 +64,9 @@ def test_a_worker_is_the_node_that_answers_from_its_service_whatever_it_is_calle
 
 def test_where_pids_are_the_same_or_not_known_the_hosts_name_decides_then_what_is_left() -> None:
     nodes = node("w1@web1.example.com", 7), node("w1@ip-10-0-0-2", 7)
-    told = {"w1@web1.example.com": "high@web1", "w1@ip-10-0-0-2": "high@web2"}
-    assert named("w1@*", ["web1", "web2"], *nodes, web1=(7,), web2=(7,)) == told
-    assert named("w1@*", ["web1", "web2"], *nodes, web1=(), web2=()) == told
+    expected = {"w1@web1.example.com": "high@web1", "w1@ip-10-0-0-2": "high@web2"}
+    assert named("w1@*", ["web1", "web2"], *nodes, web1=(7,), web2=(7,)) == expected
+    assert named("w1@*", ["web1", "web2"], *nodes, web1=(), web2=()) == expected
 
 
 def test_a_node_that_answers_from_other_processes_is_not_the_worker() -> None:

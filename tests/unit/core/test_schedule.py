@@ -95,8 +95,8 @@ def test_a_timer_comes_when_cron_does() -> None:
         some = schedules[n : n + SEEN_AT_ONCE]
         times = iter(coming([calendar for schedule in some for calendar in calendars(schedule)]))
         for schedule in some:
-            told = sorted({at for _ in calendars(schedule) for at in next(times)})[:TIMES]
-            assert told == by_cron(schedule), (schedule, calendars(schedule))
+            by_timer = sorted({at for _ in calendars(schedule) for at in next(times)})[:TIMES]
+            assert by_timer == by_cron(schedule), (schedule, calendars(schedule))
 
 
 @pytest.mark.parametrize(

@@ -351,10 +351,10 @@ def test_a_harmless_name_is_no_secret(name: str) -> None:
 def test_a_value_for_a_file_is_one_line_without_control_characters(
     tmp_path: Path, value: str
 ) -> None:
-    told = problems(tmp_path, f"celery_workers:\n  - name: a\n    queues:\n      - {value}")
+    reported = problems(tmp_path, f"celery_workers:\n  - name: a\n    queues:\n      - {value}")
     assert any(
         problem.startswith(f"{FIRST + 3}: celery_workers.0.queues.0: must be one line")
-        for problem in told
+        for problem in reported
     )
 
 
@@ -592,8 +592,8 @@ def test_all_problems_of_all_hosts_are_told_at_once_and_shared_ones_once(tmp_pat
         "celery_start_timeout: soon\ncelery_bet: true\ncelery_logs: '{{ y }}'\nx: '{{ y }}'\n",
         base,
     )
-    told = sorted((int(line.split(":")[0]), line.split(":")[1].strip()) for line in found)
-    assert told == [
+    reported = sorted((int(line.split(":")[0]), line.split(":")[1].strip()) for line in found)
+    assert reported == [
         (3, "celery_beat"),
         (3, "celery_user"),
         (5, "celery_workers"),
@@ -789,9 +789,11 @@ def test_a_probe_belongs_to_the_hosts_its_pattern_names(tmp_path: Path) -> None:
 
 def test_a_wrong_probe_is_told_with_its_line(tmp_path: Path) -> None:
     text = "celery_probes:\n  - name: a\n    command: x\n    hosts: wbe1\n"
-    (told,) = problems(tmp_path, text)
-    assert told.startswith(f"{FIRST + 3}: celery_probes.0.hosts: 'wbe1' matches no host or group")
-    assert "did you mean 'web1'?" in told
+    (problem,) = problems(tmp_path, text)
+    assert problem.startswith(
+        f"{FIRST + 3}: celery_probes.0.hosts: 'wbe1' matches no host or group"
+    )
+    assert "did you mean 'web1'?" in problem
     wrong = (
         "celery_probes:\n  - name: a\n    command: x\n    output: '('\n    exit_code: 300\n   "
         " timeout: 0\n"

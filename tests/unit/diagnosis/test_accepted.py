@@ -56,14 +56,14 @@ def test_what_is_accepted_is_a_note_until_the_end_of_its_day() -> None:
 def test_another_subject_counts_and_what_fits_nothing_is_told() -> None:
     findings = found(fleet_that_accepts("worker.not_running", "low on *"))
     assert findings["worker.not_running"].severity is Severity.ERROR
-    told = findings["inventory.accepts_nothing"]
-    assert (told.severity, told.summary) == (
+    finding = findings["inventory.accepts_nothing"]
+    assert (finding.severity, finding.summary) == (
         Severity.INFO,
         "celery_accepted has worker.not_running of low on *, but nothing matches it",
     )
-    told = found(fleet_that_accepts("worker.not_runing"))["inventory.accepts_nothing"]
-    assert told.severity is Severity.WARNING
-    assert told.summary.endswith("there is no such finding; did you mean 'worker.not_running'?")
+    finding = found(fleet_that_accepts("worker.not_runing"))["inventory.accepts_nothing"]
+    assert finding.severity is Severity.WARNING
+    assert finding.summary.endswith("there is no such finding; did you mean 'worker.not_running'?")
 
 
 def test_what_blocks_goes_on_to_block() -> None:

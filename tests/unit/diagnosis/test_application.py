@@ -193,7 +193,7 @@ def test_where_the_inventorys_environment_leads_to_its_broker_that_is_the_remedy
 
 
 @pytest.mark.parametrize(
-    ("env", "told"),
+    ("env", "reported"),
     [
         ("CELERY_BROKER_URL=redis://127.0.0.1:1/5\nCACHE_URL=redis://127.0.0.1:1/0\n", True),
         ("CELERY_BROKER_URL=redis://127.0.0.1:1/0\nCACHE_URL=redis://127.0.0.1:1/5\n", False),
@@ -201,17 +201,17 @@ def test_where_the_inventorys_environment_leads_to_its_broker_that_is_the_remedy
     ],
 )
 def test_where_it_cannot_be_loaded_a_url_of_a_cache_hides_no_wrong_broker(
-    env: str, told: bool
+    env: str, reported: bool
 ) -> None:
     codes = [finding.code for finding in found(look(None, None, broker=SILENT, env=env))]
-    assert ("broker.not_the_workers" in codes) is told
+    assert ("broker.not_the_workers" in codes) is reported
 
 
 # --- results
 
 
 @pytest.mark.parametrize(
-    ("theirs", "told"),
+    ("theirs", "expected"),
     [
         (Place("redis", "127.0.0.1", 1, "2"), ""),
         (Place("redis", "127.0.0.1", 1, "3"), "keeps them at 127.0.0.1:1/3"),
@@ -221,19 +221,21 @@ def test_where_it_cannot_be_loaded_a_url_of_a_cache_hides_no_wrong_broker(
     ],
 )
 def test_results_that_are_kept_elsewhere_are_told_with_both_places(
-    theirs: Place, told: str
+    theirs: Place, expected: str
 ) -> None:
     fleet = make_fleet(
         *HOSTS, queue_rules=(), result_backend=SecretStr("redis://:hunter2@127.0.0.1:1/2")
     )
     said = says(backend=(theirs,))
     findings = found(look(said, said, fleet=fleet), fleet)
-    assert [finding.code for finding in findings] == ["results.elsewhere"] * bool(told)
-    assert all(told in finding.summary and "hunter2" not in repr(finding) for finding in findings)
+    assert [finding.code for finding in findings] == ["results.elsewhere"] * bool(expected)
+    assert all(
+        expected in finding.summary and "hunter2" not in repr(finding) for finding in findings
+    )
 
 
 @pytest.mark.parametrize(
-    ("named", "theirs", "told"),
+    ("named", "theirs", "reported"),
     [
         ("django-db", Place("django-db"), False),
         (
@@ -250,12 +252,12 @@ def test_results_that_are_kept_elsewhere_are_told_with_both_places(
     ],
 )
 def test_results_in_a_database_are_told_only_if_the_inventory_names_another(
-    named: str, theirs: Place, told: bool
+    named: str, theirs: Place, reported: bool
 ) -> None:
     fleet = make_fleet(*HOSTS, queue_rules=(), result_backend=SecretStr(named))
     said = says(backend=(theirs,))
     findings = found(look(said, said, fleet=fleet), fleet)
-    assert [finding.code for finding in findings] == ["results.elsewhere"] * told
+    assert [finding.code for finding in findings] == ["results.elsewhere"] * reported
 
 
 # --- between hosts

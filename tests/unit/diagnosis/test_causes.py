@@ -146,8 +146,8 @@ def test_a_timer_that_would_run_nothing_follows_from_its_own_missing_file_alone(
         Finding("timer.missing", "web1", "", (path,)),
         Finding("timer.not_enabled", "web1", "", fix=(enable,)),
     )
-    told = {one.code: one for one in causes_first(FLEET, make_snapshot(FLEET), [off, missing])}
-    assert caused_by(told, "timer.not_enabled") == causes
+    by_code = {one.code: one for one in causes_first(FLEET, make_snapshot(FLEET), [off, missing])}
+    assert caused_by(by_code, "timer.not_enabled") == causes
 
 
 def test_a_missing_environment_file_explains_what_cannot_start_or_be_loaded_without_it() -> None:

@@ -27,8 +27,8 @@ OURS = BrokerPlace("127.0.0.1", 1, 0)  # as make_fleet has it
 def a_process(
     pid: int = 100, kind: Kind = Kind.MAIN, *, node: str = "", role: Any = "worker", **more: Any
 ) -> CeleryProcess:
-    told = {"inner_pid": pid, "parent": 1, "here": True} | more
-    return CeleryProcess(pid, 4000, NOW - 500, "S", kind, Options(role, "shop", node), **told)
+    values = {"inner_pid": pid, "parent": 1, "here": True} | more
+    return CeleryProcess(pid, 4000, NOW - 500, "S", kind, Options(role, "shop", node), **values)
 
 
 def rows_of(
@@ -143,7 +143,7 @@ TOLD = BrokerPlace("redis", 6380, 2)
 
 
 @pytest.mark.parametrize(
-    ("clients", "told", "broker", "seen_by", "at_ours"),
+    ("clients", "named", "broker", "seen_by", "at_ours"),
     [
         ((Client("10.0.0.1:5", 0, True, REDIS),), None, OURS, SeenBy.CLIENT_LIST, True),
         ((Client("10.0.0.1:5", 3, True, REDIS),), None, replace(OURS, db=3), SeenBy.CLIENT_LIST, False),
@@ -160,12 +160,12 @@ TOLD = BrokerPlace("redis", 6380, 2)
 )  # fmt: skip
 def test_which_broker_a_silent_process_talks_to_is_known_or_unknown(
     clients: tuple[Client, ...] | None,
-    told: BrokerPlace | None,
+    named: BrokerPlace | None,
     broker: BrokerPlace | None,
     seen_by: SeenBy | None,
     at_ours: bool | None,
 ) -> None:
-    rows = rows_of(replace(CONNECTED, named_broker=told), nodes={}, clients=clients)
+    rows = rows_of(replace(CONNECTED, named_broker=named), nodes={}, clients=clients)
     (row,) = (row for row in rows if row.process)
     assert (row.broker, row.seen_by, row.at_ours) == (broker, seen_by, at_ours)
 

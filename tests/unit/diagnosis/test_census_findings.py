@@ -42,9 +42,15 @@ OURS = NodeState(
 def a_worker(
     pid: int = 100, kind: Kind = Kind.MAIN, *, state: str = "S", options: Any = None, **more: Any
 ) -> CeleryProcess:
-    told = {"inner_pid": pid, "parent": 1, "here": True} | more
+    values = {"inner_pid": pid, "parent": 1, "here": True} | more
     return CeleryProcess(
-        pid, 4000, NOW - 500, state, kind, options or Options("worker", "shop", "high@web1"), **told
+        pid,
+        4000,
+        NOW - 500,
+        state,
+        kind,
+        options or Options("worker", "shop", "high@web1"),
+        **values,
     )
 
 
@@ -65,9 +71,9 @@ def found(
     return list(judge(fleet, make_snapshot(fleet, broker=broker, hosts={"web1": state}), wanted))
 
 
-def only(*processes: CeleryProcess, **told: Any) -> Finding:
+def only(*processes: CeleryProcess, **snapshot: Any) -> Finding:
     """The one finding, except queues without a consumer, which occur if `high` is silent."""
-    finding, *more = found(*processes, **told)
+    finding, *more = found(*processes, **snapshot)
     assert {one.code for one in more} <= {"queue.no_consumer"}
     return finding
 
@@ -154,13 +160,13 @@ def test_a_pool_that_is_larger_than_the_inventory_allows(
     worker = Worker(name="high", queues=("high_q",), options=options)
     fleet = make_fleet(make_host(beat=False, workers=(worker,)))
     main = a_worker(options=Options("worker", "shop", "high@web1", **given))
-    told = found(
+    findings = found(
         main, *(a_worker(pid, Kind.CHILD, parent=100) for pid in (101, 102, 103)), fleet=fleet
     )
-    assert [one.code for one in told] == (["worker.too_many_processes"] if why else [])
+    assert [one.code for one in findings] == (["worker.too_many_processes"] if why else [])
     if why:
-        assert told[0].summary == "high has 3 pool processes, but the inventory allows 1"
-        assert told[0].evidence == ("pid 100 on web1; its pool: pid 101, 102, 103", why)
+        assert findings[0].summary == "high has 3 pool processes, but the inventory allows 1"
+        assert findings[0].evidence == ("pid 100 on web1; its pool: pid 101, 102, 103", why)
 
 
 # --- brokers and names
@@ -211,8 +217,8 @@ def test_a_worker_of_an_earlier_start_that_answers_in_another_name_is_told_as_le
     node = replace(OURS, name="old@web1", pids=frozenset({200}))
     high = replace(make_state(make_host(beat=False)).services["high"], leaked=(Process(200, 1, "python"),),
                    pids={100: 100, 200: 200})  # fmt: skip
-    told = found(a_worker(), earlier, nodes=(OURS, node), services={"high": high})
-    assert [one.code for one in told if one.code.startswith("worker.")] == [
+    findings = found(a_worker(), earlier, nodes=(OURS, node), services={"high": high})
+    assert [one.code for one in findings if one.code.startswith("worker.")] == [
         "worker.leaked_processes"
     ]
 
@@ -260,8 +266,8 @@ def test_one_machine_that_the_inventory_names_twice_has_each_worker_once() -> No
     }
     kinds: tuple[FileKind, ...] = ("unit", "cron", "timer", "logrotate")
     wanted: dict[FileKind, Wanted] = {kind: nothing_wanted(fleet) for kind in kinds}
-    told = judge(fleet, make_snapshot(fleet, broker=broker, hosts=hosts), wanted)
-    assert not [one for one in told if one.code == "worker.twins"]
+    findings = judge(fleet, make_snapshot(fleet, broker=broker, hosts=hosts), wanted)
+    assert not [one for one in findings if one.code == "worker.twins"]
 
 
 # --- units
@@ -294,8 +300,8 @@ def test_a_drop_in_of_ours_is_named_and_what_is_left_of_earlier_starts_is_counte
         names_celery=True,
         lines=(f"{path}:2: KillMode=process",),
     )
-    told = found(a_worker(unit=own.name), fleet=SYSTEMD, units=(own,))
-    (finding,) = (one for one in told if one.code == "unit.kill_mode")
+    findings = found(a_worker(unit=own.name), fleet=SYSTEMD, units=(own,))
+    (finding,) = (one for one in findings if one.code == "unit.kill_mode")
     assert (finding.subject, finding.evidence[0]) == ("high on web1", f"{path}:2: KillMode=process")
 
 
@@ -312,7 +318,7 @@ def test_units_that_are_somebody_elses_and_not_of_this_application_are_not_told(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"type": "forking", "sub": "auto-restart", "restarts": 4}, "unit.forking"),
         (
@@ -334,8 +340,12 @@ def test_units_that_are_somebody_elses_and_not_of_this_application_are_not_told(
         ({"active": "inactive", "enabled": "disabled"}, ""),
     ],
 )
-def test_what_a_unit_of_somebody_else_does_or_will_do(changes: dict[str, Any], told: str) -> None:
-    assert [code for code, _ in codes(unit=replace(FOREIGN, **changes))] == [told] * bool(told)
+def test_what_a_unit_of_somebody_else_does_or_will_do(
+    changes: dict[str, Any], expected: str
+) -> None:
+    assert [code for code, _ in codes(unit=replace(FOREIGN, **changes))] == [expected] * bool(
+        expected
+    )
 
 
 def test_restarts_of_long_ago_are_no_loop() -> None:
@@ -350,9 +360,9 @@ def test_restarts_of_long_ago_are_no_loop() -> None:
 def test_what_does_the_work_of_a_service_is_told_once_with_its_processes() -> None:
     other = OtherRunner("process 200", {200: "worker high@web1"})
     down = {"high": ServiceState(None, None, "")}
-    told = found(a_worker(200), nodes=(), services=down, others=(other,))
+    findings = found(a_worker(200), nodes=(), services=down, others=(other,))
     (finding,) = (
-        one for one in told if one.code in ("service.runs_elsewhere", "worker.other_unit")
+        one for one in findings if one.code in ("service.runs_elsewhere", "worker.other_unit")
     )
     assert finding.summary.startswith(
         "high does not run as a service, but something else does its work; "

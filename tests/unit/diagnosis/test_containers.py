@@ -69,7 +69,7 @@ def test_nothing_is_wrong_with_a_container_that_runs_and_lets_tasks_finish() -> 
 
 
 @pytest.mark.parametrize(
-    ("changes", "code", "told"),
+    ("changes", "code", "expected"),
     [
         (
             {"status": "restarting", "pid": None, "restarts": 8, "exit_code": 127}, "container.restarting",
@@ -84,11 +84,11 @@ def test_nothing_is_wrong_with_a_container_that_runs_and_lets_tasks_finish() -> 
     ],
 )  # fmt: skip
 def test_the_state_of_a_container_is_a_finding(
-    changes: dict[str, Any], code: str, told: str
+    changes: dict[str, Any], code: str, expected: str
 ) -> None:
     (fault,) = found(replace(HIGH, **changes))
     assert fault.code == code
-    assert told in "\n".join(fault.evidence)
+    assert expected in "\n".join(fault.evidence)
 
 
 def test_a_service_without_a_container_is_left_alone() -> None:

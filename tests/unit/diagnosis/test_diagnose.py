@@ -128,18 +128,18 @@ def test_an_inventory_without_workers_is_not_said_to_be_well_and_hosts_outside_t
 
 
 @pytest.mark.parametrize(
-    ("policy", "limit", "told"),
+    ("policy", "limit", "reported"),
     [
         ("allkeys-lru", 1000, True), ("allkeys-random", 1000, True), ("noeviction", 1000, False),
         ("allkeys-lru", 0, False), ("volatile-lru", 1000, False), ("volatile-ttl", 1000, False),
     ],
 )  # fmt: skip
 def test_eviction_is_told_only_where_it_may_take_queues(
-    policy: str, limit: int, told: bool
+    policy: str, limit: int, reported: bool
 ) -> None:
     found = findings(broker=broker(maxmemory_bytes=limit, maxmemory_policy=policy))
-    assert [finding.code for finding in found] == ["broker.evicts"] * told
-    if told:
+    assert [finding.code for finding in found] == ["broker.evicts"] * reported
+    if reported:
         assert found[0].evidence == (
             f"maxmemory 1,000 bytes, maxmemory-policy {policy}",
             "evicted_keys 0",
@@ -159,16 +159,16 @@ def test_keys_that_were_evicted_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "told"), [(59, ""), (7200, "2 h ahead of"), (-7200, "2 h behind")]
+    ("ahead_s", "expected"), [(59, ""), (7200, "2 h ahead of"), (-7200, "2 h behind")]
 )
-def test_a_clock_that_is_not_the_brokers_is_told(ahead_s: float, told: str) -> None:
+def test_a_clock_that_is_not_the_brokers_is_told(ahead_s: float, expected: str) -> None:
     found = findings(broker=broker(clock_ahead_s=ahead_s))
-    assert [finding.code for finding in found] == ["broker.clock"] * bool(told)
-    assert all(told in finding.summary for finding in found)
+    assert [finding.code for finding in found] == ["broker.clock"] * bool(expected)
+    assert all(expected in finding.summary for finding in found)
 
 
 @pytest.mark.parametrize(
-    ("policy", "used", "told"),
+    ("policy", "used", "expected"),
     [
         ("noeviction", 900, None),
         (
@@ -209,19 +209,19 @@ def test_a_clock_that_is_not_the_brokers_is_told(ahead_s: float, told: str) -> N
     ],
 )
 def test_what_becomes_of_a_broker_without_memory_is_told_by_its_policy(
-    policy: str, used: int, told: tuple[str, str] | None
+    policy: str, used: int, expected: tuple[str, str] | None
 ) -> None:
     found = findings(
         broker=broker(maxmemory_bytes=1000, used_memory_bytes=used, maxmemory_policy=policy)
     )
-    assert [finding.code for finding in found] == ([told[0]] if told else [])
-    if told:
-        assert told[1] in found[0].summary
+    assert [finding.code for finding in found] == ([expected[0]] if expected else [])
+    if expected:
+        assert expected[1] in found[0].summary
         assert (f"{used:,} of 1,000 bytes used" in found[0].evidence) is (used > 900)
 
 
 @pytest.mark.parametrize(
-    ("seen", "code", "told"),
+    ("seen", "code", "expected"),
     [
         (
             {"connected": 9_001, "max_clients": 10_000},
@@ -240,17 +240,17 @@ def test_what_becomes_of_a_broker_without_memory_is_told_by_its_policy(
     ],
 )
 def test_what_will_keep_the_broker_from_its_work_is_told_before(
-    seen: dict[str, Any], code: str, told: str
+    seen: dict[str, Any], code: str, expected: str
 ) -> None:
     found = findings(broker=broker(**seen))
     assert [one.code for one in found] == ([code] if code else [])
-    assert all(told in one.summary for one in found)
+    assert all(expected in one.summary for one in found)
 
 
 @pytest.mark.parametrize(
-    ("expired", "of", "told"), [(40, 50, True), (9, 9, False), (10, 21, False)]
+    ("expired", "of", "reported"), [(40, 50, True), (9, 9, False), (10, 21, False)]
 )
-def test_a_queue_of_which_half_has_expired_is_told(expired: int, of: int, told: bool) -> None:
+def test_a_queue_of_which_half_has_expired_is_told(expired: int, of: int, reported: bool) -> None:
     queue = make_queue(depth=of, by_task={"shop.bill": TaskCount(of, 0, 0, None, None, expired)})
     found = [
         one
@@ -260,7 +260,7 @@ def test_a_queue_of_which_half_has_expired_is_told(expired: int, of: int, told: 
     assert [
         one.summary.startswith(f"{expired} of {of} messages in high_q have expired")
         for one in found
-    ] == [True] * told
+    ] == [True] * reported
 
 
 def test_another_applications_worker_that_gives_our_messages_back_is_told() -> None:
@@ -312,7 +312,7 @@ def test_a_refusal_for_want_of_memory_is_told_once() -> None:
 def test_what_a_host_saw_of_a_broker_that_is_away_is_told_with_it_and_is_no_fault_of_the_host() -> (
     None
 ):
-    def told(
+    def diagnosed(
         trouble: Trouble, error: str, at: str = "redis://127.0.0.1:1/0"
     ) -> tuple[list[str], str]:
         tried = ImportProbe(frozenset(TASKS), {}, broker_at=at, broker_error=error)
@@ -321,14 +321,16 @@ def test_what_a_host_saw_of_a_broker_that_is_away_is_told_with_it_and_is_no_faul
         found = findings(broker=away, hosts={"web1": state})
         return [finding.code for finding in found], " ".join(found[0].evidence)
 
-    codes, evidence = told(Trouble.UNREACHABLE, "Connection refused")
+    codes, evidence = diagnosed(Trouble.UNREACHABLE, "Connection refused")
     assert codes == ["broker.unreachable"]
     assert "also tried on web1: Connection refused" in evidence
-    assert "also tried on web1: a worker can connect there" in told(Trouble.UNREACHABLE, "")[1]
-    codes, evidence = told(Trouble.UNREACHABLE, "Connection refused", at="redis://elsewhere:6379/0")
+    assert "also tried on web1: a worker can connect there" in diagnosed(Trouble.UNREACHABLE, "")[1]
+    codes, evidence = diagnosed(
+        Trouble.UNREACHABLE, "Connection refused", at="redis://elsewhere:6379/0"
+    )
     assert codes == ["broker.unreachable", "worker.would_be_locked_out"]
     assert "tried on" not in evidence
-    assert told(Trouble.WRONG_PASSWORD, "invalid password")[0] == [
+    assert diagnosed(Trouble.WRONG_PASSWORD, "invalid password")[0] == [
         "broker.wrong_password",
         "worker.would_be_locked_out",
     ]
@@ -350,10 +352,12 @@ def test_workers_that_are_not_back_yet_since_redis_was_started_are_no_fault_nor_
     None
 ):
     for uptime_s, severity in ((5.0, Severity.INFO), (90.0, Severity.ERROR)):
-        told = findings(broker=broker(uptime_s=uptime_s, nodes={}))
-        silent = [one for one in told if one.code == "worker.not_answering"]
+        reported = findings(broker=broker(uptime_s=uptime_s, nodes={}))
+        silent = [one for one in reported if one.code == "worker.not_answering"]
         assert {one.severity for one in silent} == {severity}
-        assert ("queue.no_consumer" in {one.code for one in told}) is (severity is Severity.ERROR)
+        assert ("queue.no_consumer" in {one.code for one in reported}) is (
+            severity is Severity.ERROR
+        )
         crossed = watch(FLEET, make_snapshot(FLEET, broker=broker(uptime_s=uptime_s, nodes={})))
         assert bool(
             {one.code for one in crossed} & {"worker.not_answering", "queue.no_consumer"}
@@ -401,8 +405,8 @@ def test_what_a_silent_worker_may_hold_is_not_said_to_be_orphaned_unless_it_does
     )
     assert "queue.orphaned" not in [finding.code for finding in findings(fleet, broker=silent)]
     services = {**state().services, "high": ServiceState(None, None, "stopped")}
-    told = findings(fleet, broker=silent, hosts={"web1": state(services=services)})
-    assert "queue.orphaned" in [finding.code for finding in told]
+    reported = findings(fleet, broker=silent, hosts={"web1": state(services=services)})
+    assert "queue.orphaned" in [finding.code for finding in reported]
     elsewhere = replace(FLEET, all_nodes=("high@web1", "low@web9"))
     all_of_ours = broker(orphans={"high_q": 8}, nodes={"high@web1": node(holds=frozenset())})
     assert findings(elsewhere, broker=all_of_ours) == ()
@@ -483,45 +487,45 @@ def test_malformed_items_are_told_with_what_they_look_like() -> None:
     assert finding.severity is Severity.ERROR
 
 
-@pytest.mark.parametrize(("depth", "told"), [(15_000, False), (15_001, True)])
-def test_a_queue_is_too_deep_above_its_threshold(depth: int, told: bool) -> None:
+@pytest.mark.parametrize(("depth", "reported"), [(15_000, False), (15_001, True)])
+def test_a_queue_is_too_deep_above_its_threshold(depth: int, reported: bool) -> None:
     queue = make_queue(
         depth=depth, by_task={"shop.tasks.bill": TaskCount(depth, 0, 0, None, None, 0)}
     )
     found = findings(broker=broker(queues={"high_q": queue}))
-    assert [finding.code for finding in found] == ["queue.depth"] * told
-    assert not told or found[0].evidence == ("15,001 × shop.tasks.bill",)
+    assert [finding.code for finding in found] == ["queue.depth"] * reported
+    assert not reported or found[0].evidence == ("15,001 × shop.tasks.bill",)
 
 
-@pytest.mark.parametrize(("retries", "told"), [(2, False), (3, True)])
-def test_messages_with_too_many_retries_are_told(retries: int, told: bool) -> None:
+@pytest.mark.parametrize(("retries", "reported"), [(2, False), (3, True)])
+def test_messages_with_too_many_retries_are_told(retries: int, reported: bool) -> None:
     queue = make_queue(
         depth=5, by_task={"shop.tasks.bill": TaskCount(5, retries, 0, None, None, 0)}
     )
     found = findings(broker=broker(queues={"high_q": queue}))
-    assert [finding.code for finding in found] == ["queue.retries"] * told
+    assert [finding.code for finding in found] == ["queue.retries"] * reported
 
 
-@pytest.mark.parametrize(("late_s", "told"), [(3600, False), (3700, True), (-3700, False)])
-def test_messages_long_past_their_eta_are_told(late_s: float, told: bool) -> None:
+@pytest.mark.parametrize(("late_s", "reported"), [(3600, False), (3700, True), (-3700, False)])
+def test_messages_long_past_their_eta_are_told(late_s: float, reported: bool) -> None:
     queue = make_queue(
         depth=5, by_task={"shop.tasks.bill": TaskCount(5, 0, 4, NOW - late_s, NOW - late_s, 0)}
     )
     found = findings(broker=broker(queues={"high_q": queue}))
     codes = [finding.code for finding in found]
-    assert codes == (["queue.eta_overdue"] * told if late_s > 0 else ["queue.redelivered"])
+    assert codes == (["queue.eta_overdue"] * reported if late_s > 0 else ["queue.redelivered"])
     assert (
-        not told
+        not reported
         or found[0].summary
         == "messages of shop.tasks.bill wait 1 h 1 min past their ETA, more than 1 h"
     )
-    assert not told or found[0].evidence == ("the ETA of 4 of 5 has passed",)
+    assert not reported or found[0].evidence == ("the ETA of 4 of 5 has passed",)
 
 
-@pytest.mark.parametrize(("held_s", "told"), [(3600, False), (4800, True)])
+@pytest.mark.parametrize(("held_s", "reported"), [(3600, False), (4800, True)])
 @pytest.mark.parametrize("waiting", [True, False])
 def test_messages_that_are_held_for_longer_than_celery_leaves_them_to_a_worker_are_told(
-    held_s: float, told: bool, waiting: bool
+    held_s: float, reported: bool, waiting: bool
 ) -> None:
     by_task = (
         {"shop.tasks.bill": TaskCount(1, 0, 0, NOW + held_s, NOW + held_s, 0)} if waiting else {}
@@ -530,22 +534,22 @@ def test_messages_that_are_held_for_longer_than_celery_leaves_them_to_a_worker_a
     found = findings(
         broker=broker(queues=queues, held_s={} if waiting else {"shop.tasks.bill": held_s})
     )
-    assert [finding.code for finding in found] == ["queue.redelivered"] * told
+    assert [finding.code for finding in found] == ["queue.redelivered"] * reported
     assert (
-        not told
+        not reported
         or "are held for up to 1 h 20 min until their ETA, but after 1 h" in found[0].summary
     )
 
 
-@pytest.mark.parametrize(("selected", "told"), [(5, False), (4, True)])
+@pytest.mark.parametrize(("selected", "reported"), [(5, False), (4, True)])
 def test_messages_that_a_rule_takes_out_anyway_are_not_told_twice(
-    selected: int, told: bool
+    selected: int, reported: bool
 ) -> None:
     selection = Selection("too late", selected, {"shop.tasks.bill": selected})
     by_task = {"shop.tasks.bill": TaskCount(5, 9, 5, NOW - 9999, NOW - 9999, 0)}
     queue = make_queue(depth=5, by_task=by_task, selected=(selection,))
     codes = [finding.code for finding in findings(broker=broker(queues={"high_q": queue}))]
-    assert codes == ["queue.selected", *["queue.retries", "queue.eta_overdue"] * told]
+    assert codes == ["queue.selected", *["queue.retries", "queue.eta_overdue"] * reported]
 
 
 def test_other_lists_are_told_and_only_those_with_celery_messages_are_a_warning() -> None:
@@ -747,7 +751,7 @@ PICKLED, PACKED, NAMELESS = (
 
 
 @pytest.mark.parametrize(
-    ("form", "told"),
+    ("form", "expected"),
     [
         (PICKLED, "12 messages in high_q are application/x-python-serialize, which it does not accept"),
         (PACKED, "12 messages in high_q are compressed with zstd, which its Python cannot decompress"),
@@ -759,7 +763,7 @@ PICKLED, PACKED, NAMELESS = (
 )  # fmt: skip
 @pytest.mark.parametrize("runs", [False, True])
 def test_messages_that_an_application_does_not_accept_are_told_to_whom_they_wait_for(
-    form: Form, told: str, runs: bool
+    form: Form, expected: str, runs: bool
 ) -> None:
     own = {"high@web1": node()} if runs else {}
     found = findings(
@@ -772,8 +776,8 @@ def test_messages_that_an_application_does_not_accept_are_told_to_whom_they_wait
         else ("message.would_be_discarded", (Block("web1", "high"),))
     )
     refused = [finding for finding in found if finding.code.startswith("message.")]
-    assert [finding.code for finding in refused] == [code] * bool(told)
-    assert all(f.summary.startswith(told) and f.blocks == blocks for f in refused)
+    assert [finding.code for finding in refused] == [code] * bool(expected)
+    assert all(f.summary.startswith(expected) and f.blocks == blocks for f in refused)
 
 
 READER = replace(
@@ -804,10 +808,10 @@ def test_what_celery_writes_by_default_is_judged_too() -> None:
     ]
 
 
-@pytest.mark.parametrize(("form", "told"), [(PICKLED, True), (PACKED, True), (Form(), False)])
+@pytest.mark.parametrize(("form", "reported"), [(PICKLED, True), (PACKED, True), (Form(), False)])
 @pytest.mark.parametrize("runs", [False, True])
 def test_what_nobody_can_judge_is_told_and_starts_no_worker(
-    form: Form, told: bool, runs: bool
+    form: Form, reported: bool, runs: bool
 ) -> None:
     own = {"high@web1": node()} if runs else {}
     found = findings(
@@ -815,7 +819,7 @@ def test_what_nobody_can_judge_is_told_and_starts_no_worker(
         hosts={"web1": with_imports(GOOD)},
     )
     unjudged = [finding for finding in found if finding.code.startswith("message.")]
-    assert [finding.code for finding in unjudged] == ["message.unjudged"] * told
+    assert [finding.code for finding in unjudged] == ["message.unjudged"] * reported
     assert all(f.blocks == (() if runs else (Block("web1", "high"),)) for f in unjudged)
 
 
@@ -843,14 +847,15 @@ def test_what_another_knows_for_a_queue_of_its_own_is_no_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "told"), [(NEW_TASK, ["task.discarded"]), ("celery.chord_unlock", []), (TASKS[0], [])]
+    ("task", "expected"),
+    [(NEW_TASK, ["task.discarded"]), ("celery.chord_unlock", []), (TASKS[0], [])],
 )
 def test_what_waits_for_a_running_worker_that_does_not_know_it_is_told(
-    task: str, told: list[str]
+    task: str, expected: list[str]
 ) -> None:
     queue = make_queue(depth=26, by_task={task: TaskCount(26, 0, 0, None, None, 0)})
     found = findings(broker=broker(queues={"high_q": queue}))
-    assert [finding.code for finding in found] == told
+    assert [finding.code for finding in found] == expected
     assert all(
         finding.evidence == (f"26 × {NEW_TASK} wait in high_q, which it consumes",)
         for finding in found
@@ -897,7 +902,7 @@ def test_an_import_that_the_inventorys_environment_mends_has_a_remedy_and_its_pr
 
 def test_an_import_that_the_inventorys_environment_does_not_mend_blocks() -> None:
     tried = "tried on the host: with the inventory's values"
-    for wanted, told in (
+    for wanted, expected in (
         (replace(BAD), f"{tried} the import still fails"),
         (ImportProbe(frozenset(), {"": "OSError: x"}), f"{tried} the import still fails"),
         (
@@ -913,7 +918,7 @@ def test_an_import_that_the_inventorys_environment_does_not_mend_blocks() -> Non
         found = findings(hosts={"web1": with_imports(BAD, wanted, timeout="thirty")})
         finding = one(found, "task.import_fails")
         assert (finding.blocks, finding.remedy) == ((Block("web1"),), None)
-        assert finding.evidence[-1] == told
+        assert finding.evidence[-1] == expected
     assert "environment.differs" in [f.code for f in found]
 
 
@@ -1310,7 +1315,7 @@ BUSY, IDLE = frozenset({"running", "waits"}), frozenset[str]()
 
 
 @pytest.mark.parametrize(
-    ("hoard", "other", "told"),
+    ("hoard", "other", "reported"),
     [
         (HOARD, {"holds": IDLE}, True),
         (replace(HOARD, since_at=NOW - 50), {"holds": IDLE}, False),
@@ -1320,7 +1325,7 @@ BUSY, IDLE = frozenset({"running", "waits"}), frozenset[str]()
     ],
 )
 def test_messages_that_a_busy_node_hoards_are_told_where_another_has_nothing_to_do(
-    hoard: Hoard, other: Mapping[str, Any], told: bool
+    hoard: Hoard, other: Mapping[str, Any], reported: bool
 ) -> None:
     hosts = (make_host(), make_host("web2", beat=False))
     nodes = {"high@web1": node(holds=BUSY), "high@web2": node(name="high@web2", **other)}
@@ -1330,8 +1335,8 @@ def test_messages_that_a_busy_node_hoards_are_told_where_another_has_nothing_to_
         for f in findings(fleet, broker=make_broker(fleet, nodes=nodes, hoards=(hoard,)))
         if "hoard" in f.code
     ]
-    assert [finding.code for finding in found] == ["queue.hoarded"] * told
-    if told:
+    assert [finding.code for finding in found] == ["queue.hoarded"] * reported
+    if reported:
         assert (found[0].subject, found[0].severity, found[0].remedy) == (
             "high_q",
             Severity.WARNING,
@@ -1344,14 +1349,16 @@ def test_messages_that_a_busy_node_hoards_are_told_where_another_has_nothing_to_
         assert "high@web2" in found[0].evidence[0]
 
 
-@pytest.mark.parametrize(("options", "told"), [({}, False), ({"visibility_timeout": 43200}, True)])
+@pytest.mark.parametrize(
+    ("options", "reported"), [({}, False), ({"visibility_timeout": 43200}, True)]
+)
 def test_a_running_worker_with_another_visibility_timeout_is_told_whatever_prefix_there_is(
-    options: dict[str, Any], told: bool
+    options: dict[str, Any], reported: bool
 ) -> None:
     fleet = make_fleet(HOST, broker_options=BrokerOptions(global_keyprefix="shop:"))
     found = findings(fleet, broker=make_broker(fleet, nodes={"high@web1": node(options=options)}))
-    assert [finding.code for finding in found] == ["broker.options_differ"] * told
-    if told:
+    assert [finding.code for finding in found] == ["broker.options_differ"] * reported
+    if reported:
         assert found[0].evidence == (
             "visibility_timeout: the application has 43200, the inventory 3600.0",
         )
@@ -1389,11 +1396,11 @@ def test_what_an_application_registers_and_accepts_is_said_only_where_it_was_loa
     assert one(found, "message.would_be_discarded").evidence == ()
     loaded = with_imports(GOOD)
     found = findings(broker=asleep, hosts={"web1": loaded})
-    told = f"imported on the host, the application does not register {NEW_TASK}"
-    assert one(found, "task.would_be_discarded").evidence == (told,)
+    expected = f"imported on the host, the application does not register {NEW_TASK}"
+    assert one(found, "task.would_be_discarded").evidence == (expected,)
     found = findings(broker=asleep, hosts={"web1": replace(loaded, imports_wanted=replace(GOOD))})
     assert one(found, "task.would_be_discarded").evidence == (
-        f"{told}, not even with the inventory's values",
+        f"{expected}, not even with the inventory's values",
     )
 
 
@@ -1458,19 +1465,21 @@ def test_the_inventorys_environment_may_let_a_worker_in_or_lock_it_out() -> None
     assert "with the inventory's celery_env" in broken[0].summary
 
 
-@pytest.mark.parametrize(("runs", "told"), [(False, ["cron.not_running"]), (True, []), (None, [])])
+@pytest.mark.parametrize(
+    ("runs", "expected"), [(False, ["cron.not_running"]), (True, []), (None, [])]
+)
 def test_a_host_with_entries_for_cron_and_no_cron_is_told(
-    runs: bool | None, told: list[str]
+    runs: bool | None, expected: list[str]
 ) -> None:
-    assert [one.code for one in findings(hosts={"web1": state(runs_cron=runs)})] == told
+    assert [one.code for one in findings(hosts={"web1": state(runs_cron=runs)})] == expected
 
 
 def test_what_is_said_of_a_queue_that_was_not_read_to_its_end_is_said_to_be_of_a_sample() -> None:
     malformed = Selection("malformed", 2, {})
     queue = replace(make_queue(depth=1000, malformed=malformed), unseen=700)
     found = findings(broker=broker(queues={"high_q": queue}))
-    told = one(found, "queue.sampled")
-    assert (told.severity, told.summary.partition(":")[0]) == (
+    finding = one(found, "queue.sampled")
+    assert (finding.severity, finding.summary.partition(":")[0]) == (
         Severity.INFO,
         "only 300 of 1,000 messages in high_q were read in time",
     )

@@ -97,7 +97,7 @@ def found(content: bytes, host: FleetHost = SYSTEMD, **changes: Any) -> list[Fin
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         (
             b"TIMEOUT=30\nNAME=M\xfcnster\n",
@@ -109,10 +109,10 @@ def found(content: bytes, host: FleetHost = SYSTEMD, **changes: Any) -> list[Fin
         ),
     ],
 )
-def test_a_file_that_its_reader_cannot_read_blocks_its_host(content: bytes, told: str) -> None:
+def test_a_file_that_its_reader_cannot_read_blocks_its_host(content: bytes, expected: str) -> None:
     (finding,) = found(content)
     assert finding.code == "environment.unreadable"
-    assert finding.summary.startswith(f"{ENV_FILE}, {told}")
+    assert finding.summary.startswith(f"{ENV_FILE}, {expected}")
     assert finding.blocks == (Block("web1"),)
     assert finding.fix == ()
 
@@ -177,7 +177,7 @@ def test_what_a_start_script_does_not_export_is_told_with_what_it_has_to_do_and_
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "expected"),
     [
         ({"TIMEOUT": digest_of("31")}, "TIMEOUT: another value"),
         ({}, "TIMEOUT: not set"),
@@ -185,7 +185,7 @@ def test_what_a_start_script_does_not_export_is_told_with_what_it_has_to_do_and_
     ],
 )
 def test_a_service_that_was_started_on_the_file_and_has_not_its_value_is_told(
-    environment: dict[str, str] | None, told: str | None
+    environment: dict[str, str] | None, expected: str | None
 ) -> None:
     services = {
         "high": ServiceState(100, NOW - 500, "", environment=environment),
@@ -193,7 +193,7 @@ def test_a_service_that_was_started_on_the_file_and_has_not_its_value_is_told(
     }
     findings = found(b"TIMEOUT=30\n", services=services)
     assert [(one.code, one.subject, one.evidence[0]) for one in findings] == (
-        [("environment.not_in_effect", "high on web1", told)] if told else []
+        [("environment.not_in_effect", "high on web1", expected)] if expected else []
     )
     services = {name: replace(service, started_at=NOW - 1001) for name, service in services.items()}
     assert found(b"TIMEOUT=30\n", services=services) == [], (

@@ -162,11 +162,15 @@ def rotation(
 def test_logs_that_another_file_rotates_are_left_to_it(pattern: str) -> None:
     other = Rotation("/etc/logrotate.d/celery", 1, pattern)
     assert [one.code for one in rotation()] == ["logrotate.missing"]
-    (told,) = rotation(other)
-    assert (told.code, told.severity, told.fix) == ("logrotate.by_another", Severity.INFO, ())
-    assert told.evidence[0] == f"/etc/logrotate.d/celery:1: {pattern}"
-    stale, told = rotation(other, content=MARK + b"rotation")
-    assert (stale.code, told.code) == ("logrotate.stale", "logrotate.by_another")
+    (finding,) = rotation(other)
+    assert (finding.code, finding.severity, finding.fix) == (
+        "logrotate.by_another",
+        Severity.INFO,
+        (),
+    )
+    assert finding.evidence[0] == f"/etc/logrotate.d/celery:1: {pattern}"
+    stale, finding = rotation(other, content=MARK + b"rotation")
+    assert (stale.code, finding.code) == ("logrotate.stale", "logrotate.by_another")
     assert [change.do for change in stale.fix] == [
         WriteFile(ROTATES, None, MODE, sha256(MARK + b"rotation"))
     ]
@@ -175,13 +179,16 @@ def test_logs_that_another_file_rotates_are_left_to_it(pattern: str) -> None:
 
 def test_logs_that_nobody_rotates_or_two_others_do_are_a_warning() -> None:
     others = [Rotation(f"/etc/logrotate.d/{name}", 1, LOG) for name in ("a", "b")]
-    (told,) = rotation(others[0], logs=(LOG, OTHER_LOG))
-    assert (told.severity, f"nothing rotates {OTHER_LOG}" in told.summary) == (
+    (finding,) = rotation(others[0], logs=(LOG, OTHER_LOG))
+    assert (finding.severity, f"nothing rotates {OTHER_LOG}" in finding.summary) == (
         Severity.WARNING,
         True,
     )
-    (told,) = rotation(*others)
-    assert (told.severity, "which makes logrotate fail" in told.summary) == (Severity.WARNING, True)
+    (finding,) = rotation(*others)
+    assert (finding.severity, "which makes logrotate fail" in finding.summary) == (
+        Severity.WARNING,
+        True,
+    )
 
 
 def test_no_rotation_is_wanted_where_the_inventory_says_so() -> None:

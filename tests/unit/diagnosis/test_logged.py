@@ -88,9 +88,9 @@ def test_processes_that_a_time_limit_killed_are_not_told_again() -> None:
 
 def test_what_was_discarded_is_told_in_one_finding_for_each_kind() -> None:
     unknown = [line(Event.UNREGISTERED, 2, f"shop.new{n}") for n in range(7)]
-    told = found(*unknown, line(Event.UNREADABLE, 3))
-    assert "14 messages of 7 tasks of shop" in told["task.was_discarded"].summary
-    assert "3 messages" in told["message.was_discarded"].summary
+    by_code = found(*unknown, line(Event.UNREADABLE, 3))
+    assert "14 messages of 7 tasks of shop" in by_code["task.was_discarded"].summary
+    assert "3 messages" in by_code["message.was_discarded"].summary
 
 
 def test_a_refused_password_counts_until_the_worker_gets_in_again() -> None:

@@ -195,14 +195,14 @@ def test_programs_of_supervisords_are_watched_as_they_are_and_none_gets_a_conf_f
     node = NodeState("high@web1", frozenset(TASKS), frozenset({"high_q"}))
     beat = ServiceState(101, NOW - 500, "RUNNING", enabled=False)
 
-    def told(worker: ServiceState) -> dict[str, Finding]:
+    def judged(worker: ServiceState) -> dict[str, Finding]:
         states = make_state(host, services={"shop:high": worker, "shop:beat": beat})
         broker = make_broker(fleet, nodes={"high@web1": node} if worker.pid else {})
         snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": states})
         return {one.code: one for one in judge(fleet, snapshot, all_files(fleet, SHIPPED))}
 
-    assert told(ServiceState(100, NOW - 500, "RUNNING", enabled=False)) == {}
-    unread = told(ServiceState(100, NOW - 500, "RUNNING", enabled=False, needs_reload=True))[
+    assert judged(ServiceState(100, NOW - 500, "RUNNING", enabled=False)) == {}
+    unread = judged(ServiceState(100, NOW - 500, "RUNNING", enabled=False, needs_reload=True))[
         "unit.not_loaded"
     ]
     assert (
@@ -213,8 +213,8 @@ def test_programs_of_supervisords_are_watched_as_they_are_and_none_gets_a_conf_f
     patient = ServiceState(
         100, NOW - 500, "RUNNING", enabled=False, program_stop=ProgramStop(900, as_group=False)
     )
-    assert told(patient) == {}
-    hasty = told(replace(patient, program_stop=ProgramStop(10, as_group=None)))[
+    assert judged(patient) == {}
+    hasty = judged(replace(patient, program_stop=ProgramStop(10, as_group=None)))[
         "program.stop_loses_tasks"
     ]
     assert (
@@ -222,7 +222,7 @@ def test_programs_of_supervisords_are_watched_as_they_are_and_none_gets_a_conf_f
         " may take 1 min (celery_stop_timeout): tasks that run longer are lost"
     )
     assert not hasty.fix
-    gone = told(ServiceState(None, None, "no such process", enabled=False, exists=False))[
+    gone = judged(ServiceState(None, None, "no such process", enabled=False, exists=False))[
         "unit.unknown"
     ]
     assert "supervisord on web1 has no program shop:high" in gone.summary
@@ -263,16 +263,18 @@ def test_a_stop_that_ends_the_pool_s_tasks_at_once_is_told_with_the_tasks_that_r
         "high@web1", frozenset(TASKS), frozenset({"high_q"}), pids=frozenset({100}), running=(task,)
     )
 
-    def told(*processes: CeleryProcess, service: ServiceState = service) -> list[Finding]:
+    def judged(*processes: CeleryProcess, service: ServiceState = service) -> list[Finding]:
         found = make_state(host, services={"shop:high": service}, census=Census(processes))
         snapshot = make_snapshot(
             fleet, broker=make_broker(fleet, nodes={"high@web1": node}), hosts={"web1": found}
         )
         return list(program_stops.faults(fleet, snapshot))
 
-    (at_once,) = told(main, child)
+    (at_once,) = judged(main, child)
     assert "also stops the processes of its pool (stopasgroup=true)" in at_once.summary
     assert "a stop now: runs shop.tasks.ship (id-1)" in at_once.evidence[0]
-    (longer,) = told(main)  # a pool without processes of its own
+    (longer,) = judged(main)  # a pool without processes of its own
     assert "a stop may take 16 min 40 s (a task there has been running that long)" in longer.summary
-    assert told(main, service=replace(service, program_stop=ProgramStop(1200, as_group=True))) == []
+    assert (
+        judged(main, service=replace(service, program_stop=ProgramStop(1200, as_group=True))) == []
+    )

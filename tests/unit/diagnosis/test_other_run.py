@@ -42,9 +42,9 @@ def found(run: OtherRun | None) -> dict[tuple[str, str], Finding]:
 
 def test_of_a_service_that_is_being_restarted_all_is_one_finding_that_is_no_fault() -> None:
     findings = found(RESTARTING)
-    told = findings.pop(("service.being_restarted", "high on web1"))
-    assert (told.severity, told.fix, told.blocks) == (Severity.INFO, (), ())
-    assert told.evidence == ("high is not running", "high_q is empty and no node consumes it")
+    finding = findings.pop(("service.being_restarted", "high on web1"))
+    assert (finding.severity, finding.fix, finding.blocks) == (Severity.INFO, (), ())
+    assert finding.evidence == ("high is not running", "high_q is empty and no node consumes it")
     alone = found(None)
     assert findings.keys() == alone.keys() - {
         ("worker.not_running", "high on web1"),

@@ -33,7 +33,7 @@ def snapshot_of(host: FleetHost, **services: ServiceState) -> Snapshot:
     return make_snapshot(fleet, hosts={host.name: state}, broker=replace(broker, nodes=nodes))
 
 
-def told(host: FleetHost, **services: ServiceState) -> list[Finding]:
+def findings_of(host: FleetHost, **services: ServiceState) -> list[Finding]:
     fleet = make_fleet(host)
     return list(possible(fleet, at_work(fleet, snapshot_of(host, **services), {})))
 
@@ -69,7 +69,7 @@ def test_what_has_no_command_is_in_no_plan_and_says_why() -> None:
         (Commands(stop="./stop.sh {worker}"), "celery_commands has no `start`"),
     ):
         assert planned(host_with(commands), high=DOWN) == []
-        (finding,) = told(host_with(commands), high=DOWN)
+        (finding,) = findings_of(host_with(commands), high=DOWN)
         assert (finding.code, finding.fix, finding.remedy) == ("worker.not_running", (), None)
         assert finding.evidence[-1] == f"this tool does not start high on web1: {why}"
 

@@ -384,7 +384,7 @@ def test_a_silence_that_its_log_explains_is_told_and_restarted_only_where_that_h
 
 
 @pytest.mark.parametrize(
-    ("connections", "told"),
+    ("connections", "expected"),
     [
         ((), "it has no connection to port 1 of the broker"),
         (
@@ -398,13 +398,13 @@ def test_a_silence_that_its_log_explains_is_told_and_restarted_only_where_that_h
     ],
 )
 def test_a_silent_worker_is_told_with_its_connection_and_its_loop(
-    connections: tuple[Connection, ...], told: str
+    connections: tuple[Connection, ...], expected: str
 ) -> None:
     options = Options("worker", "shop", node="high@web1", pool="gevent")
     main = CeleryProcess(101, 1, NOW - 500, "S", Kind.MAIN, options, 1, connections=connections)
     client = Client("10.0.0.5:41", 0, takes_messages=True, to="10.0.0.1:1")
     finding = silent(ServiceState(101, NOW - 500, ""), [client], census=Census((main,)))
-    assert told in finding.evidence
+    assert expected in finding.evidence
     assert any(line.startswith("its pool is gevent") for line in finding.evidence)
 
 
@@ -452,7 +452,7 @@ def test_a_worker_that_was_told_to_end_is_left_to_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "broker_s", "told"),
+    ("ahead_s", "broker_s", "expected"),
     [
         ((299.0, 301.0), 0.0, "the clock of web1 is 4 min 59 s ahead of the broker's"),
         ((-301.0, -299.0), 0.0, "the clock of web1 is 4 min 59 s behind the broker's"),
@@ -462,15 +462,15 @@ def test_a_worker_that_was_told_to_end_is_left_to_it() -> None:
     ids=["ahead", "behind", "this machine is off, not it", "it took long to answer"],
 )
 def test_a_hosts_clock_is_held_against_the_brokers(
-    ahead_s: tuple[float, float], broker_s: float, told: str
+    ahead_s: tuple[float, float], broker_s: float, expected: str
 ) -> None:
     state = make_state(HOST, clock_ahead_s=ahead_s)
     snapshot = make_snapshot(
         FLEET, broker=make_broker(FLEET, clock_ahead_s=broker_s), hosts={"web1": state}
     )
     assert [one.summary for one in faults_of(FLEET, snapshot) if one.code == "host.clock"] == [
-        told
-    ] * bool(told)
+        expected
+    ] * bool(expected)
 
 
 def test_a_worker_that_asks_another_kind_of_broker_is_told_which() -> None:
@@ -588,9 +588,9 @@ def test_a_beat_is_not_started_while_another_units_runs_on_another_host() -> Non
     found = faults_of(
         fleet, make_snapshot(fleet, hosts={"web1": first, "web2": replace(second, others=(other,))})
     )
-    (told,) = (one for one in found if one.code == "service.runs_elsewhere")
-    assert told.blocks == (Block("web1", "beat"),)
-    assert "celerybeat.service on web2" in told.evidence[0]
+    (finding,) = (one for one in found if one.code == "service.runs_elsewhere")
+    assert finding.blocks == (Block("web1", "beat"),)
+    assert "celerybeat.service on web2" in finding.evidence[0]
 
 
 @pytest.mark.parametrize(("consumes", "blocked"), [({"high_q", "low_q"}, True), ({"low_q"}, False)])

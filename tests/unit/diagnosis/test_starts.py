@@ -46,11 +46,14 @@ def found(
     assert options
     process = CeleryProcess(7, 700, NOW - 500, "S", Kind.MAIN, options, 1, here=True)
     state = make_state(host)
-    told = tuple(OptionLine(*line.split(": ", 1)) for line in lines)
+    option_lines = tuple(OptionLine(*line.split(": ", 1)) for line in lines)
     units = {"celery-worker@high.service": Unit("celery-worker@high.service", path=unit)}
     running = replace(ServiceState(7, NOW - 500, "", pids={7: 7}), **service)
     state = replace(
-        state, census=Census((process,), units), services={"high": running}, option_lines=told
+        state,
+        census=Census((process,), units),
+        services={"high": running},
+        option_lines=option_lines,
     )
     node = NodeState("high@web1", frozenset(TASKS), frozenset({"high_q"}))
     broker = replace(make_broker(fleet), nodes={"high@web1": node})
@@ -132,8 +135,8 @@ def test_the_lines_of_a_start_script_are_found_and_nothing_else_of_them_is_told(
         workers=(WORKER,),
         commands=Commands(start="env X=1 ./start.sh", stop="x"),
     )
-    told = [str(line) for line in parse_option_lines(host, ask(ask_option_lines(host)))]
-    mine = [line for line in told if line.startswith("./start.sh")]
+    lines = [str(line) for line in parse_option_lines(host, ask(ask_option_lines(host)))]
+    mine = [line for line in lines if line.startswith("./start.sh")]
     assert mine == [
         "./start.sh:2: -Q high_q", './start.sh:2: -n "$1@%h"', "./start.sh:2: -c 4",
         "./start.sh:2: high_q", "./start.sh:4: mail",

@@ -38,15 +38,15 @@ OURS = b"[Service]\nUser=shop\nWorkingDirectory=/srv/shop\n"
 
 
 def a_process(node: str = "high@web1", unit: str = "old.service", **more: Any) -> CeleryProcess:
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "inner_pid": 900,
         "parent": 1,
         "here": True,
         "unit": unit,
         "user": "deploy",
     } | more
-    options = told.pop("options", None) or Options("worker", "shop", node)
-    return CeleryProcess(900, 4000, NOW - 500, "S", ProcessKind.MAIN, options, **told)
+    options = values.pop("options", None) or Options("worker", "shop", node)
+    return CeleryProcess(900, 4000, NOW - 500, "S", ProcessKind.MAIN, options, **values)
 
 
 def a_host(**more: Any) -> FleetHost:
@@ -258,9 +258,9 @@ def test_a_process_that_nobody_runs_cannot_be_started_again_and_cron_that_starts
         a_process(unit="", options=options), cron=("/etc/cron.d/x, line 3 (@reboot)",)
     )
     (stop,) = found.fix
-    told = "as deploy, celery -A shop worker -n high@web1 -Q high_q -c 2"
+    command = "as deploy, celery -A shop worker -n high@web1 -Q high_q -c 2"
     assert (stop.do, stop.undo) == (
-        ControlOther("", "process 900", "stop", ((900, 4000),)), StartByHand("process 900", told),
+        ControlOther("", "process 900", "stop", ((900, 4000),)), StartByHand("process 900", command),
     )  # fmt: skip
     assert "/etc/cron.d/x, line 3 (@reboot) may start it again" in stop.detail
 
@@ -420,7 +420,7 @@ def test_a_program_that_does_not_run_is_kept_from_starting_with_supervisord_unle
         )
     }
 
-    def told(
+    def judged(
         conf: bytes = b"[program:old]\n", service: str | None = None, pid: int = 0
     ) -> list[Finding]:
         pids = {"old:old": pid} if pid else {}
@@ -439,13 +439,13 @@ def test_a_program_that_does_not_run_is_kept_from_starting_with_supervisord_unle
             )
         )
 
-    (found,) = told()
+    (found,) = judged()
     (change,) = found.fix
     assert found.summary == "program old does the work of high"
     assert change.summary.startswith(f"set autostart=false of program old in {path}")
-    assert told(service="old") == []
-    assert told(b"# Managed by celery-runbooks for shop;\n[program:old]\n") == []
-    assert told(pid=9) == [], "one that runs is known by its processes"
+    assert judged(service="old") == []
+    assert judged(b"# Managed by celery-runbooks for shop;\n[program:old]\n") == []
+    assert judged(pid=9) == [], "one that runs is known by its processes"
 
 
 def test_two_programs_of_one_conf_file_are_kept_from_starting_by_one_change() -> None:

@@ -178,10 +178,10 @@ def test_a_node_whose_service_is_down_holds_nothing() -> None:
 
 
 def test_what_an_operator_has_to_know_of_messages_is_said_once() -> None:
-    told = (Notice("stay there", 1, ("a",)),)
+    both = (Notice("stay there", 1, ("a",)),)
     queues = (
-        make_queue("high_q", 9, selected=(LATE,), notices=told),
-        make_queue("low_q", 9, notices=told),
+        make_queue("high_q", 9, selected=(LATE,), notices=both),
+        make_queue("low_q", 9, notices=both),
     )
     broker = make_broker(FLEET, queues={queue.name: queue for queue in queues})
     snapshot = make_snapshot(FLEET, broker=broker)

@@ -158,9 +158,9 @@ def test_beat_that_is_silent_for_too_long_is_told_by_monitor_and_diagnose(
 def test_beat_that_writes_nothing_down_is_not_called_silent() -> None:
     state = replace(make_state(HOST), why_beat_unknown="/var/lib/celery-beat/schedule.db")
     assert codes(make_broker(FLEET), state) == []
-    (told,) = diagnose(FLEET, make_snapshot(FLEET, hosts={"web1": state}), FILES)
-    assert (told.code, told.severity) == ("beat.untold", Severity.INFO)
-    assert "schedule.db" in told.evidence[0]
+    (finding,) = diagnose(FLEET, make_snapshot(FLEET, hosts={"web1": state}), FILES)
+    assert (finding.code, finding.severity) == ("beat.untold", Severity.INFO)
+    assert "schedule.db" in finding.evidence[0]
 
 
 def test_a_host_of_beats_that_does_not_answer_is_a_finding() -> None:

@@ -139,13 +139,13 @@ def test_a_change_that_was_made_but_did_not_help_has_failed(world: World) -> Non
     assert world.remediate("web1") == ExitCode.FAILED
     outcomes = world.reporter.outcomes("web1")
     assert (outcomes["start high"], outcomes["start beat"]) == (CHANGED, FAILED)
-    told = world.reporter.detail("start beat")
-    assert "a second look still finds: start beat: it is not running" in told
+    detail = world.reporter.detail("start beat")
+    assert "a second look still finds: start beat: it is not running" in detail
     recorded = {
         entry.change.summary: (entry.outcome, entry.unproved) for entry in world.last_run().entries
     }
     assert [recorded[name] for name in recorded if name.startswith("start beat")] == [
-        (CHANGED, told)
+        (CHANGED, detail)
     ]
     assert not any(
         unproved for name, (_, unproved) in recorded.items() if not name.startswith("start beat")

@@ -128,7 +128,7 @@ def two(world: World) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize(
-    ("how", "told", "known"),
+    ("how", "expected", "known"),
     [
         (remove, "is missing", 0),
         (empty, "is damaged", 0),
@@ -138,7 +138,7 @@ def two(world: World) -> tuple[Path, Path]:
     ],
 )
 def test_a_file_whose_contents_are_lost_is_left_alone_and_told_and_the_others_are_put_back(
-    world: World, two: tuple[Path, Path], how: Callable[[Path], None], told: str, known: int
+    world: World, two: tuple[Path, Path], how: Callable[[Path], None], expected: str, known: int
 ) -> None:
     folder = recorded(world, *map(put, two))
     whole = (folder / CONTENTS).read_bytes()
@@ -146,7 +146,7 @@ def test_a_file_whose_contents_are_lost_is_left_alone_and_told_and_the_others_ar
     assert taken_back(world) == ExitCode.FAILED
     assert [path.read_bytes() for path in two] == [BEFORE if n < known else AFTER for n in range(2)]
     assert (
-        f"{folder / CONTENTS} {told}: the contents of some files before run {folder.name} are not"
+        f"{folder / CONTENTS} {expected}: the contents of some files before run {folder.name} are not"
         " known" in world.reporter.printed
     )
     assert list_runs(world.state)[0].state == "ok", "it can still be listed and shown"

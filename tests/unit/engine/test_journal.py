@@ -331,13 +331,13 @@ def test_a_damaged_run_hides_no_other_run(state: Path, damaged_line: int) -> Non
     lines = path.read_bytes().splitlines(keepends=True)
     lines[damaged_line] = b"garbage\n"
     path.write_bytes(b"".join(lines))
-    told = {record.id: (record.state, record.damage) for record in list_runs(state)}
-    assert {run_id: state for run_id, (state, _) in told.items()} == {
+    listed = {record.id: (record.state, record.damage) for record in list_runs(state)}
+    assert {run_id: state for run_id, (state, _) in listed.items()} == {
         IDS[0]: "failed",
         IDS[1]: "damaged",
         IDS[2]: "failed",
     }
-    assert f"{path}:{damaged_line + 1}" in told[IDS[1]][1]
+    assert f"{path}:{damaged_line + 1}" in listed[IDS[1]][1]
     assert [record.id for record in failed_runs(state)] == list(IDS)
     assert last_failed(state, "remediate", "inventory.yaml"), "the last of a verb is found, too"
     with pytest.raises(RunbookError, match="not a line of a journal"):
@@ -405,18 +405,18 @@ def test_a_run_that_was_killed_is_readable_and_lacks_nothing_it_had_told(
         [sys.executable, "-c", WRITER, state], cwd=ROOT, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
-    told = 0
+    reported = 0
     for line in process.stdout:
-        told = int(line)
-        if told >= after:
+        reported = int(line)
+        if reported >= after:
             break
     process.send_signal(signal.SIGKILL)
-    told = max([told, *map(int, process.stdout.read().split()[:-1])])
+    reported = max([reported, *map(int, process.stdout.read().split()[:-1])])
     process.stdout.close()
     process.wait()
     record = find_run(state, "last")
-    assert len(record.entries) >= told
-    assert [entry.outcome for entry in record.entries[:told]] == [Outcome.CHANGED] * told
+    assert len(record.entries) >= reported
+    assert [entry.outcome for entry in record.entries[:reported]] == [Outcome.CHANGED] * reported
     assert record.state == "unfinished"
 
 

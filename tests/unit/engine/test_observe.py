@@ -175,7 +175,7 @@ class Lacking(LocalTransport):
 
 
 @pytest.mark.parametrize(
-    ("program", "does", "told"),
+    ("program", "does", "expected"),
     [
         (
             "getconf",
@@ -186,13 +186,13 @@ class Lacking(LocalTransport):
     ],
 )
 def test_an_answer_that_cannot_be_understood_is_that_hosts_fault_and_the_others_are_looked_at(
-    program: str, does: str, told: str, world: World
+    program: str, does: str, expected: str, world: World
 ) -> None:
     world.transports["web2"] = cast(Flaky, Lacking(program, does))
     snapshot = world.session().observe(Needs.FILES)
     state = snapshot.hosts["web2"]
     assert isinstance(state, Unreachable)
-    assert told in state.why
+    assert expected in state.why
     assert list(snapshot.reachable()) == ["web1"]
 
 

@@ -138,12 +138,12 @@ def test_no_worker_is_started_beside_one_that_does_not_end_in_time(fleet: World)
     )
     log = len(fleet.log("web1"))
     assert fleet.remediate("web1") == ExitCode.FAILED
-    told = [
+    details = [
         detail
         for _, summary, _, detail in fleet.reporter.changes
         if summary.startswith("restart high")
     ]
-    assert "so no second one was started" in told[0]
+    assert "so no second one was started" in details[0]
     assert "start high" not in fleet.log("web1")[log:]
     assert fleet.path("web1", "high.pid").exists()
 
@@ -224,10 +224,10 @@ def test_the_record_of_what_was_put_back_has_nothing_to_undo_and_calls_nothing_u
     undos = plan_undo(session, fleet.last_run(), malformed=False)
     assert [undo.change.summary for undo in undos if undo.outcome is Outcome.CANNOT] == []
     show(ConsoleReporter("inv"), fleet.state, "last")
-    told = capsys.readouterr().out
-    assert "(undone since)" in told
-    assert "failed: [web1] workers: restart high" in told
-    assert not any("failed: " in line and "(undone since)" in line for line in told.splitlines())
+    output = capsys.readouterr().out
+    assert "(undone since)" in output
+    assert "failed: [web1] workers: restart high" in output
+    assert not any("failed: " in line and "(undone since)" in line for line in output.splitlines())
 
 
 def test_where_nothing_is_to_be_put_back_that_is_not_announced_and_the_way_to_the_logs_is_told(

@@ -377,7 +377,7 @@ def test_malformed_messages_stay_out_unless_asked_for_and_that_is_told(
 ) -> None:
     world.broker.held_back = 2
     record = find_run(world.state, done)
-    told = [
+    reported = [
         [
             u.why
             for u in plan_undo(world.session(), record, malformed=malformed)
@@ -385,11 +385,11 @@ def test_malformed_messages_stay_out_unless_asked_for_and_that_is_told(
         ]
         for malformed in (False, True)
     ]
-    assert told[1] == [
+    assert reported[1] == [
         "7 messages; high@web2 will run them at once if the old files say to consume high_q"
     ]
-    assert told[0][0].startswith("7 messages; 2 malformed messages stay in the archive")
-    assert "--malformed" in told[0][0]
+    assert reported[0][0].startswith("7 messages; 2 malformed messages stay in the archive")
+    assert "--malformed" in reported[0][0]
 
 
 def test_what_is_as_it_was_already_counts_as_undone(world: World, done: str) -> None:

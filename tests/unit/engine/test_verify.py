@@ -34,12 +34,12 @@ def test_what_cannot_be_seen_on_a_host_that_is_away_is_not_said_to_be_right(worl
     }
     world.remediate()
     world.transports["web2"].is_gone = True
-    told = checks(world.session())
-    services = told["services run"]
+    by_what = checks(world.session())
+    services = by_what["services run"]
     assert (services.ok, services.seen) == (None, "2 of 2; not checked: 2 on web2")
-    assert told["probe disk on web1"].ok
-    assert told["probe disk on web2"].ok is None
-    assert told["hosts answer"].ok is False
+    assert by_what["probe disk on web1"].ok
+    assert by_what["probe disk on web2"].ok is None
+    assert by_what["hosts answer"].ok is False
 
 
 def test_of_a_solo_worker_at_its_task_nothing_is_said_to_be_wrong_or_right() -> None:
@@ -49,27 +49,27 @@ def test_of_a_solo_worker_at_its_task_nothing_is_said_to_be_wrong_or_right() -> 
     snapshot = make_snapshot(
         fleet, broker=make_broker(fleet, nodes={}, consumer_ages_s=(400,), blocked_clients=0)
     )
-    told = {check.what: check for check in expectations(fleet, snapshot, ())}
+    by_what = {check.what: check for check in expectations(fleet, snapshot, ())}
     unseen = [
         "nodes answer ping",
         "nodes register all 2 expected tasks",
         "queues are consumed",
     ]
-    assert [what for what, check in told.items() if check.ok is None] == unseen
+    assert [what for what, check in by_what.items() if check.ok is None] == unseen
     assert (
-        told["nodes answer ping"].seen
+        by_what["nodes answer ping"].seen
         == "0 of 1; a solo worker does not answer during a task: high@web1"
     )
-    assert all(check.ok is not False for check in told.values())
+    assert all(check.ok is not False for check in by_what.values())
 
 
 def test_of_nodes_that_could_not_be_asked_nothing_is_said() -> None:
     why = NotAsked(Trouble.LOADING, "it loads", "wait")
     snapshot = make_snapshot(fleet := make_fleet(), broker=BrokerState.not_seen(why))
-    told = {check.what: check for check in expectations(fleet, snapshot, ())}
-    unseen = {check.seen for check in told.values() if check.ok is None}
+    by_what = {check.what: check for check in expectations(fleet, snapshot, ())}
+    unseen = {check.seen for check in by_what.values() if check.ok is None}
     assert unseen == {"not checked (broker.loading)"}
-    assert [what for what, check in told.items() if check.ok] == [
+    assert [what for what, check in by_what.items() if check.ok] == [
         "hosts answer",
         "services run",
         "no fault is left",
@@ -82,5 +82,8 @@ def test_queues_of_hosts_outside_the_limit_are_not_asked_for() -> None:
         fleet, all_workers=(*fleet.all_workers, Worker(name="low", queues=("low_q",)))
     )
     snapshot = make_snapshot(limited, broker=make_broker(fleet))
-    told = {check.what: check for check in expectations(limited, snapshot, ())}
-    assert (told["queues are consumed"].ok, told["queues are consumed"].seen) == (True, "1 of 1")
+    by_what = {check.what: check for check in expectations(limited, snapshot, ())}
+    assert (by_what["queues are consumed"].ok, by_what["queues are consumed"].seen) == (
+        True,
+        "1 of 1",
+    )

@@ -265,7 +265,7 @@ exec {python} -c 'import sys; sys.version_info = (3, 5, 2); exec(sys.argv[1])' "
 
 
 @pytest.mark.parametrize(
-    ("python", "told"),
+    ("python", "expected"),
     [
         ("/no/such/python", rf"which does not exist for .*: {NAME_PYTHON}"),
         ("/usr/bin", rf"which does not exist for .*: {NAME_PYTHON}"),
@@ -286,7 +286,7 @@ exec {python} -c 'import sys; sys.version_info = (3, 5, 2); exec(sys.argv[1])' "
     ],
 )
 def test_a_wrong_celery_python_is_named_and_says_nothing_about_the_application(
-    site: Site, python: str, told: str
+    site: Site, python: str, expected: str
 ) -> None:
     site.write(
         bare=f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n',
@@ -296,12 +296,12 @@ def test_a_wrong_celery_python_is_named_and_says_nothing_about_the_application(
         (site.directory / name).chmod(0o755)
     python = python.format(site=site.directory)
     probe = site.probe(python=python)
-    assert re.fullmatch(rf"celery_python is {python}, .*{told}", probe.failed.splitlines()[0])
+    assert re.fullmatch(rf"celery_python is {python}, .*{expected}", probe.failed.splitlines()[0])
     assert (probe.loaded, probe.errors, probe.registered) == (False, {}, frozenset())
 
 
 @pytest.mark.parametrize(
-    ("app", "told"),
+    ("app", "expected"),
     [
         (
             "nope:app",
@@ -327,12 +327,15 @@ def test_a_wrong_celery_python_is_named_and_says_nothing_about_the_application(
     ],
 )
 def test_a_wrong_celery_app_is_named_and_says_nothing_about_the_application(
-    site: Site, app: str, told: str
+    site: Site, app: str, expected: str
 ) -> None:
     site.write(**{"other.py": "x = 1\n", "flask.py": "app = 1\n"})
     probe = site.probe(app=app)
-    told = told.format(python=sys.executable, site=site.directory)
-    assert probe.failed in (f"celery_app is {app}, {told}", f"celery_app is {app}, and {told}")
+    expected = expected.format(python=sys.executable, site=site.directory)
+    assert probe.failed in (
+        f"celery_app is {app}, {expected}",
+        f"celery_app is {app}, and {expected}",
+    )
     assert (probe.loaded, probe.errors, probe.registered) == (False, {}, frozenset())
 
 
@@ -344,7 +347,7 @@ def test_an_application_that_is_there_is_found_as_celery_finds_it(site: Site, ap
 
 
 @pytest.mark.parametrize(
-    ("app", "told"),
+    ("app", "expected"),
     [
         ("broken:app", "AttributeError: module 'os' has no attribute 'nope'"),
         ("package", "ModuleNotFoundError: No module named 'requests2'"),
@@ -352,13 +355,13 @@ def test_an_application_that_is_there_is_found_as_celery_finds_it(site: Site, ap
     ],
 )
 def test_an_error_of_the_applications_own_is_not_hidden_by_how_celery_looks_for_it(
-    site: Site, app: str, told: str
+    site: Site, app: str, expected: str
 ) -> None:
     (site.directory / "package").mkdir()
     site.write(**{"package/__init__.py": "", "package/celery.py": "import requests2\n"})
     site.write(**{"broken.py": "import os\napp = os.nope\n", "shop2.py": "import shop3\n"})
     probe = site.probe(app=app)
-    assert (probe.failed, probe.errors[""].splitlines()[-1]) == ("", told)
+    assert (probe.failed, probe.errors[""].splitlines()[-1]) == ("", expected)
 
 
 def test_a_missing_directory_is_named(site: Site) -> None:
@@ -619,10 +622,11 @@ def test_it_says_where_its_broker_and_results_are_and_how_its_tasks_run_without_
 
 
 @pytest.mark.parametrize(
-    "told", [None, [], {"tasks": 3}, {"broker": [{"scheme": 1}]}, {"schedule": [{"name": "x"}]}]
+    "description",
+    [None, [], {"tasks": 3}, {"broker": [{"scheme": 1}]}, {"schedule": [{"name": "x"}]}],
 )
-def test_an_answer_of_another_shape_says_nothing(site: Site, told: Any) -> None:
-    line = application.ANSWER + json.dumps({"registered": [], "application": told})[1:]
+def test_an_answer_of_another_shape_says_nothing(site: Site, description: Any) -> None:
+    line = application.ANSWER + json.dumps({"registered": [], "application": description})[1:]
     answer = Answer(
         0, application.BEGAN + (line.replace('{"answer": ', '{"answer": {') + "}\n").encode(), ""
     )

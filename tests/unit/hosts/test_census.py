@@ -136,8 +136,8 @@ def census(
     return parse_census(Answer(0, "---\n".join(parts).encode(), ""), CLOCK, {})
 
 
-def only(*shown: Shown, **told: str) -> CeleryProcess:
-    (one,) = census(*shown, **told).processes
+def only(*shown: Shown, **sections: str) -> CeleryProcess:
+    (one,) = census(*shown, **sections).processes
     return one
 
 
@@ -226,7 +226,7 @@ def test_what_belongs_to_a_service_of_ours_is_nobody_elses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "here", "told"),
+    ("command", "here", "expected"),
     [
         (
             "[celeryd: a@web1:MainProcess] -active- (-A printer_inventory worker -n a@web1)",
@@ -260,32 +260,32 @@ def test_what_belongs_to_a_service_of_ours_is_nobody_elses() -> None:
     ],
 )
 def test_what_counts_is_a_worker_or_beat_of_this_application(
-    command: str, here: str, told: str
+    command: str, here: str, expected: str
 ) -> None:
     runs = [
         list(one.runs.values())
         for one in found(process("celery.service", 1234, command, here=here))
     ]
-    assert runs == ([[told]] if told else [])
+    assert runs == ([[expected]] if expected else [])
 
 
 @pytest.mark.parametrize(
-    ("command", "told"), [("beat", "beat"), ("worker", "worker"), ("flower", "")]
+    ("command", "expected"), [("beat", "beat"), ("worker", "worker"), ("flower", "")]
 )
-def test_an_application_that_is_called_worker_is_no_worker(command: str, told: str) -> None:
+def test_an_application_that_is_called_worker_is_no_worker(command: str, expected: str) -> None:
     runs = [
         list(one.runs.values())
         for one in found(process("a.service", 9, f"{PYTHON} -A worker {command}"), app="worker")
     ]
-    assert runs == ([[told]] if told else [])
+    assert runs == ([[expected]] if expected else [])
 
 
 @pytest.mark.parametrize(
-    ("own_groups", "inside", "told"),
+    ("own_groups", "inside", "reported"),
     [((), True, True), ((), False, False), (("celery-worker@*",), False, True)],
 )
 def test_without_systemd_another_directory_is_another_installation(
-    own_groups: Sequence[str], inside: bool, told: bool
+    own_groups: Sequence[str], inside: bool, reported: bool
 ) -> None:
     seen = census(
         process(
@@ -293,7 +293,7 @@ def test_without_systemd_another_directory_is_another_installation(
         )
     )
     runs = [what for one in others("shop", seen, own_groups, ()) for what in one.runs.values()]
-    assert runs == (["worker by_hand@web1"] if told else [])
+    assert runs == (["worker by_hand@web1"] if reported else [])
     assert [one.pid for one in seen.processes] == [9]  # the census has it all the same
 
 

@@ -171,14 +171,14 @@ def test_a_full_temporary_folder_shows_nothing_of_what_was_read(
     try:
         answers = run_fragments(HERE, fragments, timeout_s=20, private=private)
     except HostUnreachable as error:
-        told = f"{error.problem} {error.advice} {error!r}"
+        text = f"{error.problem} {error.advice} {error!r}"
     else:
         whole = all(
             answer.code or len(answer.out) in (5, size // 8 * 8) for answer in answers.values()
         )
-        told = "df -h /tmp" if whole else "half an answer was taken for a whole one"
-    assert "hunter" not in told
-    assert "df -h /tmp" in told
+        text = "df -h /tmp" if whole else "half an answer was taken for a whole one"
+    assert "hunter" not in text
+    assert "df -h /tmp" in text
 
 
 def test_what_a_private_fragment_prints_stands_in_no_file(

@@ -65,8 +65,8 @@ def test_variables_of_other_roles_are_no_error_and_make_no_host_one_of_the_fleet
 )  # fmt: skip
 def test_a_slip_on_a_host_of_the_fleet_is_told(variable: str, meant: str, tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, shop=f"{variable}: 5\n")
-    told = f"did you mean 'celery_{meant}'? If it belongs to a role, name it in runbooks_ignore"
-    assert problem == f"group_vars/shop.yml:1: unknown variable '{variable}'; {told}"
+    expected = f"did you mean 'celery_{meant}'? If it belongs to a role, name it in runbooks_ignore"
+    assert problem == f"group_vars/shop.yml:1: unknown variable '{variable}'; {expected}"
 
 
 def test_what_only_looks_like_a_slip_is_ignored_where_the_inventory_says_so(tmp_path: Path) -> None:
@@ -78,11 +78,11 @@ def test_a_variable_of_this_tool_on_hosts_without_an_application_is_told_once_wi
     tmp_path: Path,
 ) -> None:
     (problem,) = problems(tmp_path, everywhere="celery_user: celery\n")
-    told = "set it for them, or if celery_user belongs to a role, name it in runbooks_ignore"
+    expected = "set it for them, or if celery_user belongs to a role, name it in runbooks_ignore"
     assert (
         problem
         == "group_vars/all.yml:1: db1, db2, db3 and 2 more have celery_user and no celery_app:"
-        f" {told}"
+        f" {expected}"
     )
 
 
@@ -114,13 +114,13 @@ def test_a_fleet_whose_application_is_misspelt_is_told_what_was_meant(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [("celery_user", "expected a list of variable names"), ("[1]", "expected a list of variable names"),
      ("[clery_user]", "'clery_user' is not a variable of this tool; did you mean 'celery_user'?")],
 )  # fmt: skip
-def test_what_is_wrong_with_the_list_is_told(value: str, told: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_list_is_told(value: str, expected: str, tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, everywhere=f"runbooks_ignore: {value}\n")
-    assert problem == f"group_vars/all.yml:1: runbooks_ignore: {told}"
+    assert problem == f"group_vars/all.yml:1: runbooks_ignore: {expected}"
 
 
 def test_of_two_applications_in_one_inventory_the_one_that_is_named_is_meant(

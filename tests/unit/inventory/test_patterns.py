@@ -97,15 +97,15 @@ def test_a_file_names_a_term_in_each_line(inventory: Inventory, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [("\n \n", "the file is empty"), ("web9\n", "did you mean"), (None, "No such")],
 )
 def test_a_file_that_names_no_hosts_is_an_error(
-    inventory: Inventory, tmp_path: Path, text: str | None, told: str
+    inventory: Inventory, tmp_path: Path, text: str | None, expected: str
 ) -> None:
     if text is not None:
         (tmp_path / "retry").write_text(text)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=expected):
         select_hosts(inventory, f"@{tmp_path}/retry")
 
 

@@ -522,9 +522,9 @@ def test_a_problem_of_such_a_file_is_told_with_that_file_and_its_line(tmp_path: 
     (tmp_path / "host_vars/web1.yml").write_text("a: 1\na: 2\n5: x\n")
     with pytest.raises(InventoryError) as caught:
         load(tmp_path, HERE)
-    told = [problem.removeprefix(f"{tmp_path}/") for problem in caught.value.problems]
-    assert told[0].startswith("group_vars/all.yml:3: not valid YAML: ")
-    assert told[1:] == [
+    reported = [problem.removeprefix(f"{tmp_path}/") for problem in caught.value.problems]
+    assert reported[0].startswith("group_vars/all.yml:3: not valid YAML: ")
+    assert reported[1:] == [
         "group_vars/web:1: a file of variables must be a map",
         "host_vars/web1.yml:2: duplicate key 'a'",
         "host_vars/web1.yml:3: variable name 5 must be a string; put it in quotes",

@@ -152,7 +152,7 @@ def test_the_environment_goes_before_the_file_and_a_file_that_anybody_may_write_
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "expected"),
     [
         (
             "hosts",
@@ -195,13 +195,13 @@ def test_the_environment_goes_before_the_file_and_a_file_that_anybody_may_write_
     ],
 )
 def test_what_is_wrong_is_told_with_its_line_and_shows_no_secret(
-    name: str, text: str, told: str, tmp_path: Path
+    name: str, text: str, expected: str, tmp_path: Path
 ) -> None:
     write(tmp_path / name, text)
     with pytest.raises(InventoryError) as caught:
         load_inventory(tmp_path / name)
     assert any(
-        told in problem.removeprefix(str(tmp_path / name)) for problem in caught.value.problems
+        expected in problem.removeprefix(str(tmp_path / name)) for problem in caught.value.problems
     )
     assert "hunter2" not in str(caught.value)
 
@@ -217,7 +217,7 @@ def test_a_file_of_a_folder_that_is_no_inventory_is_told_with_how_to_leave_it_ou
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [
         ("[{'name': 'a', 'queues': ['q']}]", None),
         ('[{"name": "a", "queues": ["q"], "options": null}]',
@@ -225,7 +225,7 @@ def test_a_file_of_a_folder_that_is_no_inventory_is_told_with_how_to_leave_it_ou
         ("5", "expected a list"),
     ],
 )  # fmt: skip
-def test_a_list_in_ini_is_one_of_pythons(value: str, told: str | None, tmp_path: Path) -> None:
+def test_a_list_in_ini_is_one_of_pythons(value: str, expected: str | None, tmp_path: Path) -> None:
     ini = (
         BASE.replace("    web1:\n  vars:\n", "")
         .replace("all:\n  hosts:\n", "web1\n[all:vars]\n")
@@ -238,11 +238,11 @@ def test_a_list_in_ini_is_one_of_pythons(value: str, told: str | None, tmp_path:
     ]
     write(tmp_path / "hosts", "\n".join([*lines, f"celery_workers={value}", ""]))
     inventory = load_inventory(tmp_path / "hosts")
-    if told is None:
+    if expected is None:
         assert build_fleet(inventory, ("web1",)).queues == ("q",)
         return
     with pytest.raises(InventoryError) as caught:
         build_fleet(inventory, ("web1",))
     assert [problem.partition(": celery_workers: ")[2] for problem in caught.value.problems] == [
-        told
+        expected
     ]

@@ -129,14 +129,14 @@ def test_what_is_written_while_a_log_is_read_does_not_keep_it_from_ending(fleet:
 
 def following(fleet: Fleet, asked: Asked) -> tuple[list[LogLine], Callable[[], None]]:
     """Follow in a thread; return the list that the lines arrive in, and what ends it."""
-    hosts, told, ended = fleet.logs(asked), list[LogLine](), threading.Event()
+    hosts, shown, ended = fleet.logs(asked), list[LogLine](), threading.Event()
     for host in hosts:
         host.start()
     lines = follow(hosts)
 
     def run() -> None:
         for batch in lines:
-            told.extend(batch)
+            shown.extend(batch)
             if ended.is_set():
                 break
         lines.close()  # type: ignore[attr-defined]
@@ -152,7 +152,7 @@ def following(fleet: Fleet, asked: Asked) -> tuple[list[LogLine], Callable[[], N
         thread.join(30)
         assert not thread.is_alive()
 
-    return told, end
+    return shown, end
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
@@ -165,13 +165,13 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 def test_what_is_added_on_several_hosts_is_told_in_the_order_of_time(fleet: Fleet) -> None:
     fleet.write("web1", line(0, "old"))
-    told, end = following(fleet, Asked(bool, 20))
+    shown, end = following(fleet, Asked(bool, 20))
     try:
         fleet.write("web2", line(2, "b"), "Traceback", line(4, "d"))
         fleet.write("web1", line(1, "a"), line(3, "c"))
-        wait_until(lambda: len(told) == 5, "what was added")
-        assert words(told) == ["a", "b", "Traceback", "c", "d"]
-        assert [found.host for found in told] == ["web1", "web2", "web2", "web1", "web2"]
+        wait_until(lambda: len(shown) == 5, "what was added")
+        assert words(shown) == ["a", "b", "Traceback", "c", "d"]
+        assert [found.host for found in shown] == ["web1", "web2", "web2", "web1", "web2"]
     finally:
         end()
 
@@ -179,26 +179,26 @@ def test_what_is_added_on_several_hosts_is_told_in_the_order_of_time(fleet: Flee
 def test_a_host_that_goes_away_is_told_the_others_go_on_and_nothing_is_lost_or_told_twice(
     fleet: Fleet,
 ) -> None:
-    told, end = following(fleet, Asked(bool, 20))
+    shown, end = following(fleet, Asked(bool, 20))
     try:
         fleet.write("web2", line(1, "before"))
-        wait_until(lambda: "before" in words(told), "web2")
+        wait_until(lambda: "before" in words(shown), "web2")
         fleet.ways["web2"].cut = True
         wait_until(
-            lambda: any("unreachable: no route to host" in found.text for found in told),
+            lambda: any("unreachable: no route to host" in found.text for found in shown),
             "that web2 is away",
         )
         fleet.write("web2", line(2, "meanwhile"))
         fleet.write("web1", line(3, "goes on"))
-        wait_until(lambda: "goes on" in words(told), "web1")
+        wait_until(lambda: "goes on" in words(shown), "web1")
         (fleet.root / "web2.log").rename(fleet.root / "web2.log.1")
         fleet.write("web2", line(4, "in the new file"))
         fleet.ways["web2"].cut = False
-        wait_until(lambda: "in the new file" in words(told), "web2 again")
-        assert [found.text for found in told if found.host == "web2" and not found.log][1:] == [
+        wait_until(lambda: "in the new file" in words(shown), "web2 again")
+        assert [found.text for found in shown if found.host == "web2" and not found.log][1:] == [
             "answers again"
         ]
-        assert [word for word in words(told) if word in ("before", "meanwhile", "in the new file")] == [
+        assert [word for word in words(shown) if word in ("before", "meanwhile", "in the new file")] == [
             "before", "meanwhile", "in the new file",
         ]  # fmt: skip
     finally:

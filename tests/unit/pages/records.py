@@ -78,7 +78,7 @@ def record(
     queues: dict[str, Sequence[bytes]],
     texts: Sequence[str] = (),
     *,
-    told: bool = True,
+    complete: bool = True,
 ) -> RunRecord:
     """A remediation of these hosts that archived these messages."""
     journal = Journal.create(
@@ -91,7 +91,7 @@ def record(
         *(Finding("host.slow", text, text, (text,), text) for text in texts),
     ]
     at = 1_750_000_000.0
-    if told:
+    if complete:
         journal.saw(
             Seen(
                 at,
@@ -112,7 +112,7 @@ def record(
             journal.unproved([(intended[-1][1], "done, but a second look still finds: start it")])
     for queue, messages in queues.items():
         take(journal, queue, messages, texts[0] if texts else "too late")
-    if told:
+    if complete:
         journal.saw(Seen(at + 20, dict.fromkeys(queues, 10)))
         journal.saw(Seen(at + 30, dict.fromkeys(queues, 4), (NOTED,), CHECKS))
     journal.end_with(ExitCode.OK)

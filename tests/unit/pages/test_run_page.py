@@ -110,17 +110,17 @@ def test_a_secret_stands_on_no_page_however_it_came_in(tmp_path: Path) -> None:
 
 
 def test_a_record_that_kept_no_look_says_so_and_invents_nothing(tmp_path: Path) -> None:
-    known = facts(record(tmp_path, [], {}, told=False), Around())
+    known = facts(record(tmp_path, [], {}, complete=False), Around())
     assert (known.found, known.left, known.depths, known.charts) == (None, None, [], [])
     page, text = pages(known)
-    for told in (
+    for expected in (
         "the fleet was not diagnosed",
         "recorded no look at the queues",
         "nothing to undo",
         "No message was archived",
     ):
-        assert told in page
-        assert told in text
+        assert expected in page
+        assert expected in text
 
 
 def test_a_run_that_was_killed_has_no_end_and_its_last_change_is_not_known(tmp_path: Path) -> None:

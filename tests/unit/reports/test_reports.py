@@ -143,8 +143,8 @@ def test_what_follows_from_a_finding_is_set_in_below_it_and_counted_apart(
     document = JsonReporter()
     document.findings(findings)
     document.close(1)
-    told = json.loads(capsys.readouterr().out)["findings"]
-    assert [one["caused_by"] for one in told[:2]] == [
+    reported = json.loads(capsys.readouterr().out)["findings"]
+    assert [one["caused_by"] for one in reported[:2]] == [
         [],
         [{"code": "worker.not_running", "subject": "high on web1"}],
     ]
@@ -160,8 +160,10 @@ def test_findings_that_scroll_away_are_listed_where_the_terminal_stops(
     ConsoleReporter().findings([down], conclusive=False)
     assert "Summary:" not in capsys.readouterr().out
     ConsoleReporter().findings([down, waits], conclusive=False)
-    told = capsys.readouterr().out.partition("Summary:")[2]
-    assert told.index("worker.not_running  high on web1") < told.index("queue.no_consumer  high_q")
+    summary = capsys.readouterr().out.partition("Summary:")[2]
+    assert summary.index("worker.not_running  high on web1") < summary.index(
+        "queue.no_consumer  high_q"
+    )
 
 
 def test_nothing_is_called_right_before_all_of_it_was_tested(
@@ -336,8 +338,8 @@ def test_every_document_says_when_and_by_what_it_was_made_and_is_as_the_schema_h
     assert (document["schema"], document["version"]) == (1, __version__)
     assert (document["application"], document["inventory"]) == ("shop", "/srv/inventory.yaml")
     assert datetime.fromisoformat(document["time"]).tzinfo
-    (told,) = document["findings"]
-    assert told["fix"][0]["summary"] == CHANGE.summary
+    (reported,) = document["findings"]
+    assert reported["fix"][0]["summary"] == CHANGE.summary
     with pytest.raises(ValidationError):
         SCHEMA.validate(document | {"more": 1})
     with pytest.raises(ValidationError):

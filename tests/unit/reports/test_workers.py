@@ -7,7 +7,7 @@ from runbooks.reports.workers import heading
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "margin_s", "told"),
+    ("ahead_s", "margin_s", "expected"),
     [
         (None, None, ""),
         (0.2, 0.3, "; clock within 1 s of this machine's"),
@@ -17,7 +17,7 @@ from runbooks.reports.workers import heading
     ],
 )
 def test_a_clock_differs_only_where_the_time_to_ask_does_not_explain_it(
-    ahead_s: float | None, margin_s: float | None, told: str
+    ahead_s: float | None, margin_s: float | None, expected: str
 ) -> None:
     total = HostTotal("web1", 3, 20 << 20, 0, ahead_s, margin_s)
-    assert heading("web1", total) == f"web1: 3 processes, 20 MiB{told}"
+    assert heading("web1", total) == f"web1: 3 processes, 20 MiB{expected}"

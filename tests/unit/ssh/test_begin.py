@@ -50,10 +50,10 @@ def test_a_shell_that_stands_in_place_of_sh_is_named_and_gets_no_script(
     transport = serving("ForceCommand exec dash")
     with pytest.raises(
         HostUnreachable, match=r"another program than /bin/sh answers there.*dash"
-    ) as told:
+    ) as caught:
         transport.run(f"touch {tmp_path}/ran", timeout_s=30)
-    assert f"start file of {USER} start a shell" in told.value.advice
-    assert told.value.trouble is HostTrouble.OTHER_SHELL
+    assert f"start file of {USER} start a shell" in caught.value.advice
+    assert caught.value.trouble is HostTrouble.OTHER_SHELL
     assert not (tmp_path / "ran").exists()
 
 
@@ -61,9 +61,9 @@ def test_a_start_file_that_reads_its_input_gets_no_script(serving: Serving, tmp_
     transport = serving(f"ForceCommand exec cat >{tmp_path}/read")
     with pytest.raises(
         HostUnreachable, match=r"its shell was not ready after 2 s.*no output"
-    ) as told:
+    ) as caught:
         transport.run("echo secret", timeout_s=30)
-    assert f"start file of {USER} read its input" in told.value.advice
+    assert f"start file of {USER} read its input" in caught.value.advice
     assert (tmp_path / "read").read_text() == "echo $0 >&2\n"
 
 
@@ -95,9 +95,9 @@ def test_a_tunnel_that_leads_nowhere_names_the_host_and_the_cause(
     with pytest.raises(
         BrokerUnreachable,
         match=rf"the tunnel to the broker failed: .*{USER}@127.0.0.1:\d+ cannot connect to .*:{port}: .*{why}",
-    ) as told:
+    ) as caught:
         through(f"redis://127.0.0.1:{port}/0", serving(*lines).forward)
-    assert advice in told.value.advice
+    assert advice in caught.value.advice
 
 
 def test_the_refusal_of_a_server_on_the_way_names_that_server(
@@ -114,10 +114,10 @@ def test_the_refusal_of_a_server_on_the_way_names_that_server(
     behind = SshTransport(
         resolve(("-F", str(config), "--", "localhost")), None, Jumps(accept_new=False), Secrets()
     )
-    told = (
+    expected = (
         rf"its jump host {USER}@127.0.0.1:{port} cannot connect to .*:{server.port}:"
         r" .*prohibited"
     )
-    with pytest.raises(HostUnreachable, match=told) as refused:
+    with pytest.raises(HostUnreachable, match=expected) as refused:
         behind.run("true", timeout_s=30)
     assert "AllowTcpForwarding" in refused.value.advice

@@ -87,21 +87,21 @@ def test_a_connection_that_breaks_makes_the_host_unreachable(
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "expected"),
     [
         ("echo no shell here >&2; exit 3", "its shell ended with exit code 3: no shell here"),
         ("exit 1", "ended with exit code 1: .*`ssh"),
     ],
 )
 def test_a_host_that_runs_no_shell_is_told_with_what_it_said(
-    command: str, told: str, server: Server, tmp_path: Path
+    command: str, expected: str, server: Server, tmp_path: Path
 ) -> None:
     keys = [server.directory / "host_ed25519"]
     with running_sshd(tmp_path / "sshd", keys, server.user_key, f"ForceCommand {command}") as port:
         known_hosts = tmp_path / "known_hosts"
         known_hosts.write_text(f"[127.0.0.1]:{port} {server.public()}\n")
         transport = replace(server, port=port).transport(known_hosts)
-        with pytest.raises(HostUnreachable, match=told):
+        with pytest.raises(HostUnreachable, match=expected):
             transport.run("true", timeout_s=30)
         transport.abort()
 
@@ -232,8 +232,10 @@ def test_a_server_on_the_way_that_says_nothing_is_tried_once_for_all_hosts_behin
         )
         hosts = [SshTransport(resolve(arguments), None, jumps, Secrets()) for _ in range(3)]
         with ThreadPoolExecutor(2) as pool:
-            told = [pool.submit(host.run, "true", timeout_s=30) for host in hosts]
-        assert all(f"127.0.0.1:{silent.getsockname()[1]}" in str(one.exception()) for one in told)
+            futures = [pool.submit(host.run, "true", timeout_s=30) for host in hosts]
+        assert all(
+            f"127.0.0.1:{silent.getsockname()[1]}" in str(one.exception()) for one in futures
+        )
         silent.setblocking(False)
         silent.accept()[0].close()
         with pytest.raises(BlockingIOError):

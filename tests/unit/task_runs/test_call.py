@@ -36,9 +36,9 @@ def test_every_wrong_flag_is_told_at_once_with_what_it_should_be() -> None:
     flags = {"args": "[1", "kwargs": "[]", "queue": "", "priority": "10", "timeout": "soon"}
     with pytest.raises(UsageError) as caught:
         requested("shop.ship", SHORTCUTS, flags)
-    told = caught.value.problem.splitlines()
-    assert [line.split(":")[0].split(" ")[0] for line in told] == [
+    problems = caught.value.problem.splitlines()
+    assert [line.split(":")[0].split(" ")[0] for line in problems] == [
         "--args", "--kwargs", "--queue", "--priority", "--timeout",
     ]  # fmt: skip
-    assert "not JSON" in told[0]
-    assert "a JSON object" in told[1]
+    assert "not JSON" in problems[0]
+    assert "a JSON object" in problems[1]

@@ -91,7 +91,7 @@ def test_arguments_that_do_not_fit_are_told_with_the_signature() -> None:
 
 
 @pytest.mark.parametrize(
-    ("broker", "told"),
+    ("broker", "reported"),
     [
         ("redis://:**@broker:6379/4", True),
         ("redis://localhost:6380/3", True),
@@ -100,10 +100,10 @@ def test_arguments_that_do_not_fit_are_told_with_the_signature() -> None:
         ("redis://[broken", False),
     ],
 )
-def test_an_application_that_publishes_elsewhere_is_told(broker: str, told: bool) -> None:
+def test_an_application_that_publishes_elsewhere_is_told(broker: str, reported: bool) -> None:
     found = links(*NODES, broker=broker)
-    assert bool(found) is told
-    if told:
+    assert bool(found) is reported
+    if reported:
         only(found, RunbookError, "is not the broker that was checked", broker)
 
 

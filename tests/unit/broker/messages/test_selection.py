@@ -198,10 +198,10 @@ def test_members_of_a_group_are_taken_and_their_groups_named(
     app.close()
     state = scan(Rule("r"))
     assert ids(state) == {member.id for one in groups for member in one.results}
-    (told,) = state.notices
-    assert (told.count, set(told.ids)) == (4, {one.id for one in groups})
-    assert "of groups whose results will never be ready" in told.what
-    assert notice(told).endswith(f"the groups: {', '.join(told.ids)}")
+    (reported,) = state.notices
+    assert (reported.count, set(reported.ids)) == (4, {one.id for one in groups})
+    assert "of groups whose results will never be ready" in reported.what
+    assert notice(reported).endswith(f"the groups: {', '.join(reported.ids)}")
     assert scan(Rule("r", requeue_to="high")).notices == (), "moved, they still run"
 
 
@@ -290,7 +290,7 @@ def test_a_body_that_celery_compressed_as_is_not_undone_here_stays_and_the_plan_
     sent = app.send_task("t", (7,), queue="work", compression=compression).id
     for rule in (Rule("r", task="t"), Rule("r", args=("7",), with_workflows=True)):
         state = scan(rule)
-        assert (ids(state), [(told.count, told.ids) for told in state.notices]) == (
+        assert (ids(state), [(notice.count, notice.ids) for notice in state.notices]) == (
             set(),
             [(1, (sent,))],
         )

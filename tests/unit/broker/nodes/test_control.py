@@ -265,11 +265,11 @@ def test_a_busy_node_says_which_of_its_messages_it_has_not_begun(
         (running,) = observe_nodes(url, OPTIONS)["w1@here"].running
         assert (running.id, running.name, running.acknowledged) == (first, "tiny.count", True)
         assert abs(time.time() - (running.started_at or 0)) < 60
-        told: list[str] = []
-        assert drain(url, OPTIONS, {"w1@here": ["work"]}, 1.0, told.append) == {
+        messages: list[str] = []
+        assert drain(url, OPTIONS, {"w1@here": ["work"]}, 1.0, messages.append) == {
             "w1@here": [running]
         }
-        assert told[0].endswith(" s more for tiny.count on w1@here")
+        assert messages[0].endswith(" s more for tiny.count on w1@here")
         consume_again(url, OPTIONS, {"w1@here": ["work"]})
         with connect(url) as client:
             found = entries(Store(client, KeySpace.from_options(OPTIONS)))

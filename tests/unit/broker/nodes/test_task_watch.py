@@ -182,8 +182,8 @@ def test_a_retry_and_the_end_are_heard_from_the_events_and_the_workers_setting_i
             for key in set(client.scan_iter()) - before
             if not key.startswith(b"celery-task-meta-")
         }
-    told = [state.state for state in seen]
-    assert [state for state in told if state not in ("PENDING", "RECEIVED", "STARTED")] == [
+    names = [state.state for state in seen]
+    assert [state for state in names if state not in ("PENDING", "RECEIVED", "STARTED")] == [
         "RETRY",
         "SUCCESS",
     ]

@@ -647,15 +647,15 @@ def test_progress_is_told_from_the_first_item_to_the_last(
     for i in range(600):
         send(["stale.one", "live"][i % 2])
     monkeypatch.setattr(list_pass, "CHUNK_ITEMS", 50)
-    told: dict[str, list[tuple[int, int]]] = {"scan": [], "take": [], "restore": []}
+    progress: dict[str, list[tuple[int, int]]] = {"scan": [], "take": [], "restore": []}
 
     def listener(verb: str) -> Callable[[int, int], None]:
-        return lambda looked_at, total: told[verb].append((looked_at, total))
+        return lambda looked_at, total: progress[verb].append((looked_at, total))
 
     scan_queue(Store(client, KEYS), "work", [STALE], Facts(NOW), reading=Reading(listener("scan")))
     take_restore.take(Store(client, KEYS), "work", [STALE], archive, Facts(NOW), listener("take"))
     take_restore.restore(Store(client, KEYS), archive, on_progress=listener("restore"))
-    assert [steps[-1] for steps in told.values()] == [(600, 600), (600, 600), (300, 300)]
-    for steps in told.values():
+    assert [steps[-1] for steps in progress.values()] == [(600, 600), (600, 600), (300, 300)]
+    for steps in progress.values():
         assert len(steps) > 1
         assert steps == sorted(steps)

@@ -110,13 +110,13 @@ def test_a_replica_is_refused_and_its_master_named(start: Start, redis_server: R
     replica = start("--replicaof", "127.0.0.1", str(redis_server.port))
     with pytest.raises(
         BrokerRefused, match=f"is a replica: it follows 127.0.0.1:{redis_server.port}, the link"
-    ) as told:
+    ) as caught:
         connect(replica.url())
     assert (
         f"check who runs 127.0.0.1:{redis_server.port} and since when this server follows it"
-        in told.value.advice
+        in caught.value.advice
     )
-    assert "only if your workers should write there" in told.value.advice
+    assert "only if your workers should write there" in caught.value.advice
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,10 @@ def test_the_figures_are_those_that_redis_py_reads(binary: Path, start: Start) -
         waiting.connection_pool.get_connection().send_command("BRPOP", "nothing", 0)
         until(lambda: client.info("clients")["blocked_clients"] == 1)
         seen, info = facts(server, "low"), client.info()
-        told = {"name": "Redis", "version": info["redis_version"]}
+        expected = {"name": "Redis", "version": info["redis_version"]}
         if "valkey_version" in info:
-            told = {"name": "Valkey", "version": info["valkey_version"]}
-        assert seen["version"].value == told
+            expected = {"name": "Valkey", "version": info["valkey_version"]}
+        assert seen["version"].value == expected
         assert seen["keys_by_db"].value == {
             "0": {"keys": 2, "expires": 1},
             "2": {"keys": 1, "expires": 0},

@@ -131,8 +131,8 @@ def by_shell(shell: str, contents: Sequence[bytes], folder: Path) -> list[dict[s
     subprocess.run(
         words, cwd=folder, env={"PATH": "/nonexistent"}, stdin=subprocess.DEVNULL, check=True
     )
-    told = [(folder / f"{name}.out").read_bytes().split(b"\0") for name in names]
-    return [variables(pairs) if end == b"0\n" else None for *pairs, end in told]
+    outputs = [(folder / f"{name}.out").read_bytes().split(b"\0") for name in names]
+    return [variables(pairs) if end == b"0\n" else None for *pairs, end in outputs]
 
 
 _SOURCE_EACH = (
@@ -194,7 +194,7 @@ def by_docker(contents: Sequence[bytes], folder: Path) -> list[dict[str, str] | 
     An engine starts nothing with a NUL byte, and of a variable that comes twice the last one counts
     (tried with 20.10).
     """
-    told: list[dict[str, str] | None] = []
+    environments: list[dict[str, str] | None] = []
     with _engine(folder / "docker.sock") as engine:
         words = [
             _DOCKER,
@@ -209,8 +209,10 @@ def by_docker(contents: Sequence[bytes], folder: Path) -> list[dict[str, str] | 
             (folder / "env").write_bytes(content)
             done = subprocess.run(words, env={"HOME": str(folder)}, capture_output=True)
             starts = done.returncode == 0 and not any("\0" in pair for pair in engine.asked)
-            told.append(dict(pair.split("=", 1) for pair in engine.asked) if starts else None)
-    return told
+            environments.append(
+                dict(pair.split("=", 1) for pair in engine.asked) if starts else None
+            )
+    return environments
 
 
 def by_compose(contents: Sequence[bytes], folder: Path) -> list[dict[str, str] | None]:
@@ -246,10 +248,12 @@ def _of_services(numbers: Sequence[int], folder: Path) -> list[dict[str, str] | 
     ]
     done = subprocess.run(words, env={"HOME": str(folder)}, cwd=folder, capture_output=True)
     if done.returncode == 0:
-        told = [
+        environments = [
             json.loads(done.stdout)["services"][name].get("environment") or {} for name in services
         ]
-        return [{name: value.replace("$$", "$") for name, value in one.items()} for one in told]
+        return [
+            {name: value.replace("$$", "$") for name, value in one.items()} for one in environments
+        ]
     if len(numbers) == 1:
         return [None]
     half = len(numbers) // 2

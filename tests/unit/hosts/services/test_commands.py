@@ -126,8 +126,8 @@ def test_a_pid_counts_only_where_this_service_of_this_application_runs_under_it(
     finally:
         running.kill()
         running.wait()
-    told = f"pid {running.pid} ({found})" if found else ""
-    assert (state.pid, state.other_process) == (None if found else running.pid, told)
+    expected = f"pid {running.pid} ({found})" if found else ""
+    assert (state.pid, state.other_process) == (None if found else running.pid, expected)
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ def test_what_the_inventory_says_of_a_worker_reaches_its_command_each_as_words_o
         directory=str(tmp_path), workers=(worker,), beat=False, commands=Commands(status=status)
     )
     (question,) = ByCommands().ask(host, "shop", ["high"]).values()
-    told = "<high><high@web1><a b,c><3><-O><fair><--pidfile=/x y><>"
-    assert ask(question).out.decode().splitlines()[-1] == told
+    expected = "<high><high@web1><a b,c><3><-O><fair><--pidfile=/x y><>"
+    assert ask(question).out.decode().splitlines()[-1] == expected
 
 
 def test_a_value_that_looks_like_a_placeholder_is_not_replaced_once_more(tmp_path: Path) -> None:

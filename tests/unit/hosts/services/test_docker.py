@@ -40,15 +40,15 @@ def states(*services: str, look: bytes = LOOK, **docker: Any) -> dict[str, Servi
 def changed(name: str, **changes: Any) -> bytes:
     """The look with other values for one container; a dot separates a key from the keys in it."""
     shown, rest = LOOK.decode().split("---\n", 1)
-    told = json.loads(shown)
-    (one,) = (one for one in told if one["Name"] == f"/proj_{name}_1")
+    inspected = json.loads(shown)
+    (one,) = (one for one in inspected if one["Name"] == f"/proj_{name}_1")
     for path, value in changes.items():
         *above, last = path.split("__")
         into = one
         for key in above:
             into = into.setdefault(key, {})
         into[last] = value
-    return f"{json.dumps(told, indent=1)}\n---\n{rest}".encode()
+    return f"{json.dumps(inspected, indent=1)}\n---\n{rest}".encode()
 
 
 def test_a_service_is_its_containers_and_all_processes_in_them() -> None:

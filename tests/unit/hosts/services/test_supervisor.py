@@ -209,13 +209,13 @@ def test_a_supervisord_that_lets_this_user_not_in_is_told(
     monkeypatch.setattr("lab.supervisord._CONF", _CONF.replace("[unix_http_server]", login))
     process = start(root)
     wait_until(lambda: (root / "supervisor.sock").exists(), "supervisord")
-    told = refused(host_of(root))
+    refusal = refused(host_of(root))
     process.terminate()
     process.wait(30)
-    assert told.startswith(
+    assert refusal.startswith(
         f"this user may not ask supervisord: unix://{root}/supervisor.sock (401 Unauthorized)"
     )
-    assert "ansible_become: true" in told
+    assert "ansible_become: true" in refusal
 
 
 def test_a_supervisord_that_cannot_be_asked_is_told_with_what_helps(root: Path) -> None:
@@ -227,19 +227,19 @@ def test_a_supervisord_that_cannot_be_asked_is_told_with_what_helps(root: Path) 
     pids = sorted(filter(None, (state.pid for state in states(host_of(root)).values())))
     process.kill()
     process.wait()
-    told = refused(host_of(root))
-    assert told.startswith(
+    refusal = refused(host_of(root))
+    assert refusal.startswith(
         f"supervisord does not run, but programs that it has started still run: pid {pids[0]}"
     )
-    assert f"end them first: sudo kill -TERM {' '.join(map(str, pids))}; then" in told
+    assert f"end them first: sudo kill -TERM {' '.join(map(str, pids))}; then" in refusal
     for pid in pids:
         psutil.Process(pid).kill()
     wait_until(lambda: not any(map(psutil.pid_exists, pids)), "the end of the programs")
-    told = refused(host_of(root))
-    assert told.startswith(
+    refusal = refused(host_of(root))
+    assert refusal.startswith(
         f"supervisord does not run: nothing answers at unix://{root}/supervisor.sock"
     )
-    assert f"supervisord -c {root}/supervisord.conf" in told
+    assert f"supervisord -c {root}/supervisord.conf" in refusal
 
 
 def test_a_python_that_needs_a_shell_is_found(
@@ -254,8 +254,8 @@ def test_a_python_that_needs_a_shell_is_found(
     ctl.chmod(0o755)
     del daemon
     pythons = host_of(root, ctl=str(ctl))
-    told = ask(Supervisor().ask(pythons, "shop", ["high"])["programs"])
-    assert told.code == 0, told.err
+    answer = ask(Supervisor().ask(pythons, "shop", ["high"])["programs"])
+    assert answer.code == 0, answer.err
 
 
 def test_a_conf_file_that_supervisord_could_not_read_is_not_put_in_place(
