@@ -47,7 +47,7 @@ def test_a_script_is_run_by_ansible(tmp_path: Path) -> None:
     assert values(inventory, "c2") == {"from": "a script", "rendered": "a script", "n": 2}
 
 
-def test_a_plugin_of_a_folder_sees_what_stands_before_it_and_what_it_makes_is_no_jinja(
+def test_a_plugin_of_a_folder_sees_what_stands_before_it_and_what_it_makes_is_not_jinja(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "prod/10-hosts.ini", INI)
@@ -115,7 +115,7 @@ PLUGIN = """\
     """
 
 
-def test_what_ansible_inventory_says_is_told_as_it_says_it(tmp_path: Path) -> None:
+def test_what_ansible_inventory_says_is_reported_as_it_says_it(tmp_path: Path) -> None:
     script = write(tmp_path / "script", "#!/bin/sh\necho boto3 is missing >&2\nexit 1\n", 0o755)
     with pytest.raises(InventoryError) as caught:
         load_inventory(script)
@@ -133,7 +133,7 @@ def test_what_ansible_inventory_says_is_told_as_it_says_it(tmp_path: Path) -> No
     [("#!/bin/sh\necho debugging; echo '{}'\n", "the output of ansible-inventory is not JSON"),
      ("#!/gone/python\n", "/bin/ansible-inventory: No such file or directory")],
 )  # fmt: skip
-def test_an_ansible_that_does_not_work_is_told(
+def test_an_ansible_that_does_not_work_is_reported(
     program: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "bin/ansible-inventory", program, 0o755)

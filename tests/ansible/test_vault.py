@@ -102,7 +102,7 @@ def test_what_is_encrypted_must_not_come_to_where_it_would_be_shown(
     )
 
 
-def test_a_wrong_password_is_told_with_the_line(
+def test_a_wrong_password_is_reported_with_the_line(
     tmp_path: Path, encrypt: Run, password_file: Path
 ) -> None:
     text = with_url(inline(encrypt(URL)))
@@ -114,7 +114,7 @@ def test_a_wrong_password_is_told_with_the_line(
     assert "Decryption failed" in problem
 
 
-def test_no_password_is_told_with_how_to_give_one(
+def test_no_password_is_reported_with_how_to_give_one(
     tmp_path: Path, encrypt: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "group_vars").mkdir()
@@ -126,7 +126,7 @@ def test_no_password_is_told_with_how_to_give_one(
     )
 
 
-def test_a_password_file_that_is_not_there_is_told(
+def test_a_password_file_that_is_not_there_is_reported(
     tmp_path: Path, encrypt: Run, password_file: Path
 ) -> None:
     text = with_url(inline(encrypt(URL)))
@@ -135,7 +135,7 @@ def test_a_password_file_that_is_not_there_is_told(
     assert "was not found" in problem
 
 
-def test_without_ansible_vault_it_is_told_what_to_install(
+def test_without_ansible_vault_the_error_says_what_to_install(
     tmp_path: Path, encrypt: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = with_url(inline(encrypt(URL)))

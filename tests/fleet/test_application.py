@@ -59,7 +59,7 @@ def only_here(): ...
 """
 
 
-def test_two_hosts_with_different_code_are_told_with_both_sides(fleet: FleetWorld) -> None:
+def test_two_hosts_with_different_code_are_reported_with_both_sides(fleet: FleetWorld) -> None:
     before = fleet.ssh("root@web2", f"cp -p {TASKS} {TASKS}.kept && cat >> {TASKS}", NEWER)
     assert before.code == 0, before.err
     try:

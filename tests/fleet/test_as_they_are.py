@@ -152,7 +152,7 @@ def test_a_worker_of_a_users_own_systemd_is_named_with_what_ends_it(two: FleetWo
         assert root(two, f"{as_user} is-active printers || :") == "inactive\n"
 
 
-def test_a_host_with_entries_for_cron_and_no_cron_is_told(two: FleetWorld) -> None:
+def test_a_host_with_entries_for_cron_and_no_cron_is_reported(two: FleetWorld) -> None:
     assert "cron." not in inv(two, "diagnose").out
     with changed(two, "systemctl stop cron", "systemctl start cron", "broker"):
         looked = inv(two, "diagnose")
@@ -191,7 +191,7 @@ WantedBy=multi-user.target
 """
 
 
-def test_units_that_name_celery_are_told_also_where_they_do_not_run(two: FleetWorld) -> None:
+def test_units_that_name_celery_are_reported_also_where_they_do_not_run(two: FleetWorld) -> None:
     """A unit that is enabled and stopped starts with the host; one of a template's instances is
     enabled by its link.
     """
@@ -246,7 +246,9 @@ def test_units_that_name_celery_are_told_also_where_they_do_not_run(two: FleetWo
         "logrotate.by_another",
     ],
 )
-def test_of_each_kind_of_fault_on_hosts_the_cause_is_told_first(two: FleetWorld, code: str) -> None:
+def test_of_each_kind_of_fault_on_hosts_the_cause_is_reported_first(
+    two: FleetWorld, code: str
+) -> None:
     ground = Hosts(two)
     row = tried_alone(code, ground)
     assert row.well, row

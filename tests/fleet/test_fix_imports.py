@@ -13,7 +13,7 @@ def each(world: FleetWorld, command: str) -> list[str]:
     return [one.out.strip() for one in done]
 
 
-def test_the_import_is_written_on_all_hosts_proved_and_taken_back(world: FleetWorld) -> None:
+def test_the_import_is_written_on_all_hosts_proved_and_undone(world: FleetWorld) -> None:
     up = world.inv("fleet", "--hosts", "3", timeout_s=300)
     assert up.code == 0, up.err
     inventory = ("--inventory", str(world.fleet / "inventory.yaml"))

@@ -88,7 +88,7 @@ def test_a_round_trip_takes_the_latency_asked_for(fleet: FleetWorld) -> None:
     assert min(connect_s(web2.address) for _ in range(5)) >= 0.030
 
 
-def test_up_twice_is_fine_and_another_number_of_hosts_is_told(fleet: FleetWorld) -> None:
+def test_up_twice_is_fine_and_another_number_of_hosts_is_reported(fleet: FleetWorld) -> None:
     before = fleet.record
     again = fleet.inv("fleet", "--hosts", "3", "--latency", "web2=30")
     assert (again.code, "up already" in again.out) == (0, True), again.err

@@ -28,7 +28,7 @@ def on(fleet: FleetWorld, host: str, breaks: str, mends: str) -> Iterator[None]:
         assert done.code == 0, done.out + done.err
 
 
-def test_a_changed_host_key_is_told_as_that_and_the_other_hosts_are_judged(
+def test_a_changed_host_key_is_reported_as_that_and_the_other_hosts_are_judged(
     fleet: FleetWorld,
 ) -> None:
     known_hosts = fleet.fleet / "known_hosts"
@@ -48,7 +48,9 @@ def test_a_changed_host_key_is_told_as_that_and_the_other_hosts_are_judged(
         known_hosts.write_text(before)
 
 
-def test_what_sudo_refuses_is_told_with_the_line_that_its_sudoers_lacks(fleet: FleetWorld) -> None:
+def test_what_sudo_refuses_is_reported_with_the_line_that_its_sudoers_lacks(
+    fleet: FleetWorld,
+) -> None:
     user = re.search(r"ansible_user: (\w+)", (fleet.fleet / "inventory.yaml").read_text())
     assert user
     rule = f"echo '{user[1]} ALL=(ALL) NOPASSWD: /bin/true, !/bin/sh' >/etc/sudoers.d/zz-refused"

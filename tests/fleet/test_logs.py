@@ -196,7 +196,7 @@ def test_the_logs_of_several_hosts_are_one_in_the_order_of_time_also_in_another_
     assert len(last.json["logs"]) == 12
 
 
-def test_a_host_that_is_away_is_told_and_the_others_are_shown(counting: FleetWorld) -> None:
+def test_a_host_that_is_away_is_reported_and_the_others_are_shown(counting: FleetWorld) -> None:
     name = changed(counting, ("web2: {ansible_host: ", "web2: {ansible_port: 9, ansible_host: "))
     done = counting.inv("tail-logs", "--inventory", name, "--json")
     assert done.code == 4

@@ -173,7 +173,7 @@ def test_a_changed_environment_reaches_those_that_read_it(named: FleetWorld) -> 
     assert seen(named).splitlines()[:5] == before.splitlines()[:5]
 
 
-def test_its_journal_is_read_and_a_worker_of_ours_beside_it_is_none_of_its(
+def test_its_journal_is_read_and_a_worker_of_ours_beside_it_is_not_one_of_its(
     named: FleetWorld,
 ) -> None:
     shown = inv(named, "tail-logs", "--grep", "Celery Service", "--limit", "web1")

@@ -116,7 +116,7 @@ def test_an_application_on_python_3_9_is_loaded_and_asked(debian11: Path, host: 
         ),
     ],
 )
-def test_what_fails_on_python_3_9_is_told_as_the_applications_own(
+def test_what_fails_on_python_3_9_is_reported_as_the_applications_own(
     debian11: Path, place: Path, host: FleetHost, code: str, error: str
 ) -> None:
     (place / "tasks.py").write_text(code + dedent(TASKS))

@@ -37,7 +37,7 @@ def test_latency_is_one_number_or_one_by_host(text: str, expected: dict[str, flo
     [("web9=5", "no host 'web9'; there are broker, web1, web2"), ("fast", "'fast' is not a number"), ("-1", "'-1'"),
      ("web1=nan", "'nan'"), ("=5", "no host ''")],
 )  # fmt: skip
-def test_a_latency_that_means_nothing_is_told(text: str, expected: str) -> None:
+def test_a_latency_that_means_nothing_is_reported(text: str, expected: str) -> None:
     with pytest.raises(ValueError, match=f"--latency: .*{expected}"):
         parse(text, NAMES)
 
@@ -57,7 +57,7 @@ def test_a_network_that_the_machine_knows_already_is_left_alone() -> None:
     )
 
 
-def test_a_machine_without_a_free_network_is_told() -> None:
+def test_a_machine_without_a_free_network_is_reported() -> None:
     with pytest.raises(FleetError, match=r"no free network 10.x.y.0/24"):
         free_network("000000", ["10.0.0.0/8"])
 

@@ -498,7 +498,7 @@ def test_a_unit_of_celery_multi_is_named_with_the_command_that_ends_it(healthy: 
         )
 
 
-def test_beside_a_beat_that_was_started_by_hand_none_is_started(healthy: FleetWorld) -> None:
+def test_beside_a_beat_that_was_started_manually_none_is_started(healthy: FleetWorld) -> None:
     """In no unit of its own: it belongs to sshd's, or to a login session."""
     host = next(
         name
@@ -538,7 +538,7 @@ def test_a_task_is_sent_by_a_host_watched_to_its_end_and_looked_up_later(
     assert (refused.code, task in refused.err) == (5, True), refused.out + refused.err
 
 
-def test_a_probe_that_fails_on_one_host_is_told_with_it(healthy: FleetWorld) -> None:
+def test_a_probe_that_fails_on_one_host_is_reported_with_it(healthy: FleetWorld) -> None:
     probes = """celery_probes:
           - {name: who, command: 'test "$(id -un) $(hostname)" != "deploy web2"', hosts: web*, user: deploy}
         celery_app:"""
@@ -547,7 +547,7 @@ def test_a_probe_that_fails_on_one_host_is_told_with_it(healthy: FleetWorld) -> 
     assert re.findall(r"probe.failed +(.*)", done.out) == ["who on web2"]
 
 
-def test_an_unknown_host_key_is_refused_and_let_in_when_asked(healthy: FleetWorld) -> None:
+def test_an_unknown_host_key_is_refused_and_accepted_when_asked(healthy: FleetWorld) -> None:
     name = changed_inventory(healthy, ("/known_hosts", "/new_known_hosts"))
     refused = inv(healthy, "verify", "--limit", "web1", inventory=name)
     assert (refused.code, "--accept-new" in refused.out) == (4, True)

@@ -138,7 +138,9 @@ def with_options(option: str, *queues: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-def test_an_environment_file_with_the_same_bytes_is_no_reason_to_restart(two: FleetWorld) -> None:
+def test_an_environment_file_with_the_same_bytes_is_not_a_reason_to_restart(
+    two: FleetWorld,
+) -> None:
     before = starts(two)
     root(two, f"cat {ENV_FILE} >/root/env && cat /root/env >{ENV_FILE}")
     done = inv(two, "remediate")
@@ -196,7 +198,7 @@ def test_a_unit_that_hangs_while_it_starts_and_a_masked_one_are_left_and_named(
     assert inv(two, "remediate").code == 0
 
 
-def test_an_environment_file_that_systemd_refuses_blocks_its_host_until_it_is_mended(
+def test_an_environment_file_that_systemd_refuses_blocks_its_host_until_it_is_fixed(
     two: FleetWorld,
 ) -> None:
     before = starts(two)

@@ -41,7 +41,7 @@ def look(world: FleetWorld, inventory: str = ".fleet/inventory.yaml") -> Done:
         ("deploy ALL=(ALL) PASSWD: ALL", "--ask-become-pass"),
     ],
 )
-def test_what_sudo_refuses_is_told_with_what_sudoers_lacks(
+def test_what_sudo_refuses_is_reported_with_what_sudoers_lacks(
     fleet: FleetWorld, rule: str, expected: str
 ) -> None:
     write = f"echo {shlex.quote(rule)} >{SUDOERS}; chmod 440 {SUDOERS}; visudo -c -q"
@@ -53,14 +53,14 @@ def test_what_sudo_refuses_is_told_with_what_sudoers_lacks(
     assert "ready-" not in done.out
 
 
-def test_a_secure_path_without_the_tools_is_told_as_that(fleet: FleetWorld) -> None:
+def test_a_secure_path_without_the_tools_is_reported_as_that(fleet: FleetWorld) -> None:
     write = f"echo 'Defaults secure_path=/opt' >{SUDOERS}; chmod 440 {SUDOERS}"
     with changed(fleet, write, f"rm {SUDOERS}"):
         done = look(fleet)
     assert "does sudo's secure_path, or a start file, leave out /usr/bin and /bin?" in done.out
 
 
-def test_scripts_that_run_as_somebody_else_than_was_asked_for_are_refused(
+def test_scripts_that_run_as_someone_else_than_was_asked_for_are_refused(
     fleet: FleetWorld,
 ) -> None:
     line = 'ForceCommand sh -c "${SSH_ORIGINAL_COMMAND#*-- }"'

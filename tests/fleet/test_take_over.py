@@ -374,7 +374,7 @@ def test_a_unit_that_a_timer_starts_again_is_left_alone(bare: FleetWorld) -> Non
         ),
     ],
 )
-def test_what_somebody_started_by_hand_makes_way_and_undo_says_what_there_is_to_type(
+def test_what_someone_started_manually_makes_way_and_undo_says_what_there_is_to_type(
     bare: FleetWorld, start: str
 ) -> None:
     put(bare, "/tmp/start", f"set -a; . {ENV_FILE}; cd /srv/printer_inventory; {start}")
@@ -396,7 +396,7 @@ def test_what_somebody_started_by_hand_makes_way_and_undo_says_what_there_is_to_
     root(bare, "rm /etc/cron.d/printers /tmp/start")
 
 
-def test_a_unit_at_our_place_that_somebody_wrote_is_replaced_only_where_that_is_asked_for(
+def test_a_unit_at_our_place_that_someone_wrote_is_replaced_only_where_that_is_asked_for(
     bare: FleetWorld,
 ) -> None:
     theirs = BY_HAND.replace(
@@ -426,7 +426,7 @@ def test_a_unit_at_our_place_that_somebody_wrote_is_replaced_only_where_that_is_
 @pytest.mark.parametrize(
     "reached", ["! systemctl is-enabled printers", "! systemctl is-active printers"]
 )
-def test_a_run_that_is_killed_is_completed_by_the_next_and_both_are_taken_back(
+def test_a_run_that_is_killed_is_completed_by_the_next_and_both_are_undone(
     bare: FleetWorld, reached: str
 ) -> None:
     install(bare, "printers.service", BY_HAND)

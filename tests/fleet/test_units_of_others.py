@@ -44,7 +44,9 @@ def main_pid(world: FleetWorld, unit: str, host: str = "web1") -> str:
     return root(world, f"systemctl show -P MainPID {unit}", host).strip()
 
 
-def test_a_drop_in_that_lets_a_stop_leave_processes_is_told_with_its_line(two: FleetWorld) -> None:
+def test_a_drop_in_that_lets_a_stop_leave_processes_is_reported_with_its_line(
+    two: FleetWorld,
+) -> None:
     path = f"{UNITS}/{LOW}.d/kill.conf"
     before = main_pid(two, LOW)
     put(two, path, "[Service]\nKillMode=process\n")

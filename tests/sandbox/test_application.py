@@ -251,7 +251,7 @@ if "worker" in sys.argv: CELERY_TASK_DEFAULT_QUEUE = "rest"
 """
 
 
-def test_a_worker_with_settings_of_before_a_deployment_is_told_with_both_sides_and_restarted(
+def test_a_worker_with_settings_of_before_a_deployment_is_reported_with_both_sides_and_restarted(
     shop: Shop,
 ) -> None:
     settings, inventory = (
@@ -294,7 +294,7 @@ def test_a_worker_with_settings_of_before_a_deployment_is_told_with_both_sides_a
     )
 
 
-def test_what_is_set_for_a_worker_alone_is_told_and_no_restart_is_offered(shop: Shop) -> None:
+def test_what_is_set_for_a_worker_alone_is_reported_and_no_restart_is_offered(shop: Shop) -> None:
     settings = shop.world.path / "site/shop/settings.py"
     settings.write_text(settings.read_text() + OF_ITS_OWN)
     with shop.worker():
@@ -308,7 +308,7 @@ def test_what_is_set_for_a_worker_alone_is_told_and_no_restart_is_offered(shop: 
     assert planned.json["plan"] == []
 
 
-def test_a_deployment_that_cannot_be_loaded_is_told_before_a_restart_ends_the_workers(
+def test_a_deployment_that_cannot_be_loaded_is_reported_before_a_restart_ends_the_workers(
     shop: Shop,
 ) -> None:
     with shop.worker():

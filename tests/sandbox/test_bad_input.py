@@ -59,12 +59,12 @@ def test_a_folder_without_runs_is_named(healthy: World) -> None:
     )
 
 
-def test_an_inventory_that_is_no_yaml_is_told_with_its_line(healthy: World) -> None:
+def test_an_inventory_that_is_not_yaml_is_reported_with_its_line(healthy: World) -> None:
     name = healthy.inventory(("celery_app: printer_inventory", "celery_app: [printer_inventory"))
     refused(healthy.inv("diagnose", "--inventory", name), 5, "changed.yaml:", "not valid YAML")
 
 
-def test_all_mistakes_of_an_inventory_are_told_at_once_with_their_lines(healthy: World) -> None:
+def test_all_mistakes_of_an_inventory_are_reported_at_once_with_their_lines(healthy: World) -> None:
     name = healthy.inventory(
         ("celery_beat: true", "celery_beet: true"),
         (
@@ -106,7 +106,7 @@ def test_a_limit_that_selects_nothing_is_an_error(
     refused(healthy.inv("diagnose", "--limit", limit), 5, expected)
 
 
-def test_nobody_to_ask_and_no_yes_changes_nothing(healthy: World) -> None:
+def test_no_one_to_ask_and_no_yes_changes_nothing(healthy: World) -> None:
     refused(healthy.inv("remediate"), 5, "not a terminal", "--yes")
     assert not (healthy.root / "state").exists()
 
@@ -134,7 +134,7 @@ def test_an_interrupt_where_a_password_is_asked_for_ends_the_verb(healthy: World
     assert (done.code, "interrupted; nothing was changed" in done.out) == (99, True)
 
 
-def test_a_regular_expression_that_is_none_is_an_error(healthy: World) -> None:
+def test_a_regular_expression_that_is_invalid_is_an_error(healthy: World) -> None:
     refused(healthy.inv("tail-logs", "--grep", "["), 5, "--grep '[' is not a regular expression")
 
 
@@ -146,13 +146,13 @@ def test_a_regular_expression_that_is_none_is_an_error(healthy: World) -> None:
         (("--since", "15 parsecs"), "--since '15 parsecs' is not a time"),
     ],
 )
-def test_a_number_or_a_time_that_is_none_is_an_error(
+def test_a_number_or_a_time_that_is_not_one_is_an_error(
     healthy: World, flags: tuple[str, str], expected: str
 ) -> None:
     refused(healthy.inv("tail-logs", *flags), 5, expected)
 
 
-def test_a_glob_that_no_file_matches_is_told_with_what_there_is(healthy: World) -> None:
+def test_a_glob_that_no_file_matches_is_reported_with_what_there_is(healthy: World) -> None:
     refused(
         healthy.inv("render", "--only", "nginx*"),
         5,
@@ -162,7 +162,9 @@ def test_a_glob_that_no_file_matches_is_told_with_what_there_is(healthy: World) 
     )
 
 
-def test_a_mistake_in_a_template_of_ones_own_is_told_with_its_file_and_line(healthy: World) -> None:
+def test_a_mistake_in_a_template_of_ones_own_is_reported_with_its_file_and_line(
+    healthy: World,
+) -> None:
     own = healthy.path / "own/cron"
     own.mkdir(parents=True)
     (own / "celery.j2").write_text("{{ mark }}\n\n{{ setings.user }}\n")
@@ -234,7 +236,7 @@ def test_a_closed_stream_does_not_trouble_the_verb(healthy: World, closed: str) 
         "monitor --alerts",
     ],
 )
-def test_output_that_cannot_be_written_is_no_success(healthy: World, line: str) -> None:
+def test_output_that_cannot_be_written_is_not_success(healthy: World, line: str) -> None:
     refused(
         in_bash(healthy, ">/dev/full", *line.split()),
         2,
@@ -432,7 +434,7 @@ def test_a_start_command_that_fails_ends_the_run_with_what_it_said(healthy: Worl
         ("manage.py sync_glpi --limit 1 --force", ("verify",)),
     ],
 )
-def test_a_command_of_a_host_that_tells_its_environment_shows_no_secret(
+def test_a_command_of_a_host_that_prints_its_environment_shows_no_secret(
     healthy: World, command: str, verb: tuple[str, ...]
 ) -> None:
     values = dict(
@@ -452,7 +454,7 @@ def test_a_command_of_a_host_that_tells_its_environment_shows_no_secret(
     assert not [secret for secret in secrets if secret in said]
 
 
-def test_workers_that_never_come_back_are_told_each_with_its_state(healthy: World) -> None:
+def test_workers_that_never_come_back_are_reported_each_with_its_state(healthy: World) -> None:
     name = healthy.inventory(
         ("./start_workers.sh {worker}", "true {worker}"),
         ("celery_start_timeout: 60s", "celery_start_timeout: 1s"),

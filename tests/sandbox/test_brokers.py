@@ -273,7 +273,7 @@ def test_what_a_rule_means_is_taken_out_kept_and_put_back_byte_for_byte(place: P
     assert place.lists() == before
 
 
-def test_messages_are_moved_to_another_queue_and_taken_back(place: Place) -> None:
+def test_messages_are_moved_to_another_queue_and_undone(place: Place) -> None:
     before = place.lists()
     stale = with_ids(before, "stale.one")
     place.ok("clean-queues", *STALE, "--requeue-to", "high:3", "--yes")

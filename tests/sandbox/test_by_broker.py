@@ -215,7 +215,7 @@ def test_queues_under_a_key_prefix_are_found_and_others_named(url: str, tmp_path
         ("", "is not a URL"),
     ],
 )
-def test_what_is_no_broker_is_told(given: str, expected: str, tmp_path: Path) -> None:
+def test_what_is_not_a_broker_is_reported(given: str, expected: str, tmp_path: Path) -> None:
     done = inv("diagnose", "--broker", given, cwd=tmp_path)
     assert (done.code, expected in " ".join((done.out + done.err).split())) == (
         4 if "answer" in expected else 5,

@@ -318,7 +318,7 @@ def test_a_start_script_that_was_run_twice_has_made_twins(place: Place) -> None:
         place.unharmed(twin)
 
 
-def test_workers_without_names_are_told_by_their_one_name(place: Place) -> None:
+def test_workers_without_names_are_reported_by_their_one_name(place: Place) -> None:
     with (
         place.beside("x", "worker", "-Q", "a") as one,
         place.beside("y", "worker", "-Q", "a") as two,
@@ -343,7 +343,7 @@ def test_a_service_that_is_stopped_is_continued_and_not_restarted(place: Place) 
 
 
 @pytest.mark.parametrize("how", ["environment", "-b"])
-def test_a_worker_at_another_db_is_no_twin_and_is_told_with_both_sides(
+def test_a_worker_at_another_db_is_not_a_twin_and_is_reported_with_both_sides(
     place: Place, how: str
 ) -> None:
     other = place.url.removesuffix("/11") + "/12"
@@ -359,7 +359,7 @@ def test_a_worker_at_another_db_is_no_twin_and_is_told_with_both_sides(
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads", "gevent"])
-def test_under_each_pool_a_worker_that_is_well_is_no_fault(place: Place, pool: str) -> None:
+def test_under_each_pool_a_worker_that_is_well_is_not_a_fault(place: Place, pool: str) -> None:
     text = (place.path / "ctl").read_text()
     place.ctl("stop", "one")
     (place.path / "one.log").unlink()
@@ -439,7 +439,7 @@ def test_a_worker_that_has_the_hosts_own_name_is_not_restarted_for_the_inventory
     assert place.inv("remediate", "--yes").code == 0
 
 
-def test_files_that_somebody_wrote_at_our_places_are_replaced_only_where_that_is_asked_for(
+def test_files_that_someone_wrote_at_our_places_are_replaced_only_where_that_is_asked_for(
     place: Place,
 ) -> None:
     paths = {kind: place.path / f"etc/{kind}.d/celery-tiny" for kind in ("cron", "logrotate")}
@@ -475,7 +475,7 @@ def test_files_that_somebody_wrote_at_our_places_are_replaced_only_where_that_is
     assert place.inv("remediate", "--take-over", "--yes").code == 0
 
 
-def test_a_worker_at_another_server_is_told_with_its_port(place: Place, tmp_path: Path) -> None:
+def test_a_worker_at_another_server_is_reported_with_its_port(place: Place, tmp_path: Path) -> None:
     server = RedisServer.start(tmp_path)
     try:
         with place.beside(

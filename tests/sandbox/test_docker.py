@@ -86,7 +86,7 @@ def environment_of(world: World, container: str) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in inspected["Config"]["Env"])
 
 
-def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_taken_back(
+def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_undone(
     world: World,
 ) -> None:
     env_file, codes = world.env_file.read_bytes(), faults(world)
@@ -291,7 +291,7 @@ def test_what_docker_cannot_answer_is_one_error_with_the_next_step(
     assert all(one in text for one in expected), text
 
 
-def test_a_user_who_may_not_use_the_socket_is_told_so(world: World) -> None:
+def test_that_a_user_may_not_use_the_socket_is_reported(world: World) -> None:
     where = DockerSettings(project=PROJECT, socket=str(engine_of(world).socket))
     host = make_host(service_manager="docker", commands=None, docker=where)
     (question,) = Docker().ask(host, "shop", ["high"]).values()

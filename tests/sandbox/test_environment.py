@@ -15,7 +15,7 @@ def pids(world: World) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted(folder.glob("*.pid"))}
 
 
-def test_a_start_script_that_does_not_export_what_it_reads_is_told_and_restarts_nothing(
+def test_a_start_script_that_does_not_export_what_it_reads_is_reported_and_restarts_nothing(
     healthy: World,
 ) -> None:
     script = healthy.path / "lab/patient/workers_common.sh"
@@ -38,7 +38,7 @@ def test_a_start_script_that_does_not_export_what_it_reads_is_told_and_restarts_
     assert healthy.inv("diagnose").code == 0
 
 
-def test_a_file_that_the_shell_cannot_read_is_told_by_line_and_column_and_nothing_is_started_on_it(
+def test_a_file_that_the_shell_cannot_read_is_reported_by_line_and_column_and_nothing_is_started_on_it(
     healthy: World,
 ) -> None:
     right = healthy.env_file.read_bytes()

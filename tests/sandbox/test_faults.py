@@ -43,6 +43,6 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 
 @pytest.mark.parametrize("codes", [*((code,) for code in OF_EACH_KIND), *PAIRS], ids=" + ".join)
-def test_the_cause_is_told_first(ground: Sandbox, codes: tuple[str, ...]) -> None:
+def test_the_cause_is_reported_first(ground: Sandbox, codes: tuple[str, ...]) -> None:
     row = tried(trial_of(*(BY_CODE[code] for code in codes)), ground)
     assert row.well, row

@@ -106,7 +106,7 @@ def test_a_link_is_not_written_through(place: World) -> None:
         other.rename(path)
 
 
-def test_it_is_offered_with_file_line_and_diff_made_proved_and_taken_back(place: World) -> None:
+def test_it_is_offered_with_file_line_and_diff_made_proved_and_undone(place: World) -> None:
     path, before = celery_py(place), celery_py(place).read_bytes()
     line = len(before.splitlines()) + 1
     (found,) = (

@@ -67,7 +67,7 @@ def test_a_disk_that_fills_up_leaves_every_message_in_the_queue_or_in_the_archiv
     assert place.lists() == before
 
 
-def test_a_read_only_folder_of_runs_is_told_before_anything_is_changed(place: Place) -> None:
+def test_a_read_only_folder_of_runs_is_reported_before_anything_is_changed(place: Place) -> None:
     before = place.lists()
     done = mounted(place, READ_ONLY.format("state"), "clean-queues", "--queue", "low", "--yes")
     refused(

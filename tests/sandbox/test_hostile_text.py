@@ -169,7 +169,7 @@ def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
     ],
     ids=lambda arguments: " ".join(arguments[:-1]) or "verb",
 )  # fmt: skip
-def test_a_hostile_argument_is_told_as_text(world: World, arguments: tuple[str, ...]) -> None:
+def test_a_hostile_argument_is_shown_as_text(world: World, arguments: tuple[str, ...]) -> None:
     done: Done = world.inv(*arguments)
     for line in f"{done.out}\n{done.err}".split("\n"):
         assert_shown(line)

@@ -210,7 +210,7 @@ def test_all_that_is_written_here_is_for_its_user_alone_whatever_the_umask(
 @pytest.mark.parametrize(
     "who", [(), ("unshare", "--user", "--map-user=1000", "--map-group=1000")], ids=["root", "user"]
 )
-def test_what_somebody_else_may_have_recorded_is_refused(
+def test_what_someone_else_may_have_recorded_is_refused(
     healthy: World, cron: Path, tmp_path: Path, who: tuple[str, ...], how: str
 ) -> None:
     """In a user namespace root's files are the user's own, and this user has no rights of root's."""

@@ -215,7 +215,7 @@ def test_an_answer_of_another_process_proves_nothing_of_the_service(
     place.await_ready("manage")
 
 
-def test_beside_a_beat_that_somebody_started_by_hand_none_is_started(place: Place) -> None:
+def test_beside_a_beat_that_someone_started_manually_none_is_started(place: Place) -> None:
     text = (place.path / "inventory.yaml").read_text()
     (place.path / "with_beat.yaml").write_text(f"{text}      celery_beat: true\n")
     with place.beside(

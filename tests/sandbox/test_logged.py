@@ -105,7 +105,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path
         yield world, folder, Celery("shop", broker=url, set_as_current=False)
 
 
-def test_what_workers_have_logged_since_their_start_is_told(
+def test_what_workers_have_logged_since_their_start_is_reported(
     shop: tuple[World, Path, Celery],
 ) -> None:
     world, folder, app = shop
@@ -137,7 +137,7 @@ def test_what_workers_have_logged_since_their_start_is_told(
     assert reported["queue.unbound"]["subject"] == "far"
 
 
-def test_a_worker_that_asks_another_broker_is_told_as_that_and_left_running(
+def test_a_worker_that_asks_another_broker_is_reported_as_that_and_left_running(
     shop: tuple[World, Path, Celery],
 ) -> None:
     silent = findings(shop[0])["worker.not_answering"]

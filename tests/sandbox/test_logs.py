@@ -167,7 +167,7 @@ def test_a_template_of_ones_own_counts_before_the_shipped_one(healthy: World) ->
     assert change["summary"].endswith("celery.target")
 
 
-def test_a_log_that_is_missing_is_named_and_hosts_without_logs_are_told_what_to_name(
+def test_a_log_that_is_missing_is_named_and_for_hosts_without_logs_the_error_says_what_to_name(
     healthy: World,
 ) -> None:
     logs = "celery_logs: \"{{ sandbox_logs if celery_service_manager == 'commands' else [] }}\""

@@ -90,7 +90,7 @@ def test_a_healthy_fleet_has_one_line_for_each_queue_and_is_only_read(healthy: W
     ]
 
 
-def test_a_crossing_and_its_end_are_told_once_each_and_what_was_not_taken_later(
+def test_a_crossing_and_its_end_are_sent_once_each_and_what_was_not_taken_later(
     healthy: World,
 ) -> None:
     late = free_port()

@@ -178,6 +178,8 @@ def test_a_node_that_fits_no_pattern_is_a_stranger(cloud: World) -> None:
         ("daemon", "celery_queues: expected keys with values"),
     ],
 )  # fmt: skip
-def test_what_is_misspelt_is_told_with_its_place(cloud: World, queues: str, expected: str) -> None:
+def test_what_is_misspelt_is_reported_with_its_place(
+    cloud: World, queues: str, expected: str
+) -> None:
     done = inv(cloud, "diagnose", queues=queues)
     assert (done.code, expected in done.err) == (5, True), done.err

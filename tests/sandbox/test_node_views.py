@@ -315,7 +315,7 @@ def test_the_figures_agree_side_by_side_with_redis_cli_celery_inspect_and_flower
     shop.app.control.disable_events()
 
 
-def test_a_pattern_shows_each_node_that_it_fits_and_a_wrong_name_is_told(shop: Shop) -> None:
+def test_a_pattern_shows_each_node_that_it_fits_and_a_wrong_name_is_reported(shop: Shop) -> None:
     both = shop.world.inv("workers", "*@here", "--json").json["nodes"]
     assert [node["name"] for node in both] == ["one@here", "two@here"]
     wrong = shop.world.inv("workers", "oen@here")
@@ -427,7 +427,7 @@ def undone(shop: Shop, run: str) -> None:
     assert "Nothing left to undo." in shop.world.inv("undo", run, "--yes").out
 
 
-def test_a_rate_limit_is_given_to_every_node_that_knows_the_task_and_taken_back(shop: Shop) -> None:
+def test_a_rate_limit_is_given_to_every_node_that_knows_the_task_and_undone(shop: Shop) -> None:
     def limits() -> list[Any]:
         return [
             task for node in ("one@here", "two@here") for task in shop.inspect("registered", node)
@@ -503,7 +503,7 @@ def test_what_is_revoked_is_discarded_by_every_node(shop: Shop) -> None:
     assert "CANNOT be undone" in nothing_back
 
 
-def test_a_name_that_two_answer_to_is_told_nothing(shop: Shop) -> None:
+def test_a_name_that_two_answer_to_is_sent_nothing(shop: Shop) -> None:
     with worker(shop.world, "two", "rest", 1):
         for line in (
             ("shutdown", "two@here"),

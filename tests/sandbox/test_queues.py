@@ -221,7 +221,7 @@ def bomb(raw: bytes, compression: str, packer: Any) -> bytes:
     return json.dumps(envelope).encode()
 
 
-def test_a_decompression_bomb_is_told_and_left_alone_and_takes_no_memory(broken: World) -> None:
+def test_a_decompression_bomb_is_reported_and_left_alone_and_takes_no_memory(broken: World) -> None:
     before = broken.queue()
     plain = next(raw for raw in before if task_of(raw) == POLL)
     bombs = [
@@ -276,7 +276,7 @@ def measured(world: World, *arguments: str) -> tuple[int, Any]:
     return int(done.stderr.split()[-1]), json.loads(done.stdout)
 
 
-def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
+def test_stuck_messages_are_moved_and_undone(broken: World) -> None:
     """They go to the priority step that workers ask for last, so none pops them before the undo."""
     before = broken.queue()
     with frozen(broken, "worker_high"):
@@ -306,7 +306,7 @@ def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
         client.rpush("low_priority", *before)
 
 
-def test_the_list_of_a_priority_that_no_worker_polls_is_told_taken_moved_and_put_back(
+def test_the_list_of_a_priority_that_no_worker_polls_is_reported_taken_moved_and_put_back(
     broken: World,
 ) -> None:
     stray, step = "high_priority\x06\x164", "high_priority\x06\x163"
@@ -349,7 +349,7 @@ def test_the_list_of_a_priority_that_no_worker_polls_is_told_taken_moved_and_put
     assert "a message of priority 4 waits in the list of 3" in refused.err
 
 
-def test_a_move_killed_between_taking_and_putting_is_told_by_the_next_run_until_it_is_undone(
+def test_a_move_killed_between_taking_and_putting_is_reported_by_the_next_run_until_it_is_undone(
     broken: World,
 ) -> None:
     before, move = broken.queue(), (*STUCK, "--requeue-to", "high_priority:9", "--json")
@@ -484,7 +484,7 @@ def test_a_selection_that_fits_nothing_says_so(broken: World) -> None:
     assert (done.code, "No message matches: --task 'nope.*'" in done.out) == (0, True)
 
 
-def test_without_a_node_nobody_can_say_what_is_unregistered(broken: World) -> None:
+def test_without_a_node_no_one_can_say_what_is_unregistered(broken: World) -> None:
     with frozen(broken, "worker_high"), frozen(broken, "worker_daemon"):
         done = broken.inv("clean-queues", "--unregistered", "--dry-run")
     assert (done.code, "no node answers" in done.err) == (4, True)

@@ -375,7 +375,7 @@ def test_a_random_fleet_loses_and_doubles_nothing(place: Place) -> None:
     judge(place)
 
 
-def test_what_has_passed_by_the_proof_is_no_failure(place: Place) -> None:
+def test_what_has_passed_by_the_proof_is_not_a_failure(place: Place) -> None:
     assert place.world.inv("remediate", "--yes").code == 0
     place.kill("one")
     os.kill(place.pid("two"), signal.SIGUSR2)

@@ -24,7 +24,7 @@ def faults(world: World) -> set[str]:
     return {finding["code"] for finding in findings if finding["severity"] != "info"}
 
 
-def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losing_a_message(
+def test_a_fleet_broken_as_in_the_incident_is_healed_and_undone_without_losing_a_message(
     world: World,
 ) -> None:
     assert world.inv("sandbox").code == 0
@@ -114,7 +114,7 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
     assert world.queue() == left
 
 
-def test_messages_taken_from_a_queue_nobody_consumes_go_back_into_their_very_places(
+def test_messages_taken_from_a_queue_no_one_consumes_go_back_into_their_very_places(
     world: World,
 ) -> None:
     assert world.inv("sandbox").code == 0

@@ -217,7 +217,7 @@ def test_another_redis_than_the_applications_is_named_and_the_applications_is_re
         ("cache+memory://", "keeps results in the memory of the process that creates them"),
     ],
 )
-def test_a_result_that_nobody_else_can_read_is_heard_of_and_that_is_said(
+def test_a_result_that_no_one_else_can_read_is_heard_of_and_that_is_said(
     place: Place, kept: str, why: str
 ) -> None:
     place.keeps(kept)

@@ -92,7 +92,9 @@ def shop(tmp_path: Path) -> Iterator[World]:
         yield world
 
 
-def test_what_is_routed_to_workers_that_do_not_know_it_or_to_nobody_is_told(shop: World) -> None:
+def test_what_is_routed_to_workers_that_do_not_know_it_or_to_no_one_is_reported(
+    shop: World,
+) -> None:
     found: dict[str, Any] = {
         one["code"]: one for one in shop.inv("diagnose", "--json").json["findings"]
     }

@@ -131,7 +131,7 @@ def test_a_reader_that_goes_away_does_not_keep_the_task_from_being_watched(healt
     assert "SUCCESS" in healthy.inv("show", "last").out
 
 
-def test_a_task_that_fails_is_told_with_its_traceback_and_json_is_one_document(
+def test_a_task_that_fails_is_reported_with_its_traceback_and_json_is_one_document(
     healthy: World,
 ) -> None:
     done = healthy.inv("run-task", CHECK_ONE, "--kwargs", '{"device_id": 99999}', "--json")
@@ -143,7 +143,7 @@ def test_a_task_that_fails_is_told_with_its_traceback_and_json_is_one_document(
     assert healthy.inv("runs", "--json").json["runs"][-1]["state"] == "failed"
 
 
-def test_a_retry_is_told_with_its_time_also_where_its_worker_is_stopped_and_nothing_more_is_sent_there(
+def test_a_retry_is_reported_with_its_time_also_where_its_worker_is_stopped_and_nothing_more_is_sent_there(
     healthy: World,
 ) -> None:
     glpi(healthy, {"fail": 500})
@@ -238,7 +238,7 @@ def test_an_unknown_task_is_refused_with_the_nearest_names(healthy: World) -> No
     nothing_sent(healthy, done, 5, f"nearest names: {CHECK}")
 
 
-def test_arguments_that_are_no_json_or_do_not_fit_are_refused(healthy: World) -> None:
+def test_arguments_that_are_not_json_or_do_not_fit_are_refused(healthy: World) -> None:
     wrong = healthy.inv(
         "run-task", POLL, "--args", "[1", "--kwargs", "7", "--priority", "ten", "--timeout", "soon"
     )
@@ -278,7 +278,7 @@ def test_flags_that_exclude_each_other_are_refused(healthy: World) -> None:
     assert "tail-logs --grep no-such-id --inventory inventory.yaml`" in elsewhere.err
 
 
-def test_a_queue_that_nobody_consumes_is_refused_with_those_that_are(healthy: World) -> None:
+def test_a_queue_that_no_one_consumes_is_refused_with_those_that_are(healthy: World) -> None:
     done = healthy.inv("run-task", POLL, "--args", "[1]", "--queue", "nowhere")
     nothing_sent(
         healthy,
@@ -323,7 +323,7 @@ def test_a_probe_that_fails_is_a_finding_with_its_output_and_fails_a_check(healt
 # --- last, for the fleet takes its time to come back
 
 
-def test_redis_restarted_in_the_middle_is_waited_for_and_the_result_still_told(
+def test_redis_restarted_in_the_middle_is_waited_for_and_the_result_still_reported(
     healthy: World,
 ) -> None:
     glpi(healthy, {"latency_s": 2})

@@ -37,7 +37,7 @@ def of(world: World) -> list[psutil.Process]:
     return mine
 
 
-def test_up_twice_is_fine_a_death_is_told_and_down_leaves_nothing(world: World) -> None:
+def test_up_twice_is_fine_a_death_is_reported_and_down_leaves_nothing(world: World) -> None:
     first = world.inv("sandbox", "--healthy")
     assert first.code == 0, first.err
     assert world.inv("verify").code == 0

@@ -96,7 +96,7 @@ def entries(world: World) -> dict[str, Any]:
 MIGRATE = "from django.core.management import call_command\ncall_command('migrate', verbosity=0)\n"
 
 
-def test_a_misspelt_queue_task_and_call_among_many_rows_of_tables_are_told_before_anything_waits(
+def test_a_misspelt_queue_task_and_call_among_many_rows_of_tables_are_reported_before_anything_waits(
     shop: Shop,
 ) -> None:
     with_settings(shop, TABLES)
@@ -187,7 +187,9 @@ def test_the_patients_schedule_leads_to_its_workers_and_an_entry_runs_as_beat_se
     assert (wrong.code, "so it excludes --args" in wrong.err) == (5, True), wrong.err
 
 
-def test_a_file_of_beats_that_cannot_be_read_is_told_once_with_the_reason(healthy: World) -> None:
+def test_a_file_of_beats_that_cannot_be_read_is_reported_once_with_the_reason(
+    healthy: World,
+) -> None:
     inventory = healthy.inventory(
         ("{{ inventory_dir }}/.sandbox/app/run/beat-schedule", "/nowhere/beat")
     )
@@ -196,7 +198,7 @@ def test_a_file_of_beats_that_cannot_be_read_is_told_once_with_the_reason(health
     assert (done.out + done.err).count("/nowhere/beat does not exist") == 1, done.out + done.err
 
 
-def test_a_beat_of_before_a_change_of_the_schedule_is_told_with_both_sides_and_restarted(
+def test_a_beat_of_before_a_change_of_the_schedule_is_reported_with_both_sides_and_restarted(
     healthy: World,
 ) -> None:
     settings = healthy.path / "lab/patient/printer_inventory/settings.py"

@@ -160,7 +160,7 @@ def test_a_worker_that_ends_once_its_task_is_done_is_left_to_it(place: Place) ->
         (True, "TERM is pending: the process hangs or is stopped"),
     ],
 )
-def test_of_a_worker_that_outlives_its_stop_it_is_told_what_will_happen(
+def test_of_a_worker_that_outlives_its_stop_it_is_reported_what_will_happen(
     place: Place, halted: bool, expected: str
 ) -> None:
     give_work(place)

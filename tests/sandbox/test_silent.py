@@ -130,7 +130,7 @@ Channel._brpop_start = lambda self, timeout=0: None
 """
 
 
-def test_where_one_of_several_is_deaf_that_is_told_and_that_nobody_knows_which(
+def test_where_one_of_several_is_deaf_that_is_reported_and_that_no_one_knows_which(
     healthy: World, tmp_path: Path
 ) -> None:
     with stranger(healthy, tmp_path, "stray@elsewhere", DEAF):

@@ -200,7 +200,7 @@ def test_what_runs_is_known_without_a_status_command_and_left_alone(place: Place
     assert place.pids() == before
 
 
-def test_the_incident_is_healed_by_restarting_all_and_taken_back(place: Place) -> None:
+def test_the_incident_is_healed_by_restarting_all_and_undone(place: Place) -> None:
     """A variable with a unit makes an import fail, one worker is down, and old messages wait for
     it.
     """
@@ -309,7 +309,7 @@ def test_a_start_that_is_stopped_by_a_block_of_one_leaves_all(place: Place) -> N
 
 
 @pytest.mark.parametrize("commands", ["{}", "{start: ./start_workers.sh}"])
-def test_what_has_no_command_is_looked_at_and_told_and_not_restarted(
+def test_what_has_no_command_is_looked_at_and_reported_and_not_restarted(
     place: Place, commands: str
 ) -> None:
     before, name = place.pids(), place.inventory(COMMANDS, commands)
@@ -328,7 +328,7 @@ def test_what_has_no_command_is_looked_at_and_told_and_not_restarted(
     assert place.pids() == before
 
 
-def test_a_queue_misspelt_in_the_start_script_is_told_with_its_line_and_not_restarted(
+def test_a_queue_misspelt_in_the_start_script_is_reported_with_its_line_and_not_restarted(
     place: Place,
 ) -> None:
     script = place.path / "start_workers.sh"
@@ -392,7 +392,7 @@ def test_the_nodes_of_celery_multi_are_started_known_and_restarted(place: Place,
     until(lambda: not place.findings())
 
 
-def test_under_none_all_is_put_right_but_what_the_platform_restarts(place: Place) -> None:
+def test_under_none_all_is_fixed_but_what_the_platform_restarts(place: Place) -> None:
     before = place.pids()
     manager = f"celery_service_manager: commands\n      celery_commands: {COMMANDS}"
     none = "celery_service_manager: none\n      celery_restart_hint: ps-restart {worker} {queues}"

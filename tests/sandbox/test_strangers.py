@@ -40,7 +40,7 @@ def stranger(world: World, directory: Path, name: str, code: str = "") -> Iterat
         process.wait()
 
 
-def test_a_worker_of_somebody_else_at_our_queue_is_told_with_what_it_discards(
+def test_a_worker_of_someone_else_at_our_queue_is_reported_with_what_it_discards(
     healthy: World, tmp_path: Path
 ) -> None:
     with stranger(healthy, tmp_path, "stray@elsewhere"):
@@ -77,7 +77,7 @@ app.conf.beat_schedule = {"daily": {"task": "strange.gone", "schedule": 86400.0}
 """
 
 
-def test_two_workers_at_a_queue_with_different_code_are_an_error_and_the_monitor_tells_a_schedule_for_nobody(
+def test_two_workers_at_a_queue_with_different_code_are_an_error_and_the_monitor_reports_a_schedule_for_no_one(
     healthy: World, tmp_path: Path
 ) -> None:
     low = "          - name: worker_low\n"

@@ -184,7 +184,9 @@ def shops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shop, Shop
         yield first, stack.enter_context(second.running()), third
 
 
-def test_a_queue_that_does_not_move_is_told_with_its_cause(shops: tuple[Shop, Shop, Shop]) -> None:
+def test_a_queue_that_does_not_move_is_reported_with_its_cause(
+    shops: tuple[Shop, Shop, Shop],
+) -> None:
     shop, late, _ = shops
     assert not set(shop.findings()) & STUCK, "healthy and idle"
 
@@ -225,7 +227,7 @@ def test_a_queue_that_does_not_move_is_told_with_its_cause(shops: tuple[Shop, Sh
     assert "waiting message of self, and no process is free" in waits["summary"]
 
 
-def test_one_worker_that_holds_all_that_waits_for_its_eta_is_told(
+def test_one_worker_that_holds_all_that_waits_for_its_eta_is_reported(
     shops: tuple[Shop, Shop, Shop],
 ) -> None:
     shop, _, _ = shops
@@ -242,7 +244,7 @@ def test_one_worker_that_holds_all_that_waits_for_its_eta_is_told(
     assert found["summary"] == "e@here holds 1,100 messages until their ETA, and f@here holds none"
 
 
-def test_a_process_that_waits_for_itself_is_told_at_once_and_a_long_task_is_no_fault(
+def test_a_process_that_waits_for_itself_is_reported_at_once_and_a_long_task_is_not_a_fault(
     shops: tuple[Shop, Shop, Shop],
 ) -> None:
     _, _, shop = shops

@@ -47,7 +47,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     world.inv("sandbox", "--down")
 
 
-def test_the_incident_is_diagnosed_healed_after_a_kill_taken_back_and_leaves_no_trace(
+def test_the_incident_is_diagnosed_healed_after_a_kill_undone_and_leaves_no_trace(
     short: World,
 ) -> None:
     world = short
@@ -247,7 +247,7 @@ programs=old,other,spare
 """
 
 
-def test_a_program_of_somebody_elses_is_taken_over_and_taken_back(pair: Pair) -> None:
+def test_a_program_of_someone_elses_is_taken_over_and_undone(pair: Pair) -> None:
     assert pair.inv("remediate", "--yes").code == 0
     home, conf = pair.home("one"), pair.home("one") / "supervisord.conf"
     theirs = home / "root/etc/supervisor/conf.d/shop.conf"
@@ -317,7 +317,7 @@ def test_a_program_of_somebody_elses_is_taken_over_and_taken_back(pair: Pair) ->
     assert pair.inv("remediate", "--yes").code == 0
 
 
-def test_a_supervisord_that_does_not_run_is_told_with_what_starts_it(pair: Pair) -> None:
+def test_a_supervisord_that_does_not_run_is_reported_with_what_starts_it(pair: Pair) -> None:
     assert pair.inv("remediate", "--yes").code == 0
     pair.daemons["two"].terminate()
     pair.daemons["two"].wait(60)

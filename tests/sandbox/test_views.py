@@ -114,7 +114,7 @@ def test_the_server_is_shown_with_what_it_means(broken: World) -> None:
         ("broker now", 5, "broker does not take 'now'"),
     ],
 )
-def test_wrong_input_is_told_with_what_was_meant(
+def test_wrong_input_is_reported_with_what_was_meant(
     broken: World, line: str, code: int, expected: str
 ) -> None:
     done = broken.inv(*line.split())
@@ -146,7 +146,7 @@ def test_watching_shows_look_after_look_and_ends_with_ctrl_c_or_its_reader(broke
     assert time.monotonic() - started < 20
 
 
-def test_a_redis_that_is_down_is_told(broken: World) -> None:
+def test_a_redis_that_is_down_is_reported(broken: World) -> None:
     inventory = broken.inventory(("'/.sandbox/broker.url'", "'/down.url'"))
     (broken.path / "down.url").write_text("redis://127.0.0.1:1/0")
     for verb in (["queues"], ["queues", "low_priority"], ["messages", "low_priority"], ["broker"]):
@@ -155,7 +155,7 @@ def test_a_redis_that_is_down_is_told(broken: World) -> None:
         assert "the broker at 127.0.0.1:1 does not answer" in done.err
 
 
-def test_what_comes_in_and_what_goes_out_is_told_while_it_does(broken: World) -> None:
+def test_what_comes_in_and_what_goes_out_is_reported_while_it_does(broken: World) -> None:
     raw, done = broken.queue()[0], threading.Event()
     tag = json.loads(raw)["properties"]["delivery_tag"].encode()
 

@@ -53,7 +53,9 @@ def test_a_worker_that_answers_is_one_line_with_its_process_its_tasks_and_its_br
     )
 
 
-def test_what_is_stopped_or_not_there_is_told_as_that_and_is_no_failure(healthy: World) -> None:
+def test_what_is_stopped_or_not_there_is_reported_as_that_and_is_not_a_failure(
+    healthy: World,
+) -> None:
     low, daemon = pid_of(healthy, "worker_low"), pid_of(healthy, "worker_daemon")
     os.kill(daemon, signal.SIGTERM)
     until(lambda: not Path(f"/proc/{daemon}").exists())

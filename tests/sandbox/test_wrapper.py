@@ -65,7 +65,7 @@ def test_it_installs_and_runs_under_busybox_and_dash(checkout: Path) -> None:
         assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
 
 
-def test_a_broken_installation_is_told_and_tried_again_next_time(checkout: Path) -> None:
+def test_a_broken_installation_is_reported_and_tried_again_next_time(checkout: Path) -> None:
     good = (checkout / "requirements.lock").read_text()
     (checkout / "requirements.lock").write_text(good.replace("sha256:", "sha256:0000"))
     failed = start(checkout, "hello")
@@ -90,7 +90,7 @@ def test_without_a_python_it_says_what_it_looked_for(checkout: Path) -> None:
     assert "no Python 3.11 or newer" in err
 
 
-def test_a_python_without_venv_is_told_with_the_package_that_has_it(checkout: Path) -> None:
+def test_a_python_without_venv_is_reported_with_the_package_that_has_it(checkout: Path) -> None:
     python = checkout / "python"
     python.write_text('#!/bin/sh\ncase $2 in *ensurepip*) exit 1;; esac\nexec python3 "$@"\n')
     python.chmod(0o755)
@@ -105,7 +105,7 @@ def test_a_python_without_venv_is_told_with_the_package_that_has_it(checkout: Pa
     assert "apt install python3-venv" in err
 
 
-def test_a_folder_that_cannot_be_written_is_told(checkout: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(checkout: Path) -> None:
     (checkout / ".venv.lock").mkdir()
     process = start(checkout, "hello")
     _, err = process.communicate(timeout=30)

@@ -154,7 +154,7 @@ SET_MODE: Edits = {
             from tests.unit.engine.conftest import World
 
 
-            def test_a_mode_is_set_and_taken_back(tmp_path: Path) -> None:
+            def test_a_mode_is_set_and_undone(tmp_path: Path) -> None:
                 world = World(tmp_path)
                 path = world.path("web1", "f")
                 path.touch(0o644)
@@ -172,7 +172,7 @@ SET_MODE: Edits = {
 }
 
 
-def test_an_effect_is_made_and_taken_back_once_the_files_that_are_named_have_it(copy: Path) -> None:
+def test_an_effect_is_made_and_undone_once_the_files_that_are_named_have_it(copy: Path) -> None:
     assert set(SET_MODE) == added("Add an effect", NOUN="modes")
     apply(copy, SET_MODE)
     done = run(
@@ -288,7 +288,7 @@ UNLUCKY: Edits = {
 }
 
 
-def test_a_finding_is_told_by_diagnose_once_the_files_that_are_named_have_it(
+def test_a_finding_is_reported_by_diagnose_once_the_files_that_are_named_have_it(
     copy: Path, url: str, client: "redis.Redis"
 ) -> None:
     assert set(UNLUCKY) == added("Add a finding")

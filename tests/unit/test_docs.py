@@ -25,14 +25,14 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("verb", sorted(Collection.from_module(verbs).task_names))
-def test_every_verb_stands_in_the_readme(verb: str) -> None:
+def test_every_verb_is_in_the_readme(verb: str) -> None:
     assert f"`{verb}" in (CHECKOUT / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
     "variable", sorted({*AppSettings.model_fields, *HostSettings.model_fields})
 )
-def test_every_variable_stands_in_the_inventory_page(variable: str) -> None:
+def test_every_variable_is_in_the_inventory_page(variable: str) -> None:
     assert f"`celery_{variable}`" in (CHECKOUT / "docs/inventory.md").read_text()
 
 
@@ -114,12 +114,12 @@ def test_the_inventory_of_the_kubernetes_page_works_and_its_job_runs_the_monitor
 
 
 @pytest.mark.parametrize("name", [*FILTERS, "lookup('file'", "lookup('env'", "lookup('pipe'"])
-def test_every_filter_and_lookup_stands_in_the_inventory_page(name: str) -> None:
+def test_every_filter_and_lookup_is_in_the_inventory_page(name: str) -> None:
     assert f"`{name}" in (CHECKOUT / "docs/inventory.md").read_text()
 
 
 @pytest.mark.parametrize("code", list(ExitCode))
-def test_every_exit_code_stands_in_the_readme(code: ExitCode) -> None:
+def test_every_exit_code_is_in_the_readme(code: ExitCode) -> None:
     listed = " ".join((CHECKOUT / "README.md").read_text().partition("Exit codes:")[2].split())
     assert f"{int(code)} {EXIT_CODES[code]}" in listed
 

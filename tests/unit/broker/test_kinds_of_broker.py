@@ -169,7 +169,9 @@ def test_a_certificate_that_cannot_be_trusted_is_refused_with_what_to_put_into_t
     assert "ssl_ca_certs=" in refused.value.advice
 
 
-def test_a_port_that_speaks_something_else_is_told_as_that(start: Start, tmp_path: Path) -> None:
+def test_a_port_that_speaks_something_else_is_reported_as_that(
+    start: Start, tmp_path: Path
+) -> None:
     server, tls_port, _ = with_tls(start, tmp_path, "--requirepass", "s3cret-x")
     refused = {
         f"redis://:s3cret-x@127.0.0.1:{tls_port}/0": (

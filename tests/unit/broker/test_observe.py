@@ -102,7 +102,7 @@ def test_producers_at_work_make_a_scan_neither_miss_nor_count_twice(
     assert window.popped == 40
 
 
-def test_a_queue_key_that_is_no_list_is_refused_with_its_type(client: "redis.Redis") -> None:
+def test_a_queue_key_that_is_not_a_list_is_refused_with_its_type(client: "redis.Redis") -> None:
     client.hset("work\x06\x166", "a", "b")
     with pytest.raises(BrokerRefused, match=r"work\\x06\\x166 in .* is a hash"):
         scan_queue(Store(client, KEYS), "work", [], Facts(0))
@@ -281,7 +281,7 @@ def test_the_oldest_unacknowledged_message_is_known(client: "redis.Redis") -> No
     )
 
 
-def test_a_clock_that_goes_wrong_is_told_by_the_servers(
+def test_a_clock_that_goes_wrong_is_known_from_the_servers(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
@@ -352,7 +352,7 @@ def test_a_binding_that_a_node_relies_on_and_redis_lacks_is_seen(client: "redis.
     )
 
 
-def test_an_eta_without_a_zone_is_told_where_it_is_far_off(
+def test_an_eta_without_a_zone_is_reported_where_it_is_far_off(
     client: "redis.Redis", send: Send
 ) -> None:
     now = time.time()

@@ -54,7 +54,7 @@ def test_each_is_sent_once_the_first_to_run_first_and_no_faster_than_asked(
     assert time.monotonic() - began < 2
 
 
-def test_what_waits_is_recalled_and_may_be_sent_anew(
+def test_what_waits_is_recalled_and_may_be_sent_again(
     broker: Broker, path: Path, client: "redis.Redis"
 ) -> None:
     began = time.monotonic()

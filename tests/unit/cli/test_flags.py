@@ -69,7 +69,7 @@ def test_no_inventory_is_taken_but_one_that_is_named_or_stands_here_or_above(
     assert (named.returncode, named.stdout.splitlines()[0]) == (0, "shop, inventory.yaml")
 
 
-def test_a_certificate_that_is_not_checked_is_told(tmp_path: Path) -> None:
+def test_a_certificate_that_is_not_checked_is_reported(tmp_path: Path) -> None:
     (tmp_path / "inventory.yaml").write_text(INVENTORY.replace("redis://", "rediss://"))
     done = subprocess.run(
         [sys.executable, str(CHECKOUT / "tasks.py"), "diagnose", "--json"], cwd=tmp_path,

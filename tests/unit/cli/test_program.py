@@ -84,7 +84,7 @@ def inv(*words: str) -> "subprocess.CompletedProcess[str]":
         ("diagnose -f many", "-f expects a number, got 'many'"),
     ],
 )
-def test_what_cannot_be_parsed_is_told_with_what_was_meant(line: str, expected: str) -> None:
+def test_what_cannot_be_parsed_is_reported_with_what_was_meant(line: str, expected: str) -> None:
     done = inv(*line.split())
     assert (done.returncode, done.stdout) == (5, "")
     assert expected in done.stderr
@@ -216,7 +216,7 @@ def test_what_a_terminal_has_no_letters_for_is_shown_as_far_as_it_goes(
     assert str(tmp_path).encode() in listed.stdout
 
 
-def test_an_interrupt_before_a_verb_begins_is_no_finding() -> None:
+def test_an_interrupt_before_a_verb_begins_is_not_a_finding() -> None:
     """Invoke would end with 1, which says that something was found."""
     program = (
         "import os, signal; from runbooks.cli.program import RunbooksProgram\n"
@@ -245,14 +245,14 @@ def test_a_reader_of_help_that_goes_away_does_not_trouble_it(asked: str) -> None
 
 
 @pytest.mark.parametrize("asked", ASKED)
-def test_help_that_cannot_be_written_is_no_success(asked: str) -> None:
+def test_help_that_cannot_be_written_is_not_success(asked: str) -> None:
     done = bash(f"{asked} >/dev/full")
     assert (done.returncode, done.stdout) == (2, "")
     assert "cannot write the output: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_fault_of_the_tools_own_tells_no_secret_and_forges_no_line() -> None:
+def test_a_fault_of_the_tools_own_shows_no_secret_and_forges_no_line() -> None:
     program = (
         "import logging; from runbooks.cli.program import RunbooksProgram\n"
         "from runbooks.core.redaction import keep_secret\n"
@@ -329,7 +329,7 @@ def test_what_a_verb_loads_is_compiled_for_the_next_run() -> None:
         ("web9", "matches no host or group"),
     ],
 )
-def test_a_limit_that_names_a_worker_or_a_queue_is_told_what_takes_those(
+def test_for_a_limit_that_names_a_worker_or_a_queue_the_error_says_what_takes_those(
     limit: str, expected: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "fleet.ini"

@@ -67,7 +67,7 @@ def test_a_crontab_of_a_timezone_that_is_not_known_here_is_not_reckoned() -> Non
     assert crontab(timezone="LMT+0:12:00").next_after(at("2026-03-01T00:00:00")) is None
 
 
-def test_an_interval_is_due_after_it_was_sent_and_else_nobody_knows() -> None:
+def test_an_interval_is_due_after_it_was_sent_and_else_no_one_knows() -> None:
     entry = ScheduleEntry("often", "shop.ship", every_s=60.0)
     assert entry.next_due_at(1000.0, 1030.0) == 1060.0
     assert entry.next_due_at(None, 1030.0) is None
@@ -84,7 +84,7 @@ def test_an_interval_is_due_after_it_was_sent_and_else_nobody_knows() -> None:
         ((1,), {"slow": 1}, "got an unexpected keyword argument 'slow'"),
     ],
 )
-def test_arguments_that_do_not_fit_are_told_as_python_does(
+def test_arguments_that_do_not_fit_are_reported_as_python_does(
     args: tuple[Any, ...], kwargs: dict[str, Any], why: str
 ) -> None:
     assert TASK.misfit(args, kwargs) == why
@@ -104,5 +104,5 @@ def test_arguments_that_do_not_fit_are_told_as_python_does(
         (Place("db+postgresql", "pg", 5432, "shop"), "db+postgresql://pg:5432/shop"),
     ],
 )
-def test_a_place_is_told_with_what_its_url_leaves_out(place: Place, shown: str) -> None:
+def test_a_place_is_reported_with_what_its_url_leaves_out(place: Place, shown: str) -> None:
     assert str(place.usual) == shown

@@ -59,7 +59,7 @@ SECRET = "hunter2"
         ("redis+socket://?virtual_host=0", "expected redis+socket:///PATH?virtual_host=DB"),
     ],
 )
-def test_what_is_wrong_is_told_with_the_line_and_without_the_secret(
+def test_what_is_wrong_is_reported_with_the_line_and_without_the_secret(
     url: str, expected: str, tmp_path: Path
 ) -> None:
     quoted = '"' + url.replace('"', '\\"') + '"'
@@ -104,7 +104,7 @@ def test_behind_sentinels_the_masters_name_is_asked_for_with_the_line(tmp_path: 
     )
 
 
-def test_what_is_no_secret_stays_readable() -> None:
+def test_what_is_not_a_secret_stays_readable() -> None:
     assert (
         shown("redis://redis1:6379/0?ssl_ca_certs=/etc/ca.pem")
         == "redis://redis1:6379/0?ssl_ca_certs=/etc/ca.pem"

@@ -41,7 +41,7 @@ def test_an_empty_file_and_no_file_stay_different_in_json() -> None:
 @pytest.mark.parametrize(
     "value", [None, {}, [], {"kind": "format_disk"}, {"kind": "write_file", "path": "/f"}, "stop"]
 )
-def test_anything_that_is_no_effect_is_refused(value: object) -> None:
+def test_anything_that_is_not_an_effect_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=r"Expected|Invalid|missing"):
         from_json(value)
 

@@ -33,7 +33,7 @@ def test_each_manager_that_the_inventory_may_name_can_be_asked_and_judged() -> N
         ("beat", ""),
     ],
 )
-def test_a_unit_file_tells_its_service_by_its_name(name: str, service: str) -> None:
+def test_a_unit_file_shows_its_service_by_its_name(name: str, service: str) -> None:
     assert service_of_unit(name) == service
     if service:
         assert SYSTEMD_UNITS.name(service) == name

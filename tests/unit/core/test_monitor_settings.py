@@ -22,7 +22,7 @@ def test_a_queue_has_its_own_limits_and_those_of_all_queues_for_the_rest(tmp_pat
     assert (thresholds.unacked_age, thresholds.beat_silence) == (3600, None)
 
 
-def test_limits_of_a_queue_that_nobody_consumes_are_a_mistake(tmp_path: Path) -> None:
+def test_limits_of_a_queue_that_no_one_consumes_are_a_mistake(tmp_path: Path) -> None:
     text = QUEUES + "celery_thresholds:\n  queues:\n    low: {depth: 9000}"
     assert problems(tmp_path, text) == [
         f"{FIRST + 3}: celery_thresholds.queues: no worker consumes 'low'; did you mean 'low_q'?"
@@ -63,14 +63,16 @@ def test_cron_runs_the_monitor_on_one_host_by_its_own_name_or_its_groups(
         ("{timeouts: 5}", "celery_monitor.timeouts: unknown key; did you mean 'timeout'?"),
     ],
 )
-def test_a_mistake_in_the_monitors_settings_is_told_with_its_line(
+def test_a_mistake_in_the_monitors_settings_is_reported_with_its_line(
     tmp_path: Path, setting: str, text: str
 ) -> None:
     (problem,) = problems(tmp_path, f"celery_monitor: {setting}")
     assert problem.startswith(f"{FIRST}: {text}")
 
 
-def test_who_is_told_may_come_out_of_a_vault_or_a_lookup_and_is_never_shown(tmp_path: Path) -> None:
+def test_who_is_notified_may_come_out_of_a_vault_or_a_lookup_and_is_never_shown(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "url").write_text("mailtos://ops:hunter2@example.com\n")
     fleet = fleet_of(tmp_path, "celery_notify: [\"{{ lookup('file', inventory_dir ~ '/url') }}\"]")
     assert fleet.app.notify[0].get_secret_value() == "mailtos://ops:hunter2@example.com"
@@ -82,7 +84,7 @@ def test_who_is_told_may_come_out_of_a_vault_or_a_lookup_and_is_never_shown(tmp_
     ]
 
 
-def test_an_encrypted_url_may_stand_where_people_are_told(tmp_path: Path) -> None:
+def test_an_encrypted_url_may_name_who_is_notified(tmp_path: Path) -> None:
     """`_SECRETS` names the variables that decrypted text may go into."""
     from runbooks.inventory.build import _SECRETS
 

@@ -73,7 +73,7 @@ def test_a_node_that_answers_from_other_processes_is_not_the_worker() -> None:
     assert named("w1@*", ["web1"], node("w1@web1", 7), web1=(8,)) == {"w1@web1": "w1@web1"}
 
 
-def test_of_several_that_may_be_it_a_worker_that_was_looked_at_is_none() -> None:
+def test_of_several_that_may_be_it_a_worker_that_was_looked_at_is_not_one() -> None:
     nodes = node("w1@a"), node("w1@b")
     assert set(named("w1@*", ["web1"], *nodes, web1=()).values()) == {"w1@a", "w1@b"}
 

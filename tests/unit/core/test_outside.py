@@ -26,7 +26,7 @@ from runbooks.core.outside import as_lines, on_one_line, without_lone_surrogates
         ("\udcff", r"\udcff"),
     ],
 )
-def test_what_is_no_visible_character_is_escaped(text: str, shown: str) -> None:
+def test_what_is_not_a_visible_character_is_escaped(text: str, shown: str) -> None:
     assert on_one_line(text) == shown
 
 

@@ -336,7 +336,7 @@ def test_what_a_header_or_an_argument_carries_is_hidden(text: str) -> None:
     assert "dXNlcjpodW50ZXIy" not in shown
 
 
-def test_a_user_alone_is_no_secret_of_a_variable_and_a_password_is() -> None:
+def test_a_user_alone_is_not_a_secret_of_a_variable_and_a_password_is() -> None:
     assert not holds_secret("redis://me@cache:6379/1")
     assert holds_secret("redis://:x@cache:6379/1")
     assert holds_secret("postgres://me:x/y@db/1")

@@ -70,7 +70,7 @@ def test_a_rule_without_a_reason_gives_itself_as_the_reason() -> None:
     assert rule.reason == "--task 'mail.*' --expired" == text(rule)
 
 
-def test_no_flag_at_all_is_no_rule() -> None:
+def test_no_flag_at_all_is_not_a_rule() -> None:
     assert from_flags({"queue": [], "task": None, "expired": False}) is None
 
 
@@ -112,7 +112,7 @@ def test_what_means_nothing_is_refused_in_words_that_help(
     assert problem in caught.value.problem
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         from_flags({"retries": "2", "eta_overdue": "x", "id": [""]})
     assert [line.split(":")[0] for line in caught.value.problem.splitlines()] == [
@@ -130,7 +130,7 @@ def test_all_problems_are_told_at_once() -> None:
         ('"id=7"', '"id=7"'), (None, "null"),
     ],
 )  # fmt: skip
-def test_an_argument_is_json_or_stands_for_itself(written: object, meant: str) -> None:
+def test_an_argument_is_json_or_is_taken_as_it_is(written: object, meant: str) -> None:
     assert QueueRule.model_validate({"arg": [written]}).arg == (meant,)
 
 

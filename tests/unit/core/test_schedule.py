@@ -121,7 +121,7 @@ def test_a_schedule_is_written_as_a_calendar(schedule: str, wanted: list[str]) -
 @pytest.mark.parametrize(
     "schedule", ["@reboot", "@never", "* * * *", "0 0 L * *", "0 0 * * 1#2", "60 * * * *", ""]
 )
-def test_what_is_no_schedule_is_refused_with_the_reason(schedule: str) -> None:
+def test_what_is_not_a_schedule_is_refused_with_the_reason(schedule: str) -> None:
     with pytest.raises(
         ValueError,
         match="@reboot is not supported" if schedule == "@reboot" else "not a cron schedule",

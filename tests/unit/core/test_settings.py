@@ -163,7 +163,7 @@ def test_hosts_that_are_not_selected_are_left_out_but_their_queues_are_known(
     assert fleet.queues == ("x",)
 
 
-def test_hosts_without_the_application_are_no_part_of_the_fleet(tmp_path: Path) -> None:
+def test_hosts_without_the_application_are_not_part_of_the_fleet(tmp_path: Path) -> None:
     text = BASE.replace("all:\n", "db:\n  hosts: {db1: }\nx:\n", 1)
     assert [host.name for host in fleet_of(tmp_path, base=text).hosts] == ["web1"]
 
@@ -201,7 +201,7 @@ def test_a_duration_is_seconds_or_carries_its_unit(
 @pytest.mark.parametrize(
     "text", ["yes", "soon", "1w", "'90'", "-5", "-1h", ".inf", ".nan", "[1]", "~", "1h30m"]
 )
-def test_anything_else_is_no_duration(tmp_path: Path, text: str) -> None:
+def test_anything_else_is_not_a_duration(tmp_path: Path, text: str) -> None:
     (problem,) = problems(tmp_path, f"celery_start_timeout: {text}")
     assert problem.startswith(f"{FIRST}: celery_start_timeout: ")
     assert "e.g. 15m" in problem
@@ -343,7 +343,7 @@ def test_a_url_without_a_password_may_stand_in_the_inventory(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["GLPI_TIMEOUT_S", "KEYBOARD", "DATABASE_PATH", "MONKEYS"])
-def test_a_harmless_name_is_no_secret(name: str) -> None:
+def test_a_harmless_name_is_not_a_secret(name: str) -> None:
     assert not is_secret_name(name)
 
 
@@ -396,7 +396,7 @@ NO_COMMANDS = BASE[: BASE.index("    celery_commands")]
         ("go: ./x", "", ".go", "unknown key"),
     ],
 )  # fmt: skip
-def test_a_command_that_would_do_something_else_is_told_with_its_line(
+def test_a_command_that_would_do_something_else_is_reported_with_its_line(
     tmp_path: Path, commands: str, more: str, where: str, what: str
 ) -> None:
     (problem,) = problems(tmp_path, f"celery_commands: {{{commands}}}\n{more}", NO_COMMANDS)
@@ -433,7 +433,9 @@ SYSTEMD = BASE[: BASE.index("    celery_service_manager")]
         ("unit: c.service, node: 'w1@%i'", ".node: unknown placeholder %i"),
     ],
 )  # fmt: skip
-def test_what_would_name_no_unit_or_node_is_told(tmp_path: Path, worker: str, what: str) -> None:
+def test_what_would_name_no_unit_or_node_is_reported(
+    tmp_path: Path, worker: str, what: str
+) -> None:
     (problem,) = problems(
         tmp_path, f"celery_workers: [{{name: a, queues: [q], {worker}}}]", SYSTEMD
     )
@@ -512,7 +514,7 @@ def test_the_state_directory_is_taken_from_the_inventory(tmp_path: Path) -> None
 # --- where a mistake stands
 
 
-def test_an_unknown_variable_is_told_with_the_nearest_known_one_and_its_line(
+def test_an_unknown_variable_is_reported_with_the_nearest_known_one_and_its_line(
     tmp_path: Path,
 ) -> None:
     assert problems(tmp_path, "\ncelery_worker: []") == [
@@ -525,7 +527,7 @@ def test_variables_of_other_prefixes_are_the_operators_own(tmp_path: Path) -> No
     assert fleet_of(tmp_path, "shop_colour: red").hosts[0].variables["shop_colour"] == "red"
 
 
-def test_an_unknown_nested_key_is_told_with_its_own_line(tmp_path: Path) -> None:
+def test_an_unknown_nested_key_is_reported_with_its_own_line(tmp_path: Path) -> None:
     text = (
         "celery_workers:\n  - name: a\n    queues: [q]\n  - name: b\n    queues: [q]\n   "
         " concurency: 2"
@@ -535,7 +537,7 @@ def test_an_unknown_nested_key_is_told_with_its_own_line(tmp_path: Path) -> None
     ]
 
 
-def test_a_wrong_value_that_came_in_through_a_merge_key_is_told_and_no_traceback(
+def test_a_wrong_value_that_came_in_through_a_merge_key_is_reported_and_no_traceback(
     tmp_path: Path,
 ) -> None:
     text = """\
@@ -550,12 +552,12 @@ def test_a_wrong_value_that_came_in_through_a_merge_key_is_told_and_no_traceback
     assert FIRST <= int(problem.split(":")[0]) <= FIRST + 4
 
 
-def test_a_missing_variable_is_told_with_its_host(tmp_path: Path) -> None:
+def test_a_missing_variable_is_reported_with_its_host(tmp_path: Path) -> None:
     base = BASE.replace("    celery_user: deploy\n", "")
     assert problems(tmp_path, base=base) == ["3: host 'web1' lacks the variable 'celery_user'"]
 
 
-def test_a_service_manager_that_is_not_supported_is_told(tmp_path: Path) -> None:
+def test_a_service_manager_that_is_not_supported_is_reported(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, base=BASE.replace("manager: commands", "manager: upstart"))
     assert problem.startswith("11: celery_service_manager: ")
 
@@ -582,7 +584,9 @@ def test_what_cannot_be_a_timer_is_refused_at_load(tmp_path: Path) -> None:
     assert "celery_cron_scheduler: timers need `celery_service_manager: systemd`" in problem
 
 
-def test_all_problems_of_all_hosts_are_told_at_once_and_shared_ones_once(tmp_path: Path) -> None:
+def test_all_problems_of_all_hosts_are_reported_at_once_and_shared_ones_once(
+    tmp_path: Path,
+) -> None:
     base = BASE.replace(
         "    web1:\n",
         "    web1: {celery_user: [x], celery_beat: maybe}\n    web2:\n      celery_workers: 5\n",
@@ -659,7 +663,7 @@ def test_jinja_sees_the_hosts_variables_and_ansibles_own_names(tmp_path: Path) -
     assert fleet_of(tmp_path, text, base).hosts[0].settings.unit_directory == "/srv/web1/blue/web"
 
 
-def test_jinja_without_quotes_is_told_with_its_line(tmp_path: Path) -> None:
+def test_jinja_without_quotes_is_reported_with_its_line(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, base=BASE.replace("user: deploy", "user: {{ celery_app }}"))
     assert problem == "9: not valid YAML: a map or a list cannot be a key; Jinja needs quotes"
 
@@ -682,7 +686,7 @@ def test_a_list_from_a_variable_is_a_list(tmp_path: Path) -> None:
     assert (worker.queues, worker.concurrency) == (("a", "b"), 2)
 
 
-def test_a_wrong_value_in_a_hosts_own_file_is_told_with_that_file(tmp_path: Path) -> None:
+def test_a_wrong_value_in_a_hosts_own_file_is_reported_with_that_file(tmp_path: Path) -> None:
     (tmp_path / "host_vars").mkdir()
     (tmp_path / "host_vars/web1.yml").write_text("shop: 1\ncelery_beat:\n  - maybe\n")
     assert problems(tmp_path) == [
@@ -710,7 +714,7 @@ def test_inventory_dir_is_where_the_inventory_lies(tmp_path: Path) -> None:
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
     ],
 )
-def test_a_value_that_cannot_be_rendered_is_told_with_its_line(
+def test_a_value_that_cannot_be_rendered_is_reported_with_its_line(
     tmp_path: Path, value: str, text: str
 ) -> None:
     (problem,) = problems(tmp_path, base=BASE.replace("user: deploy", f'user: "{value}"'))
@@ -736,7 +740,7 @@ def test_a_shortcut_says_of_a_task_what_the_application_leaves_open(tmp_path: Pa
     assert (call.queue, call.priority, call.timeout) == (None, None, 120.0)
 
 
-def test_a_wrong_shortcut_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_wrong_shortcut_is_reported_with_its_line(tmp_path: Path) -> None:
     text = "celery_shortcuts:\n  bill:\n    task: shop.bill\n    priorty: 5\n    mode: later\n"
     assert problems(tmp_path, text) == [
         f"{FIRST + 3}: celery_shortcuts.bill.priorty: unknown key; did you mean 'priority'?",
@@ -768,7 +772,7 @@ def test_a_wrong_shortcut_is_told_with_its_line(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told_in_plain_words(tmp_path: Path, text: str, expected: str) -> None:
+def test_what_is_wrong_is_reported_in_plain_words(tmp_path: Path, text: str, expected: str) -> None:
     assert expected in "\n".join(problems(tmp_path, text))
 
 
@@ -787,7 +791,7 @@ def test_a_probe_belongs_to_the_hosts_its_pattern_names(tmp_path: Path) -> None:
     }
 
 
-def test_a_wrong_probe_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_wrong_probe_is_reported_with_its_line(tmp_path: Path) -> None:
     text = "celery_probes:\n  - name: a\n    command: x\n    hosts: wbe1\n"
     (problem,) = problems(tmp_path, text)
     assert problem.startswith(

@@ -12,7 +12,7 @@ from runbooks.core.wording import ago, counted, span, tasks
         (3605, "1 h 5 s"), (86400 * 3 + 3600 * 4 + 60 * 5, "3 d 4 h"), (-90, "1 min 30 s"),
     ],
 )  # fmt: skip
-def test_a_duration_is_told_by_its_two_largest_units(seconds: float, text: str) -> None:
+def test_a_duration_is_shown_by_its_two_largest_units(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
 

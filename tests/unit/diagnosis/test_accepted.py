@@ -53,7 +53,7 @@ def test_what_is_accepted_is_a_note_until_the_end_of_its_day() -> None:
     assert down.evidence[-1].startswith("it was accepted until ")
 
 
-def test_another_subject_counts_and_what_fits_nothing_is_told() -> None:
+def test_another_subject_counts_and_what_fits_nothing_is_reported() -> None:
     findings = found(fleet_that_accepts("worker.not_running", "low on *"))
     assert findings["worker.not_running"].severity is Severity.ERROR
     finding = findings["inventory.accepts_nothing"]

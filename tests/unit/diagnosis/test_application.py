@@ -115,7 +115,7 @@ def test_where_no_variable_names_it_the_settings_are_named() -> None:
     assert "look for it in the application's settings" in finding.evidence[0]
 
 
-def test_a_url_that_names_it_is_told_without_its_password() -> None:
+def test_a_url_that_names_it_is_reported_without_its_password() -> None:
     said = says(
         broker=(Place("redis", "r2", 1, "5"),),
         variables=(Variable("BROKER", "/srv/shop/settings.py:3"),),
@@ -220,7 +220,7 @@ def test_where_it_cannot_be_loaded_a_url_of_a_cache_hides_no_wrong_broker(
         (Place("disabled"), "keeps none"),
     ],
 )
-def test_results_that_are_kept_elsewhere_are_told_with_both_places(
+def test_results_that_are_kept_elsewhere_are_reported_with_both_places(
     theirs: Place, expected: str
 ) -> None:
     fleet = make_fleet(
@@ -251,7 +251,7 @@ def test_results_that_are_kept_elsewhere_are_told_with_both_places(
         ("django-db", Place("django-cache"), True),
     ],
 )
-def test_results_in_a_database_are_told_only_if_the_inventory_names_another(
+def test_results_in_a_database_are_reported_only_if_the_inventory_names_another(
     named: str, theirs: Place, reported: bool
 ) -> None:
     fleet = make_fleet(*HOSTS, queue_rules=(), result_backend=SecretStr(named))
@@ -332,7 +332,7 @@ def test_a_worker_has_to_know_what_is_routed_to_its_queues_and_is_restarted_wher
     assert [(change.host, change.summary) for change in finding.fix] == [("web2", "restart high")]
 
 
-def test_a_restart_is_no_remedy_where_the_host_has_other_code() -> None:
+def test_a_restart_is_not_a_remedy_where_the_host_has_other_code() -> None:
     broker = nodes(web1=["a", "b"], web2=["a"])
     findings = found(look(says("a", "b"), says("a"), fleet=UNTYPED, broker=broker), UNTYPED)
     assert [finding.code for finding in findings] == [

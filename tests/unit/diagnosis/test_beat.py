@@ -80,7 +80,7 @@ ALL = {
     ],
     ids=["silent", "it has sent", "the first time", "once a day", "UTC has no such hour"],
 )
-def test_the_hour_that_the_end_of_summer_time_repeats_is_told_as_why_a_crontab_is_silent(
+def test_the_hour_that_the_end_of_summer_time_repeats_is_reported_as_why_a_crontab_is_silent(
     zone: str, hours: Sequence[int], sent_s_ago: float, at: float, reported: list[str]
 ) -> None:
     crontab = Crontab(minute=(0, 10, 20, 30, 40, 50), hour=tuple(hours), timezone=zone, **ALL)
@@ -108,7 +108,7 @@ def test_a_file_that_is_written_only_when_beat_ends_says_nothing_of_what_it_send
     ) == ["beat.untold"]
 
 
-def test_a_last_run_in_the_future_is_told_with_how_to_count_from_now() -> None:
+def test_a_last_run_in_the_future_is_reported_with_how_to_count_from_now() -> None:
     eight_hours = -8 * 3600.0
     (ahead,) = found(
         entry("a", eight_hours), entry("off", eight_hours, enabled=False), entry("well", 5)

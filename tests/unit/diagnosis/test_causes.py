@@ -69,7 +69,7 @@ def caused_by(findings: Mapping[str, Finding], code: str) -> list[str]:
     return [cause.code for cause in findings[code].caused_by]
 
 
-def test_a_chain_is_told_in_its_order_and_keeps_what_each_finding_says_and_does() -> None:
+def test_a_chain_is_reported_in_its_order_and_keeps_what_each_finding_says_and_does() -> None:
     drop_in = replace(DOWN, drop_ins=OTHER_PROGRAM)
     findings = found(high(drop_in), nodes={}, queues={"high_q": make_queue(depth=16000)})
     assert list(findings) == [

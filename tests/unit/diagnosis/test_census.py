@@ -106,7 +106,7 @@ def test_a_host_that_was_not_asked_for_its_processes_has_no_rows() -> None:
     assert table(fleet, Snapshot(NOW, None, {"web1": make_state(fleet.hosts[0])})) == ()
 
 
-def test_of_two_hosts_processes_with_one_pid_the_nodes_name_tells_which_answered() -> None:
+def test_of_two_hosts_processes_with_one_pid_the_nodes_name_shows_which_answered() -> None:
     rows = rows_of(a_process(), nodes=a_node("high@web1", 100), on=("web1", "web2"))
     assert [(row.host, bool(row.answer)) for row in rows if row.process] == [
         ("web1", True),
@@ -114,7 +114,7 @@ def test_of_two_hosts_processes_with_one_pid_the_nodes_name_tells_which_answered
     ]
 
 
-def test_in_containers_where_all_have_one_pid_that_of_the_pool_tells() -> None:
+def test_in_containers_where_all_have_one_pid_that_of_the_pool_decides() -> None:
     """And where it does not, none of them is taken for the node."""
     mains = [
         a_process(pid, inner_pid=1, container=f"{pid}" * 20, engine=Manager.DOCKER)
@@ -170,7 +170,7 @@ def test_which_broker_a_silent_process_talks_to_is_known_or_unknown(
     assert (row.broker, row.seen_by, row.at_ours) == (broker, seen_by, at_ours)
 
 
-def test_while_the_broker_lets_nobody_in_a_process_is_at_the_db_that_it_was_started_with() -> None:
+def test_while_the_broker_accepts_no_one_a_process_is_at_the_db_that_it_was_started_with() -> None:
     fleet = make_fleet(make_host(), broker_url="redis://127.0.0.1:1/3")
     process = a_process(named_broker=replace(OURS, db=3))
     host = make_state(fleet.hosts[0], census=Census((process,), UNITS))
@@ -198,7 +198,7 @@ def test_a_connection_that_is_forwarded_is_known_by_the_port_of_the_inventorys_u
     assert row.at_ours
 
 
-def test_a_connection_that_takes_messages_tells_the_db_and_two_that_do_not_leave_it_unknown() -> (
+def test_a_connection_that_takes_messages_shows_the_db_and_two_that_do_not_leave_it_unknown() -> (
     None
 ):
     two = replace(CONNECTED, connections=(*CONNECTED.connections, Connection("10.0.0.1:6", REDIS)))  # type: ignore[misc]
@@ -215,7 +215,7 @@ def test_a_connection_that_takes_messages_tells_the_db_and_two_that_do_not_leave
     assert (row.broker, row.at_ours) == (replace(OURS, db=None), None)
 
 
-def test_twins_are_told_with_who_started_each_and_what_is_left_of_a_worker_is_none() -> None:
+def test_twins_are_reported_with_who_started_each_and_what_is_left_of_a_worker_is_not_one() -> None:
     left = a_process(300, Kind.CHILD, leftover=True, node="high@web1")
     rows = rows_of(
         a_process(node="high@web1"),
@@ -233,7 +233,7 @@ def test_twins_are_told_with_who_started_each_and_what_is_left_of_a_worker_is_no
     )
 
 
-def test_workers_of_one_name_at_different_brokers_are_no_twins() -> None:
+def test_workers_of_one_name_at_different_brokers_are_not_twins() -> None:
     elsewhere = a_process(200, node="high@web1", named_broker=replace(OURS, port=2))
     assert [
         row.twins

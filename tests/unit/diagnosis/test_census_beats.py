@@ -98,7 +98,7 @@ def test_what_is_left_of_a_worker_with_b_is_a_beat() -> None:
     assert "to end pid 120, on web1: sudo kill -TERM 120" in finding.evidence
 
 
-def test_one_beat_is_none_too_many_whatever_else_there_is() -> None:
+def test_one_beat_is_not_one_too_many_whatever_else_there_is() -> None:
     elsewhere = a_beat(200, named_broker=BrokerPlace("127.0.0.1", 1, 5))
     another = replace(a_beat(201), options=Options("beat", "bakery"))
     assert found_on(make_fleet(), web1=(a_beat(101), elsewhere, another)) == []
@@ -120,7 +120,7 @@ def test_a_beat_whose_process_does_not_show_counts_by_its_service() -> None:
     assert finding.evidence[:2] == ("pid 101 on web1, the inventory's beat", "pid 200 on web1")
 
 
-def test_beats_that_take_turns_are_no_fault() -> None:
+def test_beats_that_take_turns_are_not_a_fault() -> None:
     turns = "redbeat.RedBeatScheduler"
     [finding] = found_on(
         make_fleet(), web1=(a_beat(101, scheduler=turns), a_beat(200, scheduler=turns))
@@ -154,7 +154,7 @@ def test_the_age_of_a_schedule_that_no_beat_keeps_says_nothing_of_it() -> None:
     assert [code for code, _ in silence(census=kept, beat_sent_at=NOW - 9000)] == ["beat.silent"]
 
 
-def test_a_unit_that_runs_nothing_but_one_of_several_beats_is_told_once() -> None:
+def test_a_unit_that_runs_nothing_but_one_of_several_beats_is_reported_once() -> None:
     fleet = make_fleet()
     census = Census((a_beat(101), a_beat(200, unit="old-beat.service")), UNITS)
     other = OtherRunner(

@@ -78,14 +78,16 @@ def only(*processes: CeleryProcess, **snapshot: Any) -> Finding:
     return finding
 
 
-def test_a_worker_with_its_pool_is_no_fault() -> None:
+def test_a_worker_with_its_pool_is_not_a_fault() -> None:
     assert found(a_worker(), a_worker(101, Kind.CHILD, parent=100)) == []
 
 
 # --- processes
 
 
-def test_a_service_that_is_stopped_is_told_with_what_continues_it_and_is_not_restarted() -> None:
+def test_a_service_that_is_stopped_is_reported_with_what_continues_it_and_is_not_restarted() -> (
+    None
+):
     finding = only(a_worker(state="T"), nodes=())
     assert (finding.code, finding.subject) == ("worker.stopped", "high on web1")
     assert "continue it, on web1: sudo kill -CONT 100" in finding.evidence
@@ -93,7 +95,7 @@ def test_a_service_that_is_stopped_is_told_with_what_continues_it_and_is_not_res
     assert not can_be_fixed([finding])
 
 
-def test_a_stopped_worker_of_an_earlier_start_is_told_once_with_what_ends_it() -> None:
+def test_a_stopped_worker_of_an_earlier_start_is_reported_once_with_what_ends_it() -> None:
     other = OtherRunner("process 200", {200: "worker high@web1"})
     finding = only(a_worker(), a_worker(200, state="T"), others=(other,))
     assert (finding.code, finding.subject, finding.blocks) == (
@@ -111,7 +113,7 @@ def test_a_traced_process_is_not_to_be_continued_by_a_signal() -> None:
     assert "kill" not in str(only(a_worker(200, state="t"), a_worker()).evidence)
 
 
-def test_a_stopped_process_of_a_pool_is_told_with_its_worker() -> None:
+def test_a_stopped_process_of_a_pool_is_reported_with_its_worker() -> None:
     finding = only(a_worker(), a_worker(101, Kind.CHILD, parent=100, state="T"))
     assert finding.summary.startswith(
         "1 process is stopped (SIGSTOP) in the pool of pid 100 on web1"
@@ -119,7 +121,7 @@ def test_a_stopped_process_of_a_pool_is_told_with_its_worker() -> None:
     assert "continue it, on web1: sudo kill -CONT 101" in finding.evidence
 
 
-def test_what_is_left_of_a_worker_is_told_with_what_its_end_costs() -> None:
+def test_what_is_left_of_a_worker_is_reported_with_what_its_end_costs() -> None:
     finding = only(a_worker(), a_worker(300, Kind.CHILD, leftover=True))
     assert (finding.code, finding.subject, finding.severity) == (
         "worker.left_processes",
@@ -174,7 +176,7 @@ def test_a_pool_that_is_larger_than_the_inventory_allows(
 ELSEWHERE = BrokerPlace("127.0.0.1", 1, 5)
 
 
-def test_a_service_at_another_db_is_told_with_both_sides_and_not_restarted_where_that_does_not_help() -> (
+def test_a_service_at_another_db_is_reported_with_both_sides_and_not_restarted_where_that_does_not_help() -> (
     None
 ):
     given = Options("worker", "shop", "high@web1", broker=ELSEWHERE)
@@ -196,21 +198,23 @@ def test_where_the_application_names_the_inventorys_broker_by_now_a_restart_help
     assert can_be_fixed([finding])
 
 
-def test_a_db_that_only_the_brokers_own_list_knows_is_told_as_such() -> None:
+def test_a_db_that_only_the_brokers_own_list_knows_is_reported_as_such() -> None:
     connected = a_worker(connections=(Connection("10.0.0.1:5", "10.0.0.9:6379"),))
     finding = only(connected, nodes=(), clients=(Client("10.0.0.1:5", 3, True, "10.0.0.9:6379"),))
     assert "CLIENT LIST has its connection in db 3" in finding.evidence
     assert finding.blocks, "whether a restart helps is not known"
 
 
-def test_a_beat_at_another_broker_is_no_second_beat() -> None:
+def test_a_beat_at_another_broker_is_not_a_second_beat() -> None:
     beat = a_worker(200, Kind.BEAT, options=Options("beat", "shop"), named_broker=ELSEWHERE)
     assert [(one.code, one.severity) for one in found(a_worker(), beat)] == [
         ("beat.other_broker", Severity.WARNING)
     ]
 
 
-def test_a_worker_of_an_earlier_start_that_answers_in_another_name_is_told_as_left_alone() -> None:
+def test_a_worker_of_an_earlier_start_that_answers_in_another_name_is_reported_as_left_alone() -> (
+    None
+):
     earlier = a_worker(
         200, unit="celery-worker@high.service", options=Options("worker", "shop", "old@web1")
     )
@@ -223,7 +227,7 @@ def test_a_worker_of_an_earlier_start_that_answers_in_another_name_is_told_as_le
     ]
 
 
-def test_a_worker_that_has_the_hosts_own_name_is_told_with_how_to_make_the_names_one() -> None:
+def test_a_worker_that_has_the_hosts_own_name_is_reported_with_how_to_make_the_names_one() -> None:
     main = a_worker(options=Options("worker", "shop", "high@%h"))
     finding = only(main, nodes=(replace(OURS, name="high@vm"),))
     assert (finding.code, finding.subject) == ("worker.named_otherwise", "high@web1")
@@ -237,7 +241,7 @@ def test_a_worker_that_has_the_hosts_own_name_is_told_with_how_to_make_the_names
     assert finding.blocks == (Block("web1", "high"),)
 
 
-def test_twins_of_which_one_does_not_answer_are_told_by_their_processes() -> None:
+def test_twins_of_which_one_does_not_answer_are_known_from_their_processes() -> None:
     other = OtherRunner("process 200", {200: "worker high@web1"})
     finding = only(a_worker(), a_worker(200), others=(other,))
     assert finding.summary == "2 workers are named high@web1, and each takes messages"
@@ -249,7 +253,7 @@ def test_twins_of_which_one_does_not_answer_are_told_by_their_processes() -> Non
     assert finding.blocks == (Block("web1", "high"),)
 
 
-def test_workers_of_one_name_that_are_another_applications_are_no_twins_of_this_fleets() -> None:
+def test_workers_of_one_name_that_are_another_applications_are_not_twins_of_this_fleets() -> None:
     others = (
         a_worker(pid, options=Options("worker", "bakery", "w1@here"), here=False)
         for pid in (300, 400)
@@ -282,7 +286,7 @@ def codes(*processes: CeleryProcess, unit: Unit) -> list[tuple[str, Severity]]:
     return [(one.code, one.severity) for one in found(a_worker(), *processes, units=(unit,))]
 
 
-def test_a_unit_whose_stop_leaves_processes_is_told_with_file_and_line() -> None:
+def test_a_unit_whose_stop_leaves_processes_is_reported_with_file_and_line() -> None:
     unit = replace(FOREIGN, kill_mode="process", lines=(f"{FILE}:7: KillMode=process",))
     finding = only(a_worker(), units=(unit,))
     assert (finding.code, finding.severity) == ("unit.kill_mode", Severity.WARNING)
@@ -305,7 +309,7 @@ def test_a_drop_in_of_ours_is_named_and_what_is_left_of_earlier_starts_is_counte
     assert (finding.subject, finding.evidence[0]) == ("high on web1", f"{path}:2: KillMode=process")
 
 
-def test_units_that_are_somebody_elses_and_not_of_this_application_are_not_told() -> None:
+def test_units_that_are_someone_elses_and_not_of_this_application_are_not_reported() -> None:
     unit = replace(
         FOREIGN,
         kill_mode="process",
@@ -340,7 +344,7 @@ def test_units_that_are_somebody_elses_and_not_of_this_application_are_not_told(
         ({"active": "inactive", "enabled": "disabled"}, ""),
     ],
 )
-def test_what_a_unit_of_somebody_else_does_or_will_do(
+def test_what_a_unit_of_someone_else_does_or_will_do(
     changes: dict[str, Any], expected: str
 ) -> None:
     assert [code for code, _ in codes(unit=replace(FOREIGN, **changes))] == [expected] * bool(
@@ -348,7 +352,7 @@ def test_what_a_unit_of_somebody_else_does_or_will_do(
     )
 
 
-def test_restarts_of_long_ago_are_no_loop() -> None:
+def test_restarts_of_long_ago_are_not_a_loop() -> None:
     old = a_worker(200, unit="celery.service", options=Options("worker", "shop", "other@web1"))
     unit = replace(FOREIGN, restarts=40, sub="running")
     assert codes(replace(old, started_at=NOW - 9000), unit=unit) == []
@@ -357,7 +361,7 @@ def test_restarts_of_long_ago_are_no_loop() -> None:
     )
 
 
-def test_what_does_the_work_of_a_service_is_told_once_with_its_processes() -> None:
+def test_what_does_the_work_of_a_service_is_reported_once_with_its_processes() -> None:
     other = OtherRunner("process 200", {200: "worker high@web1"})
     down = {"high": ServiceState(None, None, "")}
     findings = found(a_worker(200), nodes=(), services=down, others=(other,))

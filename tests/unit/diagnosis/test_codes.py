@@ -134,7 +134,7 @@ def test_a_unit_of_a_host_that_was_not_looked_at_blocks_the_host_that_has_it() -
     assert codes(found) == {"inventory.units_of_another"}
 
 
-def test_items_that_are_no_messages_are_taken_out_before_a_worker_is_started_on_them() -> None:
+def test_items_that_are_not_messages_are_taken_out_before_a_worker_is_started_on_them() -> None:
     fleet = make_fleet(make_host(workers=(Worker(name="high", queues=("high_q",)),)))
     queue = make_queue(depth=2, malformed=Selection("malformed", 2, {}))
     broker = make_broker(fleet, nodes={}, queues={"high_q": queue})

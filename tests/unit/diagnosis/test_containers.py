@@ -124,7 +124,7 @@ def test_one_of_several_containers_that_is_down_is_named() -> None:
         ),
     ],
 )
-def test_a_stop_that_would_lose_tasks_is_told_with_what_runs_now(
+def test_a_stop_that_would_lose_tasks_is_reported_with_what_runs_now(
     changes: dict[str, Any], why: str, advice: str
 ) -> None:
     task = RunningTask("id-1", "shop.tasks.bill", NOW - 30, True)
@@ -135,7 +135,9 @@ def test_a_stop_that_would_lose_tasks_is_told_with_what_runs_now(
     assert advice in fault.evidence[-1]
 
 
-def test_how_long_a_stop_may_take_is_known_of_the_inventory_or_a_task_and_is_no_default() -> None:
+def test_how_long_a_stop_may_take_is_known_of_the_inventory_or_a_task_and_is_not_a_default() -> (
+    None
+):
     hasty = look(replace(HIGH, grace_s=10.0))
     assert list(containers.faults(make_fleet(docker_host()), hasty)) == []
     by_name = docker_host(stop_timeout=60.0, env={}, docker_containers="{worker}")
@@ -248,7 +250,7 @@ def test_several_nodes_of_a_service_know_and_consume_what_all_of_them_do() -> No
     assert both.known_as == ("high@a", "high@b")
 
 
-def test_a_container_of_several_whose_node_is_silent_is_told() -> None:
+def test_a_container_of_several_whose_node_is_silent_is_reported() -> None:
     other = replace(HIGH, id="b" * 64, name="shop_high_2", hostname="bbbbbbbbbbbb", pid=200)
     (silent,) = (
         finding for finding in judged(look(HIGH, other)) if finding.code == "worker.not_answering"

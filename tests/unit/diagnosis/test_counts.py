@@ -44,14 +44,14 @@ def sentences(of: tuple[Finding, ...]) -> list[str]:
     return [text for finding in of for text in (finding.summary, *finding.evidence)] + changes
 
 
-def test_one_is_not_told_as_many() -> None:
+def test_one_is_not_reported_as_many() -> None:
     one = found(1)
     assert len({finding.code for finding in one}) > 8
     assert [text for text in sentences(one) if MANY.search(text)] == []
     assert "1 message is fetched and not acknowledged" in sentences(one)
 
 
-def test_many_are_not_told_as_one() -> None:
+def test_many_are_not_reported_as_one() -> None:
     wrong = re.compile(
         r"\b[2-9] (?:\w+ )?(?:message|item|process|task|node|file|is|was|waits|stays)\b"
     )

@@ -134,7 +134,7 @@ def test_an_inventory_without_workers_is_not_said_to_be_well_and_hosts_outside_t
         ("allkeys-lru", 0, False), ("volatile-lru", 1000, False), ("volatile-ttl", 1000, False),
     ],
 )  # fmt: skip
-def test_eviction_is_told_only_where_it_may_take_queues(
+def test_eviction_is_reported_only_where_it_may_take_queues(
     policy: str, limit: int, reported: bool
 ) -> None:
     found = findings(broker=broker(maxmemory_bytes=limit, maxmemory_policy=policy))
@@ -148,7 +148,7 @@ def test_eviction_is_told_only_where_it_may_take_queues(
         assert found[0].severity is Severity.WARNING
 
 
-def test_keys_that_were_evicted_are_told() -> None:
+def test_keys_that_were_evicted_are_reported() -> None:
     finding = only(
         findings(
             broker=broker(maxmemory_bytes=1000, maxmemory_policy="allkeys-lru", evicted_keys=12)
@@ -161,7 +161,7 @@ def test_keys_that_were_evicted_are_told() -> None:
 @pytest.mark.parametrize(
     ("ahead_s", "expected"), [(59, ""), (7200, "2 h ahead of"), (-7200, "2 h behind")]
 )
-def test_a_clock_that_is_not_the_brokers_is_told(ahead_s: float, expected: str) -> None:
+def test_a_clock_that_is_not_the_brokers_is_reported(ahead_s: float, expected: str) -> None:
     found = findings(broker=broker(clock_ahead_s=ahead_s))
     assert [finding.code for finding in found] == ["broker.clock"] * bool(expected)
     assert all(expected in finding.summary for finding in found)
@@ -208,7 +208,7 @@ def test_a_clock_that_is_not_the_brokers_is_told(ahead_s: float, expected: str) 
         ),
     ],
 )
-def test_what_becomes_of_a_broker_without_memory_is_told_by_its_policy(
+def test_what_becomes_of_a_broker_without_memory_is_reported_by_its_policy(
     policy: str, used: int, expected: tuple[str, str] | None
 ) -> None:
     found = findings(
@@ -239,7 +239,7 @@ def test_what_becomes_of_a_broker_without_memory_is_told_by_its_policy(
         ({"results_left": Lasting(90_000)}, "results.never_expire", "about 90,000 results in db 0"),
     ],
 )
-def test_what_will_keep_the_broker_from_its_work_is_told_before(
+def test_what_will_keep_the_broker_from_its_work_is_reported_before(
     seen: dict[str, Any], code: str, expected: str
 ) -> None:
     found = findings(broker=broker(**seen))
@@ -250,7 +250,9 @@ def test_what_will_keep_the_broker_from_its_work_is_told_before(
 @pytest.mark.parametrize(
     ("expired", "of", "reported"), [(40, 50, True), (9, 9, False), (10, 21, False)]
 )
-def test_a_queue_of_which_half_has_expired_is_told(expired: int, of: int, reported: bool) -> None:
+def test_a_queue_of_which_half_has_expired_is_reported(
+    expired: int, of: int, reported: bool
+) -> None:
     queue = make_queue(depth=of, by_task={"shop.bill": TaskCount(of, 0, 0, None, None, expired)})
     found = [
         one
@@ -263,7 +265,7 @@ def test_a_queue_of_which_half_has_expired_is_told(expired: int, of: int, report
     ] == [True] * reported
 
 
-def test_another_applications_worker_that_gives_our_messages_back_is_told() -> None:
+def test_another_applications_worker_that_gives_our_messages_back_is_reported() -> None:
     def found(**changes: Any) -> bool:
         other = NodeState("bank@web9", frozenset(), frozenset({"bank"}), **changes)
         nodes = {**broker().nodes, other.name: other}
@@ -279,7 +281,7 @@ def test_another_applications_worker_that_gives_our_messages_back_is_told() -> N
 @pytest.mark.parametrize(
     ("kind", "severity"), [("topic", Severity.ERROR), ("direct", Severity.WARNING)]
 )
-def test_a_queue_that_is_not_bound_any_more_is_told_with_who_consumes_it(
+def test_a_queue_that_is_not_bound_any_more_is_reported_with_who_consumes_it(
     kind: str, severity: Severity
 ) -> None:
     binding = Binding("orders", kind, "order.*", "high_q")
@@ -289,7 +291,7 @@ def test_a_queue_that_is_not_bound_any_more_is_told_with_who_consumes_it(
     assert f"high@web1 consumes it from exchange orders ({kind})" in finding.evidence[0]
 
 
-def test_what_fills_a_broker_is_told_before_that_it_is_nearly_full() -> None:
+def test_what_fills_a_broker_is_reported_before_that_it_is_nearly_full() -> None:
     full: dict[str, Any] = {
         "maxmemory_bytes": 1000,
         "used_memory_bytes": 901,
@@ -300,7 +302,7 @@ def test_what_fills_a_broker_is_told_before_that_it_is_nearly_full() -> None:
     assert [one.code for one in found[1].caused_by] == ["broker.replies_left"]
 
 
-def test_a_refusal_for_want_of_memory_is_told_once() -> None:
+def test_a_refusal_for_want_of_memory_is_reported_once() -> None:
     why = NotAsked(Trouble.FULL, "redis refuses: OOM", "raise it")
     found = findings(broker=broker(maxmemory_bytes=1000, used_memory_bytes=1001, unasked=why))
     assert [finding.code for finding in found] == ["broker.full"]
@@ -309,7 +311,7 @@ def test_a_refusal_for_want_of_memory_is_told_once() -> None:
     assert not found[0].blocks, "everything else is still fixed"
 
 
-def test_what_a_host_saw_of_a_broker_that_is_away_is_told_with_it_and_is_no_fault_of_the_host() -> (
+def test_what_a_host_saw_of_a_broker_that_is_away_is_reported_with_it_and_is_not_a_fault_of_the_host() -> (
     None
 ):
     def diagnosed(
@@ -348,7 +350,7 @@ def test_of_a_broker_that_was_not_seen_nothing_else_is_said_and_nothing_may_be_t
     )
 
 
-def test_workers_that_are_not_back_yet_since_redis_was_started_are_no_fault_nor_are_their_queues() -> (
+def test_workers_that_are_not_back_yet_since_redis_was_started_are_not_a_fault_nor_are_their_queues() -> (
     None
 ):
     for uptime_s, severity in ((5.0, Severity.INFO), (90.0, Severity.ERROR)):
@@ -364,7 +366,7 @@ def test_workers_that_are_not_back_yet_since_redis_was_started_are_no_fault_nor_
         ) is (uptime_s > 60)
 
 
-def test_queues_in_another_db_are_told_with_both_depths() -> None:
+def test_queues_in_another_db_are_reported_with_both_depths() -> None:
     finding = only(findings(broker=broker(depths_by_db={3: 1500})), "broker.other_db")
     assert finding.subject == "db 3"
     assert finding.evidence == ("db 0 of the inventory holds 0; db 3 holds 1,500 of these names",)
@@ -373,7 +375,7 @@ def test_queues_in_another_db_are_told_with_both_depths() -> None:
 # --- queues
 
 
-def test_messages_that_a_killed_worker_held_are_told_with_the_command_that_gives_them_back() -> (
+def test_messages_that_a_killed_worker_held_are_reported_with_the_command_that_gives_them_back() -> (
     None
 ):
     finding = only(findings(broker=broker(orphans={"high_q": 8}, unacked=9)), "queue.orphaned")
@@ -387,7 +389,9 @@ def test_messages_that_a_killed_worker_held_are_told_with_the_command_that_gives
     )
 
 
-def test_messages_that_a_rule_means_are_not_told_once_more_as_those_of_a_killed_worker() -> None:
+def test_messages_that_a_rule_means_are_not_reported_once_more_as_those_of_a_killed_worker() -> (
+    None
+):
     held = replace(make_queue(), unacked=(Selection("stuck", 8, {"t": 8}),))
     codes = [
         one.code for one in findings(broker=broker(orphans={"high_q": 8}, queues={"high_q": held}))
@@ -412,7 +416,7 @@ def test_what_a_silent_worker_may_hold_is_not_said_to_be_orphaned_unless_it_does
     assert findings(elsewhere, broker=all_of_ours) == ()
 
 
-def test_a_solo_worker_at_its_task_is_told_and_neither_it_nor_its_queue_is_a_fault() -> None:
+def test_a_solo_worker_at_its_task_is_reported_and_neither_it_nor_its_queue_is_a_fault() -> None:
     host = make_host(workers=(Worker(name="high", queues=("high_q",), options=("--pool=solo",)),))
     fleet = make_fleet(host)
     silent = make_broker(
@@ -425,7 +429,7 @@ def test_a_solo_worker_at_its_task_is_told_and_neither_it_nor_its_queue_is_a_fau
     assert [finding.code for finding in dead] == ["worker.not_answering", "queue.no_consumer"]
 
 
-def test_a_queue_that_nobody_consumes_is_told_with_its_depth_and_who_should() -> None:
+def test_a_queue_that_no_one_consumes_is_reported_with_its_depth_and_who_should() -> None:
     queues = {"high_q": replace(make_queue(), depths={"high_q": 1200, "high_q\x06\x163": 34})}
     nodes = {"high@web1": node(queues=frozenset(["other"]))}
     finding = one(findings(broker=broker(queues=queues, nodes=nodes)), "queue.no_consumer")
@@ -469,7 +473,7 @@ def test_with_a_limit_a_queue_of_another_hosts_worker_is_not_said_to_be_nobodys(
     assert (finding.severity, finding.remedy) == (Severity.WARNING, None)
 
 
-def test_what_a_rule_selects_is_told_with_its_reason_tasks_and_samples() -> None:
+def test_what_a_rule_selects_is_reported_with_its_reason_tasks_and_samples() -> None:
     selection = Selection("too late", 1200, {"shop.tasks.bill": 1200})
     queues = {"high_q": make_queue("high_q", 5000, selected=(selection,))}
     finding = only(findings(broker=broker(queues=queues)), "queue.selected")
@@ -477,7 +481,7 @@ def test_what_a_rule_selects_is_told_with_its_reason_tasks_and_samples() -> None
     assert finding.evidence == ("1,200 × shop.tasks.bill",)
 
 
-def test_malformed_items_are_told_with_what_they_look_like() -> None:
+def test_malformed_items_are_reported_with_what_they_look_like() -> None:
     malformed = Selection("malformed", 2, {}, (), ("b'{' no JSON",))
     finding = only(
         findings(broker=broker(queues={"high_q": make_queue(depth=2, malformed=malformed)})),
@@ -498,7 +502,7 @@ def test_a_queue_is_too_deep_above_its_threshold(depth: int, reported: bool) -> 
 
 
 @pytest.mark.parametrize(("retries", "reported"), [(2, False), (3, True)])
-def test_messages_with_too_many_retries_are_told(retries: int, reported: bool) -> None:
+def test_messages_with_too_many_retries_are_reported(retries: int, reported: bool) -> None:
     queue = make_queue(
         depth=5, by_task={"shop.tasks.bill": TaskCount(5, retries, 0, None, None, 0)}
     )
@@ -507,7 +511,7 @@ def test_messages_with_too_many_retries_are_told(retries: int, reported: bool) -
 
 
 @pytest.mark.parametrize(("late_s", "reported"), [(3600, False), (3700, True), (-3700, False)])
-def test_messages_long_past_their_eta_are_told(late_s: float, reported: bool) -> None:
+def test_messages_long_past_their_eta_are_reported(late_s: float, reported: bool) -> None:
     queue = make_queue(
         depth=5, by_task={"shop.tasks.bill": TaskCount(5, 0, 4, NOW - late_s, NOW - late_s, 0)}
     )
@@ -524,7 +528,7 @@ def test_messages_long_past_their_eta_are_told(late_s: float, reported: bool) ->
 
 @pytest.mark.parametrize(("held_s", "reported"), [(3600, False), (4800, True)])
 @pytest.mark.parametrize("waiting", [True, False])
-def test_messages_that_are_held_for_longer_than_celery_leaves_them_to_a_worker_are_told(
+def test_messages_that_are_held_for_longer_than_celery_leaves_them_to_a_worker_are_reported(
     held_s: float, reported: bool, waiting: bool
 ) -> None:
     by_task = (
@@ -542,7 +546,7 @@ def test_messages_that_are_held_for_longer_than_celery_leaves_them_to_a_worker_a
 
 
 @pytest.mark.parametrize(("selected", "reported"), [(5, False), (4, True)])
-def test_messages_that_a_rule_takes_out_anyway_are_not_told_twice(
+def test_messages_that_a_rule_takes_out_anyway_are_not_reported_twice(
     selected: int, reported: bool
 ) -> None:
     selection = Selection("too late", selected, {"shop.tasks.bill": selected})
@@ -552,7 +556,7 @@ def test_messages_that_a_rule_takes_out_anyway_are_not_told_twice(
     assert codes == ["queue.selected", *["queue.retries", "queue.eta_overdue"] * reported]
 
 
-def test_other_lists_are_told_and_only_those_with_celery_messages_are_a_warning() -> None:
+def test_other_lists_are_reported_and_only_those_with_celery_messages_are_a_warning() -> None:
     found = findings(broker=broker(other_lists={"hgih_q": (7, True), "sessions": (9, False)}))
     assert [(f.code, f.subject, f.severity) for f in found] == [
         ("queue.unknown", "hgih_q", Severity.WARNING),
@@ -560,7 +564,7 @@ def test_other_lists_are_told_and_only_those_with_celery_messages_are_a_warning(
     ]
 
 
-def test_what_waits_in_a_queue_of_nobody_is_told_with_its_tasks_its_senders_and_what_to_do() -> (
+def test_what_waits_in_a_queue_of_no_one_is_reported_with_its_tasks_its_senders_and_what_to_do() -> (
     None
 ):
     lists = {"hgih_q": (7, True)}
@@ -584,7 +588,7 @@ def test_what_waits_in_a_queue_of_nobody_is_told_with_its_tasks_its_senders_and_
     )
 
 
-def test_lists_of_priorities_that_no_worker_polls_are_told_as_one_fault() -> None:
+def test_lists_of_priorities_that_no_worker_polls_are_reported_as_one_fault() -> None:
     lists = {f"high_q\\x06\\x16{step}": (1, True) for step in (4, 1)}
     strays = {key: Stray("high_q", int(key[-1]), 1, {TASKS[0]: 1}, {}) for key in lists}
     finding = only(findings(broker=broker(other_lists=lists, strays=strays)), "queue.unpolled")
@@ -598,7 +602,7 @@ def test_lists_of_priorities_that_no_worker_polls_are_told_as_one_fault() -> Non
     assert finding.evidence[-1] == f"{moves} moves the messages to a list that workers poll"
 
 
-def test_lists_of_a_queue_with_another_separator_are_told_as_that_and_not_as_a_misspelt_queue() -> (
+def test_lists_of_a_queue_with_another_separator_are_reported_as_that_and_not_as_a_misspelt_queue() -> (
     None
 ):
     stray = Stray("high_q", 3, 1, {TASKS[0]: 1}, {}, sep=":")
@@ -618,7 +622,7 @@ def test_lists_of_a_queue_with_another_separator_are_told_as_that_and_not_as_a_m
 # --- hosts and workers
 
 
-def test_a_host_that_does_not_answer_is_told_with_the_reason_and_nothing_is_guessed_about_it() -> (
+def test_a_host_that_does_not_answer_is_reported_with_the_reason_and_nothing_is_guessed_about_it() -> (
     None
 ):
     found = findings(hosts={"web1": Unreachable("No route to host")}, units={UNIT: b"x"})
@@ -641,7 +645,7 @@ def test_what_keeps_a_host_from_being_asked_has_a_code_of_its_own(
     assert only(found, code).evidence == ("it says why",)
 
 
-def test_a_temporary_folder_without_room_is_told_and_all_else_is_judged() -> None:
+def test_a_temporary_folder_without_room_is_reported_and_all_else_is_judged() -> None:
     state = make_state(FLEET.hosts[0], full_folder="/tmp")
     assert [finding.code for finding in findings(hosts={"web1": state})] == ["host.no_room"]
 
@@ -649,7 +653,7 @@ def test_a_temporary_folder_without_room_is_told_and_all_else_is_judged() -> Non
 @pytest.mark.parametrize(
     ("name", "code"), [("high", "worker.not_running"), ("beat", "beat.not_running")]
 )
-def test_a_service_that_does_not_run_is_told_with_what_its_status_command_said(
+def test_a_service_that_does_not_run_is_reported_with_what_its_status_command_said(
     name: str, code: str
 ) -> None:
     services = {**state().services, name: ServiceState(None, None, "stopped")}
@@ -663,7 +667,7 @@ def test_a_service_that_does_not_run_is_told_with_what_its_status_command_said(
     assert finding.evidence == ("its status command says: stopped",)
 
 
-def test_a_worker_that_runs_but_does_not_answer_is_told_with_its_pid_and_who_answers() -> None:
+def test_a_worker_that_runs_but_does_not_answer_is_reported_with_its_pid_and_who_answers() -> None:
     other = node(name="x@elsewhere", queues=frozenset(["theirs"]))
     found = findings(broker=broker(nodes={"x@elsewhere": other}))
     finding = one(found, "worker.not_answering")
@@ -679,7 +683,7 @@ def test_a_worker_that_is_stopped_is_not_also_said_not_to_answer() -> None:
     assert [finding.code for finding in found] == ["worker.not_running", "queue.no_consumer"]
 
 
-def test_a_worker_that_does_not_consume_its_queue_is_told_with_what_it_consumes() -> None:
+def test_a_worker_that_does_not_consume_its_queue_is_reported_with_what_it_consumes() -> None:
     nodes = {"high@web1": node(queues=frozenset(["b", "a"]))}
     finding = one(findings(broker=broker(nodes=nodes)), "worker.not_consuming")
     assert (finding.subject, finding.summary) == ("high@web1", "high does not consume high_q")
@@ -718,7 +722,7 @@ GOOD = ImportProbe(frozenset(TASKS), {})
 BAD = ImportProbe(frozenset(), {"shop.tasks": BROKEN})
 
 
-def test_a_running_worker_that_lacks_tasks_is_told_by_name() -> None:
+def test_a_running_worker_that_lacks_tasks_is_reported_by_name() -> None:
     finding = only(findings(broker=broker(nodes=UNKNOWING)), "task.not_registered")
     assert finding.subject == "high@web1"
     assert finding.evidence == ("inspect registered: high@web1 lacks shop.tasks.ship",)
@@ -762,7 +766,7 @@ PICKLED, PACKED, NAMELESS = (
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("runs", [False, True])
-def test_messages_that_an_application_does_not_accept_are_told_to_whom_they_wait_for(
+def test_messages_that_an_application_does_not_accept_are_reported_with_whom_they_wait_for(
     form: Form, expected: str, runs: bool
 ) -> None:
     own = {"high@web1": node()} if runs else {}
@@ -810,7 +814,7 @@ def test_what_celery_writes_by_default_is_judged_too() -> None:
 
 @pytest.mark.parametrize(("form", "reported"), [(PICKLED, True), (PACKED, True), (Form(), False)])
 @pytest.mark.parametrize("runs", [False, True])
-def test_what_nobody_can_judge_is_told_and_starts_no_worker(
+def test_what_no_one_can_judge_is_reported_and_starts_no_worker(
     form: Form, reported: bool, runs: bool
 ) -> None:
     own = {"high@web1": node()} if runs else {}
@@ -833,7 +837,7 @@ def test_messages_that_a_rule_takes_out_first_keep_no_worker_from_its_start() ->
     assert "message.would_be_discarded" not in {finding.code for finding in found}
 
 
-def test_a_worker_with_older_code_than_another_at_its_queue_is_told() -> None:
+def test_a_worker_with_older_code_than_another_at_its_queue_is_reported() -> None:
     finding = only(findings(TWO_HOSTS, broker=two_nodes(node())), "task.discarded")
     assert (finding.subject, finding.severity) == ("high@web1", Severity.ERROR)
     assert finding.evidence == (
@@ -841,7 +845,7 @@ def test_a_worker_with_older_code_than_another_at_its_queue_is_told() -> None:
     )
 
 
-def test_what_another_knows_for_a_queue_of_its_own_is_no_fault() -> None:
+def test_what_another_knows_for_a_queue_of_its_own_is_not_a_fault() -> None:
     more = replace(KNOWING, queues=frozenset({"high_q", "theirs"}))
     assert findings(TWO_HOSTS, broker=two_nodes(node(), more)) == ()
 
@@ -850,7 +854,7 @@ def test_what_another_knows_for_a_queue_of_its_own_is_no_fault() -> None:
     ("task", "expected"),
     [(NEW_TASK, ["task.discarded"]), ("celery.chord_unlock", []), (TASKS[0], [])],
 )
-def test_what_waits_for_a_running_worker_that_does_not_know_it_is_told(
+def test_what_waits_for_a_running_worker_that_does_not_know_it_is_reported(
     task: str, expected: list[str]
 ) -> None:
     queue = make_queue(depth=26, by_task={task: TaskCount(26, 0, 0, None, None, 0)})
@@ -862,7 +866,7 @@ def test_what_waits_for_a_running_worker_that_does_not_know_it_is_told(
     )
 
 
-def test_what_the_schedule_sends_and_nobody_knows_is_told() -> None:
+def test_what_the_schedule_sends_and_no_one_knows_is_reported() -> None:
     own = node(
         scheduled=frozenset((task, "") for task in (TASKS[0], NEW_TASK, "celery.backend_cleanup"))
     )
@@ -881,7 +885,7 @@ def test_an_import_that_works_by_now_leaves_only_the_worker_to_be_restarted() ->
     )
 
 
-def test_an_import_that_the_inventorys_environment_mends_has_a_remedy_and_its_proof() -> None:
+def test_an_import_that_the_inventorys_environment_fixes_has_a_remedy_and_its_proof() -> None:
     found = findings(hosts={"web1": with_imports(BAD, GOOD, timeout="thirty")})
     finding = only(found, "task.import_fails")
     assert (
@@ -900,7 +904,7 @@ def test_an_import_that_the_inventorys_environment_mends_has_a_remedy_and_its_pr
     assert (finding.blocks, finding.remedy is not None) == ((), True)
 
 
-def test_an_import_that_the_inventorys_environment_does_not_mend_blocks() -> None:
+def test_an_import_that_the_inventorys_environment_does_not_fix_blocks() -> None:
     tried = "tried on the host: with the inventory's values"
     for wanted, expected in (
         (replace(BAD), f"{tried} the import still fails"),
@@ -928,7 +932,7 @@ def test_an_import_that_fails_with_the_right_environment_is_the_codes_fault_and_
     assert finding.evidence[-1] == "/srv/shop/shop.env has the inventory's values: TIMEOUT"
 
 
-def test_an_application_that_fails_with_every_environment_is_not_said_to_be_mended() -> None:
+def test_an_application_that_fails_with_every_environment_is_not_said_to_be_fixed() -> None:
     fleet, broken = (
         make_fleet(expected_tasks=()),
         ImportProbe(frozenset(), {"": "ModuleNotFoundError: x"}),
@@ -943,7 +947,7 @@ def test_an_application_that_fails_with_every_environment_is_not_said_to_be_mend
     )
 
 
-def test_a_long_traceback_is_told_by_its_last_eight_lines() -> None:
+def test_a_long_traceback_is_shown_by_its_last_eight_lines() -> None:
     probe = ImportProbe(frozenset(), {"shop.tasks": "\n".join(f"line {n}" for n in range(20))})
     finding = only(findings(hosts={"web1": with_imports(probe)}), "task.import_fails")
     assert finding.evidence[:-1] == tuple(f"line {n}" for n in range(12, 20))
@@ -955,7 +959,7 @@ def test_an_application_that_does_not_load_at_all_is_named_itself() -> None:
     assert finding.summary.startswith("shop fails to import, so ")
 
 
-def test_each_failing_module_is_told_with_its_own_tasks() -> None:
+def test_each_failing_module_is_reported_with_its_own_tasks() -> None:
     fleet = make_fleet(HOST, expected_tasks=("a.one", "b.two"))
     probe = ImportProbe(frozenset(), {"a": "ImportError: x", "b": "KeyError: y"})
     found = findings(fleet, hosts={"web1": with_imports(probe)})
@@ -998,7 +1002,7 @@ def test_missing_and_differing_files_are_told_apart_and_counted() -> None:
     ]
 
 
-def test_what_an_operator_wrote_into_a_file_of_ours_is_told_as_what_differs() -> None:
+def test_what_an_operator_wrote_into_a_file_of_ours_is_reported_as_what_differs() -> None:
     mark = f"{mark_of('shop')}\n".encode()
     wanted = mark + b"".join(b"%d * * * * deploy true\n" % minute for minute in range(9))
     edited = wanted.replace(
@@ -1027,7 +1031,7 @@ def test_what_an_operator_wrote_into_a_file_of_ours_is_told_as_what_differs() ->
     assert finding.evidence == (CRON, "  mode 666")
 
 
-def test_a_shell_that_begins_late_is_told_with_what_it_said() -> None:
+def test_a_shell_that_begins_late_is_reported_with_what_it_said() -> None:
     finding = only(
         findings(hosts={"web1": state(slow_shell="after 10 s, with this output: sudo: …")}),
         "host.slow_shell",
@@ -1067,14 +1071,14 @@ def test_a_cron_file_is_right_only_with_its_bytes_and_mode(
     assert [finding.code for finding in found] == codes
 
 
-def test_environment_drift_is_told_variable_by_variable_without_the_files_secrets() -> None:
+def test_environment_drift_is_reported_variable_by_variable_without_the_files_secrets() -> None:
     files = {ENV_FILE: replace(state().files[ENV_FILE], content=b"TOKEN=s3cret\n")}
     finding = only(findings(hosts={"web1": state(files=files)}), "environment.differs")
     assert finding.evidence == ("TIMEOUT: not set, the inventory says '30'",)
     assert "s3cret" not in repr(finding)
 
 
-def test_a_variable_that_holds_a_password_is_told_without_it_and_left_to_the_operator() -> None:
+def test_a_variable_that_holds_a_password_is_reported_without_it_and_left_to_the_operator() -> None:
     files = {
         ENV_FILE: replace(state().files[ENV_FILE], content=b"TIMEOUT=redis://:s3cret@cache/1\n")
     }
@@ -1110,13 +1114,13 @@ def test_one_unreachable_host_does_not_hide_the_faults_of_another() -> None:
     assert {f.code for f in found} == {"host.unreachable", "beat.not_running"}
 
 
-def test_a_worker_that_may_take_longer_to_stop_than_celery_waits_is_told() -> None:
+def test_a_worker_that_may_take_longer_to_stop_than_celery_waits_is_reported() -> None:
     finding = only(findings(make_fleet(make_host(stop_timeout=7200.0))), "worker.stops_late")
     assert (finding.subject, finding.severity) == ("web1", Severity.WARNING)
     assert "may take 2 h to stop, but after 1 h Celery delivers" in finding.summary
 
 
-def test_an_expected_task_whose_name_says_no_module_is_told_without_an_error_of_ours() -> None:
+def test_an_expected_task_whose_name_says_no_module_is_reported_without_an_error_of_ours() -> None:
     fleet = make_fleet(make_host(), expected_tasks=(*TASKS, "ship"))
     probe = ImportProbe(frozenset(TASKS), {})
     finding = only(
@@ -1136,7 +1140,7 @@ def test_an_expected_task_whose_name_says_no_module_is_told_without_an_error_of_
         ("supervisord", Manager.SUPERVISORD, "", "status shows for its pid"),
     ],
 )  # fmt: skip
-def test_whoever_else_runs_workers_is_told_with_what_ends_them(
+def test_anyone_else_who_runs_workers_is_named_with_what_ends_them(
     name: str, manager: Manager | None, path: str, advice: str
 ) -> None:
     unit = OtherRunner(name, {7: "worker a@web1", 8: "beat"}, manager, path, forking=bool(path))
@@ -1173,7 +1177,7 @@ def test_kombu_that_hears_nothing_under_a_prefix_is_the_cause_of_its_workers_sil
         assert "worker.not_answering" in {one.code for one in found(well)}
 
 
-def test_a_masked_unit_is_told_as_such_and_not_as_edited() -> None:
+def test_a_masked_unit_is_reported_as_such_and_not_as_edited() -> None:
     files = {**state().files, UNIT: in_place(b"")}
     finding = only(
         findings(hosts={"web1": state(files=files)}, units={UNIT: b"[Unit]"}), "unit.masked"
@@ -1182,9 +1186,7 @@ def test_a_masked_unit_is_told_as_such_and_not_as_edited() -> None:
     assert (finding.blocks, finding.remedy) == ((), None), "without systemd a unit starts nothing"
 
 
-def test_a_masked_unit_blocks_its_service_and_is_no_missing_file_and_no_service_that_is_to_be_started() -> (
-    None
-):
+def test_a_masked_unit_blocks_its_service_and_is_not_a_missing_file_or_a_service_to_start() -> None:
     host = make_host(service_manager="systemd", commands=None, workers=())
     path = "/etc/systemd/system/celery-beat.service"
     masked = ServiceState(None, None, "masked, inactive (dead)", enabled=False, masked=True)
@@ -1201,7 +1203,9 @@ def test_a_masked_unit_blocks_its_service_and_is_no_missing_file_and_no_service_
         assert not step.plan(make_snapshot(fleet, hosts={"web1": seen}))
 
 
-def test_a_name_that_stands_for_another_unit_is_told_and_neither_written_nor_started() -> None:
+def test_a_name_that_is_an_alias_of_another_unit_is_reported_and_neither_written_nor_started() -> (
+    None
+):
     host = make_host(service_manager="systemd", commands=None, workers=())
     path = "/etc/systemd/system/celery-beat.service"
     alias = ServiceState(None, None, "", alias_of="printer-beat.service")
@@ -1227,7 +1231,7 @@ def test_a_service_that_systemd_is_still_starting_is_left_as_it_is() -> None:
     assert not {"beat.not_running", "worker.leaked_processes"} & {finding.code for finding in found}
 
 
-def test_remediate_is_suggested_only_where_it_has_something_to_mend_and_would_not_refuse() -> None:
+def test_remediate_is_suggested_only_where_it_has_something_to_fix_and_would_not_refuse() -> None:
     start = Change("web1", "workers", "start beat", ControlService("beat", "start"))
     mendable, hopeless = (
         Finding("a", "web1", "x", remedy="start it", fix=(start,)),
@@ -1241,7 +1245,7 @@ def test_remediate_is_suggested_only_where_it_has_something_to_mend_and_would_no
     assert not can_be_fixed([mendable, replace(hopeless, blocks=(Block(),))])
 
 
-def test_an_application_with_another_visibility_timeout_than_the_inventorys_is_told_with_both() -> (
+def test_an_application_with_another_visibility_timeout_than_the_inventorys_is_reported_with_both() -> (
     None
 ):
     probe = replace(
@@ -1269,7 +1273,7 @@ def test_an_application_whose_keys_have_other_names_is_why_its_workers_do_not_an
     assert only(found, "broker.options_differ").blocks
 
 
-def test_an_option_that_the_inventorys_environment_sets_right_is_no_finding() -> None:
+def test_an_option_that_the_inventorys_environment_sets_right_is_not_a_finding() -> None:
     now, wanted = replace(GOOD, options={"visibility_timeout": 1}), replace(GOOD, options={})
     assert findings(hosts={"web1": state(imports_now=now, imports_wanted=wanted)}) == ()
 
@@ -1287,7 +1291,9 @@ def test_where_the_workers_use_another_broker_no_finding_says_to_restart_or_star
     assert finding.blocks
 
 
-def test_what_another_host_lacks_is_told_beside_the_one_whose_workers_use_another_broker() -> None:
+def test_what_another_host_lacks_is_reported_beside_the_one_whose_workers_use_another_broker() -> (
+    None
+):
     other = make_host("web2", workers=(Worker(name="low", queues=("low_q",)),), beat=False)
     fleet = make_fleet(HOST, other)
     silent = make_broker(fleet, nodes={})
@@ -1299,7 +1305,7 @@ def test_what_another_host_lacks_is_told_beside_the_one_whose_workers_use_anothe
     ]
 
 
-def test_a_worker_that_may_run_without_a_drop_in_of_its_unit_is_left_running_and_that_is_told() -> (
+def test_a_worker_that_may_run_without_a_drop_in_of_its_unit_is_left_running_and_that_is_reported() -> (
     None
 ):
     path = "/etc/systemd/system/celery-worker@high.service.d/x.conf"
@@ -1324,7 +1330,7 @@ BUSY, IDLE = frozenset({"running", "waits"}), frozenset[str]()
         (HOARD, {"holds": IDLE, "queues": frozenset({"low_q"})}, False),
     ],
 )
-def test_messages_that_a_busy_node_hoards_are_told_where_another_has_nothing_to_do(
+def test_messages_that_a_busy_node_hoards_are_reported_where_another_has_nothing_to_do(
     hoard: Hoard, other: Mapping[str, Any], reported: bool
 ) -> None:
     hosts = (make_host(), make_host("web2", beat=False))
@@ -1352,7 +1358,7 @@ def test_messages_that_a_busy_node_hoards_are_told_where_another_has_nothing_to_
 @pytest.mark.parametrize(
     ("options", "reported"), [({}, False), ({"visibility_timeout": 43200}, True)]
 )
-def test_a_running_worker_with_another_visibility_timeout_is_told_whatever_prefix_there_is(
+def test_a_running_worker_with_another_visibility_timeout_is_reported_whatever_prefix_there_is(
     options: dict[str, Any], reported: bool
 ) -> None:
     fleet = make_fleet(HOST, broker_options=BrokerOptions(global_keyprefix="shop:"))
@@ -1468,7 +1474,7 @@ def test_the_inventorys_environment_may_let_a_worker_in_or_lock_it_out() -> None
 @pytest.mark.parametrize(
     ("runs", "expected"), [(False, ["cron.not_running"]), (True, []), (None, [])]
 )
-def test_a_host_with_entries_for_cron_and_no_cron_is_told(
+def test_a_host_with_entries_for_cron_and_no_cron_is_reported(
     runs: bool | None, expected: list[str]
 ) -> None:
     assert [one.code for one in findings(hosts={"web1": state(runs_cron=runs)})] == expected

@@ -67,7 +67,7 @@ def test_a_variable_that_is_missing_is_added_and_undo_takes_it_out() -> None:
     assert "-TIMEOUT" not in change.detail
 
 
-def test_a_file_that_is_not_utf_8_is_none_to_stop_for_where_a_shell_reads_it() -> None:
+def test_a_file_that_is_not_utf_8_is_not_a_reason_to_stop_where_a_shell_reads_it() -> None:
     assert plan(b"NOTE=caf\xe9\nTIMEOUT=30\nURL='http://x y'\n") == ()
 
 
@@ -150,13 +150,13 @@ def test_a_variable_is_not_judged_where_only_the_shell_knows_it() -> None:
     )
 
 
-def test_what_cannot_be_set_without_a_change_of_the_rest_is_told_and_left() -> None:
+def test_what_cannot_be_set_without_a_change_of_the_rest_is_reported_and_left() -> None:
     (finding,) = found(b"A=1\n# more \\")
     assert (finding.code, finding.fix, finding.remedy) == ("environment.differs", (), None)
     assert finding.evidence[-1].startswith("not changed: ")
 
 
-def test_what_a_start_script_does_not_export_is_told_with_what_it_has_to_do_and_restarts_nothing() -> (
+def test_what_a_start_script_does_not_export_is_reported_with_what_it_has_to_do_and_restarts_nothing() -> (
     None
 ):
     host = make_host()
@@ -184,7 +184,7 @@ def test_what_a_start_script_does_not_export_is_told_with_what_it_has_to_do_and_
         (None, None),
     ],
 )
-def test_a_service_that_was_started_on_the_file_and_has_not_its_value_is_told(
+def test_a_service_that_was_started_on_the_file_and_has_not_its_value_is_reported(
     environment: dict[str, str] | None, expected: str | None
 ) -> None:
     services = {

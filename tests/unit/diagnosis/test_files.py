@@ -29,7 +29,9 @@ def plan(file: FileState) -> tuple[Change, ...]:
     return file_step(FLEET, "cron", WANTED).plan(make_snapshot(FLEET, hosts={"web1": state}))
 
 
-def test_nothing_is_to_do_where_bytes_and_mode_are_right_whoever_owns_the_file() -> None:
+def test_nothing_is_to_do_where_bytes_and_mode_are_right_also_if_another_user_owns_the_file() -> (
+    None
+):
     assert plan(in_place(ONE_TWO)) == ()
     assert plan(FileState(ONE_TWO, MODE, NOW)) == ()
 
@@ -74,7 +76,7 @@ def test_an_empty_file_is_not_a_missing_one() -> None:
         ("ExecStart=celery -b redis://:hunter2@h/0", "ExecStart=celery -b redis://********@h/0"),
     ],
 )
-def test_what_somebody_wrote_into_a_file_of_ours_shows_no_secret(line: str, shown: str) -> None:
+def test_what_someone_wrote_into_a_file_of_ours_shows_no_secret(line: str, shown: str) -> None:
     said = diff(PATH, f"{line}\n".encode(), b"x\n")
     assert "hunter2" not in said
     assert "ter2" not in said
@@ -177,7 +179,7 @@ def test_logs_that_another_file_rotates_are_left_to_it(pattern: str) -> None:
     assert rotation(content=MARK + b"rotation") == []
 
 
-def test_logs_that_nobody_rotates_or_two_others_do_are_a_warning() -> None:
+def test_logs_that_no_one_rotates_or_two_others_do_are_a_warning() -> None:
     others = [Rotation(f"/etc/logrotate.d/{name}", 1, LOG) for name in ("a", "b")]
     (finding,) = rotation(others[0], logs=(LOG, OTHER_LOG))
     assert (finding.severity, f"nothing rotates {OTHER_LOG}" in finding.summary) == (

@@ -41,7 +41,7 @@ def failures(count: int) -> Logged:
     )
 
 
-def test_a_task_of_which_half_fails_is_told_with_its_share_and_the_first_exception() -> None:
+def test_a_task_of_which_half_fails_is_reported_with_its_share_and_the_first_exception() -> None:
     finding = found(failures(12), succeeded={"shop.bill": 3})["task.failing"]
     assert finding.summary == "12 of 15 runs of shop.bill have failed"
     assert finding.severity is Severity.WARNING
@@ -50,7 +50,7 @@ def test_a_task_of_which_half_fails_is_told_with_its_share_and_the_first_excepti
     assert found(failures(12), succeeded={"shop.ok": 3})["task.failing"].severity is Severity.ERROR
 
 
-def test_a_few_failures_or_less_than_half_are_no_fault() -> None:
+def test_a_few_failures_or_less_than_half_are_not_a_fault() -> None:
     assert not found(failures(4))
     assert not found(failures(5), succeeded={"shop.bill": 6})
 
@@ -79,14 +79,14 @@ def test_a_message_that_comes_again_and_kills_again_is_named() -> None:
     assert not set(found(killed, received={("shop.ok", "t3"): 1})) - {"worker.processes_killed"}
 
 
-def test_processes_that_a_time_limit_killed_are_not_told_again() -> None:
+def test_processes_that_a_time_limit_killed_are_not_reported_again() -> None:
     killed = line(Event.KILLED, 2, text="Process 'F-2' pid:1 exited with 'signal 9 (SIGKILL)'")
     limit = line(Event.FAILED, 2, "shop.slow", "Hard time limit (5s) exceeded for shop.slow[t1]")
     assert not found(killed, limit)
     assert "worker.processes_killed" in found(replace(killed, count=3), limit)
 
 
-def test_what_was_discarded_is_told_in_one_finding_for_each_kind() -> None:
+def test_what_was_discarded_is_reported_in_one_finding_for_each_kind() -> None:
     unknown = [line(Event.UNREGISTERED, 2, f"shop.new{n}") for n in range(7)]
     by_code = found(*unknown, line(Event.UNREADABLE, 3))
     assert "14 messages of 7 tasks of shop" in by_code["task.was_discarded"].summary
@@ -99,5 +99,5 @@ def test_a_refused_password_counts_until_the_worker_gets_in_again() -> None:
     assert not found(refused, line(Event.CONNECTED, last_at=NOW - 5))
 
 
-def test_ends_of_tasks_that_could_not_be_handled_are_told() -> None:
+def test_ends_of_tasks_that_could_not_be_handled_are_reported() -> None:
     assert "2 tasks" in found(line(Event.NO_RESULT, 2))["worker.loses_results"].summary

@@ -101,7 +101,7 @@ def test_one_that_is_down_is_started_and_one_that_does_not_answer_restarted_unde
         ({"reads": ("/etc/default/celery",)}, "environment.not_read", ()),
     ],
 )
-def test_what_is_wrong_with_such_a_unit_is_told_and_nobody_changes_it(
+def test_what_is_wrong_with_such_a_unit_is_reported_and_no_one_changes_it(
     changes: dict[str, Any], code: str, blocks: tuple[Block, ...]
 ) -> None:
     (found,) = [one for one in findings(state(**changes)) if one.code == code]
@@ -247,7 +247,9 @@ def test_a_stop_timeout_that_the_inventory_does_not_give_says_nothing_of_a_progr
     assert "program.stop_loses_tasks" not in codes
 
 
-def test_a_stop_that_ends_the_pool_s_tasks_at_once_is_told_with_the_tasks_that_run_now() -> None:
+def test_a_stop_that_ends_the_pool_s_tasks_at_once_is_reported_with_the_tasks_that_run_now() -> (
+    None
+):
     program = Worker(name="high", queues=("high_q",), service="shop:high", node="w1@*")
     host = make_host(service_manager="supervisor", commands=None, workers=(program,), beat=False)
     fleet = replace(make_fleet(host), all_nodes=("high@web1",))

@@ -74,7 +74,7 @@ def test_a_queue_without_any_is_one_too_unless_it_needs_none() -> None:
     assert "the inventory expects 1 worker to consume it" in found["queue.no_consumer"].evidence
 
 
-def test_a_pattern_that_no_node_fits_and_a_node_that_fits_none_are_told() -> None:
+def test_a_pattern_that_no_node_fits_and_a_node_that_fits_none_are_reported() -> None:
     found = findings(
         fleet("celery@*", "w?@*", high=1), node("celery@a", "high"), node("x@a", "high")
     )
@@ -82,7 +82,7 @@ def test_a_pattern_that_no_node_fits_and_a_node_that_fits_none_are_told() -> Non
 
 
 @pytest.mark.parametrize(("connections", "unsure"), [(1, []), (2, ["celery@*"])])
-def test_while_more_take_messages_than_answer_somebody_silent_may_hold_them(
+def test_while_more_take_messages_than_answer_someone_silent_may_hold_them(
     connections: int, unsure: list[str]
 ) -> None:
     made = fleet("celery@*", high=1)

@@ -57,7 +57,7 @@ def of_beats(
     return list(older_code.beats(FLEET, make_snapshot(FLEET, hosts={"web1": state})))
 
 
-def test_files_that_were_touched_alone_are_no_fault() -> None:
+def test_files_that_were_touched_alone_are_not_a_fault() -> None:
     assert of_workers(SAID) == []
     assert (
         of_beats(
@@ -67,7 +67,7 @@ def test_files_that_were_touched_alone_are_no_fault() -> None:
     )
 
 
-def test_a_worker_of_before_is_told_with_both_sides_and_restarted() -> None:
+def test_a_worker_of_before_is_reported_with_both_sides_and_restarted() -> None:
     here = {"task_routes": {"a.*": "one", "b.*": "two"}, "result_backend": "redis://h/1"}
     there = {"task_routes": {"a.*": "one", "b.*": "three"}, "task_default_queue": "rest"}
     (finding,) = of_workers(
@@ -84,7 +84,7 @@ def test_a_worker_of_before_is_told_with_both_sides_and_restarted() -> None:
     assert change.do == ControlService("high", "restart")
 
 
-def test_a_worker_that_runs_with_other_versions_is_told_as_far_as_both_sides_say() -> None:
+def test_a_worker_that_runs_with_other_versions_is_reported_as_far_as_both_sides_say() -> None:
     said = replace(SAID, versions={"celery": "5.7.0", "kombu": "5.7.0", "django": "5.2"})
     assert of_workers(said, versions={"celery": "5.7.0", "kombu": "5.7.0", "billiard": "4.2"}) == []
     assert of_workers(said, versions=None) == []
@@ -114,7 +114,7 @@ def test_where_no_file_changed_since_the_start_no_restart_is_offered() -> None:
     )
 
 
-def test_a_beat_of_before_is_told_with_what_it_sends_otherwise() -> None:
+def test_a_beat_of_before_is_reported_with_what_it_sends_otherwise() -> None:
     stock = replace(BILL, name="stock", task=TASKS[1])
     later = replace(BILL, options={"queue": "high_q", "priority": 5})
     (finding,) = of_beats(replace(SAID, schedule=(later, replace(stock, name="new"))), BILL, stock)
@@ -138,7 +138,7 @@ def test_a_beat_of_before_is_told_with_what_it_sends_otherwise() -> None:
     )
 
 
-def test_what_a_scheduler_has_besides_the_code_is_no_older_schedule() -> None:
+def test_what_a_scheduler_has_besides_the_code_is_not_an_older_schedule() -> None:
     assert of_beats(SAID, BILL, kind="redbeat", of_code=False) == [], (
         "someone else has put it there"
     )

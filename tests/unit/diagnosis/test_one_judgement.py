@@ -280,7 +280,7 @@ def _judged(code: str, **changes: Any) -> Finding:
     return found
 
 
-def test_messages_that_a_rule_moves_are_not_told_to_go_into_the_archive() -> None:
+def test_messages_that_a_rule_moves_are_not_said_to_go_into_the_archive() -> None:
     found = _judged(
         "queue.selected",
         high_q={"selected": (Selection("wrong", 2, {TASKS[1]: 2}, to="low_q\x06\x169"),)},

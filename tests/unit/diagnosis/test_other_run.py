@@ -40,7 +40,7 @@ def found(run: OtherRun | None) -> dict[tuple[str, str], Finding]:
     return {(finding.code, finding.subject): finding for finding in findings}
 
 
-def test_of_a_service_that_is_being_restarted_all_is_one_finding_that_is_no_fault() -> None:
+def test_of_a_service_that_is_being_restarted_all_is_one_finding_that_is_not_a_fault() -> None:
     findings = found(RESTARTING)
     finding = findings.pop(("service.being_restarted", "high on web1"))
     assert (finding.severity, finding.fix, finding.blocks) == (Severity.INFO, (), ())

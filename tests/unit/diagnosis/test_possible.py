@@ -74,7 +74,7 @@ def test_what_has_no_command_is_in_no_plan_and_says_why() -> None:
         assert finding.evidence[-1] == f"this tool does not start high on web1: {why}"
 
 
-def test_a_restart_that_is_asked_for_and_cannot_be_made_is_told() -> None:
+def test_a_restart_that_is_asked_for_and_cannot_be_made_is_reported() -> None:
     host = host_with(Commands(start="./start.sh {worker}"))
     (finding,) = not_restarted(make_fleet(host), [("web1", "low")])
     assert finding.code == "service.not_restarted"
@@ -83,7 +83,7 @@ def test_a_restart_that_is_asked_for_and_cannot_be_made_is_told() -> None:
     assert list(not_restarted(make_fleet(host_with(ALL)), [("web1", "low")])) == []
 
 
-def test_what_a_platform_restarts_is_told_with_its_command() -> None:
+def test_what_a_platform_restarts_is_reported_with_its_command() -> None:
     host = make_host(workers=WORKERS, service_manager="none", commands=None, beat=False)
     fleet = make_fleet(host, restart_hint="kubectl rollout restart deployment/{worker}")
     (finding,) = possible(fleet, at_work(fleet, snapshot_of(host, high=DOWN), {}))

@@ -127,19 +127,19 @@ def test_a_name_that_is_not_close_is_not_offered() -> None:
     assert "did you mean" not in only(found(entry(task="integrations.tasks.bill"))).summary
 
 
-def test_what_only_a_node_knows_is_no_unknown_task() -> None:
+def test_what_only_a_node_knows_is_not_an_unknown_task() -> None:
     assert (
         found(entry(task="old.task"), broker=nodes(node("high", "high_priority", "old.task"))) == ()
     )
 
 
-def test_a_task_whose_module_fails_to_import_is_told_as_that_alone() -> None:
+def test_a_task_whose_module_fails_to_import_is_reported_as_that_alone() -> None:
     probe = ImportProbe(frozenset(), {"integrations.tasks": "ValueError: x"})
     silent = make_broker(FLEET, nodes={})
     assert found(entry(), broker=silent, probe=probe, tasks=[]) == ()
 
 
-def test_arguments_that_do_not_fit_are_told_with_what_the_task_takes() -> None:
+def test_arguments_that_do_not_fit_are_reported_with_what_the_task_takes() -> None:
     one = [task(CHECK, "low_priority", DEVICE)]
     finding = only(found(entry(kwargs={"devise": 1}), tasks=one))
     assert finding.code == "schedule.bad_arguments"
@@ -152,12 +152,12 @@ def test_arguments_that_do_not_fit_are_told_with_what_the_task_takes() -> None:
     assert "so each run fails" in only(found(entry(), tasks=unchecked)).summary
 
 
-def test_what_the_router_refuses_is_told() -> None:
+def test_what_the_router_refuses_is_reported() -> None:
     finding = only(found(entry(route=Route(error="QueueNotFound: 'x'"))))
     assert (finding.code, finding.subject) == ("schedule.unsendable", "daily")
 
 
-def test_a_silent_node_may_consume_the_queue_so_that_nobody_does_is_a_warning_then() -> None:
+def test_a_silent_node_may_consume_the_queue_so_that_no_one_does_is_a_warning_then() -> None:
     assert (
         only(found(entry(queue="x"), broker=replace(nodes(), unheard=True))).severity
         is Severity.WARNING
@@ -171,7 +171,7 @@ def test_where_nodes_could_not_be_asked_the_consumer_is_not_known() -> None:
     )
 
 
-def test_a_worker_that_takes_it_and_does_not_know_it_is_told_once() -> None:
+def test_a_worker_that_takes_it_and_does_not_know_it_is_reported_once() -> None:
     old = nodes(node("high", "high_priority", REPORT), node("low", "low_priority"))
     finding = only(found(entry(), broker=old))
     assert finding.code == "schedule.not_registered"
@@ -183,7 +183,7 @@ def test_a_worker_that_takes_it_and_does_not_know_it_is_told_once() -> None:
 @pytest.mark.parametrize(
     ("priority", "codes"), [(5, ["schedule.unpolled_priority"]), (2, []), (None, [])]
 )
-def test_a_list_that_the_worker_does_not_poll_is_told(
+def test_a_list_that_the_worker_does_not_poll_is_reported(
     priority: int | None, codes: list[str]
 ) -> None:
     old = nodes(
@@ -211,7 +211,7 @@ def test_an_exchange_without_a_queue_is_not_known_and_no_fault() -> None:
     )
 
 
-def test_a_route_to_a_queue_that_nobody_consumes_names_its_tasks_and_the_nearest() -> None:
+def test_a_route_to_a_queue_that_no_one_consumes_names_its_tasks_and_the_nearest() -> None:
     typo = [task(CHECK, "hgih_priority"), task(REPORT, "hgih_priority")]
     finding = only(found(tasks=typo))
     assert (finding.code, finding.subject, finding.severity) == (
@@ -223,7 +223,7 @@ def test_a_route_to_a_queue_that_nobody_consumes_names_its_tasks_and_the_nearest
     assert only(found(tasks=typo, fleet=named)).severity is Severity.ERROR
 
 
-def test_what_is_left_to_a_default_queue_of_nobody_is_no_fault_unless_it_waits_there() -> None:
+def test_what_is_left_to_a_default_queue_of_no_one_is_not_a_fault_unless_it_waits_there() -> None:
     own = Application(tasks=(task(CHECK, "celery"),), default_queue="celery")
     fleet = make_fleet(HOST, queue_rules=(), expected_tasks=(CHECK,))
     hosts = {"web1": make_state(HOST, application=own)}
@@ -267,7 +267,7 @@ OTHER = KeptEntry(entry("other"), last_sent_at=NOW - 30)
         "due when beat wrote down what it had sent",
     ],
 )
-def test_an_entry_that_beat_did_not_send_when_it_was_due_is_told(
+def test_an_entry_that_beat_did_not_send_when_it_was_due_is_reported(
     last_s: int, started_s: int, codes: list[str]
 ) -> None:
     own = KeptEntry(HOURLY, True, NOW - last_s, NOW - last_s)
@@ -284,7 +284,7 @@ def test_beats_file_was_written_when_its_time_says() -> None:
     assert list(faults(FLEET, beats(alone, beat_sent_at=NOW - 7400))) == []
 
 
-def test_when_it_was_sent_is_not_known_where_the_scheduler_could_not_be_read_and_what_is_off_is_no_fault() -> (
+def test_when_it_was_sent_is_not_known_where_the_scheduler_could_not_be_read_and_what_is_off_is_not_a_fault() -> (
     None
 ):
     (path,) = paths(FLEET, beats(KeptSchedule(error="no such table")))

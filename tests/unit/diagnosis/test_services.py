@@ -111,7 +111,7 @@ def test_what_does_not_run_is_started_beat_too_in_the_inventorys_order() -> None
     ]
 
 
-def test_of_a_service_that_has_failed_it_is_told_what_its_manager_says() -> None:
+def test_of_a_service_that_has_failed_it_is_reported_what_its_manager_says() -> None:
     failed = replace(STOPPED, answer="loaded, failed (failed)", gave_up=True)
     assert plan({"beat": failed}) == [
         "start beat: it is not running; its manager says: loaded, failed (failed)"
@@ -227,7 +227,7 @@ def test_a_restart_that_was_asked_for_is_done_once() -> None:
     assert plan(since={"web2": NOW}) == []
 
 
-def test_all_reasons_are_told_together() -> None:
+def test_all_reasons_are_reported_together() -> None:
     high = {"high": replace(RUNNING, started_with=ON_ANOTHER)}
     (line, *_) = plan(high, {"high@web1": None}, since={"web1": NOW}, env_changed_at=NOW)
     assert (
@@ -325,7 +325,7 @@ def test_a_young_worker_that_is_silent_makes_no_older_one_unseen() -> None:
     assert deaf(ages, (499, 899), ("high@web1",)) == ["web1: restart high: does not answer ping"]
 
 
-def test_where_one_of_several_is_deaf_and_nobody_knows_which_all_are_left_to_run() -> None:
+def test_where_one_of_several_is_deaf_and_no_one_knows_which_all_are_left_to_run() -> None:
     assert deaf({"web1": 5.0, "web2": 500.0, "web3": 900.0}, (4, 899)) == []
 
 
@@ -368,7 +368,7 @@ def silent(service: ServiceState, clients: Sequence[Client] = (), **changes: Any
         (Event.NO_ANSWER, 20, ""),
     ],
 )
-def test_a_silence_that_its_log_explains_is_told_and_restarted_only_where_that_helps(
+def test_a_silence_that_its_log_explains_is_reported_and_restarted_only_where_that_helps(
     event: Event, age_s: float, why: str
 ) -> None:
     line = Logged(event, "", 1, "what it said", NOW - age_s, NOW - age_s)
@@ -397,7 +397,7 @@ def test_a_silence_that_its_log_explains_is_told_and_restarted_only_where_that_h
         ),
     ],
 )
-def test_a_silent_worker_is_told_with_its_connection_and_its_loop(
+def test_a_silent_worker_is_reported_with_its_connection_and_its_loop(
     connections: tuple[Connection, ...], expected: str
 ) -> None:
     options = Options("worker", "shop", node="high@web1", pool="gevent")
@@ -417,7 +417,7 @@ def test_a_silent_worker_is_told_with_its_connection_and_its_loop(
     ],
     ids=["the broker has none", "it has one", "it may be behind NAT"],
 )
-def test_a_worker_at_dead_connections_is_told_as_that_and_restarted(
+def test_a_worker_at_dead_connections_is_reported_as_that_and_restarted(
     clients: tuple[Client, ...], dead: bool
 ) -> None:
     to_broker = (Connection("10.0.0.5:40", "10.0.0.1:1"),)
@@ -473,7 +473,7 @@ def test_a_hosts_clock_is_held_against_the_brokers(
     ] * bool(expected)
 
 
-def test_a_worker_that_asks_another_kind_of_broker_is_told_which() -> None:
+def test_a_worker_that_asks_another_kind_of_broker_is_reported_which() -> None:
     text = "Cannot connect to amqp://guest:**@127.0.0.1:5672//: [Errno 111] Connection refused."
     line = Logged(Event.NO_CONNECTION, "", 9, text, NOW - 60, NOW - 5)
     finding = silent(ServiceState(101, NOW - 500, "", log=ServiceLog(NOW - 500, (line,))))
@@ -487,7 +487,7 @@ def test_a_worker_that_has_reached_its_broker_again_is_not_said_not_to() -> None
         assert silent(ServiceState(101, NOW - 500, "", log=ServiceLog(NOW - 500, events))).fix
 
 
-def test_a_crash_loop_that_is_seen_while_the_worker_runs_is_told_as_that() -> None:
+def test_a_crash_loop_that_is_seen_while_the_worker_runs_is_reported_as_that() -> None:
     host = make_host(service_manager="systemd", commands=None)
     fleet, unit = make_fleet(host), "celery-worker@high.service"
     for restarts, age_s, loops in ((7, 4, True), (7, 400, False), (1, 4, False)):
@@ -512,7 +512,9 @@ def test_a_crash_loop_that_is_seen_while_the_worker_runs_is_told_as_that() -> No
         {"unheard": True},
     ],
 )
-def test_silence_that_proves_nothing_is_no_reason_for_a_restart(broker: Mapping[str, Any]) -> None:
+def test_silence_that_proves_nothing_is_not_a_reason_for_a_restart(
+    broker: Mapping[str, Any],
+) -> None:
     fleet = make_fleet(make_host(beat=False))
     snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}, **broker))
     assert worker_step(fleet, {}).plan(snapshot) == ()
@@ -546,7 +548,9 @@ def test_a_service_whose_work_another_unit_does_is_not_started(runs: str) -> Non
     assert Block("web1", "high") in blocks
 
 
-def test_a_worker_of_which_its_status_says_nothing_is_not_told_as_another_beside_itself() -> None:
+def test_a_worker_of_which_its_status_says_nothing_is_not_reported_as_another_beside_itself() -> (
+    None
+):
     fleet = make_fleet(make_host(beat=False))
     unknown = replace(STOPPED, why_unknown="its status command ended with exit code 4")
     runs = OtherRunner("process 9", {9: "worker high@web1"}, None)
@@ -627,7 +631,7 @@ def test_nothing_of_a_name_that_several_answer_to_is_restarted() -> None:
     assert any("-n " in line for line in found.evidence)
 
 
-def test_twins_are_told_with_their_processes_and_who_runs_each() -> None:
+def test_twins_are_reported_with_their_processes_and_who_runs_each() -> None:
     fleet = make_fleet(make_host(beat=False))
     broker = make_broker(fleet)
     broker = replace(
@@ -718,7 +722,7 @@ def test_a_worker_with_a_beat_and_beat_are_not_started_beside_each_other(option:
         (None, None),
     ],
 )
-def test_an_environment_file_that_says_what_the_service_was_started_with_is_no_reason_to_restart(
+def test_an_environment_file_that_says_what_the_service_was_started_with_is_not_a_reason_to_restart(
     environment: dict[str, str] | None, outdated: bool | None
 ) -> None:
     host = make_host(service_manager="systemd", commands=None)

@@ -1,5 +1,7 @@
 """A worker that lacks a queue is restarted if that helps; if a file causes it, its line is shown."""
 
+from pathlib import Path
+
 import pytest
 from msgspec.structs import replace
 
@@ -76,7 +78,7 @@ def found(
         ("celery_commands.start: -Q high_q",),
     ],
 )
-def test_where_a_file_starts_it_so_again_the_line_is_told_and_no_restart_planned(
+def test_where_a_file_starts_it_so_again_the_line_is_reported_and_no_restart_planned(
     lines: tuple[str, ...],
 ) -> None:
     finding = found("-Q high_q", *lines)
@@ -109,7 +111,7 @@ def test_a_restart_that_was_made_is_not_proved_by_a_worker_that_lacks_its_queue(
     assert found("-Q high_q", f"{SCRIPT}:3: -Q high_q", since=NOW - 600).fix
 
 
-def test_of_a_unit_the_line_of_its_file_or_drop_in_is_told() -> None:
+def test_of_a_unit_the_line_of_its_file_or_drop_in_is_reported() -> None:
     unit, drop_in = UNIT, f"{UNIT}.d/q.conf"
     finding = found("-Q high_q", f"{drop_in}:2: -Q high_q", drop_ins={drop_in: DropIn(0.0, "")})
     assert finding.evidence[2] == f"{drop_in}:2: -Q high_q"
@@ -124,7 +126,9 @@ def test_of_this_tools_own_unit_the_remedy_is_to_install_it() -> None:
     assert finding.evidence[-1] == f"{ours}:9: -Q high_q"
 
 
-def test_the_lines_of_a_start_script_are_found_and_nothing_else_of_them_is_told(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_the_lines_of_a_start_script_are_found_and_nothing_else_of_them_is_reported(
+    tmp_path: Path,
+) -> None:
     script = tmp_path / "start.sh"
     script.write_text(
         'set -a; PASSWORD=hunter2\ncelery -b redis://:hunter2@h worker -Q high_q -n "$1@%h" -c 4\n['

@@ -69,13 +69,13 @@ def test_a_task_that_has_run_for_longer_than_the_threshold_hangs() -> None:
     assert any("1 of 1 tasks are then lost" in line for line in finding.evidence)
 
 
-def test_five_minutes_are_no_fault_nor_is_a_task_that_has_ended_between_the_looks() -> None:
+def test_five_minutes_are_not_a_fault_nor_is_a_task_that_has_ended_between_the_looks() -> None:
     assert not found(busy(300), busy(300))
     assert not found(busy(700), busy(700, id="t2"))
     assert not found(busy(None), busy(None))
 
 
-def test_what_waits_behind_tasks_that_may_only_be_long_is_said_and_is_no_fault() -> None:
+def test_what_waits_behind_tasks_that_may_only_be_long_is_said_and_is_not_a_fault() -> None:
     def said(age_s: float) -> list[str]:
         snapshot = make_snapshot(FLEET, broker=looked_at(busy(age_s), busy(age_s)))
         return list(stuck.waiting_behind_tasks(FLEET, snapshot))
@@ -105,7 +105,7 @@ def test_a_worker_whose_clock_is_ahead_is_judged_by_its_own_clock() -> None:
     assert "worker.hangs" not in found(busy(700), busy(700), ahead_s=-600)
 
 
-def test_a_worker_whose_subtasks_wait_behind_it_is_told_before_the_threshold() -> None:
+def test_a_worker_whose_subtasks_wait_behind_it_is_reported_before_the_threshold() -> None:
     sent = {QUEUE: {"t1": 3}}
     assert "worker.waits_for_itself" in found(busy(60), busy(60), senders=sent)
     assert not found(busy(10), busy(10), senders=sent)
@@ -140,7 +140,7 @@ def test_a_pool_that_has_grown_since_its_start_has_a_free_process() -> None:
     )
 
 
-def test_an_idle_worker_is_told_only_where_the_same_message_waits_both_times() -> None:
+def test_an_idle_worker_is_reported_only_where_the_same_message_waits_both_times() -> None:
     assert not found(NODE, NODE)
     finding = found(NODE, NODE, unmoved=frozenset({QUEUE}), waiting_clients=0)["queue.not_taken"]
     assert any("restart-workers" in line for line in finding.evidence)
@@ -151,7 +151,7 @@ def test_an_idle_worker_is_told_only_where_the_same_message_waits_both_times() -
     assert any("not known" in line for line in unknown.evidence)
 
 
-def test_what_is_held_back_for_a_rate_limit_is_told_as_that() -> None:
+def test_what_is_held_back_for_a_rate_limit_is_reported_as_that() -> None:
     limited = replace(NODE, rate_limits={"shop.tasks.bill": "1/h"})
     seen: dict[str, Any] = {
         "unmoved": frozenset({QUEUE}),

@@ -88,7 +88,7 @@ def findings(
     return list(take_over.findings(fleet, snapshot, wanted, kill=kill))
 
 
-def test_a_unit_is_kept_from_starting_then_stopped_and_both_are_taken_back() -> None:
+def test_a_unit_is_kept_from_starting_then_stopped_and_both_are_undone() -> None:
     (found,) = findings(a_process())
     link, stop = found.fix
     assert found.code == "worker.to_be_taken_over"
@@ -250,7 +250,7 @@ def test_where_it_reads_our_file_alone_nothing_is_carried_over() -> None:
     assert [change for change in found.fix if change.path] == []
 
 
-def test_a_process_that_nobody_runs_cannot_be_started_again_and_cron_that_starts_it_is_named() -> (
+def test_a_process_that_no_one_runs_cannot_be_started_again_and_cron_that_starts_it_is_named() -> (
     None
 ):
     options = Options("worker", "shop", "high@web1", queues=("high_q",), concurrency=2)
@@ -298,7 +298,7 @@ def test_what_runs_in_a_unit_that_does_not_name_celery_is_left_alone_and_what_a_
 @pytest.mark.parametrize(
     "command", ["{python} -m celery -A shop worker -n high@%%h -Q high_q", "sh -c 'celery x'"]
 )
-def test_a_unit_that_does_not_run_and_starts_with_the_host_is_kept_from_it_where_its_command_tells(
+def test_a_unit_that_does_not_run_and_starts_with_the_host_is_kept_from_it_where_its_command_shows_it(
     command: str,
 ) -> None:
     unit = Unit(
@@ -326,7 +326,7 @@ def test_a_unit_that_does_not_run_and_starts_with_the_host_is_kept_from_it_where
         ("logrotate", "/etc/logrotate.d/celery-shop"),
     ],
 )
-def test_a_file_that_somebody_else_wrote_is_replaced_only_where_that_is_asked_for(
+def test_a_file_that_someone_else_wrote_is_replaced_only_where_that_is_asked_for(
     taking: bool, kind: Kind, path: str
 ) -> None:
     host = a_host(cron_scheduler="systemd" if kind == "timer" else "cron")

@@ -90,7 +90,7 @@ def test_nothing_is_taken_for_its_time_where_the_clocks_differ(ahead_s: float) -
     assert of(make_queue("high_q", 5000, selected=(LATE,)), fleet=timeless)
 
 
-def test_what_a_killed_run_has_left_aside_is_brought_home() -> None:
+def test_what_a_killed_run_has_left_aside_is_returned() -> None:
     (change,) = plan(make_queue("high_q", 5000, aside=4200))
     assert change.summary == "return 4,200 messages to high_q that an interrupted run set aside"
     assert change.do == TakeMessages("high_q", "high_q.messages.jsonl", RULES)
@@ -104,7 +104,7 @@ def test_malformed_items_alone_are_reason_enough_and_count_with_the_others() -> 
     assert change.summary.startswith("archive 1,202 of 5,000 ")
 
 
-def test_what_is_moved_is_told_with_where_it_goes_and_notes_stand_below() -> None:
+def test_what_is_moved_is_reported_with_where_it_goes_and_notes_stand_below() -> None:
     moved = Selection("belongs there", 3, {"shop.tasks.ship": 3}, to="other\x06\x169")
     state = make_queue(
         "high_q",

@@ -60,12 +60,12 @@ def test_a_fleet_in_which_all_is_right_has_no_finding_though_no_host_was_asked()
     assert codes(make_broker(FLEET)) == []
 
 
-def test_a_node_that_does_not_answer_is_told_without_asking_its_host() -> None:
+def test_a_node_that_does_not_answer_is_reported_without_asking_its_host() -> None:
     found = codes(make_broker(FLEET, nodes={}))
     assert found == ["worker.not_answering", "queue.no_consumer"]
 
 
-def test_a_worker_that_the_inventory_lacks_is_told_where_it_takes_its_messages() -> None:
+def test_a_worker_that_the_inventory_lacks_is_reported_where_it_takes_its_messages() -> None:
     def of(*queues: str, tasks: tuple[str, ...] = TASKS) -> list[tuple[str, Severity]]:
         broker = make_broker(FLEET)
         stray = NodeState("stray@there", frozenset(tasks), frozenset(queues))
@@ -79,7 +79,7 @@ def test_a_worker_that_the_inventory_lacks_is_told_where_it_takes_its_messages()
     assert of("high_q", tasks=TASKS[:1]) == [("worker.unknown", Severity.ERROR)]
 
 
-def test_what_a_silent_worker_leads_to_is_told_after_it_with_its_cause() -> None:
+def test_what_a_silent_worker_leads_to_is_reported_after_it_with_its_cause() -> None:
     broker = make_broker(FLEET, queues={"high_q": make_queue(depth=9)}, nodes={})
     found = watch(FLEET, Snapshot(NOW, broker, {}))
     assert [one.code for one in found] == ["worker.not_answering", "queue.no_consumer"]
@@ -88,7 +88,7 @@ def test_what_a_silent_worker_leads_to_is_told_after_it_with_its_cause() -> None
     ]
 
 
-def test_what_earlier_looks_show_is_told_below_its_cause_too() -> None:
+def test_what_earlier_looks_show_is_reported_below_its_cause_too() -> None:
     broker = make_broker(FLEET, queues={"high_q": make_queue(depth=9)}, nodes={})
     slow = Finding(
         "queue.drain_time",
@@ -105,7 +105,7 @@ def test_what_earlier_looks_show_is_told_below_its_cause_too() -> None:
     assert [one.code for one in found[2].caused_by] == ["queue.no_consumer"]
 
 
-def test_several_workers_of_one_name_are_told() -> None:
+def test_several_workers_of_one_name_are_reported() -> None:
     broker = make_broker(FLEET)
     nodes = {name: replace(node, twins=2) for name, node in broker.nodes.items()}
     assert codes(replace(broker, nodes=nodes)) == ["worker.twins"]
@@ -139,14 +139,14 @@ def test_nothing_that_is_only_worth_knowing_counts() -> None:
 
 
 @pytest.mark.parametrize(("age_s", "found"), [(3600, []), (3601, ["queue.unacked_age"])])
-def test_messages_that_stay_unacknowledged_are_told(age_s: float, found: list[str]) -> None:
+def test_messages_that_stay_unacknowledged_are_reported(age_s: float, found: list[str]) -> None:
     assert codes(make_broker(FLEET, unacked=2, oldest_unacked_at=NOW - age_s)) == found
 
 
 @pytest.mark.parametrize(
     ("sent_at", "found"), [(NOW - 600, []), (NOW - 601, ["beat.silent"]), (None, ["beat.silent"])]
 )
-def test_beat_that_is_silent_for_too_long_is_told_by_monitor_and_diagnose(
+def test_beat_that_is_silent_for_too_long_is_reported_by_monitor_and_diagnose(
     sent_at: float | None, found: list[str]
 ) -> None:
     state = replace(make_state(HOST), beat_sent_at=sent_at)
@@ -180,7 +180,7 @@ def test_a_host_of_beats_that_does_not_answer_is_a_finding() -> None:
         (2.0, ["queue.drain_time"]),
     ],
 )
-def test_a_backlog_that_drains_too_slowly_or_not_at_all_is_told(
+def test_a_backlog_that_drains_too_slowly_or_not_at_all_is_reported(
     per_s: float | None, found: list[str]
 ) -> None:
     fleet = make_fleet(HOST, thresholds=Thresholds(drain_time=6 * 3600))
@@ -225,7 +225,7 @@ def test_without_the_broker_all_but_its_silence_may_hold() -> None:
     assert not of("broker.unreachable", "broker"), "it answers that it loads"
 
 
-def test_a_broker_that_is_away_is_told_by_its_state_and_beat_is_judged_all_the_same() -> None:
+def test_a_broker_that_is_away_is_reported_by_its_state_and_beat_is_judged_all_the_same() -> None:
     away = BrokerState.not_seen(NotAsked(Trouble.MAX_CLIENTS, "no more clients", "end some"))
     silent = make_state(HOST, beat_sent_at=NOW - 3600)
     assert codes(away, silent) == ["broker.max_clients", "beat.silent"]
@@ -234,7 +234,7 @@ def test_a_broker_that_is_away_is_told_by_its_state_and_beat_is_judged_all_the_s
     )
 
 
-def test_what_only_nodes_can_tell_may_hold_where_none_could_be_asked() -> None:
+def test_what_only_nodes_can_report_may_hold_where_none_could_be_asked() -> None:
     why = NotAsked(Trouble.CANNOT_SAVE, "no disk", "free it")
     broker = make_broker(FLEET, nodes={}, unasked=why)
     assert codes(broker) == ["broker.cannot_save"]

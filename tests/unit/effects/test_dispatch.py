@@ -8,7 +8,7 @@ from tests.unit.effects.made import fragment
 from tests.unit.fleets import make_host
 
 
-def test_an_effect_in_the_broker_is_no_shell_fragment() -> None:
+def test_an_effect_in_the_broker_is_not_a_shell_fragment() -> None:
     with pytest.raises(TypeError, match="TakeMessages is not an effect on a host"):
         fragment(TakeMessages("q", "a", ()))
 

@@ -37,7 +37,7 @@ def test_what_others_changed_elsewhere_in_the_file_meanwhile_is_kept(path: Path)
 
 
 @pytest.mark.parametrize("now", ["TIMEOUT=hunter2\n", "", "# TIMEOUT=x\n"])
-def test_a_variable_that_somebody_changed_meanwhile_makes_the_plan_stale(
+def test_a_variable_that_someone_changed_meanwhile_makes_the_plan_stale(
     path: Path, now: str
 ) -> None:
     path.write_text(now)
@@ -48,7 +48,7 @@ def test_a_variable_that_somebody_changed_meanwhile_makes_the_plan_stale(
     assert path.read_text() == now
 
 
-def test_a_variable_that_has_its_wanted_value_already_is_no_reason_to_refuse(path: Path) -> None:
+def test_a_variable_that_has_its_wanted_value_already_is_not_a_reason_to_refuse(path: Path) -> None:
     path.write_text("A=1\nB=old\n")
     assert set_in(path, {"A": "1", "B": "2"}, {"A": "0", "B": "old"}).code == 0
     assert path.read_text() == "A=1\nB=2\n"

@@ -59,7 +59,7 @@ def test_a_file_is_removed_when_it_is_what_was_seen(path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", [NEW, None])
-def test_a_file_that_somebody_changed_meanwhile_is_left_alone(
+def test_a_file_that_someone_changed_meanwhile_is_left_alone(
     path: Path, wanted: bytes | None
 ) -> None:
     path.write_bytes(b"of another")
@@ -117,7 +117,7 @@ def test_a_masked_unit_is_replaced_and_dev_null_is_not(path: Path) -> None:
     assert Path("/dev/null").is_char_device()
 
 
-def test_a_missing_directory_is_told_by_its_name_and_not_made(tmp_path: Path) -> None:
+def test_a_missing_directory_is_reported_by_its_name_and_not_made(tmp_path: Path) -> None:
     answer = make(write(tmp_path / "none" / "f", NEW))
     assert answer.code == 1
     assert f"the directory {tmp_path / 'none'} does not exist" in answer.err
@@ -323,7 +323,7 @@ def test_who_owns_the_folder_cannot_lead_root_elsewhere_by_links(shared: Path, w
         assert names(victim) == ["app.conf"]
 
 
-def test_a_link_of_the_folders_owner_leads_only_to_what_is_theirs(shared: Path) -> None:
+def test_a_link_of_the_folders_owner_leads_only_to_their_own_files(shared: Path) -> None:
     home, victim = shared / "home", shared / "victim"
     for directory in (home, victim, home / "real"):
         directory.mkdir()
@@ -375,7 +375,9 @@ def test_a_host_is_asked_whether_each_user_that_a_file_names_exists(
     assert f" 644 '' {judged}\n" in written
 
 
-def test_a_user_that_does_not_exist_is_told_and_the_file_is_not_put_in_place(path: Path) -> None:
+def test_a_user_that_does_not_exist_is_reported_and_the_file_is_not_put_in_place(
+    path: Path,
+) -> None:
     answer = make(
         WriteFile(str(path), b"* * * * * no-such-user true\n", 0o644, "absent", check="cron")
     )

@@ -26,7 +26,7 @@ def journal_lines(world: World) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_broken_fleet_is_put_right_and_a_second_run_finds_nothing_to_do(world: World) -> None:
+def test_a_broken_fleet_is_fixed_and_a_second_run_finds_nothing_to_do(world: World) -> None:
     world.broker.bad["high_q"] = 7
     assert world.remediate() == ExitCode.OK
     for host in ("web1", "web2"):
@@ -108,13 +108,13 @@ def test_a_host_that_fails_a_step_takes_no_part_in_the_later_ones_and_the_other_
     assert world.last_run().outcome == "failed"
 
 
-def test_what_a_failing_command_said_is_told(world: World) -> None:
+def test_what_a_failing_command_said_is_reported(world: World) -> None:
     world.path("web1", "high.broken").touch()
     assert world.remediate("web1") == ExitCode.FAILED
     assert world.reporter.detail("start high") == "exit code 1: high is broken"
 
 
-def test_of_a_failing_command_that_says_much_the_last_ten_lines_are_told(world: World) -> None:
+def test_of_a_failing_command_that_says_much_the_last_ten_lines_are_reported(world: World) -> None:
     world.path("web1", "ctl").write_text(f'[ "$1" = start ] || exit 3\nseq 100\nexit 4\n{CTL}')
     world.remediate("web1")
     assert world.reporter.detail("start high").splitlines() == [
@@ -169,7 +169,7 @@ def test_the_second_look_waits_for_a_state_that_takes_its_time(world: World) -> 
     assert world.reporter.waited[-2:] == ["waiting for high@web1 to answer", ""]
 
 
-def test_a_variable_that_somebody_sets_meanwhile_is_left_alone_and_the_host_has_failed(
+def test_a_variable_that_someone_sets_meanwhile_is_left_alone_and_the_host_has_failed(
     world: World,
 ) -> None:
     env = world.path("web1", "env")
@@ -208,7 +208,7 @@ def test_a_file_that_becomes_unreadable_fails_its_host_and_not_the_run(world: Wo
 # --- hosts that go away
 
 
-def test_a_host_that_does_not_answer_is_told_and_the_others_are_put_right(world: World) -> None:
+def test_a_host_that_does_not_answer_is_reported_and_the_others_are_fixed(world: World) -> None:
     world.transports["web1"].is_gone = True
     assert world.remediate() == ExitCode.UNREACHABLE
     assert world.reporter.tallies["web1"] == Tally(unreachable=1)
@@ -234,7 +234,7 @@ def test_a_host_that_goes_away_while_it_is_changed_leaves_an_effect_of_unknown_o
     assert set(world.reporter.outcomes("web2").values()) == {CHANGED}
 
 
-def test_a_host_that_goes_away_before_the_second_look_is_no_success(world: World) -> None:
+def test_a_host_that_goes_away_before_the_second_look_is_not_success(world: World) -> None:
     transport = world.transports["web1"]
 
     def leave(script: str) -> None:
@@ -310,7 +310,7 @@ def test_messages_that_are_still_there_after_the_cleaning_are_a_failure(world: W
     assert world.reporter.tallies[BROKER] == Tally(failed=1)
 
 
-def test_what_arrives_while_a_queue_is_cleaned_is_told_and_no_failure(world: World) -> None:
+def test_what_arrives_while_a_queue_is_cleaned_is_reported_and_no_failure(world: World) -> None:
     world.broker.bad["high_q"], world.broker.arriving = 3, 2
     assert world.remediate() == ExitCode.OK
     assert "new since then, still to do: archive 2 of 2 messages" in world.reporter.detail(
@@ -374,7 +374,7 @@ def test_a_restart_that_was_asked_for_counts_only_when_the_worker_is_a_new_one(
     assert walk(session, (session.workers(since),), snapshot) == ExitCode.FAILED
 
 
-def test_the_run_that_can_be_taken_back_is_told_at_its_end(world: World) -> None:
+def test_the_run_that_can_be_undone_is_reported_at_its_end(world: World) -> None:
     world.remediate()
     assert world.reporter.undo == world.last_run().id
 
@@ -419,7 +419,7 @@ def test_the_exit_code_says_the_worst_of_all_hosts(tallies: list[Tally], code: E
     assert Recap({str(n): tally for n, tally in enumerate(tallies)}).exit_code == code
 
 
-def test_an_unwritable_record_is_told_before_anything_is_changed(world: World) -> None:
+def test_an_unwritable_record_is_reported_before_anything_is_changed(world: World) -> None:
     world.state.write_text("a file")
     before = world.files("web1")
     with pytest.raises(RunbookError, match="cannot be recorded"):

@@ -25,7 +25,7 @@ def blocks(*blocked: Block) -> Finding:
     return Finding("x.y", "somewhere", "something is wrong", blocks=blocked)
 
 
-def test_a_blocked_host_is_left_as_it_is_and_the_others_are_put_right(world: World) -> None:
+def test_a_blocked_host_is_left_as_it_is_and_the_others_are_fixed(world: World) -> None:
     assert world.remediate(blocking=[blocks(Block("web1"))]) == ExitCode.FAILED
     assert set(world.files("web1")) == {"env"}
     assert world.log("web1") == []

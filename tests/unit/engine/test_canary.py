@@ -48,7 +48,7 @@ def test_a_canary_whose_queue_only_silent_hosts_outside_limit_consume_is_not_sen
 
 
 @pytest.mark.parametrize(("queue", "nodes"), [("low_q", (HERE, OUTSIDE)), ("high_q", ())])
-def test_a_canary_that_somebody_may_run_is_sent(
+def test_a_canary_that_someone_may_run_is_sent(
     world: World, queue: str, nodes: tuple[NodeState, ...]
 ) -> None:
     """With none that answers, a solo worker of this host may be at its task."""

@@ -137,7 +137,7 @@ def two(world: World) -> tuple[Path, Path]:
         (hide, "cannot be read: Is a directory", 0),
     ],
 )
-def test_a_file_whose_contents_are_lost_is_left_alone_and_told_and_the_others_are_put_back(
+def test_a_file_whose_contents_are_lost_is_left_alone_and_reported_and_the_others_are_put_back(
     world: World, two: tuple[Path, Path], how: Callable[[Path], None], expected: str, known: int
 ) -> None:
     folder = recorded(world, *map(put, two))
@@ -172,7 +172,7 @@ def test_a_variable_whose_values_are_lost_is_left_alone(world: World) -> None:
     assert env.read_text() == "GREETING='hunter2'\n"
 
 
-def test_a_write_that_failed_is_not_called_somebody_elses_where_its_contents_are_lost(
+def test_a_write_that_failed_is_not_called_someone_elses_where_its_contents_are_lost(
     world: World, two: tuple[Path, Path]
 ) -> None:
     journal = Journal.create(

@@ -59,7 +59,7 @@ def state_of(world: World) -> dict[str, tuple[bytes, int]]:
     }
 
 
-def test_a_run_killed_before_any_flush_of_its_record_is_run_again_and_taken_back(
+def test_a_run_killed_before_any_flush_of_its_record_is_run_again_and_undone(
     tmp_path: Path,
 ) -> None:
     """Between a change's contents and its line in the journal, after both, and everywhere else."""

@@ -124,7 +124,7 @@ def test_a_file_that_is_imported_under_another_name_is_not_imported_again(place:
         ("parts/tasks.py", "def bill(): ...\n", "does not register them"),
     ],
 )
-def test_what_keeps_it_from_being_offered_is_told(
+def test_what_keeps_it_from_being_offered_is_reported(
     place: Path, name: str, text: str, why: str | None
 ) -> None:
     (place / "made.py").write_text(

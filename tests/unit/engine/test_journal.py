@@ -129,7 +129,7 @@ def test_the_runs_of_an_application_since_a_time_are_named_by_their_first_lines(
 
 
 @pytest.mark.parametrize("umask", [0, 0o002, 0o277])
-def test_nobody_else_can_read_or_write_a_run_whatever_the_umask(state: Path, umask: int) -> None:
+def test_no_one_else_can_read_or_write_a_run_whatever_the_umask(state: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         with journal(state) as run:
@@ -165,7 +165,7 @@ def test_a_state_folder_that_others_may_write_is_refused(
 @pytest.mark.parametrize(
     "planted", [".", "runs", "runs/20250101-000000-aaaa", f"runs/20250101-000000-aaaa/{JOURNAL}"]
 )
-def test_a_record_of_somebody_else_is_refused(state: Path, planted: str) -> None:
+def test_a_record_of_someone_else_is_refused(state: Path, planted: str) -> None:
     with journal(state) as run:
         run.finished(run.intend(WRITE), Outcome.CHANGED)
     os.chown(state / planted, 12345, 12345)
@@ -225,7 +225,7 @@ def test_a_change_is_on_the_disk_before_intend_returns(state: Path) -> None:
         assert read_run(run.directory).entries[n - 1].change == WRITE
 
 
-def test_a_state_directory_that_cannot_be_written_is_told_before_anything_is_changed(
+def test_a_state_directory_that_cannot_be_written_is_reported_before_anything_is_changed(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "state").write_text("a file")
@@ -361,7 +361,7 @@ def test_a_journal_of_another_format_is_refused_and_not_misread(state: Path) -> 
         read_run(run.directory)
 
 
-def test_a_missing_journal_is_told(tmp_path: Path) -> None:
+def test_a_missing_journal_is_reported(tmp_path: Path) -> None:
     with pytest.raises(RunbookError, match="missing or damaged"):
         read_run(tmp_path)
 
@@ -398,7 +398,7 @@ while True:
 
 
 @pytest.mark.parametrize("after", [1, 2, 40])
-def test_a_run_that_was_killed_is_readable_and_lacks_nothing_it_had_told(
+def test_a_run_that_was_killed_is_readable_and_lacks_nothing_it_had_reported(
     state: Path, after: int
 ) -> None:
     process = subprocess.Popen(
@@ -447,7 +447,7 @@ except RunbookError as error:
 
 
 @pytest.mark.parametrize("name", ["journal.jsonl", "contents.jsonl"])
-def test_a_full_disk_is_told_and_leaves_the_record_whole(state: Path, name: str) -> None:
+def test_a_full_disk_is_reported_and_leaves_the_record_whole(state: Path, name: str) -> None:
     """A limit on the file's size stands for the disk: the write stops half-way, then there is room
     again.
     """
@@ -462,7 +462,7 @@ def test_a_full_disk_is_told_and_leaves_the_record_whole(state: Path, name: str)
     assert all(path.read_bytes().endswith(b"}\n") for path in record.directory.iterdir())
 
 
-def test_a_disk_that_is_full_from_the_start_is_told_with_that_nothing_was_changed(
+def test_a_disk_that_is_full_from_the_start_is_reported_with_that_nothing_was_changed(
     state: Path,
 ) -> None:
     program = (
@@ -544,7 +544,7 @@ def test_runs_are_listed_oldest_first(runs: Path) -> None:
     assert [record.id for record in list_runs(runs)] == list(IDS)
 
 
-def test_whether_the_last_run_failed_is_told_of_the_same_verb_and_inventory_alone(
+def test_whether_the_last_run_failed_is_reported_of_the_same_verb_and_inventory_alone(
     state: Path,
 ) -> None:
     made = [("remediate", "mine", "ok"), ("remediate", "mine", "failed"), ("undo", "mine", "ok"),
@@ -562,7 +562,7 @@ def test_whether_the_last_run_failed_is_told_of_the_same_verb_and_inventory_alon
     assert found == {"mine": True, "other": False, "killed": True, "third": False}
 
 
-def test_a_failed_run_that_was_taken_back_does_not_count_as_failed_any_more(state: Path) -> None:
+def test_a_failed_run_that_was_undone_does_not_count_as_failed_any_more(state: Path) -> None:
     with journal(state, IDS[0]) as run:
         n = run.intend(undoable())
         run.end("failed", 2)
@@ -617,7 +617,7 @@ def undoable() -> Change:
     )
 
 
-def test_a_run_is_undone_once_all_that_can_be_taken_back_was(state: Path) -> None:
+def test_a_run_is_undone_once_all_that_can_be_undone_was(state: Path) -> None:
     with journal(state) as run:
         for change in (undoable(), CANARY, undoable()):
             run.intend(change)
@@ -628,7 +628,7 @@ def test_a_run_is_undone_once_all_that_can_be_taken_back_was(state: Path) -> Non
     assert read_run(run.directory).state == "undone"
 
 
-def test_a_run_without_anything_to_take_back_is_never_called_undone(state: Path) -> None:
+def test_a_run_without_anything_to_undo_is_never_called_undone(state: Path) -> None:
     with journal(state) as run:
         run.intend(CANARY)
         assert read_run(run.directory).state == "unfinished"

@@ -124,7 +124,7 @@ def test_a_broken_status_command_is_that_services_fault_and_the_others_are_judge
 
 
 @pytest.mark.parametrize("path", ["env", "units/celery.target"])
-def test_a_folder_in_the_place_of_a_file_is_told_and_its_host_left_alone(
+def test_a_folder_in_the_place_of_a_file_is_reported_and_its_host_left_alone(
     path: str, world: World
 ) -> None:
     there = world.path("web2", path)

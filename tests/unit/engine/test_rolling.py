@@ -230,7 +230,7 @@ def test_the_record_of_what_was_put_back_has_nothing_to_undo_and_calls_nothing_u
     assert not any("failed: " in line and "(undone since)" in line for line in output.splitlines())
 
 
-def test_where_nothing_is_to_be_put_back_that_is_not_announced_and_the_way_to_the_logs_is_told(
+def test_where_nothing_is_put_back_that_is_not_announced_and_the_way_to_the_logs_is_shown(
     fleet: World,
 ) -> None:
     assert fleet.remediate() == ExitCode.OK

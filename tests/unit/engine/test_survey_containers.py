@@ -106,7 +106,7 @@ def test_a_container_is_named_by_its_name_its_service_or_its_id(given: str) -> N
     assert of(named(seen(), services(REDIS, WORKER, SITE), given)).name == "shop_site_1"
 
 
-def test_one_that_is_not_there_is_told_with_those_that_are() -> None:
+def test_one_that_is_not_there_is_reported_with_those_that_are() -> None:
     with pytest.raises(UsageError, match="no container nope on web1") as error:
         named(seen(), services(WORKER, REDIS), "nope")
     assert error.value.advice == "containers there: shop_redis_1, shop_worker_1"
@@ -126,7 +126,7 @@ def test_with_one_container_those_of_its_project_are_meant_or_those_of_its_image
     assert [one.name for one in meant(seen(*all_, inside=by_name), "")] == ["w_one", "w_two"]
 
 
-def test_the_folder_of_a_compose_project_means_its_containers_unless_workers_run_there_by_hand() -> (
+def test_the_folder_of_a_compose_project_means_its_containers_unless_workers_run_there_manually() -> (
     None
 ):
     assert [one.name for one in meant(seen(REDIS, WORKER), FOLDER)] == ["redis", "worker"]
@@ -192,9 +192,7 @@ services:
 """
 
 
-def test_a_compose_file_tells_the_environment_files_of_a_service_and_the_names_of_what_it_sets() -> (
-    None
-):
+def test_a_compose_file_names_the_environment_files_of_a_service_and_what_it_sets() -> None:
     names = ("SHOP_MODE", "SHOP_KEY")
     files = (f"{FOLDER}/common.env", f"{FOLDER}/shop.env")
     assert environment_of(COMPOSE.encode(), FOLDER, "worker") == (files, names)

@@ -92,7 +92,7 @@ def put_file(
 # --- a whole run
 
 
-def test_a_run_is_taken_back_files_messages_and_services(world: World, done: str) -> None:
+def test_a_run_is_undone_files_messages_and_services(world: World, done: str) -> None:
     before = {"env": b"TIMEOUT=x\nTOKEN=s3cret\n"}
     recap = take_back(world, done)
     assert recap.exit_code == ExitCode.OK
@@ -105,7 +105,7 @@ def test_a_run_is_taken_back_files_messages_and_services(world: World, done: str
     assert find_run(world.state, done).state == "undone"
 
 
-def test_undo_stops_what_was_started_then_mends_files_then_restarts_and_last_moves_messages(
+def test_undo_stops_what_was_started_then_fixes_files_then_restarts_and_last_moves_messages(
     world: World, done: str
 ) -> None:
     take_back(world, done)
@@ -344,7 +344,7 @@ def test_a_restart_is_repeated_only_on_the_host_where_a_file_comes_back(world: W
     }
 
 
-def test_of_messages_that_go_back_it_is_told_who_runs_them_as_far_as_that_is_known_before(
+def test_of_messages_that_go_back_it_is_reported_who_runs_them_as_far_as_that_is_known_before(
     world: World, done: str
 ) -> None:
     """web1's worker is stopped; web2's starts again with what is put back, which alone says what it
@@ -372,7 +372,7 @@ def test_a_worker_that_an_undo_leaves_alone_will_run_what_goes_back_into_its_que
 # --- what stays out, what needs nothing
 
 
-def test_malformed_messages_stay_out_unless_asked_for_and_that_is_told(
+def test_malformed_messages_stay_out_unless_asked_for_and_that_is_reported(
     world: World, done: str
 ) -> None:
     world.broker.held_back = 2
@@ -520,7 +520,7 @@ def test_a_unit_that_is_masked_stays_so(world: World) -> None:
     assert unit.is_symlink()
 
 
-def test_what_a_run_could_not_change_need_not_be_taken_back(world: World) -> None:
+def test_what_a_run_could_not_change_need_not_be_undone(world: World) -> None:
     unit = world.path("web1", "units/celery-beat.service")
 
     def edited(script: str) -> None:

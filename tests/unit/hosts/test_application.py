@@ -131,7 +131,7 @@ def test_an_application_that_switches_remote_control_off_says_so(site: Site) -> 
     assert not site.probe().remote_control
 
 
-def test_an_application_tells_the_transport_options_that_matter_and_no_other(site: Site) -> None:
+def test_an_application_reports_the_transport_options_that_matter_and_no_other(site: Site) -> None:
     assert site.probe().options == {}
     options = {
         "visibility_timeout": 7200,
@@ -142,7 +142,7 @@ def test_an_application_tells_the_transport_options_that_matter_and_no_other(sit
     assert site.probe().options == {"visibility_timeout": 7200, "priority_steps": [0, 5]}
 
 
-def test_an_application_that_cannot_be_loaded_tells_no_options(site: Site) -> None:
+def test_an_application_that_cannot_be_loaded_reports_no_options(site: Site) -> None:
     site.write(**{"shop.py": "import nosuch\n"})
     assert site.probe().options is None
 
@@ -164,7 +164,7 @@ def test_the_applications_code_is_run_by_its_own_user_and_never_by_root(
         assert (site.directory / "seen").read_text() == "nobody\n"
 
 
-def test_an_application_tells_what_its_workers_can_read(site: Site) -> None:
+def test_an_application_reports_what_its_workers_can_read(site: Site) -> None:
     probe = site.probe()
     assert probe.accepts == frozenset({"application/json", "application/data", "application/text"})
     assert probe.compressions is not None
@@ -184,7 +184,7 @@ def test_an_application_tells_what_its_workers_can_read(site: Site) -> None:
     assert site.probe().accepts == frozenset(own | {"application/data", "application/text"})
 
 
-def test_a_schedule_that_is_none_does_not_pass_for_an_application_that_does_not_load(
+def test_a_schedule_that_is_not_one_does_not_pass_for_an_application_that_does_not_load(
     site: Site,
 ) -> None:
     site.write(**{"shop.py": dedent(APP) + "app.conf.beat_schedule = [1]\n"})
@@ -192,12 +192,12 @@ def test_a_schedule_that_is_none_does_not_pass_for_an_application_that_does_not_
     assert (probe.loaded, probe.application and probe.application.schedule) == (True, ())
 
 
-def test_an_application_whose_accepted_content_is_unknown_does_not_tell_it(site: Site) -> None:
+def test_an_application_whose_accepted_content_is_unknown_does_not_report_it(site: Site) -> None:
     site.write(**{"shop.py": dedent(APP) + "app.conf.accept_content = ['nosuch']\n"})
     assert site.probe().accepts is None
 
 
-def test_a_module_that_imports_but_has_no_such_task_is_told_with_no_error(site: Site) -> None:
+def test_a_module_that_imports_but_has_no_such_task_is_reported_with_no_error(site: Site) -> None:
     probe = site.probe("tasks.bill", "tasks.nosuch")
     assert probe.errors == {"tasks": ""}
 
@@ -242,7 +242,7 @@ def test_the_environment_file_is_read_and_overrides_come_on_top(site: Site) -> N
         b"NOTE=$(id -un)",
     ],
 )
-def test_a_line_that_is_no_variable_does_not_pass_for_an_import_error(
+def test_a_line_that_is_not_a_variable_does_not_pass_for_an_import_error(
     site: Site, line: bytes
 ) -> None:
     (site.directory / "app.env").write_bytes(line + b"\nTIMEOUT=30\n")
@@ -431,7 +431,7 @@ def test_the_probe_runs_on_old_pythons(site: Site, python: str) -> None:
     assert (probe.failed, probe.errors, probe.registered) == ("", {}, frozenset({"tasks.bill"}))
 
 
-def test_a_module_that_exits_is_told_and_no_traceback_of_ours(site: Site) -> None:
+def test_a_module_that_exits_is_reported_and_no_traceback_of_ours(site: Site) -> None:
     site.write(**{"shop.py": "import sys\nprint('usage: shop')\nsys.exit(0)\n"})
     probe = site.probe()
     assert probe.registered == frozenset()
@@ -523,7 +523,7 @@ def scheduled(said: Application) -> list[tuple[str, str]]:
     return [(entry.name, entry.route.queue) for entry in said.schedule if entry.route]
 
 
-def test_celerys_own_router_tells_which_queue_a_task_goes_to(site: Site) -> None:
+def test_celerys_own_router_shows_which_queue_a_task_goes_to(site: Site) -> None:
     site.write(**{"shop.py": dedent(APP) + ROUTED})
     found = said(site)
     assert (queue_of(found, "tasks.bill"), queue_of(found, "celery.chord")) == ("bills", "rest")

@@ -151,7 +151,7 @@ def found(
 # --- who else runs it -------------------------------------------------------------------------------------------------
 
 
-def test_units_of_celery_multi_and_plain_ones_are_told_with_their_nodes_and_without_their_children() -> (
+def test_units_of_celery_multi_and_plain_ones_are_reported_with_their_nodes_and_without_their_children() -> (
     None
 ):
     assert found(
@@ -207,7 +207,7 @@ SUPERVISORD = "5 (supervisord) S 1 5 5 0 -1 0 0 0 0 0 1 1 0 0 20 0 1 0 9\n"
         (f"0::/docker/{ID}", "here -", 1, "process 9", None),  # this host is the container
     ],
 )
-def test_whoever_runs_it_is_told(
+def test_who_runs_it_is_reported(
     group: str, flags: str, parent: int, name: str, manager: Manager | None
 ) -> None:
     shown = Shown(group, 9, f"{PYTHON} -A printer_inventory worker -n a@web1", parent, flags)
@@ -219,7 +219,7 @@ def test_what_runs_on_a_host_inside_this_one_is_not_here() -> None:
     assert found(Shown(group, 9, OLD1, flags="- inside")) == ()
 
 
-def test_what_belongs_to_a_service_of_ours_is_nobody_elses() -> None:
+def test_what_belongs_to_a_service_of_ours_is_no_one_elses() -> None:
     main, child = Shown("0::/", 9, OLD1), Shown("0::/", 10, OLD1, parent=9)
     assert found(main, child, ours=[9]) == ()
     assert found(process("celery-worker@high.service", 9, OLD1)) == ()
@@ -272,7 +272,7 @@ def test_what_counts_is_a_worker_or_beat_of_this_application(
 @pytest.mark.parametrize(
     ("command", "expected"), [("beat", "beat"), ("worker", "worker"), ("flower", "")]
 )
-def test_an_application_that_is_called_worker_is_no_worker(command: str, expected: str) -> None:
+def test_an_application_that_is_called_worker_is_not_a_worker(command: str, expected: str) -> None:
     runs = [
         list(one.runs.values())
         for one in found(process("a.service", 9, f"{PYTHON} -A worker {command}"), app="worker")
@@ -311,7 +311,7 @@ def test_without_systemd_another_directory_is_another_installation(
         ("/srv/venv/bin/celery -A shop beat", "beat"),
     ],
 )
-def test_a_worker_that_is_a_beat_too_is_told_as_such(command: str, runs: str) -> None:
+def test_a_worker_that_is_a_beat_too_is_reported_as_such(command: str, runs: str) -> None:
     assert [one.runs for one in found(process("a.service", 9, command), app="shop")] == [{9: runs}]
 
 
@@ -389,7 +389,7 @@ def test_a_title_decides_by_itself_and_has_the_whole_name_of_the_node(
         ("", "tail", False),
     ],
 )
-def test_a_program_that_is_no_python_is_no_celery(program: str, name: str, counts: bool) -> None:
+def test_a_program_that_is_not_python_is_not_celery(program: str, name: str, counts: bool) -> None:
     seen = census(Shown("0::/", 9, "celery -A shop worker", program=program, name=name))
     assert len(seen.processes) == counts
 
@@ -403,7 +403,7 @@ NETWORK = f"""\
 """
 
 
-def test_a_process_is_told_with_all_that_is_known_of_it() -> None:
+def test_a_process_is_reported_with_all_that_is_known_of_it() -> None:
     command = f"{PYTHON} -A shop:app worker -n a@%h -Q high,low -P gevent -c 20 -B"
     above = "".join(
         f"{pid} ({name}) S {up} 1 1 0 -1 0\n" for pid, name, up in [(7, "sh", 6), (6, "tini", 5)]
@@ -451,13 +451,13 @@ def test_what_may_not_be_seen_of_another_users_process_is_unknown() -> None:
     assert census(Shown("0::/", 9, WORKER), hidden="hidden\n").hidden
 
 
-def test_the_broker_of_the_command_line_is_told_without_its_login() -> None:
+def test_the_broker_of_the_command_line_is_reported_without_its_login() -> None:
     one = only(Shown("0::/", 9, f"{PYTHON} -A shop -b redis://me:s3cret@broker:1/2 worker"))
     assert one.named_broker == BrokerPlace("broker", 1, 2)
     assert "s3cret" not in repr(one)
 
 
-def test_a_unit_is_told_with_what_it_does_to_its_processes() -> None:
+def test_a_unit_is_reported_with_what_it_does_to_its_processes() -> None:
     units = census().units
     assert units["celery.service"] == Unit(
         "celery.service", "/etc/systemd/system/celery.service", "enabled", "forking", "process", "activating",

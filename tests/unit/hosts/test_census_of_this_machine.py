@@ -174,7 +174,7 @@ def test_the_options_are_read_as_celery_reads_them(counted: Counted) -> None:
     assert (threads.node, threads.pool, threads.concurrency) == ("threads@%h", "threads", 3)
 
 
-def test_a_worker_is_told_with_its_connections_and_its_broker_and_no_secret(
+def test_a_worker_is_reported_with_its_connections_and_its_broker_and_no_secret(
     counted: Counted, folder: Path, redis_server: RedisServer
 ) -> None:
     pid = counted[0]["solo"]
@@ -191,20 +191,22 @@ def test_a_worker_is_told_with_its_connections_and_its_broker_and_no_secret(
     assert PASSWORD.encode() not in said.out
 
 
-def test_where_no_pids_are_asked_for_only_beats_are_told_with_connections(counted: Counted) -> None:
+def test_where_no_pids_are_asked_for_only_beats_are_reported_with_connections(
+    counted: Counted,
+) -> None:
     pids, seen = counted
     assert {pid for pid, one in seen.items() if one.connections is not None} == {pids["beat"]}
     assert seen[pids["beat"]].named_broker
 
 
-def test_the_shell_that_started_one_is_told_as_what_stands_above_it(counted: Counted) -> None:
+def test_the_shell_that_started_one_is_named_as_what_is_above_it(counted: Counted) -> None:
     pids, seen = counted
     (wrapped,) = (one for one in seen.values() if one.options.node == "wrapped@x")
     assert wrapped.above[0].pid == pids["shell"]
     assert wrapped.wrappers[0] == "sh"
 
 
-def test_one_that_is_stopped_is_told_as_that(counted: Counted, folder: Path) -> None:
+def test_one_that_is_stopped_is_reported_as_that(counted: Counted, folder: Path) -> None:
     pid = counted[0]["solo"]
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -288,7 +290,7 @@ def test_another_user_sees_them_and_says_of_what_it_may_not_read_that_it_is_unkn
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a pid namespace")
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
-def test_where_nothing_is_celerys_nothing_is_told(folder: Path, shell: Sequence[str]) -> None:
+def test_where_nothing_is_celerys_nothing_is_reported(folder: Path, shell: Sequence[str]) -> None:
     script = ask_census(make_host(directory=str(folder)), ())
     alone = ["unshare", "--pid", "--fork", "--mount-proc"]
     done = subprocess.run(

@@ -49,13 +49,13 @@ def read(folder: Path, tasks: str, environment: Mapping[str, str]) -> Mapping[st
         ("raise ValueError('T_S')", {}),
     ],
 )
-def test_a_failing_line_tells_what_it_reads_and_no_secret(
+def test_a_failing_line_shows_what_it_reads_and_no_secret(
     tmp_path: Path, tasks: str, found: Mapping[str, str | None]
 ) -> None:
     assert read(tmp_path, tasks, {"T_S": "30s", "OTHER": "x", "API_TOKEN": "s3cret-value"}) == found
 
 
-def test_what_keeps_the_application_itself_from_loading_is_told_too(tmp_path: Path) -> None:
+def test_what_keeps_the_application_itself_from_loading_is_reported_too(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text("import os\nPORT = int(os.environ['PORT'])\n")
     host = make_host(
         directory=str(tmp_path), env_file=str(tmp_path / "env"), user=getpass.getuser()

@@ -32,7 +32,7 @@ def tried(directory: Path, url: str) -> ImportProbe:
     return parse_imports(host, run_fragments(LocalTransport(), question, timeout_s=60)["q"])
 
 
-def test_a_worker_is_let_in_or_not_and_nothing_of_the_try_stays(
+def test_a_worker_is_accepted_or_not_and_nothing_of_the_try_stays(
     redis_server: RedisServer, client: "redis.Redis", url: str, tmp_path: Path
 ) -> None:
     here = f"127.0.0.1:{redis_server.port}/5"
@@ -66,7 +66,7 @@ def test_a_worker_is_let_in_or_not_and_nothing_of_the_try_stays(
         ("redis://:s3?cret@127.0.0.1:6379/0", "the URL cannot be read"),
     ],
 )
-def test_a_broker_that_is_not_reached_is_told_without_the_password(
+def test_a_broker_that_is_not_reached_is_reported_without_the_password(
     tmp_path: Path, url: str, why: str
 ) -> None:
     probe = tried(tmp_path, url)
@@ -75,7 +75,7 @@ def test_a_broker_that_is_not_reached_is_told_without_the_password(
     assert "s3" not in repr(probe)
 
 
-def test_a_certificate_that_is_not_trusted_is_told(tmp_path: Path) -> None:
+def test_a_certificate_that_is_not_trusted_is_reported(tmp_path: Path) -> None:
     with servers(tmp_path) as start:
         _, port, ca = with_tls(start, tmp_path)
         url = f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=required"

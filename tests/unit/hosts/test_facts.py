@@ -131,7 +131,7 @@ def test_a_file_that_may_not_be_read_is_an_error_and_not_an_absent_file(tmp_path
     assert "user" in caught.value.advice
 
 
-def test_a_link_to_a_file_of_ours_is_none_itself(tmp_path: Path) -> None:
+def test_a_link_to_a_file_of_ours_is_not_one_itself(tmp_path: Path) -> None:
     """If the link were removed as unwanted, the file that it leads to would be lost with it."""
     here, unit = str(tmp_path), tmp_path / "celery-worker@high.service"
     unit.write_text(f"{mark_of('shop')}\n[Unit]\n")
@@ -178,7 +178,7 @@ def test_when_beat_last_sent_is_known_where_its_schedule_is_written_then(
         assert sent_at > 5
 
 
-def test_whether_a_cron_runs_is_told_by_its_process(tmp_path: Path) -> None:
+def test_whether_a_cron_runs_is_known_from_its_process(tmp_path: Path) -> None:
     if facts.parse_cron(ask(facts.ask_cron())):
         pytest.skip("a cron runs here")
     cron = tmp_path / "crond"

@@ -43,7 +43,7 @@ def test_a_probe_runs_in_the_applications_directory_and_both_its_streams_are_rea
         ("it's broken", {}, "exited with 2, not 0"),
     ],
 )
-def test_what_differs_from_what_is_expected_is_told(
+def test_what_differs_from_what_is_expected_is_reported(
     tmp_path: Path, command: str, expected: dict[str, Any], fault: str
 ) -> None:
     assert outcome(tmp_path, command, **expected).fault == fault
@@ -59,7 +59,7 @@ def test_a_probe_of_a_user_who_does_not_exist_fails_with_what_was_said(tmp_path:
     assert "nobody-here" in result.output
 
 
-def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_there_is_reported(tmp_path: Path) -> None:
     result = outcome(tmp_path / "gone", "true")
     assert result.fault == "exited with 126, not 0"
     assert "gone" in result.output

@@ -100,7 +100,7 @@ def test_a_daemon_that_keeps_the_output_open_does_not_hold_the_answer_up(tmp_pat
         os.kill(int((tmp_path / "pid").read_text()), 9)
 
 
-def test_a_fragment_that_is_no_shell_is_told_with_what_the_shell_said() -> None:
+def test_a_fragment_that_is_not_shell_is_reported_with_what_the_shell_said() -> None:
     with pytest.raises(HostUnreachable, match=r"its shell ended with exit code 2: .*[Ss]yntax"):
         run(a="if")
 
@@ -119,7 +119,7 @@ def test_nothing_is_left_behind_in_the_temporary_folder(
     assert tempfile.gettempdir()  # the real one is not asked for
 
 
-def test_a_missing_temporary_folder_is_told_and_another_has_to_do(
+def test_a_missing_temporary_folder_is_reported_and_another_has_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert run(a='echo "$full"')["a"].out == b"\n"

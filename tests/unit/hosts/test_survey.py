@@ -32,7 +32,7 @@ ActiveState=active
 """
 
 
-def test_a_unit_tells_its_role_its_files_and_whether_it_is_to_run() -> None:
+def test_a_unit_shows_its_role_its_files_and_whether_it_is_to_run() -> None:
     found = {one.name: one for one in parse_units(Answer(0, SHOWN.encode(), ""), {})}
     beat, multi, mail = found["celerybeat.service"], found["celery.service"], found["mail.service"]
     assert beat.options == Options("beat", schedule="/run/c/schedule")
@@ -47,7 +47,7 @@ def test_a_unit_tells_its_role_its_files_and_whether_it_is_to_run() -> None:
     )  # fmt: skip
 
 
-def test_the_documented_units_tell_their_nodes_by_the_files_that_they_read() -> None:
+def test_the_documented_units_show_their_nodes_by_the_files_that_they_read() -> None:
     files = "EnvironmentFiles=/etc/default/celery (ignore_errors=no)"
     shown = Answer(
         0, SHOWN.replace("Id=celery.service", f"Id=celery.service\n{files}").encode(), ""

@@ -66,7 +66,7 @@ def read_back(draft: Draft, folder: Path) -> None:
     ]
 
 
-def test_workers_that_were_started_by_hand_have_what_their_commands_and_pools_say(
+def test_workers_that_were_started_manually_have_what_their_commands_and_pools_say(
     tmp_path: Path,
 ) -> None:
     report = AppReport(Application(queues=(DeclaredQueue("mail"), DeclaredQueue("{{ odd }}: #1"))))
@@ -142,7 +142,7 @@ def test_a_program_below_a_shell_and_workers_of_one_name(tmp_path: Path) -> None
     read_back(draft, tmp_path)
 
 
-def test_what_cannot_stand_in_an_inventory_is_told_by_its_variable() -> None:
+def test_what_cannot_stand_in_an_inventory_is_reported_by_its_variable() -> None:
     with pytest.raises(
         RunbookError,
         match=r"cannot create an inventory from what was found: celery_workers\.0\.node: ",

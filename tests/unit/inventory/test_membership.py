@@ -43,7 +43,7 @@ def problems(tmp_path: Path, **texts: str) -> list[str]:
     return [problem.removeprefix(f"{tmp_path}/") for problem in caught.value.problems]
 
 
-def test_variables_of_other_roles_are_no_error_and_make_no_host_one_of_the_fleet(
+def test_variables_of_other_roles_are_not_an_error_and_make_no_host_one_of_the_fleet(
     tmp_path: Path,
 ) -> None:
     everywhere = "celery_hours_before_hard_kill: 4\ncelery_log_level: info\n"
@@ -63,7 +63,9 @@ def test_variables_of_other_roles_are_no_error_and_make_no_host_one_of_the_fleet
      ("celery_beet", "beat"), ("celery_corn", "cron"), ("celery_stop_time_out", "stop_timeout"),
      ("celery_evn_file", "env_file")],
 )  # fmt: skip
-def test_a_slip_on_a_host_of_the_fleet_is_told(variable: str, meant: str, tmp_path: Path) -> None:
+def test_a_slip_on_a_host_of_the_fleet_is_reported(
+    variable: str, meant: str, tmp_path: Path
+) -> None:
     (problem,) = problems(tmp_path, shop=f"{variable}: 5\n")
     expected = f"did you mean 'celery_{meant}'? If it belongs to a role, name it in runbooks_ignore"
     assert problem == f"group_vars/shop.yml:1: unknown variable '{variable}'; {expected}"
@@ -74,7 +76,7 @@ def test_what_only_looks_like_a_slip_is_ignored_where_the_inventory_says_so(tmp_
     assert len(fleet.hosts) == 2
 
 
-def test_a_variable_of_this_tool_on_hosts_without_an_application_is_told_once_with_the_way_out(
+def test_a_variable_of_this_tool_on_hosts_without_an_application_is_reported_once_with_the_way_out(
     tmp_path: Path,
 ) -> None:
     (problem,) = problems(tmp_path, everywhere="celery_user: celery\n")
@@ -107,7 +109,9 @@ def test_this_tools_variables_may_stand_in_an_inventory_of_their_own(tmp_path: P
     assert host.settings.user == "www-data"
 
 
-def test_a_fleet_whose_application_is_misspelt_is_told_what_was_meant(tmp_path: Path) -> None:
+def test_for_a_fleet_whose_application_is_misspelt_the_error_says_what_was_meant(
+    tmp_path: Path,
+) -> None:
     (problem,) = problems(tmp_path, hosts=HOSTS.replace("celery_app", "celery_ap"))
     assert problem.startswith("hosts:8: web1, web2 have celery_broker_url, ")
     assert problem.endswith(" and no celery_app; did you mean 'celery_app' by 'celery_ap'?")
@@ -118,7 +122,7 @@ def test_a_fleet_whose_application_is_misspelt_is_told_what_was_meant(tmp_path: 
     [("celery_user", "expected a list of variable names"), ("[1]", "expected a list of variable names"),
      ("[clery_user]", "'clery_user' is not a variable of this tool; did you mean 'celery_user'?")],
 )  # fmt: skip
-def test_what_is_wrong_with_the_list_is_told(value: str, expected: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_list_is_reported(value: str, expected: str, tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, everywhere=f"runbooks_ignore: {value}\n")
     assert problem == f"group_vars/all.yml:1: runbooks_ignore: {expected}"
 

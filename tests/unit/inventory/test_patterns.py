@@ -114,7 +114,7 @@ def test_an_address_is_one_term_whatever_its_colons(tmp_path: Path) -> None:
     assert select_hosts(load_inventory(tmp_path / "i.yaml"), "2001:db8::1") == ("2001:db8::1",)
 
 
-def test_a_misspelt_term_is_told_with_the_nearest_name(inventory: Inventory) -> None:
+def test_a_misspelt_term_is_reported_with_the_nearest_name(inventory: Inventory) -> None:
     with pytest.raises(UsageError, match="did you mean 'canary'"):
         select_hosts(inventory, "cannary")
 
@@ -130,6 +130,6 @@ def test_an_empty_group_adds_nothing_to_the_others(inventory: Inventory) -> None
     assert select_hosts(inventory, "db:!empty") == ("db1", "db2")
 
 
-def test_a_broken_regular_expression_is_told_as_one(inventory: Inventory) -> None:
+def test_a_broken_regular_expression_is_reported_as_one(inventory: Inventory) -> None:
     with pytest.raises(UsageError, match="not a regular expression"):
         select_hosts(inventory, "~web(")

@@ -40,30 +40,30 @@ def values(inventory: Inventory, host: str) -> dict[str, Any]:
 # --- files that cannot be read
 
 
-def test_a_missing_inventory_is_told_with_the_flag_that_names_one(tmp_path: Path) -> None:
+def test_a_missing_inventory_is_reported_with_the_flag_that_names_one(tmp_path: Path) -> None:
     with pytest.raises(InventoryError, match="no such file") as caught:
         load_inventory(tmp_path / "inventory.yaml")
     assert "--inventory" in caught.value.advice
 
 
-def test_a_folder_without_an_inventory_in_it_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_an_inventory_in_it_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InventoryError, match="there is no inventory in this folder"):
         load_inventory(tmp_path)
 
 
-def test_an_inventory_that_is_not_utf_8_is_told_and_no_traceback(tmp_path: Path) -> None:
+def test_an_inventory_that_is_not_utf_8_is_reported_and_no_traceback(tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_bytes(b"all:\n  hosts:\n    caf\xe9:\n")
     with pytest.raises(InventoryError, match="cannot be read"):
         load_inventory(path)
 
 
-def test_a_control_character_in_the_file_is_told_and_no_traceback(tmp_path: Path) -> None:
+def test_a_control_character_in_the_file_is_reported_and_no_traceback(tmp_path: Path) -> None:
     with pytest.raises(InventoryError, match="not valid YAML"):
         load(tmp_path, "all:\n  hosts:\n    a\x07b:\n")
 
 
-def test_a_syntax_error_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_syntax_error_is_reported_with_its_line(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, "all:\n  hosts:\n    web1:\n   web2:\n")
     assert problem.startswith("4: not valid YAML")
 
@@ -103,7 +103,7 @@ def test_an_inventory_without_a_host_is_refused(tmp_path: Path, text: str) -> No
 # --- a wrong shape
 
 
-def test_every_problem_is_told_at_once_each_with_its_line(tmp_path: Path) -> None:
+def test_every_problem_is_reported_at_once_each_with_its_line(tmp_path: Path) -> None:
     text = """\
         all:
           hosts:
@@ -129,7 +129,7 @@ def test_a_name_that_is_both_a_host_and_a_group_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("section", ["hosts", "children", "vars"])
-def test_a_list_where_a_map_belongs_is_told_with_the_sections_line(
+def test_a_list_where_a_map_belongs_is_reported_with_the_sections_line(
     tmp_path: Path, section: str
 ) -> None:
     (problem,) = problems(tmp_path, f"all:\n  hosts: {{web1: }}\nweb:\n  {section}:\n    - web1\n")
@@ -137,7 +137,7 @@ def test_a_list_where_a_map_belongs_is_told_with_the_sections_line(
 
 
 @pytest.mark.parametrize("name", ["17", "1.5", "yes", "2020-01-01", "~"])
-def test_a_host_name_that_is_no_string_must_be_quoted(tmp_path: Path, name: str) -> None:
+def test_a_host_name_that_is_not_a_string_must_be_quoted(tmp_path: Path, name: str) -> None:
     (problem,) = problems(tmp_path, f"all:\n  hosts:\n    web1:\n    {name}:\n")
     assert problem.startswith("4: host name ")
     assert "quotes" in problem
@@ -148,13 +148,13 @@ def test_a_quoted_number_is_a_host_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["17", "yes"])
-def test_a_group_name_that_is_no_string_must_be_quoted(tmp_path: Path, name: str) -> None:
+def test_a_group_name_that_is_not_a_string_must_be_quoted(tmp_path: Path, name: str) -> None:
     (problem,) = problems(tmp_path, f"all:\n  hosts: {{web1: }}\n{name}:\n  hosts: {{web1: }}\n")
     assert problem.startswith("3: group name ")
     assert "quotes" in problem
 
 
-def test_an_unknown_key_of_a_group_is_told_with_the_nearest_known_one(tmp_path: Path) -> None:
+def test_an_unknown_key_of_a_group_is_reported_with_the_nearest_known_one(tmp_path: Path) -> None:
     assert problems(tmp_path, "all:\n  hosts: {web1: }\nweb:\n  host: {web1: }\n") == [
         "4: group 'web' has an unknown key 'host'; did you mean 'hosts'?"
     ]
@@ -177,7 +177,9 @@ def test_variables_of_a_host_must_be_a_map(tmp_path: Path) -> None:
         "all:\n  hosts: {h: }\n  children: {a: {children: {all: }}}\n",
     ],
 )
-def test_a_group_that_contains_itself_is_told_as_the_cycle_it_is(tmp_path: Path, text: str) -> None:
+def test_a_group_that_contains_itself_is_reported_as_the_cycle_it_is(
+    tmp_path: Path, text: str
+) -> None:
     found = problems(tmp_path, text)
     assert len(found) == 1
     assert "is its own descendant" in found[0]
@@ -381,7 +383,7 @@ def test_a_higher_group_priority_wins_over_the_name_but_not_over_depth(tmp_path:
     assert (found["x"], found["y"]) == ("app", "deep")
 
 
-def test_a_group_priority_that_is_no_number_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_group_priority_that_is_not_a_number_is_reported_with_its_line(tmp_path: Path) -> None:
     (problem,) = problems(
         tmp_path, "web:\n  hosts: {h: }\n  vars:\n    ansible_group_priority: high\n"
     )
@@ -514,7 +516,7 @@ def test_the_files_of_a_folder_are_read_in_their_order_without_hidden_ones_and_b
     assert values(load(tmp_path, HERE), "web1") == found
 
 
-def test_a_problem_of_such_a_file_is_told_with_that_file_and_its_line(tmp_path: Path) -> None:
+def test_a_problem_of_such_a_file_is_reported_with_that_file_and_its_line(tmp_path: Path) -> None:
     (tmp_path / "group_vars").mkdir()
     (tmp_path / "host_vars").mkdir()
     (tmp_path / "group_vars/all.yml").write_text("a: 1\nb: [\n")

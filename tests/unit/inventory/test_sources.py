@@ -119,7 +119,7 @@ def test_the_files_of_variables_beside_a_playbook_count_too(
 
 
 @pytest.mark.usefixtures("without_ansible")
-def test_without_ansible_it_is_told_in_a_line_what_to_install_or_to_run(tmp_path: Path) -> None:
+def test_without_ansible_one_line_says_what_to_install_or_to_run(tmp_path: Path) -> None:
     write(tmp_path / "prod/hosts", INI)
     script = write(tmp_path / "prod/script.sh", "#!/bin/sh\nexit 1\n", 0o755)
     with pytest.raises(InventoryError) as caught:
@@ -194,7 +194,7 @@ def test_the_environment_goes_before_the_file_and_a_file_that_anybody_may_write_
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line_and_shows_no_secret(
+def test_what_is_wrong_is_reported_with_its_line_and_shows_no_secret(
     name: str, text: str, expected: str, tmp_path: Path
 ) -> None:
     write(tmp_path / name, text)
@@ -206,7 +206,7 @@ def test_what_is_wrong_is_told_with_its_line_and_shows_no_secret(
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_file_of_a_folder_that_is_no_inventory_is_told_with_how_to_leave_it_out(
+def test_a_file_of_a_folder_that_is_not_an_inventory_is_reported_with_how_to_leave_it_out(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "prod/hosts", INI)

@@ -110,7 +110,7 @@ def test_a_broken_template_is_a_message_and_no_traceback(tmp_path: Path, text: s
         write_template(tmp_path, f"{{{{ mark }}}}\n{text}").render("x.j2", mark=MARK, x="")
 
 
-def test_a_missing_template_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_missing_template_is_reported_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(RenderError, match=r"there is no template systemd/none\.j2"):
         Templates(tmp_path).render("systemd/none.j2", mark=MARK)
 

@@ -121,7 +121,7 @@ def test_undef_says_what_to_do(error_of: Any) -> None:
         ({"a": "{{ hostvars['h'].a }}"}, "a → a"),
     ],
 )
-def test_a_variable_that_needs_itself_is_told_as_the_circle_it_is(
+def test_a_variable_that_needs_itself_is_reported_as_the_circle_it_is(
     error_of: Any, context: Mapping[str, Any], trail: str
 ) -> None:
     assert error_of("{{ a }}", context).endswith(f"a: is defined by itself: {trail}")
@@ -147,7 +147,7 @@ def test_the_filters_do_what_they_do_for_ansible(render: Any) -> None:
     assert render("{{ 'a b' | quote }}") == "'a b'"
 
 
-def test_a_problem_is_told_with_the_file_and_line_it_stands_in(tmp_path: Path) -> None:
+def test_a_problem_is_reported_with_the_file_and_line_it_is_in(tmp_path: Path) -> None:
     (tmp_path / "group_vars").mkdir()
     (tmp_path / "group_vars/all.yml").write_text("# the base\nbase: '{{ nope }}/x'\n")
     values = values_of(
@@ -195,14 +195,14 @@ def test_a_secret_comes_from_a_command_which_runs_once(render: Any, tmp_path: Pa
     assert (tmp_path / "log").read_text() == "run\n"
 
 
-def test_a_command_that_fails_is_told_without_its_arguments(error_of: Any) -> None:
+def test_a_command_that_fails_is_reported_without_its_arguments(error_of: Any) -> None:
     assert (
         error_of("{{ lookup('pipe', 'false --token hunter2') }}")
         == "lookup('pipe'): 'false' ended with exit code 1"
     )
 
 
-def test_a_file_that_cannot_be_looked_up_is_told_with_its_path(
+def test_a_file_that_cannot_be_looked_up_is_reported_with_its_path(
     error_of: Any, tmp_path: Path
 ) -> None:
     assert (

@@ -101,7 +101,7 @@ def test_a_time_without_a_zone_is_in_that_of_the_line_that_was_written_last(tmp_
         assert [line.at for line in all_older(opened(tmp_path / "log"))] == [NOON, NOON + 9]
 
 
-def test_where_that_cannot_be_told_it_is_in_the_zone_of_the_host(tmp_path: Path) -> None:
+def test_where_that_is_not_known_it_is_in_the_zone_of_the_host(tmp_path: Path) -> None:
     write(
         tmp_path / "log",
         "[2026-11-21 12:00:00,000: INFO/MainProcess] a",
@@ -315,7 +315,7 @@ def test_a_file_that_is_cut_off_is_read_from_its_new_start(tmp_path: Path) -> No
     assert all_newer(log) == ["new"]
 
 
-def test_a_file_that_is_not_there_is_told_and_read_from_its_start_when_it_comes(
+def test_a_file_that_is_not_there_is_reported_and_read_from_its_start_when_it_comes(
     tmp_path: Path,
 ) -> None:
     log = LogFile("web1", str(tmp_path / "my log"))

@@ -163,7 +163,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
     pytest.fail(f"not seen: {what}")
 
 
-def test_what_is_added_on_several_hosts_is_told_in_the_order_of_time(fleet: Fleet) -> None:
+def test_what_is_added_on_several_hosts_is_reported_in_the_order_of_time(fleet: Fleet) -> None:
     fleet.write("web1", line(0, "old"))
     shown, end = following(fleet, Asked(bool, 20))
     try:
@@ -176,7 +176,7 @@ def test_what_is_added_on_several_hosts_is_told_in_the_order_of_time(fleet: Flee
         end()
 
 
-def test_a_host_that_goes_away_is_told_the_others_go_on_and_nothing_is_lost_or_told_twice(
+def test_a_host_that_goes_away_is_reported_the_others_go_on_and_nothing_is_lost_or_shown_twice(
     fleet: Fleet,
 ) -> None:
     shown, end = following(fleet, Asked(bool, 20))

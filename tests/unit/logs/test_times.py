@@ -71,13 +71,13 @@ def test_a_time_is_read_in_every_usual_form(line: str, at: float) -> None:
         "",
     ],
 )
-def test_what_is_no_time_is_taken_for_none(line: str) -> None:
+def test_what_is_not_a_time_is_taken_for_none(line: str) -> None:
     times = Times(UTC)
     times.learn([*["ERROR 2026-11-21 12:00:00,123 a"] * 3, line], NOON)
     assert times.read(line, None) is None
 
 
-def test_a_time_in_a_message_is_none_of_its_line() -> None:
+def test_a_time_in_a_message_is_not_the_time_of_its_line() -> None:
     value = "ValueError: time data '2020-01-01 00:00:00' does not match"
     lines = [f"[2026-11-21 12:00:0{n},000: ERROR/MainProcess] failed" for n in range(9)]
     mixed = [text for line in lines for text in (line, value, value)]
@@ -94,7 +94,7 @@ def test_a_time_in_a_message_is_none_of_its_line() -> None:
     assert read("printed", "the order of 2026-11-21 12:00:00", "is late") == [None, None, None]
 
 
-def test_dates_that_are_on_no_calendar_are_no_times() -> None:
+def test_dates_that_are_on_no_calendar_are_not_times() -> None:
     assert read("x: 2026-13-45 10:00:00 a", "x: 2026-13-46 10:00:00 b") == [None, None]
 
 

@@ -80,7 +80,7 @@ def test_findings_of_one_code_and_subject_are_one_crossing_with_all_the_evidence
     assert one.evidence == ("16,000 × shop.tasks.bill", "and more", "of others")
 
 
-def test_each_target_is_told_once_of_a_crossing_and_once_of_its_end(history: History) -> None:
+def test_each_target_is_notified_once_of_a_crossing_and_once_of_its_end(history: History) -> None:
     remember(history, NOW, DEEP, targets=2)
     history.accepted(history.news(0))
     remember(history, NOW + 60, DEEP, targets=2)
@@ -211,7 +211,7 @@ def test_a_name_that_no_encoding_has_is_remembered_and_recovers(history: History
     assert [one.subject for one in remember(history, NOW + 120)[1]] == [r"half\udcff"]
 
 
-def test_what_follows_from_another_finding_is_told_with_it(history: History) -> None:
+def test_what_follows_from_another_finding_is_reported_with_it(history: History) -> None:
     cause = Finding("worker.not_answering", "high@web1", "it does not answer")
     effect = Finding(
         "queue.no_consumer", "high_q", "no node consumes it", caused_by=(Cause.of(cause),)

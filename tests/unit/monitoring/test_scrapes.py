@@ -54,7 +54,7 @@ def test_an_address_of_either_family_is_served() -> None:
         assert answer.status == 200
 
 
-def test_clients_that_say_nothing_keep_nobody_out_and_only_the_newest_are_kept(
+def test_clients_that_say_nothing_keep_no_one_out_and_only_the_newest_are_kept(
     port: int, half_open: list[socket.socket], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert "celery_answer 42.0" in scrape(port)

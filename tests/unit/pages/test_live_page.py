@@ -86,7 +86,7 @@ def test_a_look_can_be_stayed_with(shown: Site, port: int) -> None:
     assert "This page does not change" in page
 
 
-def test_a_name_of_somebody_elses_that_leads_here_reads_nothing(shown: Site, port: int) -> None:
+def test_a_name_of_someone_elses_that_leads_here_reads_nothing(shown: Site, port: int) -> None:
     for host in ("localhost", f"127.0.0.1:{port}", f"localhost:{port}", "127.0.0.2"):
         assert get(port, "/", host)[0] == 200, host
     for host in (
@@ -119,7 +119,7 @@ def test_health_is_lost_when_no_look_is_made_any_more(monkeypatch: pytest.Monkey
     ]
 
 
-def test_of_a_broker_that_was_not_reached_nothing_is_said_that_it_would_have_to_tell() -> None:
+def test_of_a_broker_that_was_not_reached_nothing_is_said_that_it_would_have_to_report() -> None:
     fleet = make_fleet()
     look = make_look(reached=False, queues=(), missing_tasks={}, beat_silence_s={})
     known = fleet_facts(fleet, make_snapshot(fleet), look, {}, ())

@@ -38,7 +38,7 @@ def pages(known: Facts) -> tuple[str, str]:
     )
 
 
-def test_a_run_is_told_with_what_was_wrong_what_was_done_and_how_to_take_it_back(
+def test_a_run_is_reported_with_what_was_wrong_what_was_done_and_how_to_take_it_back(
     known: Facts,
 ) -> None:
     assert [(one.code, one.depth, one.left) for one in known.found or ()] == [

@@ -72,7 +72,7 @@ def test_the_line_has_what_applies(about: About, line: str) -> None:
         lambda reporter: reporter.warning("it may be", "see"),
     ],
 )
-def test_whatever_is_told_first_stands_below_it(
+def test_what_was_reported_first_is_below_it(
     tell: Callable[[Reporter], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     reporter = ConsoleReporter()

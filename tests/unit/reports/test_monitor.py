@@ -77,7 +77,7 @@ def test_a_queue_that_does_not_drain_is_still_json() -> None:
     assert json.loads(json.dumps(document, allow_nan=False))["queues"][0]["drain_s"] is None
 
 
-def test_bars_show_the_most_in_their_time_and_what_was_seen_last_where_nobody_looked() -> None:
+def test_bars_show_the_most_in_their_time_and_what_was_seen_last_where_no_one_looked() -> None:
     assert (
         sparkline([(0, 0), (10, 10), (19, 100), (45, 50)], until_at=100, width=10)
         == "▁██" + "█" + "▅▅▅▅▅▅"

@@ -184,7 +184,7 @@ ROWS = [
 ] * 2
 
 
-def test_a_table_whose_words_do_not_fit_into_the_terminal_is_told_as_a_block_for_each_row(
+def test_a_table_whose_words_do_not_fit_into_the_terminal_is_printed_as_a_block_for_each_row(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -206,7 +206,7 @@ def test_a_table_that_another_program_reads_has_a_line_for_each_row(
     assert max(map(len, out.splitlines())) > 80
 
 
-def test_the_console_tells_everything_and_takes_no_text_for_markup(
+def test_the_console_prints_everything_and_takes_no_text_for_markup(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     tell_everything(ConsoleReporter())
@@ -502,7 +502,7 @@ def test_no_text_at_all_breaks_a_report(capsys: pytest.CaptureFixture[str], text
     assert not [line for line in f"{out}\n{err}".split("\n") if on_one_line(line) != line]
 
 
-def test_a_number_that_json_has_not_is_told_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_number_that_json_lacks_is_written_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = JsonReporter()
     reporter.task(
         TaskReport("id", "SUCCESS", result={"mean": float("nan"), "most": [float("inf"), 1.5]})

@@ -93,7 +93,7 @@ def test_a_connection_that_breaks_makes_the_host_unreachable(
         ("exit 1", "ended with exit code 1: .*`ssh"),
     ],
 )
-def test_a_host_that_runs_no_shell_is_told_with_what_it_said(
+def test_a_host_that_runs_no_shell_is_reported_with_what_it_said(
     command: str, expected: str, server: Server, tmp_path: Path
 ) -> None:
     keys = [server.directory / "host_ed25519"]
@@ -154,14 +154,14 @@ def test_connecting_to_a_host_that_drops_all_packets_can_be_given_up(
             asked.result()
 
 
-def test_a_port_where_nobody_listens_is_told_with_its_address(
+def test_a_port_where_no_one_listens_is_reported_with_its_address(
     tmp_path: Path, server: Server
 ) -> None:
     with pytest.raises(HostUnreachable, match=r"@127.0.0.1:1: .*(refused|connect)"):
         server.transport(tmp_path / "none", "Port=1").run("true", timeout_s=30)
 
 
-def test_a_key_that_is_not_let_in_is_told_with_a_command_to_try(
+def test_a_key_that_is_not_accepted_is_reported_with_a_command_to_try(
     server: Server, known_hosts: Path
 ) -> None:
     with pytest.raises(HostUnreachable, match=r"refuses the login.*try `ssh"):
@@ -268,7 +268,7 @@ def test_a_server_on_the_way_may_itself_be_behind_another(
     assert connections(server) - before == 3
 
 
-def test_servers_that_are_each_behind_the_other_are_told(tmp_path: Path) -> None:
+def test_servers_that_are_each_behind_the_other_are_reported(tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(
         "Host inner\nProxyJump one\nHost one\nProxyJump two\nHost two\nProxyJump one\n"
@@ -280,7 +280,7 @@ def test_servers_that_are_each_behind_the_other_are_told(tmp_path: Path) -> None
         transport.run("true", timeout_s=30)
 
 
-def test_a_command_of_the_inventory_with_a_quote_too_few_is_told_and_not_waited_for(
+def test_a_command_of_the_inventory_with_a_quote_too_few_is_reported_and_not_waited_for(
     server: Server, known_hosts: Path, tmp_path: Path
 ) -> None:
     host = make_host(

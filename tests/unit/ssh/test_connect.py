@@ -40,7 +40,7 @@ def test_a_local_connection_is_this_machine_and_any_other_is_ssh() -> None:
         ),
     ],
 )
-def test_a_way_that_is_not_supported_is_told_with_its_host(
+def test_a_way_that_is_not_supported_is_reported_with_its_host(
     variables: dict[str, object], what: str
 ) -> None:
     with pytest.raises(UsageError, match=f"host 'web1': {what}") as caught:

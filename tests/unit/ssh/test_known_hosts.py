@@ -148,7 +148,9 @@ def test_a_certificate_is_judged_as_openssh_judges_it(
 # --- what an operator reads
 
 
-def test_a_changed_key_is_told_with_its_line_and_what_to_do(server: Server, tmp_path: Path) -> None:
+def test_a_changed_key_is_reported_with_its_line_and_what_to_do(
+    server: Server, tmp_path: Path
+) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"# first line\n[127.0.0.1]:{server.port} {other_key(tmp_path)}\n")
     with pytest.raises(
@@ -158,7 +160,7 @@ def test_a_changed_key_is_told_with_its_line_and_what_to_do(server: Server, tmp_
     assert caught.value.trouble is HostTrouble.KEY_CHANGED
 
 
-def test_an_unknown_key_is_told_with_its_fingerprint(server: Server, tmp_path: Path) -> None:
+def test_an_unknown_key_is_reported_with_its_fingerprint(server: Server, tmp_path: Path) -> None:
     shown = subprocess.run(
         ["ssh-keygen", "-l", "-f", server.directory / "host_ed25519.pub"], capture_output=True
     )
@@ -204,7 +206,7 @@ def test_the_key_of_a_server_on_the_way_is_checked_by_its_own_configuration(
     assert openssh_connects(arguments) == jump_is_known
 
 
-def test_an_unknown_key_is_let_in_by_nobody_who_has_no_file_to_remember_it_in(
+def test_an_unknown_key_is_accepted_by_no_one_who_has_no_file_to_remember_it_in(
     server: Server, tmp_path: Path
 ) -> None:
     machines = tmp_path / "ssh_known_hosts"

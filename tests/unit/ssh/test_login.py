@@ -180,7 +180,7 @@ def test_a_key_that_is_not_encrypted_is_used_though_a_passphrase_is_set(
     assert why_not(server.arguments(known_hosts), "for another key") == ""
 
 
-def test_a_server_that_finds_no_key_to_be_offered_is_told_so(
+def test_that_no_key_can_be_offered_to_a_server_is_reported(
     server: Server, known_hosts: Path
 ) -> None:
     reason = why_not(arguments(server, known_hosts, "IdentityFile=/nowhere", "IdentityAgent=none"))

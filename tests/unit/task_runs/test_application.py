@@ -107,7 +107,7 @@ def test_a_task_that_the_application_does_not_know_has_no_signature(host: FleetH
     assert found.import_error.endswith("No module named 'shops'")
 
 
-def test_a_router_that_fails_is_told_without_secrets(host: FleetHost) -> None:
+def test_a_router_that_fails_is_reported_without_secrets(host: FleetHost) -> None:
     with pytest.raises(RunbookError, match=r"no route, TOKEN is \*{8}!?$"):
         route(host, task="broken")
 
@@ -132,7 +132,7 @@ def test_a_task_that_only_the_workers_know_is_sent_by_its_name(
     assert client.llen("bills") == 1
 
 
-def test_a_broker_that_is_away_is_told(host: FleetHost) -> None:
+def test_a_broker_that_is_away_is_reported(host: FleetHost) -> None:
     Path(host.settings.env_file).write_text("BROKER=redis://127.0.0.1:1/0\n")
     with pytest.raises(RunbookError, match=r"failed to send it(.|\n)*Connection refused"):
         parse_send(

@@ -13,7 +13,7 @@ SHORTCUTS = {
 }
 
 
-def test_a_name_that_is_no_shortcut_is_the_task_itself() -> None:
+def test_a_name_that_is_not_a_shortcut_is_the_task_itself() -> None:
     assert requested("shop.ship", SHORTCUTS, {"queue": None}) == TaskCall(task="shop.ship")
 
 
@@ -32,7 +32,7 @@ def test_flags_go_before_what_a_shortcut_says_and_the_rest_of_it_stays() -> None
     assert call == wanted
 
 
-def test_every_wrong_flag_is_told_at_once_with_what_it_should_be() -> None:
+def test_every_wrong_flag_is_reported_at_once_with_what_it_should_be() -> None:
     flags = {"args": "[1", "kwargs": "[]", "queue": "", "priority": "10", "timeout": "soon"}
     with pytest.raises(UsageError) as caught:
         requested("shop.ship", SHORTCUTS, flags)

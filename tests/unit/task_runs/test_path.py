@@ -46,7 +46,7 @@ def test_a_whole_way_has_no_broken_link() -> None:
     assert links(*NODES) == []
 
 
-def test_an_unknown_task_is_told_with_the_nearest_names_of_tasks_and_shortcuts() -> None:
+def test_an_unknown_task_is_reported_with_the_nearest_names_of_tasks_and_shortcuts() -> None:
     unknown: dict[str, Any] = {
         "signature": None,
         "import_error": "ModuleNotFoundError: No module named 'shop.task'",
@@ -72,7 +72,7 @@ def test_an_unknown_task_is_told_with_the_nearest_names_of_tasks_and_shortcuts()
     )
 
 
-def test_a_task_whose_module_fails_to_import_is_told_with_the_error() -> None:
+def test_a_task_whose_module_fails_to_import_is_reported_with_the_error() -> None:
     broken: dict[str, Any] = {
         "signature": None,
         "import_error": "ModuleNotFoundError: No module named 'requests'",
@@ -85,7 +85,7 @@ def test_a_task_whose_module_fails_to_import_is_told_with_the_error() -> None:
     )
 
 
-def test_arguments_that_do_not_fit_are_told_with_the_signature() -> None:
+def test_arguments_that_do_not_fit_are_reported_with_the_signature() -> None:
     found = links(*NODES, misfit="missing a required argument: 'order_id'")
     only(found, UsageError, "(order_id: int)", "missing a required argument")
 
@@ -100,18 +100,18 @@ def test_arguments_that_do_not_fit_are_told_with_the_signature() -> None:
         ("redis://[broken", False),
     ],
 )
-def test_an_application_that_publishes_elsewhere_is_told(broker: str, reported: bool) -> None:
+def test_an_application_that_publishes_elsewhere_is_reported(broker: str, reported: bool) -> None:
     found = links(*NODES, broker=broker)
     assert bool(found) is reported
     if reported:
         only(found, RunbookError, "is not the broker that was checked", broker)
 
 
-def test_no_node_that_answers_is_told() -> None:
+def test_no_node_that_answers_is_reported() -> None:
     only(links(), RunbookError, "no node answers")
 
 
-def test_nodes_that_run_older_code_are_told() -> None:
+def test_nodes_that_run_older_code_are_reported() -> None:
     only(
         links(replace(NODES[0], registered=frozenset({SHIP}))),
         RunbookError,
@@ -120,7 +120,7 @@ def test_nodes_that_run_older_code_are_told() -> None:
     )
 
 
-def test_a_queue_that_nobody_consumes_is_told_with_those_that_are() -> None:
+def test_a_queue_that_no_one_consumes_is_reported_with_those_that_are() -> None:
     only(links(*NODES, asked_queue="hihg_q", queue="hihg_q"), UsageError, "--queue names hihg_q")
     only(
         links(*NODES, queue="low_q"),
@@ -130,7 +130,7 @@ def test_a_queue_that_nobody_consumes_is_told_with_those_that_are() -> None:
     )
 
 
-def test_a_consumer_that_would_discard_the_message_is_told() -> None:
+def test_a_consumer_that_would_discard_the_message_is_reported() -> None:
     old = NodeState("high@web2", frozenset({SHIP}), frozenset({"high_q"}))
     only(links(*NODES, old), RunbookError, "high@web2 consumes high_q", "would discard")
 
@@ -139,7 +139,7 @@ def test_a_route_without_a_queue_asks_for_one() -> None:
     only(links(*NODES, queue=""), RunbookError, "names no queue", "--queue")
 
 
-def test_all_broken_links_are_told_at_once() -> None:
+def test_all_broken_links_are_reported_at_once() -> None:
     assert len(links(misfit="too many positional arguments", broker="redis://broker:6379/9")) == 3
 
 

@@ -25,21 +25,21 @@ def read(meta: Any, state: str = "PROGRESS", now: float = 0.0) -> Progress:
         (None, None, ""),
     ],
 )
-def test_percent_and_counts_are_read_from_whatever_a_task_tells(
+def test_percent_and_counts_are_read_from_whatever_a_task_reports(
     meta: Any, percent: float | None, counts: str
 ) -> None:
     progress = read(meta)
     assert (progress.percent, progress.counts) == (percent, counts)
 
 
-def test_what_is_left_is_told_from_the_speed_seen_so_far() -> None:
+def test_what_is_left_is_estimated_from_the_speed_seen_so_far() -> None:
     meter = Meter("t", 0.0)
     looks = [(10.0, 20), (20.0, 40), (30.0, 40)]
     left = [meter.read(TaskState("PROGRESS", {"percent": p}), now, "").left_s for now, p in looks]
     assert left == [None, 30.0, 60.0]
 
 
-def test_an_attempt_after_a_retry_is_measured_anew() -> None:
+def test_an_attempt_after_a_retry_is_measured_again() -> None:
     meter = Meter("t", 0.0)
     meter.read(TaskState("PROGRESS", {"percent": 50}), 1.0, "")
     retry = meter.read(TaskState("RETRY", "OSError: no GLPI\nmore"), 2.0, "")

@@ -91,7 +91,7 @@ def test_a_number_that_cannot_be_is_noticed(written: Path, field: str, value: in
     assert len(read(written).messages) == 4
 
 
-def test_names_that_are_no_text_read_back_as_they_were_written(archive_path: Path) -> None:
+def test_names_that_are_not_text_read_back_as_they_were_written(archive_path: Path) -> None:
     with Archive.create(archive_path, "run-1", 5.0) as archive:
         archive.taking("queue\udc80", [Victim(b"raw", 0, None, "task \udcff", False)])
     ledger = read(archive_path)
@@ -111,7 +111,7 @@ def test_a_damaged_line_in_the_middle_is_named_and_the_others_are_read(written: 
 @pytest.mark.parametrize(
     "text", ["", "{}\n", '{"type": "header", "format": 2, "run": "x", "created_at": 1}\n', "junk\n"]
 )
-def test_a_file_that_is_no_archive_is_refused(archive_path: Path, text: str) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(archive_path: Path, text: str) -> None:
     archive_path.write_text(text)
     with pytest.raises(ArchiveError, match="not an archive of format 1"):
         Archive.open(archive_path)

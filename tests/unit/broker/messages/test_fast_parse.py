@@ -68,7 +68,7 @@ def test_no_changed_byte_makes_a_malformed_message_pass(envelopes: list[bytes]) 
     assert answered > 100
 
 
-def test_headers_that_an_application_added_are_no_reason_to_look_longer(
+def test_headers_that_an_application_added_are_not_a_reason_to_look_longer(
     envelopes: list[bytes],
 ) -> None:
     raw = envelopes[-1].replace(
@@ -106,7 +106,7 @@ def test_several_damaged_members_are_judged_alike(
      '{"__type__": "nope", "__value__": 1}', r'{"\u005f_type__": "nope", "__value__": 1}', '"\\x"', '"\t"', '"\\u12"',
      '"\x7f"', '"\\ud800"', "[1,]", "{,}", '{"a" 1}', "'a'", "1e999", "-0", "NaN", "1 2"],
 )  # fmt: skip
-def test_a_member_that_nobody_asks_for_is_checked_all_the_same(
+def test_a_member_that_no_one_asks_for_is_checked_all_the_same(
     value: Any, envelopes: list[bytes]
 ) -> None:
     for known in (

@@ -106,7 +106,7 @@ def assert_agree(raw: bytes, worker: Oracle) -> None:
         b"true",
     ],
 )
-def test_what_is_no_envelope_kills_the_worker_that_pops_it(raw: bytes, worker: Oracle) -> None:
+def test_what_is_not_an_envelope_kills_the_worker_that_pops_it(raw: bytes, worker: Oracle) -> None:
     assert isinstance(parse(raw), Malformed)
     assert_agree(raw, worker)
 
@@ -146,7 +146,7 @@ def test_of_envelopes_damaged_in_several_places_none_that_kills_is_overlooked_an
         assert_agree(raw, worker)
 
 
-def test_a_message_tells_its_task_times_retries_and_arguments(
+def test_a_message_shows_its_task_times_retries_and_arguments(
     send: Send, client: "redis.Redis"
 ) -> None:
     eta = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
@@ -218,7 +218,7 @@ def test_long_arguments_are_cut(send: Send, client: "redis.Redis") -> None:
         ({"headers": {}}, Form(protocol=0)),
     ],
 )  # fmt: skip
-def test_how_a_message_is_written_is_told(changes: dict[str, Any], form: Form) -> None:
+def test_how_a_message_is_written_is_reported(changes: dict[str, Any], form: Form) -> None:
     body = base64.b64encode(b"{}" if changes.get("headers") == {} else b"[[], {}, {}]").decode()
     properties = {
         "delivery_tag": "t",

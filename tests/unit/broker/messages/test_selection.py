@@ -104,7 +104,7 @@ def test_unregistered_are_the_tasks_that_no_node_knows_and_without_a_node_nothin
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("oldest", 0), ("newest", 3)])
-def test_of_duplicates_one_stays_and_others_are_no_duplicates(
+def test_of_duplicates_one_stays_and_others_are_not_duplicates(
     keep: Any, kept: int, send: Send, scan: Scan
 ) -> None:
     alike = [send("poll", "work", 7, priority=priority) for priority in (0, 0, 3, 9)]

@@ -141,7 +141,7 @@ def test_asking_nodes_never_puts_back_messages_that_workers_hold_for_long(
     assert client.hlen("unacked") == 1
 
 
-def test_where_nobody_answers_there_are_no_nodes_and_no_traces(
+def test_where_no_one_answers_there_are_no_nodes_and_no_traces(
     client: "redis.Redis", url: str
 ) -> None:
     assert observe_nodes(url, timeout_s=0.2) == {}
@@ -183,7 +183,7 @@ def test_a_broker_that_lets_the_question_not_in_says_why(tmp_path: Path) -> None
         server.stop()
 
 
-def test_a_broker_that_died_before_a_question_is_sent_is_not_tried_for_ever(tmp_path: Path) -> None:
+def test_a_broker_that_died_before_a_question_is_sent_is_not_tried_forever(tmp_path: Path) -> None:
     server = RedisServer.start(tmp_path)
     with remote_control(server.url(), {"max_retries": 1}) as mailbox:
         mailbox.abcast("ping")  # connects
@@ -306,7 +306,7 @@ def test_who_may_not_ask_whether_anyone_listens_asks_the_nodes(tmp_path: Path) -
         server.stop()
 
 
-def test_two_nodes_of_one_name_are_told_and_hide_no_other(
+def test_two_nodes_of_one_name_are_reported_and_hide_no_other(
     url: str, client: "redis.Redis", tmp_path: Path
 ) -> None:
     older = APP.replace("@app.task\ndef note", "def note")

@@ -134,7 +134,7 @@ def test_a_retry_and_progress_are_seen_in_the_results(worker_url: str, send: Sen
     assert seen[-1] == TaskState("SUCCESS", {"found": 2})
 
 
-def test_a_task_is_run_to_its_end_and_its_progress_told(worker_url: str) -> None:
+def test_a_task_is_run_to_its_end_and_its_progress_reported(worker_url: str) -> None:
     progress: list[TaskState] = []
     outcome = run(worker_url, "task-1", "count", kwargs={"upto": 3}, on_progress=progress.append)
     assert (outcome.state, outcome.result, outcome.ended) == ("SUCCESS", {"counted": 3}, True)
@@ -142,7 +142,7 @@ def test_a_task_is_run_to_its_end_and_its_progress_told(worker_url: str) -> None
     assert len(progress) == len({str(seen) for seen in progress})
 
 
-def test_a_failing_task_tells_its_error_and_traceback(worker_url: str) -> None:
+def test_a_failing_task_shows_its_error_and_traceback(worker_url: str) -> None:
     outcome = run(worker_url, "task-2", "fail")
     assert (outcome.state, outcome.result, outcome.ended) == (
         "FAILURE",
@@ -152,7 +152,7 @@ def test_a_failing_task_tells_its_error_and_traceback(worker_url: str) -> None:
     assert 'raise ValueError("no printer")' in outcome.traceback
 
 
-def test_a_task_that_nobody_runs_is_pending_when_the_time_is_over(worker_url: str) -> None:
+def test_a_task_that_no_one_runs_is_pending_when_the_time_is_over(worker_url: str) -> None:
     outcome = run(worker_url, "task-3", "count", queue="nobody", timeout=0.5, priority=9)
     assert (outcome.state, outcome.ended) == ("PENDING", False)
     with connect(worker_url) as client:
@@ -210,7 +210,7 @@ def test_a_failure_is_heard_with_its_traceback(worker_url: str, send: Sending) -
     assert 'raise ValueError("no printer")' in last.traceback
 
 
-def test_the_node_that_runs_a_task_says_so_and_nobody_says_it_of_another(
+def test_the_node_that_runs_a_task_says_so_and_no_one_says_it_of_another(
     worker_url: str, send: Sending
 ) -> None:
     task_id = new_id("wait")
@@ -227,7 +227,7 @@ def test_the_node_that_runs_a_task_says_so_and_nobody_says_it_of_another(
 
 
 @pytest.mark.parametrize("by", ["results", "events"])
-def test_a_server_that_goes_away_is_told_at_each_look_and_watched_on_when_it_is_back(
+def test_a_server_that_goes_away_is_reported_at_each_look_and_watched_on_when_it_is_back(
     tmp_path: Path, by: str
 ) -> None:
     server = RedisServer.start(tmp_path)

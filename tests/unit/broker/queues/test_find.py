@@ -34,7 +34,7 @@ def test_a_waiting_message_is_found_with_how_many_run_before_it(
     assert last.ahead == 1502
 
 
-def test_of_an_attempt_and_its_retry_the_retry_is_told_with_its_time(
+def test_of_an_attempt_and_its_retry_the_retry_is_reported_with_its_time(
     client: "redis.Redis", send: Send
 ) -> None:
     send("shop.bill", task_id="id-1")

@@ -97,7 +97,7 @@ def test_a_worker_gets_a_moved_message_from_the_queue_it_was_moved_to(
     assert client.llen(MOVED_KEY) == 1, "given back, it stands where it was moved to"
 
 
-def test_a_move_is_taken_back_to_where_the_messages_came_from_byte_for_byte(
+def test_a_move_is_undone_to_where_the_messages_came_from_byte_for_byte(
     client: "redis.Redis", send: Send, archive: Archive
 ) -> None:
     fill(send, 12)
@@ -126,7 +126,7 @@ def test_what_was_consumed_where_it_was_moved_to_is_not_run_again(
     assert not client.exists(MOVED_KEY)
 
 
-def test_where_the_target_is_no_list_nothing_is_lost(
+def test_where_the_target_is_not_a_list_nothing_is_lost(
     client: "redis.Redis", send: Send, archive: Archive
 ) -> None:
     client.set(MOVED_KEY, "someone else's")

@@ -302,7 +302,7 @@ def test_memory_does_not_grow_with_what_is_put_back(
     assert peak_bytes < sum(map(len, items)) / 2
 
 
-def test_a_key_that_is_no_list_is_refused_before_anything_is_taken(
+def test_a_key_that_is_not_a_list_is_refused_before_anything_is_taken(
     client: "redis.Redis", send: Send, archive: Archive
 ) -> None:
     send("stale.one")

@@ -171,7 +171,7 @@ def test_what_a_worker_finishes_or_gives_back_meanwhile_is_not_taken(
     assert (sum(report.taken.values()), report.gone) == (2, 1)
 
 
-def test_they_are_moved_into_a_queue_and_that_is_taken_back(
+def test_they_are_moved_into_a_queue_and_that_is_undone(
     client: "redis.Redis", fetched: list[str], archive: Archive
 ) -> None:
     before = state(client)

@@ -35,7 +35,7 @@ def until(condition: Callable[[], object], timeout_s: float = 10) -> None:
         time.sleep(0.01)
 
 
-def test_the_second_operator_is_told_who_holds_the_lock_since_when_and_when_it_expires(
+def test_the_second_operator_is_shown_who_holds_the_lock_since_when_and_when_it_expires(
     client: "redis.Redis",
 ) -> None:
     with fleet_lock(client, KEY, holder(), 100.0) as first:
@@ -55,7 +55,7 @@ def test_the_second_operator_is_told_who_holds_the_lock_since_when_and_when_it_e
         pass
 
 
-def test_whoever_looks_is_told_who_holds_the_lock_but_for_one_that_died_here(
+def test_a_look_shows_who_holds_the_lock_but_for_one_that_died_here(
     client: "redis.Redis",
 ) -> None:
     assert other_run(client, KEY) is None

@@ -184,7 +184,7 @@ def test_of_a_queue_that_was_emptied_meanwhile_no_rate_is_made_up(
     )
 
 
-def test_the_monitors_look_tells_when_a_queue_is_empty(client: "redis.Redis", send: Send) -> None:
+def test_the_monitors_look_says_when_a_queue_is_empty(client: "redis.Redis", send: Send) -> None:
     for n in range(50):
         send("report", "work", n)
     node = NodeState("w@here", frozenset(), frozenset({"work"}))
@@ -217,7 +217,7 @@ def test_what_holds_a_queue_back_is_named(client: "redis.Redis", send: Send) -> 
     assert limited.limits == ("slow.task has a rate limit: 10/m on 1 node",)
 
 
-def test_queues_that_nobody_named_are_found_also_under_a_prefix(
+def test_queues_that_no_one_named_are_found_also_under_a_prefix(
     client: "redis.Redis", send: Send, look: Look, url: str
 ) -> None:
     send("report", "misspelt", 1, priority=3)
@@ -244,7 +244,7 @@ def test_a_queue_that_is_not_there_is_refused_with_the_nearest_name(send: Send, 
     assert only(look("low_priority")).depth == 1
 
 
-def test_hostile_items_are_counted_and_a_key_of_another_type_is_told(
+def test_hostile_items_are_counted_and_a_key_of_another_type_is_reported(
     client: "redis.Redis", send: Send, look: Look
 ) -> None:
     send("report", "work")

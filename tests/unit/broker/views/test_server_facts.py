@@ -63,7 +63,7 @@ def test_the_figures_are_those_that_redis_py_reads(binary: Path, start: Start) -
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's own
-def test_what_fills_the_memory_is_told_by_kind(
+def test_what_fills_the_memory_is_reported_by_kind(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start()
@@ -105,7 +105,7 @@ def test_what_fills_the_memory_is_told_by_kind(
         assert part.value["kinds"]["results"]["bytes"] == pytest.approx(results, rel=0.15)
 
 
-def test_what_is_kept_on_the_disk_is_told(start: Start) -> None:
+def test_what_is_kept_on_the_disk_is_reported(start: Start) -> None:
     nothing = start("--save", "")
     with plain(nothing) as client:
         assert facts(nothing)["snapshots"].means == "no message has come or gone since"
@@ -127,7 +127,7 @@ def test_what_is_kept_on_the_disk_is_told(start: Start) -> None:
     assert seen["snapshots"].means == "a restart reads the append-only file"
 
 
-def test_a_snapshot_that_failed_is_told_with_what_redis_refuses(start: Start) -> None:
+def test_a_snapshot_that_failed_is_reported_with_what_redis_refuses(start: Start) -> None:
     server = start("--save", "3600 1")
     with plain(server) as client:
         client.lpush("low", "x")
@@ -148,7 +148,7 @@ def test_a_snapshot_that_failed_is_told_with_what_redis_refuses(start: Start) ->
         client.lpush("low", "x")
 
 
-def test_a_server_that_throws_keys_away_is_told(start: Start) -> None:
+def test_a_server_that_throws_keys_away_is_reported(start: Start) -> None:
     server = start("--maxmemory", "8mb", "--maxmemory-policy", "allkeys-random")
     with plain(server) as client:
         for n in range(2000):
@@ -159,7 +159,7 @@ def test_a_server_that_throws_keys_away_is_told(start: Start) -> None:
         assert "Redis evicts keys, queues too" in seen["memory"].means
 
 
-def test_replicas_are_told_with_how_far_behind_they_are(start: Start) -> None:
+def test_replicas_are_reported_with_how_far_behind_they_are(start: Start) -> None:
     master = start("--repl-diskless-sync-delay", "0")
     replica = start("--replicaof", "127.0.0.1", str(master.port))
     with plain(replica) as client:
@@ -172,7 +172,7 @@ def test_replicas_are_told_with_how_far_behind_they_are(start: Start) -> None:
     assert seen["clients"].value["kinds"]["replicas"] == 1
 
 
-def test_what_the_user_may_not_ask_is_not_known_and_the_rest_is_told(start: Start) -> None:
+def test_what_the_user_may_not_ask_is_not_known_and_the_rest_is_reported(start: Start) -> None:
     server = start()
     with plain(server) as client:
         client.lpush("low", "x")

@@ -180,7 +180,7 @@ def test_a_variable_is_taken_out_with_its_line() -> None:
         edit(b"A=1; X=2\n", "shell", {"X": None})
 
 
-def test_it_is_told_by_line_and_column_why_a_file_cannot_be_read() -> None:
+def test_it_is_reported_by_line_and_column_why_a_file_cannot_be_read() -> None:
     assert (
         str(read(b"A=1\n# \xfc\nB=M\xfcnster\n", "systemd").fault)
         == "line 3, column 4: systemd refuses the file and starts nothing: byte 0xfc is"

@@ -93,7 +93,7 @@ def test_a_node_of_the_inventorys_own_name_is_known_by_it() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"leftover": True}, {"kind": Kind.CHILD}, {"here": False}])
-def test_what_is_no_main_process_of_this_folder_is_none(changes: dict[str, Any]) -> None:
+def test_what_is_not_a_main_process_of_this_folder_does_not_count(changes: dict[str, Any]) -> None:
     assert running(process(7, "worker -n high@web1", **changes)) == {}
 
 

@@ -183,7 +183,7 @@ def test_exit_code_3_counts_whatever_pid_is_printed(
         ("yes | head -n 5000; exit 1", r"exited with 1 and printed: \s*y"),
     ],
 )
-def test_any_other_answer_leaves_it_untold_and_is_shown(
+def test_any_other_answer_leaves_it_unknown_and_is_shown(
     tmp_path: Path, status: str, said: str
 ) -> None:
     state = state_of(tmp_path, status)
@@ -192,7 +192,7 @@ def test_any_other_answer_leaves_it_untold_and_is_shown(
     assert len(state.why_unknown) < 500
 
 
-def test_a_directory_that_is_not_there_is_told_and_not_said_nothing(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_there_is_reported_and_not_passed_over(tmp_path: Path) -> None:
     assert re.match(
         r"its status command exited with \d and printed: .*/missing",
         state_of(tmp_path / "missing", "true").why_unknown,
@@ -206,7 +206,7 @@ def test_more_lines_than_the_pid_are_evidence(
     assert (state.pid, state.answer) == (process.pid, f"{process.pid}\nsince yesterday")
 
 
-def test_a_warning_before_the_pid_is_no_answer(
+def test_a_warning_before_the_pid_is_not_an_answer(
     tmp_path: Path, process: "subprocess.Popen[bytes]"
 ) -> None:
     """As of a bash whose LC_ALL names a locale that the host does not have."""

@@ -83,7 +83,7 @@ def test_a_container_that_restarts_again_and_again_does_not_run_and_has_failed()
     assert crash.containers[0].loops
 
 
-def test_one_that_has_ended_is_told_with_its_exit_code() -> None:
+def test_one_that_has_ended_is_reported_with_its_exit_code() -> None:
     done = states("done")["done"]
     assert (done.pid, done.gave_up) == (None, False)
     assert done.answer == "proj_done_1: exited, exit code 1"
@@ -124,7 +124,7 @@ def test_an_init_that_signals_all_processes_is_known(command: list[str], signals
     assert states("low", look=look)["low"].containers[0].signals_all == signals_all
 
 
-def test_podman_tells_a_signal_by_its_number_and_always_has_a_health() -> None:
+def test_podman_names_a_signal_by_its_number_and_always_has_a_health() -> None:
     look = changed(
         "low",
         Config__StopSignal=15,
@@ -162,7 +162,7 @@ OTHERS = b"other web_1\n alone\n"
         ),
     ],
 )  # fmt: skip
-def test_an_engine_that_cannot_be_asked_is_told_with_the_next_step(
+def test_an_engine_that_cannot_be_asked_is_reported_with_the_next_step(
     answer: Answer, docker: dict[str, Any], problem: str, advice: str
 ) -> None:
     with pytest.raises(RunbookError) as error:
@@ -171,7 +171,7 @@ def test_an_engine_that_cannot_be_asked_is_told_with_the_next_step(
     assert advice in (error.value.advice or "")
 
 
-def test_what_is_notable_in_the_logs_of_its_containers_is_told_with_their_times() -> None:
+def test_what_is_notable_in_the_logs_of_its_containers_is_reported_with_their_times() -> None:
     (container,) = states("low")["low"].containers
     text = "Task a.b[1] raised unexpected: E()"
     line = json.dumps({"log": f"{text}\n", "stream": "stderr", "time": "2026-11-30T01:20:00.5Z"})

@@ -80,6 +80,6 @@ def test_an_entry_that_was_cut_off_is_left_for_the_next_step() -> None:
     assert "i=1'" in log.ask_newer()
 
 
-def test_a_journal_this_user_may_not_read_is_told() -> None:
+def test_a_journal_this_user_may_not_read_is_reported() -> None:
     hint = "Hint: You are currently not seeing messages from other users and the system.\n"
     assert texts(journal().start(Answer(0, b"1795264055\n", hint))) == [hint.strip()]

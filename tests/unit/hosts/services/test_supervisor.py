@@ -202,7 +202,7 @@ def test_programs_are_seen_started_stopped_and_restarted_on_the_conf_files_that_
     assert "does not specify a command" in ask(Supervisor().reload(host)).err
 
 
-def test_a_supervisord_that_lets_this_user_not_in_is_told(
+def test_a_supervisord_that_refuses_this_user_is_reported(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     login = "[unix_http_server]\nusername=ops\npassword=secret"
@@ -218,7 +218,7 @@ def test_a_supervisord_that_lets_this_user_not_in_is_told(
     assert "ansible_become: true" in refusal
 
 
-def test_a_supervisord_that_cannot_be_asked_is_told_with_what_helps(root: Path) -> None:
+def test_a_supervisord_that_cannot_be_asked_is_reported_with_what_helps(root: Path) -> None:
     assert "supervisorctl does not exist: /nowhere" in refused(host_of(root, ctl="/nowhere"))
     assert "does not exist" in refused(host_of(root))
     process = start(root)

@@ -46,7 +46,7 @@ def high(
     return parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
 
 
-def test_a_name_that_is_another_units_is_told_and_that_unit_is_no_service_of_ours() -> None:
+def test_a_name_that_is_another_units_is_reported_and_that_unit_is_not_a_service_of_ours() -> None:
     said = SHOWN.format(
         restarts=0, pid=0, result="success", active="active", sub="running", running=""
     )
@@ -78,7 +78,7 @@ def test_a_service_that_failed_or_fails_again_and_again_need_not_be_waited_for(
     assert (f", automatic restarts: {restarts}" in found.answer) is bool(restarts)
 
 
-def test_a_service_that_runs_is_none_of_these_however_often_it_failed_before() -> None:
+def test_a_service_that_runs_is_not_one_of_these_however_often_it_failed_before() -> None:
     found = high(restarts=7, pid=42, result="success", active="active", sub="running")
     assert (found.pid, found.gave_up, found.started_at) == (42, False, 999_000.0)
 
@@ -178,7 +178,7 @@ def daemons(main: int, *processes: tuple[int, int]) -> ServiceState:
     return parse_units(Answer(0, forking.encode(), ""), CLOCK)["high"]
 
 
-def test_the_daemons_of_one_start_are_no_left_overs_of_each_other_but_those_of_an_earlier_one_are() -> (
+def test_the_daemons_of_one_start_are_not_left_overs_of_each_other_but_those_of_an_earlier_one_are() -> (
     None
 ):
     found = daemons(42, (42, 300_200), (43, 300_100), (44, 290_000))
@@ -190,7 +190,7 @@ def test_where_systemd_guessed_no_main_process_it_is_the_first_daemon() -> None:
     assert (found.pid, found.leaked) == (43, ())
 
 
-def test_a_unit_of_somebody_elses_tells_what_it_reads_and_whether_it_is_there() -> None:
+def test_a_unit_of_someone_elses_shows_what_it_reads_and_whether_it_is_there() -> None:
     said = SHOWN.format(
         restarts=0, pid=0, result="success", active="inactive", sub="dead", running=""
     )
@@ -210,7 +210,7 @@ def test_a_unit_of_somebody_elses_tells_what_it_reads_and_whether_it_is_there() 
     assert not gone.exists
 
 
-def test_what_runs_our_services_is_told_without_asking_once_more() -> None:
+def test_what_runs_our_services_is_known_without_asking_once_more() -> None:
     said = SHOWN.format(
         restarts=3, pid=7, result="success", active="active", sub="running", running=""
     )
