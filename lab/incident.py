@@ -16,7 +16,7 @@ BROKEN_TIMEOUT, GOOD_TIMEOUT = "30s", "30"
 
 
 def glpi_tokens() -> dict[str, str]:
-    """The two tokens that GLPI's stand-in is to accept, by the names of their variables."""
+    """The two tokens that GLPI's stand-in accepts, by the names of their variables."""
     return {name: secrets.token_hex(16) for name in ("GLPI_APP_TOKEN", "GLPI_USER_TOKEN")}
 
 

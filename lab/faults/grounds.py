@@ -230,8 +230,8 @@ def _timed(ground: Ground, command: tuple[str, ...]) -> tuple[Done, float]:
 
 @contextmanager
 def text_of(file: Path, *replacements: tuple[str, str]) -> Iterator[None]:
-    """Change the text of a file while the block lasts. Raises GroundError where what is to be
-    replaced is missing.
+    """Change the text of a file while the block lasts. Raises GroundError where what should
+    be replaced is missing.
     """
     before = file.read_text()
     text = before

@@ -65,7 +65,7 @@ def release(fleet_id: str) -> None:
 
 
 def _set_limit() -> None:
-    """The limit follows from the claims alone, so it comes right whoever was killed, and whichever
-    fleet goes first.
+    """The limit follows from the claims alone, so it is correct whichever process was killed,
+    and whichever fleet goes first.
     """
     _INOTIFY.write_text(str(sum(int(claim.name.rpartition("-")[2]) for claim in _CLAIMS.iterdir())))

@@ -641,7 +641,7 @@ def _ledger(path: Path) -> tuple[Ledger, str]:
 
 
 def _selected(effect: RestoreSelected, ledger: Ledger) -> Iterator[Archived]:
-    """The messages that a restore selects, whatever became of them."""
+    """The messages that a restore selects, put back or not."""
     for message in chosen(ledger, effect.rule, time.time()):
         if effect.malformed or not message.malformed:
             yield message

@@ -22,7 +22,7 @@ _KEYS_AT_ONCE = 1000
 
 
 class StoredResult(Struct, frozen=True):
-    """Describes a result; None stands for what it does not say."""
+    """Describes a result; None means that it does not say."""
 
     id: str
     state: str

@@ -1,4 +1,4 @@
-"""The census of a host: all its Celery processes, whoever started them, and what runs them."""
+"""The census of a host: all its Celery processes of all users, and what runs them."""
 
 from collections.abc import Iterator, Mapping
 from enum import Enum

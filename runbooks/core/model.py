@@ -455,7 +455,7 @@ class NaiveEta(Struct, frozen=True):
     eta: str
     """The latest of their ETAs, as it is written."""
     at: float
-    """The time that it stands for."""
+    """The time that it means."""
     origins: tuple[str, ...] = ()
     """Who sent them."""
 
@@ -700,7 +700,7 @@ class ServiceState(Struct, frozen=True):
     masked: bool = False
     """Whether it must not be started (systemd)."""
     alias_of: str = ""
-    """The other unit that its name stands for, which is not ours. Then nothing else is known."""
+    """The other unit of which its name is an alias, not ours. Then nothing else is known."""
     starting: bool = False
     """Whether systemd is starting it and knows no main process yet, as with Type=forking."""
     other_process: str = ""
@@ -891,7 +891,7 @@ class HostState(Struct, frozen=True):
     lacks_cron: bool = False
     """Whether no cron is installed either."""
     rotations: tuple[Rotation, ...] = ()
-    """The logs that logrotate's files name, ours included; empty if there are to be none."""
+    """The logs that logrotate's files name, ours included; empty if none are wanted."""
     timers: Mapping[str, ServiceState] = field(default_factory=dict)
     """This tool's timers that run cron entries or might, by unit; `enabled` also means started."""
     slow_shell: str = ""
@@ -903,7 +903,7 @@ class HostState(Struct, frozen=True):
     census: Census | None = None
     """Every Celery process of the host; None if its services were not asked for."""
     foreign: Foreign | None = None
-    """What was read to take over services of another owner; None if nothing is to be taken over."""
+    """What was read to take over services of another owner; None if nothing will be taken over."""
     application: Application | None = None
     """What the application says about itself, loaded now or earlier from the same files; None if it
     was not asked, or could not be loaded.
@@ -954,7 +954,7 @@ class AppResults(Struct, frozen=True):
     set_in: str = ""
     """What sets it; "" if not known."""
     kind: Literal["redis", "anywhere", "disk", "sender", "worker", "none", ""] = "none"
-    """Who can read them: whoever reaches the `redis` at `at`, whoever reaches another place
+    """Who can read them: all who reach the `redis` at `at`, all who reach another place
     (`anywhere`), the `disk` of the host that ran the task, only the `sender`, only the `worker`, or
     no one (`none`).
     """

@@ -47,7 +47,7 @@ def seconds(value: object) -> float:
 
 
 def duration(flag: str, text: str) -> float:
-    """The seconds that the value of a flag stands for. Raises UsageError."""
+    """The seconds that the value of a flag means. Raises UsageError."""
     try:
         return seconds(text)
     except ValueError:

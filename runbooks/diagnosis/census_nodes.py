@@ -17,7 +17,7 @@ from runbooks.hosts.celery_argv import place_of
 def faults(fleet: Fleet, snapshot: Snapshot, rows: Sequence[Row]) -> Iterator[Finding]:
     """Yield the application's workers with another broker or name than expected.
 
-    What is left of an earlier start is to be ended anyway.
+    What is left of an earlier start must be ended anyway.
     """
     hosts = {host.name: host for host in fleet.hosts}
     leaked = set[tuple[str, int]]()

@@ -101,7 +101,7 @@ def would_discard(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterat
 
 
 def _unreadable(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[Finding]:
-    """Yield the messages whose form is not accepted by the worker that is to consume them."""
+    """Yield the messages whose form is not accepted by the worker that should consume them."""
     for host, worker, queue, probe in _queues_of_workers(
         fleet, snapshot, consumed=False, repaired=repaired
     ):

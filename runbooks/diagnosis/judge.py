@@ -62,7 +62,7 @@ def judge(
     """Return every fault of the fleet, causes and errors first, from a snapshot of everything.
 
     A fault that another one explains is left out; the other one has its changes. What another run
-    is doing now is not a fault. `taking`: what others have started is to be taken over.
+    is doing now is not a fault. `taking`: what others have started will be taken over.
     """
     files_ = [
         *environment.faults(fleet, snapshot),

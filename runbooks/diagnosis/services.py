@@ -55,7 +55,7 @@ class _Judged(Struct, frozen=True):
     since: Mapping[str, float]
     """Host → epoch seconds of its clock; its services have to be started at or after that time."""
     proving: bool
-    """Whether a start is being verified; then a silence counts, whatever explains it."""
+    """Whether a start is being verified; then a silence counts, even if something explains it."""
     busy: Collection[str]
     """Nodes of solo workers that run a task, and cannot answer."""
     unseen: Collection[str]
@@ -117,8 +117,8 @@ def at_work(
     """Yield the services that do not run on their present files, answer and consume.
 
     `since` (host → epoch seconds of the host's clock) also requires that each service was started
-    at or after that time. Then, and when `proving` that a start worked, a silence counts, whatever
-    explains it.
+    at or after that time. Then, and when `proving` that a start worked, a silence counts, even if
+    something explains it.
     """
     states = snapshot.reachable()
     busy = busy_solo(fleet, snapshot)
@@ -155,7 +155,7 @@ def with_restarts(
 
 
 def _restarts_for(host: FleetHost, path: str, snapshot: Snapshot) -> Iterator[Change]:
-    """Yield a restart of each running service that loads a file that is to be changed."""
+    """Yield a restart of each running service that loads a file that will be changed."""
     action = "restart"
     if host.manager.in_containers and path == host.settings.env_file:
         action = "recreate"

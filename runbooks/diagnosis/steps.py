@@ -31,7 +31,7 @@ def environment_step(fleet: Fleet) -> Step:
 
 
 def taken_over(fleet: Fleet, wanted: Wanted, *, kill: bool) -> Judge:
-    """Return the judgement of what others have started and is to be taken over."""
+    """Return the judgement of what others have started and will be taken over."""
     return partial(take_over.findings, fleet, wanted=wanted, kill=kill)
 
 

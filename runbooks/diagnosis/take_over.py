@@ -147,7 +147,7 @@ def runners(fleet: Fleet, snapshot: Snapshot, *, kill: bool = False) -> list[Run
 
 
 def findings(fleet: Fleet, snapshot: Snapshot, wanted: Wanted, *, kill: bool) -> Iterator[Finding]:
-    """Yield what is to be taken over, with the changes, and what is not, with the reason."""
+    """Yield what will be taken over, with the changes, and what is not, with the reason."""
     states = snapshot.reachable()
     found = runners(fleet, snapshot, kill=kill)
     for runner in found:

@@ -1,4 +1,4 @@
-"""The files that each host is to have, rendered from templates: units, cron file, log rotation."""
+"""The files that each host should have, rendered from templates: units, cron file, log rotation."""
 
 import difflib
 import re
@@ -18,7 +18,7 @@ from runbooks.inventory.templates import Templates
 MODE = 0o644
 
 Wanted = Mapping[str, Mapping[str, bytes]]
-"""Host name → path → the bytes that the file is to have."""
+"""Host name → path → the bytes that the file should have."""
 
 TIMERS = "celery-cron-"
 """Prefix of timers and their services; then come the application and the number of the entry."""

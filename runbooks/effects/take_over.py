@@ -27,7 +27,7 @@ def _unit(state: HostState, name: str) -> Unit | None:
 def _below_supervisord(state: HostState) -> set[str]:
     """Return the programs whose Celery processes supervisord runs.
 
-    "" stands for a process that has overwritten its environment.
+    "" means a process that has overwritten its environment.
     """
     assert state.census
     processes = state.census.processes

@@ -36,7 +36,7 @@ def recorded(
     """Begin a run: hold the fleet's lock and open the journal until the block ends.
 
     `machines` are the hosts that it will change, each with its `HostState.machine`. `still_so` is
-    called once the lock is held, and raises if nothing is to be changed after all.
+    called once the lock is held, and raises if nothing has to be changed after all.
     """
     run_id = new_run_id(session.options.state_directory)
     with session.broker.lock(run_id, session.options.verb) as lock:

@@ -52,7 +52,7 @@ def _archives(record: RunRecord) -> Iterator[Path]:
 
 
 def _unmoved(ledger: Ledger) -> int:
-    """Count the messages that were to be moved and were not; batches of unknown fate count."""
+    """Count the messages that should have been moved and were not; uncertain batches count."""
     unsure = ledger.unsure
     count = 0
     for n in ledger.messages:

@@ -300,8 +300,8 @@ def _variables(found: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
 def _application(found: Mapping[str, Any]) -> Application | None:
     """Convert the description of an application, which may have any shape; None if invalid.
 
-    Names stay exact, because they are compared; whoever prints them redacts them. The rest is
-    redacted here.
+    Names stay exact, because they are compared; they are redacted where they are printed. The
+    rest is redacted here.
     """
     description = found.get("application")
     try:

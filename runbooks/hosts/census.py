@@ -204,7 +204,7 @@ def _owners(lines: str) -> dict[int, tuple[str, str]]:
     """Return the user and the program of each process; the program is "" if it is hidden.
 
     **Source:** stat(1), `%n %u %U %N`; proc(5): the folder belongs to the process's effective user,
-    whoever owns the files in it. ` (deleted)` follows a program that was replaced.
+    even if another user owns the files in it. ` (deleted)` follows a program that was replaced.
     """
     users: dict[int, str] = {}
     programs: dict[int, str] = {}

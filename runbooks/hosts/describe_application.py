@@ -1,8 +1,8 @@
 """Describe a loaded application. Runs in its own Python on the host; `import_probe.py` uses it.
 
 It has to run on Python 3.6. `describe` answers in the shapes of `core/application.py: Application`,
-without the parts that fail. URLs have no passwords; arguments and options are complete: whoever
-reads them redacts.
+without the parts that fail. URLs have no passwords; arguments and options are complete: the
+reader redacts them.
 """
 
 import contextlib

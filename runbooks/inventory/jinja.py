@@ -34,7 +34,7 @@ class Missing(ChainableUndefined, StrictUndefined):
 
 
 class Failed(Missing):
-    """Stands for a value that cannot be had, so that whoever does not need it is not troubled."""
+    """Represents a value that is not available; that is an error only where the value is used."""
 
     __slots__ = ()
 

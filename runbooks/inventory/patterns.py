@@ -1,4 +1,4 @@
-"""`--limit` patterns: which hosts of an inventory a verb is to touch.
+"""`--limit` patterns: which hosts of an inventory a verb should touch.
 
 **Source:** Ansible's "Patterns: targeting hosts and groups"; `ansible/inventory/manager.py`
 (ansible-core 2.19): terms are separated by `,` or, where there is none, by `:`; a plain term adds,

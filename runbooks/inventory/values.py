@@ -137,7 +137,7 @@ class Renderer:
         }
 
     def render(self, value: Any, place: _Place, host: str) -> Any:
-        """The value with the Jinja in it rendered; an undefined stands for what cannot be had."""
+        """The value with the Jinja in it rendered; an undefined means that it failed."""
         match value:
             case Vaulted():
                 return self._decrypt(value, place)

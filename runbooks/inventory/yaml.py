@@ -63,7 +63,7 @@ class Unsafe(str):
 
 
 def tagged(value: dict[str, Any]) -> Any:
-    """What a map of a JSON file is: such a text where it has the key that stands for YAML's tag."""
+    """What a map of a JSON file is: such a text where it has the key that represents YAML's tag."""
     for key, kind in (("__ansible_vault", Vaulted), ("__ansible_unsafe", Unsafe)):
         if key in value:
             return kind(value[key])
@@ -158,7 +158,7 @@ _JsonLoader.add_implicit_resolver(
 
 
 class Document(Struct, frozen=True):
-    """A file's content; `secret` says that it was encrypted, so that none of it is to be shown."""
+    """A file's content; `secret` says that it was encrypted, so that none of it may be shown."""
 
     value: Any
     secret: bool

@@ -8,7 +8,7 @@ from runbooks.core.wording import counted, span
 
 
 def heading(host: str | None, total: HostTotal | None) -> str:
-    """Return the host's name and totals; None stands for nodes of no host that was checked."""
+    """Return the host's name and totals; None means nodes of no host that was checked."""
     if host is None:
         return "on no host that was checked"
     if total is None:

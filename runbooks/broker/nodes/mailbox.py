@@ -15,7 +15,7 @@ class OneTryProducer(Producer):
     """Publishes once; kombu's mailbox would retry without a limit."""
 
     def publish(self, body: Any, **publishing: Any) -> Any:  # type: ignore[override]
-        """Publish, whatever `retry` says."""
+        """Publish, and ignore `retry`."""
         return super().publish(body, **{**publishing, "retry": False})  # type: ignore[no-untyped-call]
 
 
