@@ -20,8 +20,8 @@ from tests.ansible.generate_sources import make_sources_case
 @pytest.mark.parametrize(
     ("make", "generated", "at_least"),
     [
-        (make_case, 750, 500),
-        (make_ini_case, 575, 500),
+        (make_case, 375, 250),
+        (make_ini_case, 290, 250),
         (make_sources_case, 200, 75),
         pytest.param(make_case, 3000, 2000, marks=pytest.mark.thorough),
         pytest.param(make_ini_case, 2300, 2000, marks=pytest.mark.thorough),

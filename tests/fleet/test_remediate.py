@@ -558,7 +558,9 @@ def test_an_unknown_host_key_is_refused_and_accepted_when_asked(healthy: FleetWo
 # --- interruptions; these break hosts, so they come last
 
 
-@pytest.mark.parametrize("at", ["SERVICE MANAGER", "WORKERS"])
+@pytest.mark.parametrize(
+    "at", [pytest.param("SERVICE MANAGER", marks=pytest.mark.thorough), "WORKERS"]
+)
 def test_a_run_that_is_killed_is_finished_by_the_next(healthy: FleetWorld, at: str) -> None:
     # What stands may be the run at the broker behind the tunnel, which this inventory does not
     # undo.

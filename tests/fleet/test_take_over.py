@@ -424,7 +424,11 @@ def test_a_unit_at_our_place_that_someone_wrote_is_replaced_only_where_that_is_a
 
 
 @pytest.mark.parametrize(
-    "reached", ["! systemctl is-enabled printers", "! systemctl is-active printers"]
+    "reached",
+    [
+        pytest.param("! systemctl is-enabled printers", marks=pytest.mark.thorough),
+        "! systemctl is-active printers",
+    ],
 )
 def test_a_run_that_is_killed_is_completed_by_the_next_and_both_are_undone(
     bare: FleetWorld, reached: str

@@ -26,8 +26,9 @@ def world(tmp_path: Path) -> Iterator[World]:
     """A world of one test's own; its sandbox, if it puts one up, is taken down afterwards."""
     world = make_world(tmp_path)
     yield world
-    down = world.inv("sandbox", "--down")
-    assert down.code == 0, down.err
+    if world.root.exists():
+        down = world.inv("sandbox", "--down")
+        assert down.code == 0, down.err
 
 
 @pytest.fixture(scope="module")

@@ -377,7 +377,7 @@ def test_under_each_pool_a_worker_that_is_well_is_not_a_fault(place: Place, pool
         until(lambda: " ready." in place.log("one"))
 
 
-@pytest.mark.parametrize("pool", ["prefork", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("solo", marks=pytest.mark.thorough)])
 def test_a_worker_whose_command_does_not_name_celery_is_shown_with_its_process(
     place: Place, pool: str
 ) -> None:

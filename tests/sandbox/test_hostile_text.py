@@ -95,15 +95,24 @@ def assert_shown(line: str) -> None:
     assert not line.startswith("ok     FORGED"), line
 
 
+def shown(world: World, *arguments: str) -> str:
+    """What a verb prints, all of it text for a terminal."""
+    done = world.inv(*arguments)
+    printed = done.out + done.err
+    for line in f"{done.out}\n{done.err}".split("\n"):
+        assert_shown(line)
+    assert "runbooks/cli" not in printed, "no traceback of the tool's own"
+    return printed
+
+
 def both(world: World, *arguments: str) -> str:
     """As text, and as JSON for a strict reader; returns the text."""
-    text = world.inv(*arguments)
+    text = shown(world, *arguments)
     document = world.inv(*arguments, "--json")
-    for line in f"{text.out}\n{text.err}\n{document.err}".split("\n"):
-        assert_shown(line)
     msgspec.json.decode(document.out)
-    assert "runbooks/cli" not in text.err + document.err, "no traceback of the tool's own"
-    return text.out + text.err
+    for line in document.err.split("\n"):
+        assert_shown(line)
+    return text
 
 
 def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
@@ -113,35 +122,35 @@ def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
     assert r"\x1b[2J" in reported
     assert "[bold red]x[/] :key: `inv undo last`" in reported
     for verb in ("hosts", "verify", "render", "monitor", "runs"):
-        both(world, verb)
+        shown(world, verb)
     both(world, "monitor", "--history")
     for view in (["queues"], ["queues", LETTERS], ["queues", "parked"], ["broker"]):
-        both(world, *view)
-    for queue in (LETTERS, "parked"):
-        assert r"\x1b[2J" in both(world, "messages", queue)
-        assert r"\x1b[2J" in both(world, "messages", queue, "--full")
-    both(world, "remediate", "--dry-run")
+        shown(world, *view)
+    assert r"\x1b[2J" in shown(world, "messages", LETTERS)
+    assert r"\x1b[2J" in both(world, "messages", "parked", "--full")
+    shown(world, "remediate", "--dry-run")
     assert r"\x1b[2J" in both(world, "tail-logs", "--since", "2026-11-01")
-    both(world, "tail-logs", "--grep", "FORGED")
+    shown(world, "tail-logs", "--grep", "FORGED")
     textfile = world.path / "metrics.prom"
-    both(world, "monitor", "--textfile", str(textfile))
+    shown(world, "monitor", "--textfile", str(textfile))
     for line in textfile.read_text().split("\n"):
         assert_shown(line)
     parked = ("--queue", "parked", "--task", "*")
     assert r"\nok     FORGED" in both(world, "clean-queues", "--dry-run", *parked)
-    both(world, "clean-queues", "--yes", *parked)
+    shown(world, "clean-queues", "--yes", *parked)
     run = world.inv("runs", "--json").json["runs"][0]["run"]
-    for verb in ("show", "archive.show", "archive.verify"):
-        both(world, verb, run)
-    both(world, "report", run, "--html", "run.html", "--markdown", "run.md", "--logs")
+    both(world, "show", run)
+    for verb in ("archive.show", "archive.verify"):
+        shown(world, verb, run)
+    shown(world, "report", run, "--html", "run.html", "--markdown", "run.md", "--logs")
     for name in ("run.html", "run.md"):
         text = (world.path / name).read_text().replace("\\\\", "\\")
         assert r"\nok     FORGED" in text
         for line in text.split("\n"):
             assert_shown(line)
-    both(world, "archive.list")
+    shown(world, "archive.list")
     both(world, "undo", run, "--dry-run")
-    both(world, "undo", run, "--yes")
+    shown(world, "undo", run, "--yes")
     for how in ("return", "raise"):
         arguments = (
             "--queue",
@@ -152,8 +161,8 @@ def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
             json.dumps({"text": HOSTILE, "how": how}),
         )
         assert r"\x1b[2J" in both(world, "run-task", "inventory.tasks.hostile", *arguments)
-    both(world, "restart-workers", "--yes")
-    both(world, "show", "last")
+    shown(world, "restart-workers", "--yes")
+    shown(world, "show", "last")
 
 
 @pytest.mark.parametrize(

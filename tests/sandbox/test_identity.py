@@ -13,9 +13,18 @@ import pytest
 from tests.sandbox.conftest import Done, World
 
 LOCAL = "          ansible_connection: local\n"
+AS_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 
 
-@pytest.mark.parametrize("verb", ["remediate", "restart-workers", "install-cron", "install-units"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "remediate",
+        "restart-workers",
+        pytest.param("install-cron", marks=pytest.mark.thorough),
+        pytest.param("install-units", marks=pytest.mark.thorough),
+    ],
+)
 def test_a_machine_under_two_names_is_an_error_of_the_inventory(healthy: World, verb: str) -> None:
     name = healthy.inventory((LOCAL, f"{LOCAL}        twin:\n{LOCAL}"))
     before = {
@@ -206,9 +215,14 @@ def test_all_that_is_written_here_is_for_its_user_alone_whatever_the_umask(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
-@pytest.mark.parametrize("how", ["theirs", "writable"])
 @pytest.mark.parametrize(
-    "who", [(), ("unshare", "--user", "--map-user=1000", "--map-group=1000")], ids=["root", "user"]
+    ("who", "how"),
+    [
+        pytest.param((), "theirs", id="root, theirs"),
+        pytest.param((), "writable", id="root, writable", marks=pytest.mark.thorough),
+        pytest.param(AS_USER, "theirs", id="user, theirs", marks=pytest.mark.thorough),
+        pytest.param(AS_USER, "writable", id="user, writable"),
+    ],
 )
 def test_what_someone_else_may_have_recorded_is_refused(
     healthy: World, cron: Path, tmp_path: Path, who: tuple[str, ...], how: str
