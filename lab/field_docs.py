@@ -1,4 +1,7 @@
-"""What the fields of records mean: the string below a field in its class."""
+"""What the fields of records and settings mean: the string below a field in its class.
+
+Pydantic can read these strings itself, but it does so at each import: 50 ms of every `inv`.
+"""
 
 import ast
 import inspect
@@ -9,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 from msgspec import Struct
 from msgspec.structs import fields
+from pydantic import BaseModel
 
 
 def describe(schema: dict[str, Any], kinds: Iterable[type]) -> None:
@@ -20,9 +24,19 @@ def describe(schema: dict[str, Any], kinds: Iterable[type]) -> None:
     for record in _with_their_parts(kinds):
         definition = schema["$defs"].get(record.__name__, schema)
         docs = field_docs(record)
+        for name, key in _keys(record):
+            if text := docs.get(name):
+                _add(definition["properties"][key], text)
+
+
+def _keys(record: type[Struct] | type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """Yield each field of a record, and its key in JSON."""
+    if issubclass(record, BaseModel):
+        for name in record.model_fields:
+            yield name, name
+    else:
         for field in fields(record):
-            if text := docs.get(field.name):
-                _add(definition["properties"][field.encode_name], text)
+            yield field.name, field.encode_name
 
 
 def field_docs(record: type) -> dict[str, str]:
@@ -44,7 +58,7 @@ def _own_field_docs(record: type) -> Iterator[tuple[str, str]]:
                     yield statement.target.id, inspect.cleandoc(text)
 
 
-def _with_their_parts(kinds: Iterable[type]) -> Iterator[type[Struct]]:
+def _with_their_parts(kinds: Iterable[type]) -> Iterator[type[Struct] | type[BaseModel]]:
     """These records and all that their fields hold, each once."""
     pending = list(kinds)
     seen = set()
@@ -58,8 +72,8 @@ def _with_their_parts(kinds: Iterable[type]) -> Iterator[type[Struct]]:
             pending += _records_in(hint)
 
 
-def _records_in(hint: Any) -> Iterator[type[Struct]]:
-    if inspect.isclass(hint) and issubclass(hint, Struct):
+def _records_in(hint: Any) -> Iterator[type[Struct] | type[BaseModel]]:
+    if inspect.isclass(hint) and issubclass(hint, Struct | BaseModel):
         yield hint
     for part in get_args(hint):
         yield from _records_in(part)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from inspect import cleandoc
 from typing import Any
 
+from lab.field_docs import describe
 from lab.schema_page import schema
 from lab.verb_help import Flag, shared_flags, verbs_by_purpose
 from runbooks.core.errors import EXIT_CODES
@@ -65,6 +66,7 @@ def _variables() -> Iterator[str]:
     )
     for heading, model in (("Of the application", AppSettings), ("Of a host", HostSettings)):
         variables = model.model_json_schema()
+        describe(variables, [model])
         yield f"### {heading}\n"
         yield from _fields(variables, "celery_")
         for name, record in sorted(variables["$defs"].items()):

@@ -161,9 +161,7 @@ class QueueRule(BaseModel):
     Patterns are shell-style; commas separate several of them.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     queue: Patterns = "*"
     """Patterns of the queues."""

@@ -228,9 +228,7 @@ Environment = Annotated[dict[str, EnvironmentValue], AfterValidator(_no_secrets)
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Worker(_Settings):
