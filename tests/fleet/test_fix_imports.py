@@ -1,5 +1,7 @@
 """`inv fix-imports` on real hosts over SSH: the file is the application's user's, and stays so."""
 
+import pytest
+
 from tests.fleet.conftest import FleetWorld
 
 CELERY_PY = "/srv/printer_inventory/printer_inventory/celery.py"
@@ -13,6 +15,7 @@ def each(world: FleetWorld, command: str) -> list[str]:
     return [one.out.strip() for one in done]
 
 
+@pytest.mark.thorough
 def test_the_import_is_written_on_all_hosts_proved_and_undone(world: FleetWorld) -> None:
     up = world.inv("fleet", "--hosts", "3", timeout_s=300)
     assert up.code == 0, up.err

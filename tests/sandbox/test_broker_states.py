@@ -218,6 +218,13 @@ STATES = [
 ]
 
 
+def but_for_twins(state: State) -> Any:
+    """Leave to the thorough tests a state whose finding and advice another one has as well."""
+    if state.make in (missing_right_to_ask, no_password, hung):
+        return pytest.param(state, marks=pytest.mark.thorough)
+    return state
+
+
 def of_each_kind(state: State) -> Any:
     """Return one state of each kind for every run: read but refused, not readable, not there."""
     if state.make in (full, missing_right, down):
@@ -236,7 +243,9 @@ def findings(done: Done) -> dict[str, dict[str, Any]]:
     return {one["code"]: one for one in done.json["findings"]}
 
 
-@pytest.mark.parametrize("state", STATES, ids=lambda state: state.make.__name__)
+@pytest.mark.parametrize(
+    "state", [*map(but_for_twins, STATES)], ids=lambda state: state.make.__name__
+)
 def test_a_state_of_the_broker_is_one_finding_and_the_hosts_are_looked_at(
     state: State, place: Place, start: Start
 ) -> None:
