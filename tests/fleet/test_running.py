@@ -237,7 +237,9 @@ def test_a_worker_that_the_inventory_no_longer_has_keeps_its_unit_until_its_task
         assert root(two, f"ls {unit}").strip() == unit
 
 
-@pytest.mark.parametrize("verb", ["restart-workers", "remediate"])
+@pytest.mark.parametrize(
+    "verb", [pytest.param("restart-workers", marks=pytest.mark.thorough), "remediate"]
+)
 def test_long_tasks_are_killed_only_where_that_is_asked_for(two: FleetWorld, verb: str) -> None:
     change = (
         with_options("--time-limit=900", "high_priority", "low_priority")

@@ -368,9 +368,10 @@ def test_a_unit_that_a_timer_starts_again_is_left_alone(bare: FleetWorld) -> Non
             f"{PYTHON} -m celery multi start worker_high@web1 -A printer_inventory -Q high_priority"
             " -c 1 --pidfile=/tmp/%n.pid --logfile=/tmp/%n.log"
         ),
-        (
+        pytest.param(
             f"nohup {PYTHON} -m celery -A printer_inventory worker -n worker_high@web1 -Q"
-            " high_priority -c 1 >/dev/null 2>&1 &"
+            " high_priority -c 1 >/dev/null 2>&1 &",
+            marks=pytest.mark.thorough,
         ),
     ],
 )

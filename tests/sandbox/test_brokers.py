@@ -134,7 +134,10 @@ def made(
     return kind, kind.url, (MASTERS_PASSWORD, SENTINELS_PASSWORD), tuple(failing)
 
 
-@pytest.fixture(scope="module", params=["acl over tls", "socket", "sentinels"])
+@pytest.fixture(
+    scope="module",
+    params=["acl over tls", pytest.param("socket", marks=pytest.mark.thorough), "sentinels"],
+)
 def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:

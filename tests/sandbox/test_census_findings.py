@@ -358,7 +358,9 @@ def test_a_worker_at_another_db_is_not_a_twin_and_is_reported_with_both_sides(
         place.unharmed(pid)
 
 
-@pytest.mark.parametrize("pool", ["solo", "threads", "gevent"])
+@pytest.mark.parametrize(
+    "pool", ["solo", pytest.param("threads", marks=pytest.mark.thorough), "gevent"]
+)
 def test_under_each_pool_a_worker_that_is_well_is_not_a_fault(place: Place, pool: str) -> None:
     text = (place.path / "ctl").read_text()
     place.ctl("stop", "one")

@@ -190,7 +190,7 @@ def modes(folder: Path) -> set[tuple[bool, str]]:
     }
 
 
-@pytest.mark.parametrize("umask", [0, 0o077])
+@pytest.mark.parametrize("umask", [0, pytest.param(0o077, marks=pytest.mark.thorough)])
 def test_all_that_is_written_here_is_for_its_user_alone_whatever_the_umask(
     healthy: World, cron: Path, tmp_path: Path, umask: int
 ) -> None:
