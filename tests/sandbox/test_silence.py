@@ -37,8 +37,9 @@ all:
       celery_stop_timeout: 1s
       celery_commands:
         start: echo start >>calls; true {worker}
-        stop: echo stop >>calls; [ ! -e halts-{worker} ] || kill -STOP $(cat {worker}.pid);
-          [ ! -e may-stop-{worker} ] || kill $(cat {worker}.pid)
+        stop: echo stop >>calls; pid=$(cat {worker}.pid);
+          [ ! -e halts-{worker} ] || { kill -STOP $pid; until grep -q '(stopped)' /proc/$pid/status; do :; done; };
+          [ ! -e may-stop-{worker} ] || kill $pid
         status: cat {worker}.pid
       celery_workers:
         - {name: one, queues: [mail]}
