@@ -455,7 +455,7 @@ class NaiveEta(Struct, frozen=True):
     eta: str
     """The latest of their ETAs, as it is written."""
     at: float
-    """The time that it means."""
+    """The latest ETA, as Celery reads it, in epoch seconds."""
     origins: tuple[str, ...] = ()
     """Who sent them."""
 
