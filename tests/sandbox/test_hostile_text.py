@@ -5,13 +5,13 @@ stays valid JSON.
 import json
 import shlex
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
 
 from runbooks.core.outside import on_one_line
-from tests.sandbox.conftest import Done, World, make_world
+from tests.sandbox.conftest import World, make_world
 from tests.unit.monitoring.test_notify import http_receiver
 
 FORGED = "ok     FORGED: everything is fine"
@@ -98,8 +98,8 @@ def assert_shown(line: str) -> None:
 def shown(world: World, *arguments: str) -> str:
     """What a verb prints, all of it text for a terminal."""
     done = world.inv(*arguments)
-    printed = done.out + done.err
-    for line in f"{done.out}\n{done.err}".split("\n"):
+    printed = f"{done.out}\n{done.err}"
+    for line in printed.split("\n"):
         assert_shown(line)
     assert "runbooks/cli" not in printed, "no traceback of the tool's own"
     return printed
@@ -115,42 +115,44 @@ def both(world: World, *arguments: str) -> str:
     return text
 
 
+@pytest.mark.parametrize("look", [shown, pytest.param(both, marks=pytest.mark.thorough)])
 def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
-    world: World,
+    world: World, look: Callable[..., str]
 ) -> None:
+    """A thorough look asks for JSON everywhere, the other one once for each kind of document."""
     reported = both(world, "diagnose")
     assert r"\x1b[2J" in reported
     assert "[bold red]x[/] :key: `inv undo last`" in reported
     for verb in ("hosts", "verify", "render", "monitor", "runs"):
-        shown(world, verb)
+        look(world, verb)
     both(world, "monitor", "--history")
     for view in (["queues"], ["queues", LETTERS], ["queues", "parked"], ["broker"]):
-        shown(world, *view)
-    assert r"\x1b[2J" in shown(world, "messages", LETTERS)
+        look(world, *view)
+    assert r"\x1b[2J" in look(world, "messages", LETTERS)
     assert r"\x1b[2J" in both(world, "messages", "parked", "--full")
-    shown(world, "remediate", "--dry-run")
+    look(world, "remediate", "--dry-run")
     assert r"\x1b[2J" in both(world, "tail-logs", "--since", "2026-11-01")
-    shown(world, "tail-logs", "--grep", "FORGED")
+    look(world, "tail-logs", "--grep", "FORGED")
     textfile = world.path / "metrics.prom"
-    shown(world, "monitor", "--textfile", str(textfile))
+    look(world, "monitor", "--textfile", str(textfile))
     for line in textfile.read_text().split("\n"):
         assert_shown(line)
     parked = ("--queue", "parked", "--task", "*")
     assert r"\nok     FORGED" in both(world, "clean-queues", "--dry-run", *parked)
-    shown(world, "clean-queues", "--yes", *parked)
+    look(world, "clean-queues", "--yes", *parked)
     run = world.inv("runs", "--json").json["runs"][0]["run"]
     both(world, "show", run)
     for verb in ("archive.show", "archive.verify"):
-        shown(world, verb, run)
-    shown(world, "report", run, "--html", "run.html", "--markdown", "run.md", "--logs")
+        look(world, verb, run)
+    look(world, "report", run, "--html", "run.html", "--markdown", "run.md", "--logs")
     for name in ("run.html", "run.md"):
         text = (world.path / name).read_text().replace("\\\\", "\\")
         assert r"\nok     FORGED" in text
         for line in text.split("\n"):
             assert_shown(line)
-    shown(world, "archive.list")
+    look(world, "archive.list")
     both(world, "undo", run, "--dry-run")
-    shown(world, "undo", run, "--yes")
+    look(world, "undo", run, "--yes")
     for how in ("return", "raise"):
         arguments = (
             "--queue",
@@ -161,8 +163,8 @@ def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
             json.dumps({"text": HOSTILE, "how": how}),
         )
         assert r"\x1b[2J" in both(world, "run-task", "inventory.tasks.hostile", *arguments)
-    shown(world, "restart-workers", "--yes")
-    shown(world, "show", "last")
+    look(world, "restart-workers", "--yes")
+    look(world, "show", "last")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,4 @@ def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
     ids=lambda arguments: " ".join(arguments[:-1]) or "verb",
 )  # fmt: skip
 def test_a_hostile_argument_is_shown_as_text(world: World, arguments: tuple[str, ...]) -> None:
-    done: Done = world.inv(*arguments)
-    for line in f"{done.out}\n{done.err}".split("\n"):
-        assert_shown(line)
-    assert "Traceback" not in done.err
+    assert "Traceback" not in shown(world, *arguments)

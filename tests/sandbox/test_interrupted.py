@@ -76,10 +76,15 @@ def test_interrupted_again_and_again_the_record_stays_readable_and_everything_ca
     healed_and_taken_back(world, put_in, before)
 
 
-def test_killed_again_and_again_nothing_is_lost_and_everything_can_be_undone(world: World) -> None:
+@pytest.mark.parametrize(
+    "kills", [(1, 4, 8, 12, 16), pytest.param(range(1, 20, 2), marks=pytest.mark.thorough)]
+)
+def test_killed_again_and_again_nothing_is_lost_and_everything_can_be_undone(
+    world: World, kills: Sequence[int]
+) -> None:
     assert world.inv("sandbox").code == 0
     put_in, before = world.queue(), files(world, besides=("state",))
-    for lines in (1, 4, 8, 12, 16):
+    for lines in kills:
         if end_at(world, lines, signal.SIGKILL) == 0:
             break  # it was right already before it could be killed
         assert world.inv("show", "last").code == 0

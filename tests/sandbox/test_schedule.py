@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from lab.world import celery_command
 from tests.brokers import servers
-from tests.sandbox.conftest import World, make_world
+from tests.sandbox.conftest import World, deploy, make_world
 from tests.sandbox.test_application import BY_FUNCTION, Shop
 from tests.sandbox.test_drained import until
 
@@ -250,8 +249,6 @@ def test_a_beat_of_before_a_change_of_the_schedule_is_reported_with_both_sides_a
     }, "touched files alone are not a fault"
 
 
-LATER = time.time() + 3600
-"""A file of this time was changed after anything was started."""
 BEAT = """\
       celery_beat: true
       celery_thresholds: {beat_silence: 5m}
@@ -293,16 +290,14 @@ def test_a_beat_of_redbeat_that_is_well_gives_no_finding_and_one_that_is_stopped
             assert found() == {}
             settings = shop.world.path / "site/shop/settings.py"
             before = settings.read_text()
-            settings.write_text(before.replace('"in the code"', '"of now"'))
-            os.utime(settings, (LATER, LATER))
+            deploy(settings, before.replace('"in the code"', '"of now"'))
             older = found()
             assert list(older) == ["beat.older_schedule"]
             assert older["beat.older_schedule"]["evidence"][:2] == [
                 "it sends in the code (orders.tasks.bill), which the application no longer has",
                 "it does not send of now (orders.tasks.bill)",
             ]
-            settings.write_text(before)
-            os.utime(settings, (LATER, LATER))
+            deploy(settings, before)
             assert found() == {}, "touched files alone are not a fault"
             watched = shop.world.inv("monitor")
             assert (watched.code, "CROSSED" in watched.out) == (0, False), watched.out
