@@ -1,6 +1,7 @@
 """Every error an operator can be shown: what is wrong, what to do next, and the exit code."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum, IntEnum
 
 
@@ -175,3 +176,18 @@ class Interrupted(RunbookError):
     """The operator (^C) or the system (SIGTERM, SIGHUP) ended the run between two effects."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+@contextmanager
+def as_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt where Python raised another error in its place.
+
+    A ^C between the two lines in which `threading.Condition.wait` releases its lock and begins to
+    wait ends in a RuntimeError, because the lock is released a second time.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise

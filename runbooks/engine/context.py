@@ -13,7 +13,14 @@ from msgspec.structs import replace
 
 from runbooks.core.application import Application, KeptSchedule
 from runbooks.core.command import Command
-from runbooks.core.errors import ExitCode, Interrupted, LockHeld, RunbookError, UsageError
+from runbooks.core.errors import (
+    ExitCode,
+    Interrupted,
+    LockHeld,
+    RunbookError,
+    UsageError,
+    as_interrupt,
+)
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import SAMPLES, Finding, HostState, NodeState, OtherRun, Snapshot
 from runbooks.core.needs import Needs
@@ -338,7 +345,8 @@ def closing_journal(journal: Journal) -> Iterator[None]:
     ^C becomes Interrupted, whose advice says what to do next.
     """
     try:
-        yield
+        with as_interrupt():
+            yield
     except KeyboardInterrupt:
         journal.end("interrupted", ExitCode.INTERRUPTED)
         record = read_run(journal.directory)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.sandbox.conftest import World
@@ -43,8 +44,11 @@ def at_work(healthy: World) -> Iterator[AtWork]:
     (healthy.root / "at").read_text()
     (run,) = [path.name for path in (healthy.root / "state/runs").iterdir()]
     yield AtWork(healthy, run, process)
+    waiting = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
+    for one in waiting:
+        one.kill()
 
 
 def going_on(at_work: AtWork) -> str:

@@ -223,7 +223,13 @@ def run_verb(
     - `aside`: only a document goes to standard output.
     - `one_of_several`: SeveralApplications is raised, for the caller to choose.
     """
-    from runbooks.core.errors import ExitCode, Interrupted, RunbookError, SeveralApplications
+    from runbooks.core.errors import (
+        ExitCode,
+        Interrupted,
+        RunbookError,
+        SeveralApplications,
+        as_interrupt,
+    )
     from runbooks.core.redaction import keep_secrets_in
     from runbooks.reports.console import ConsoleReporter
     from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
@@ -238,7 +244,8 @@ def run_verb(
         reporter = ConsoleReporter(typed_program(), _where(flags), only_read=only_read, aside=aside)
     with _signals_as_interrupt():
         try:
-            code = body(reporter)
+            with as_interrupt():
+                code = body(reporter)
         except RunbookError as error:
             if one_of_several and isinstance(error, SeveralApplications):
                 raise

@@ -230,6 +230,27 @@ def test_an_interrupt_before_a_verb_begins_is_not_a_finding() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
+def test_an_interrupt_in_the_instant_before_waiting_for_a_thread_shows_no_traceback() -> None:
+    """Python then releases the lock of the Condition twice, and raises RuntimeError."""
+    program = (
+        "import threading\n"
+        "from runbooks.cli.verbs.common import Flags, run_verb\n"
+        "condition = threading.Condition()\n"
+        "def released_and_interrupted():\n"
+        "    condition.release()\n"
+        "    raise KeyboardInterrupt\n"
+        "condition._release_save = released_and_interrupted\n"
+        "def body(reporter):\n"
+        "    with condition: condition.wait()\n"
+        "try: run_verb(Flags('hosts'), body)\n"
+        "except BaseException as error: print(error.code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("99\n", "interrupted; nothing was changed\n")
+
+
 def bash(line: str) -> "subprocess.CompletedProcess[str]":
     command = f"'{sys.executable}' '{CHECKOUT}/tasks.py' {line}"
     return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

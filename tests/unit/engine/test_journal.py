@@ -657,6 +657,23 @@ def test_an_interrupt_is_written_down_and_says_how_to_go_on(state: Path) -> None
     assert f"inv undo {IDS[0]}" in caught.value.advice
 
 
+def test_an_interrupt_in_the_instant_before_waiting_for_a_thread_is_written_down_as_one(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python then releases the lock of the Condition twice, and raises RuntimeError."""
+    condition = threading.Condition()
+
+    def released_and_interrupted() -> None:
+        condition.release()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(condition, "_release_save", released_and_interrupted)
+    run = Journal.create(state, IDS[0], "remediate", Where("i", "localhost:6379/3"))
+    with pytest.raises(Interrupted), closing_journal(run), condition:
+        condition.wait()
+    assert ends(state) == [("interrupted", ExitCode.INTERRUPTED)]
+
+
 def test_an_interrupted_undo_does_not_offer_to_undo_itself(state: Path) -> None:
     run = Journal.create(state, IDS[0], "undo", Where("i", "localhost:6379/3"))
     run.intend(CANARY)
