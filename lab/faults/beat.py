@@ -22,6 +22,14 @@ def not_running(ground: Sandbox) -> Iterator[None]:
         yield
 
 
+@fault("beat.none", "beat was stopped, and the inventory has none", touches="beat")
+@contextmanager
+def none(ground: Sandbox) -> Iterator[None]:
+    without = ("celery_beat: true", "celery_beat: false")
+    with down(ground, "beat"), text_of(ground.inventory, without):
+        yield
+
+
 @fault("beat.stopped", "SIGSTOP", touches="beat")
 @contextmanager
 def stopped(ground: Sandbox) -> Iterator[None]:

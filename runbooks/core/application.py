@@ -227,6 +227,10 @@ class Crontab(Struct, frozen=True):
         )
 
 
+CLEANUP = "celery.backend_cleanup"
+"""The task of the entry that beat adds by itself."""
+
+
 class ScheduleEntry(Struct, frozen=True):
     """An entry of a schedule, as beat would send it; secrets in its arguments are hidden."""
 

@@ -153,6 +153,11 @@ class FleetHost(Discreet, frozen=True):
         return tuple(dict.fromkeys(names))
 
     @property
+    def has_beat(self) -> bool:
+        """Whether a service of it is beat, or a worker with -B."""
+        return self.settings.beat or any(worker.with_beat for worker in self.settings.workers)
+
+    @property
     def beat(self) -> str:
         """The name of the service that is beat, whether it runs here or not."""
         return self.settings.beat_unit or self.settings.beat_service or "beat"
@@ -209,6 +214,8 @@ class Fleet(Struct, frozen=True):
     """What the broker shows of the fleet if no inventory describes it."""
     unchecked: Mapping[str, tuple[str, ...]] = {}
     """The hosts that are skipped because variables are missing: host → variables."""
+    has_beat: bool = False
+    """Whether any host should run beat, also one that the verb does not work on."""
 
     @property
     def workers(self) -> tuple[tuple[str, Worker], ...]:

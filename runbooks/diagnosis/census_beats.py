@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
-from runbooks.core.application import ScheduleEntry
+from runbooks.core.application import CLEANUP, ScheduleEntry
 from runbooks.core.census import CeleryProcess, Kind
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, Severity, Snapshot
-from runbooks.core.wording import span
+from runbooks.core.wording import counted, span
 from runbooks.diagnosis.census import Row, which
 from runbooks.diagnosis.ending import ended_by
 
@@ -134,15 +134,69 @@ def several(fleet: Fleet, snapshot: Snapshot, beats: Sequence[Beat]) -> Iterator
     )
 
 
+def none(
+    fleet: Fleet, snapshot: Snapshot, rows: Sequence[Row], beats: Sequence[Beat]
+) -> Iterator[Finding]:
+    """Find a schedule that no beat sends, if every host where one may run was checked.
+
+    A service of the inventory that should be beat has a finding of its own. If nodes answer from
+    hosts that were not checked, beat may run there, so this is a note.
+    """
+    entries = [entry for entry in _schedule(snapshot) if entry.task != CLEANUP]
+    if not entries or beats or fleet.has_beat or not _all_checked(fleet, snapshot):
+        return
+    if any(row.of_app is not False and _is_with_beat(row) for row in rows):
+        return
+    checked = ", ".join(snapshot.hosts)
+    its = "it is" if len(entries) == 1 else "they are"
+    elsewhere = [row.node for row in rows if not row.host]
+    yield Finding(
+        "beat.none",
+        fleet.app.app,
+        f"no beat runs on {checked}, and the schedule has"
+        f" {counted(len(entries), 'entry', 'entries')}: unless a beat runs elsewhere, {its} never"
+        " sent",
+        (
+            *_entries(snapshot),
+            *(f"{node} answers from a host that was not checked" for node in elsewhere),
+        ),
+        remedy=fleet.worded(
+            "set celery_beat on the host that should run it, and apply that with `inv remediate`",
+            "start a beat; if one runs on another host, check that host, too",
+        ),
+        severity=Severity.INFO if elsewhere else Severity.WARNING,
+    )
+
+
+def _all_checked(fleet: Fleet, snapshot: Snapshot) -> bool:
+    """Whether the processes of every host of the fleet are known."""
+    if not fleet.hosts or fleet.unchecked or fleet.app.nodes:
+        return False
+    states = snapshot.reachable().values()
+    return len(states) == len(fleet.hosts) and all(state.census for state in states)
+
+
+def _is_with_beat(row: Row) -> bool:
+    """Whether a process is a beat or has one, whatever its broker is."""
+    if any(one.kind is Kind.EMBEDDED_BEAT for one in row.below):
+        return True
+    return row.process is not None and row.process.is_beat
+
+
 def _schedulers(snapshot: Snapshot, beats: Iterable[Beat]) -> Iterator[str]:
     apps = [state.application for state in snapshot.reachable().values() if state.application]
     setting = next((app.scheduler for app in apps), "")
     return (beat.scheduler or setting for beat in beats)
 
 
-def _entries(snapshot: Snapshot) -> Iterator[str]:
+def _schedule(snapshot: Snapshot) -> Sequence[ScheduleEntry]:
+    """Return the entries of the application's schedule."""
     apps = [state.application for state in snapshot.reachable().values() if state.application]
-    entries = next((app.schedule for app in apps if app.schedule), ())
+    return next((app.schedule for app in apps if app.schedule), ())
+
+
+def _entries(snapshot: Snapshot) -> Iterator[str]:
+    entries = _schedule(snapshot)
     if entries:
         more = ", …" if len(entries) > _SHOWN else ""
         yield f"the schedule has {', '.join(map(_named, entries[:_SHOWN]))}{more}"

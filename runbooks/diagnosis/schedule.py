@@ -6,7 +6,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
-from runbooks.core.application import Application, KeptEntry, RegisteredTask, Route, ScheduleEntry
+from runbooks.core.application import (
+    CLEANUP,
+    Application,
+    KeptEntry,
+    RegisteredTask,
+    Route,
+    ScheduleEntry,
+)
 from runbooks.core.command import Command
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, NodeState, Severity, Snapshot
@@ -14,7 +21,6 @@ from runbooks.core.wording import counted, span, tasks, utc
 from runbooks.diagnosis.expected import expected_by
 from runbooks.diagnosis.silence import busy_solo, not_seen_by_the_broker
 
-_CLEANUP = "celery.backend_cleanup"
 _EXPIRE_BY_THEMSELVES = frozenset(
     {
         "disabled",
@@ -339,7 +345,7 @@ class _Way:
         2.9.0 `schedulers.py`, which installs it for every result backend.
         """
         kept_by = {place.scheme for place in self._application.backend}
-        return self._entry.task == _CLEANUP and bool(kept_by) and kept_by <= _EXPIRE_BY_THEMSELVES
+        return self._entry.task == CLEANUP and bool(kept_by) and kept_by <= _EXPIRE_BY_THEMSELVES
 
     def _no_consumer(self, queue: str) -> Link:
         if self._broker.unasked:

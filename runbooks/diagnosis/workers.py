@@ -63,6 +63,7 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     yield from census_nodes.faults(fleet, snapshot, rows)
     yield from strangers(fleet, snapshot, rows)
     yield from census_beats.several(fleet, snapshot, beats)
+    yield from census_beats.none(fleet, snapshot, rows, beats)
     yield from _one_is_deaf(fleet, snapshot)
     reported = _reported_already(rows, beats)
     for host in fleet.hosts:

@@ -243,6 +243,7 @@ def _fleet_of(
         tunnel=by_name.get(app.broker_tunnel or ""),
         monitor_host=_monitor_host(inventory, app, by_name),
         unchecked={name: lacking for name, lacking in unchecked.items() if name in selected},
+        has_beat=any(host.has_beat for host in hosts),
     )
 
 

@@ -76,7 +76,8 @@ def fleet_of(draft: Draft, broker: str, backend: str, found: Found | None) -> Fl
     hosts = tuple(fleet_host(one) for one in draft.hosts)
     workers = tuple(worker for host in hosts for worker in host.settings.workers)
     nodes = tuple(host.node(worker) for host in hosts for worker in host.settings.workers)
-    return Fleet(app, hosts, workers, None, nodes, found=found)
+    has_beat = any(host.has_beat for host in hosts)
+    return Fleet(app, hosts, workers, None, nodes, found=found, has_beat=has_beat)
 
 
 def fleet_host(draft: HostDraft) -> FleetHost:

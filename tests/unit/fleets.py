@@ -53,7 +53,10 @@ def make_fleet(*hosts: FleetHost, state_directory: Path | None = None, **app: An
     }  # fmt: skip
     hosts = hosts or (make_host(),)
     workers = tuple(worker for host in hosts for worker in host.settings.workers)
-    return Fleet(AppSettings(**(settings | app)), hosts, workers, state_directory)
+    has_beat = any(host.has_beat for host in hosts)
+    return Fleet(
+        AppSettings(**(settings | app)), hosts, workers, state_directory, has_beat=has_beat
+    )
 
 
 def make_queue(name: str = "high_q", depth: int = 0, **changes: Any) -> QueueState:

@@ -7,12 +7,27 @@ from msgspec.structs import replace
 from runbooks.core.application import Application, ScheduleEntry
 from runbooks.core.census import BrokerPlace, CeleryProcess, Census, Kind, Manager, Options, Unit
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import Finding, HostState, OtherRunner, ServiceState, Severity
+from runbooks.core.model import (
+    Finding,
+    HostState,
+    NodeState,
+    OtherRunner,
+    ServiceState,
+    Severity,
+    Unreachable,
+)
 from runbooks.core.settings import Worker
 from runbooks.diagnosis.census import table
 from runbooks.diagnosis.census_beats import running, several
 from runbooks.diagnosis.workers import faults
-from tests.unit.fleets import NOW, make_fleet, make_host, make_snapshot, make_state
+from tests.unit.fleets import (
+    NOW,
+    make_broker,
+    make_fleet,
+    make_host,
+    make_snapshot,
+    make_state,
+)
 
 UNITS = {
     "old-beat.service": Unit(
@@ -128,6 +143,66 @@ def test_beats_that_take_turns_are_not_a_fault() -> None:
     assert finding.severity is Severity.INFO
     [finding] = found_on(make_fleet(), web1=(a_beat(101, scheduler=turns), a_beat(200)))
     assert finding.severity is Severity.ERROR, "of one of them that is not known"
+
+
+NIGHTLY = Application(
+    schedule=(ScheduleEntry("nightly", "shop.tasks.bill", schedule="every 5 min"),)
+)
+
+
+def none_found(
+    fleet: Fleet = BESIDE, *its: CeleryProcess, application: Application = NIGHTLY, **hosts: Any
+) -> list[Finding]:
+    """What is found of the schedule where web1 has these processes."""
+    first = make_state(fleet.hosts[0], census=Census(its, UNITS), application=application)
+    snapshot = make_snapshot(fleet, hosts={"web1": first} | hosts)
+    return [one for one in faults(fleet, snapshot) if one.code == "beat.none"]
+
+
+def test_a_schedule_that_no_beat_sends_is_a_warning() -> None:
+    [finding] = none_found(BESIDE, a_worker())
+    assert (finding.severity, finding.subject) == (Severity.WARNING, "shop")
+    assert finding.summary == (
+        "no beat runs on web1, and the schedule has 1 entry: unless a beat runs elsewhere, it is"
+        " never sent"
+    )
+    assert finding.evidence[0] == "the schedule has nightly (every 5 min)"
+    assert (
+        finding.remedy
+        == "set celery_beat on the host that should run it, and apply that with `inv remediate`"
+    )
+
+
+def test_while_a_beat_of_any_kind_runs_no_beat_is_missed() -> None:
+    beats = (
+        (a_beat(101),),
+        (a_worker(), an_embedded(110, 100)),
+        (a_beat(200, named_broker=BrokerPlace("127.0.0.1", 1, 5)),),
+    )
+    assert [none_found(BESIDE, *its) for its in beats] == [[], [], []]
+
+
+def test_no_beat_is_missed_where_the_inventory_has_one_or_nothing_is_scheduled() -> None:
+    assert none_found(make_fleet()) == []
+    assert none_found(replace(BESIDE, has_beat=True)) == [], "on a host that --limit leaves out"
+    assert none_found(application=Application()) == []
+
+
+def test_no_beat_is_missed_while_a_host_where_it_may_run_was_not_checked() -> None:
+    both = make_fleet(make_host(beat=False), make_host("web2", beat=False))
+    assert none_found(both, web2=Unreachable("connection refused")) == []
+    assert none_found(replace(BESIDE, unchecked={"web2": ("celery_python",)})) == []
+    assert none_found(make_fleet(make_host(beat=False), nodes=("pod@*",))) == []
+
+
+def test_where_workers_answer_from_hosts_that_were_not_checked_it_is_a_note() -> None:
+    nodes = {"high@web7": NodeState("high@web7", frozenset(), frozenset())}
+    fleet = BESIDE
+    state = make_state(fleet.hosts[0], census=Census((), UNITS), application=NIGHTLY)
+    snapshot = make_snapshot(fleet, hosts={"web1": state}, broker=make_broker(fleet, nodes=nodes))
+    [finding] = [one for one in faults(fleet, snapshot) if one.code == "beat.none"]
+    assert finding.severity is Severity.INFO
+    assert "high@web7 answers from a host that was not checked" in finding.evidence
 
 
 def silence(**host: Any) -> list[tuple[str, str]]:
