@@ -170,7 +170,8 @@ def none(
 
 def _all_checked(fleet: Fleet, snapshot: Snapshot) -> bool:
     """Whether the processes of every host of the fleet are known."""
-    if not fleet.hosts or fleet.unchecked or fleet.app.nodes:
+    on_other_hosts = fleet.app.nodes and not fleet.found
+    if not fleet.hosts or fleet.unchecked or on_other_hosts:
         return False
     states = snapshot.reachable().values()
     return len(states) == len(fleet.hosts) and all(state.census for state in states)

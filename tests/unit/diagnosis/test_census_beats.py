@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from runbooks.core.application import Application, ScheduleEntry
 from runbooks.core.census import BrokerPlace, CeleryProcess, Census, Kind, Manager, Options, Unit
-from runbooks.core.fleet import Fleet
+from runbooks.core.fleet import Fleet, Found
 from runbooks.core.model import (
     Finding,
     HostState,
@@ -170,6 +170,15 @@ def test_a_schedule_that_no_beat_sends_is_a_warning() -> None:
     assert (
         finding.remedy
         == "set celery_beat on the host that should run it, and apply that with `inv remediate`"
+    )
+
+
+def test_without_an_inventory_it_is_the_same_warning_with_advice_that_fits() -> None:
+    fleet = replace(make_fleet(make_host(beat=False), nodes=("*",)), found=Found())
+    [finding] = none_found(fleet, a_worker())
+    assert (finding.severity, finding.remedy) == (
+        Severity.WARNING,
+        "start a beat; if one runs on another host, check that host, too",
     )
 
 
