@@ -4,9 +4,11 @@ import os
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from xdist.scheduler import LoadFileScheduling
 
 from lab import packages
 from lab.redis_server import RedisServer, redis_server_binaries
@@ -17,6 +19,27 @@ from runbooks.core.redaction import forget_secrets
 # newest.
 AT_EVERY_BOUNDARY = ("_fenced", "_killed", "_live")
 ON_EVERY_SERVER = ("test_take_restore", "test_preflight", "test_lock", "test_connection")
+
+
+# One process runs all tests of the fleet that they share: each other would boot its own.
+OF_ONE_FLEET = frozenset(
+    f"tests/fleet/test_{name}.py"
+    for name in (
+        "application", "environment", "fleet", "host_states", "judged", "monitor", "sudo",
+    )
+)  # fmt: skip
+
+
+class ByFileAndFleet(LoadFileScheduling):  # type: ignore[misc]
+    """Gives a process the tests of a file together, and those of one fleet."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "fleet" if file in OF_ONE_FLEET else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFileAndFleet:
+    return ByFileAndFleet(config, log)
 
 
 def pytest_configure() -> None:

@@ -12,6 +12,7 @@ from runbooks.core.model import Finding, HostState, Severity, Snapshot
 from runbooks.core.wording import counted, span
 from runbooks.diagnosis.census import Row, which
 from runbooks.diagnosis.ending import ended_by
+from runbooks.diagnosis.schedule import entries
 
 _SHOWN = 5
 _TAKES_TURNS = "redbeat"
@@ -142,19 +143,19 @@ def none(
     A service of the inventory that should be beat has a finding of its own. If nodes answer from
     hosts that were not checked, beat may run there, so this is a note.
     """
-    entries = [entry for entry in _schedule(snapshot) if entry.task != CLEANUP]
-    if not entries or beats or fleet.has_beat or not _all_checked(fleet, snapshot):
+    unsent = [entry for entry in _schedule(snapshot) if entry.task != CLEANUP]
+    if not unsent or beats or fleet.has_beat or not _all_checked(fleet, snapshot):
         return
     if any(row.of_app is not False and _is_with_beat(row) for row in rows):
         return
     checked = ", ".join(snapshot.hosts)
-    its = "it is" if len(entries) == 1 else "they are"
+    its = "it is" if len(unsent) == 1 else "they are"
     elsewhere = [row.node for row in rows if not row.host]
     yield Finding(
         "beat.none",
         fleet.app.app,
         f"no beat runs on {checked}, and the schedule has"
-        f" {counted(len(entries), 'entry', 'entries')}: unless a beat runs elsewhere, {its} never"
+        f" {counted(len(unsent), 'entry', 'entries')}: unless a beat runs elsewhere, {its} never"
         " sent",
         (
             *_entries(snapshot),
@@ -190,17 +191,21 @@ def _schedulers(snapshot: Snapshot, beats: Iterable[Beat]) -> Iterator[str]:
     return (beat.scheduler or setting for beat in beats)
 
 
-def _schedule(snapshot: Snapshot) -> Sequence[ScheduleEntry]:
-    """Return the entries of the application's schedule."""
-    apps = [state.application for state in snapshot.reachable().values() if state.application]
-    return next((app.schedule for app in apps if app.schedule), ())
+def _schedule(snapshot: Snapshot) -> list[ScheduleEntry]:
+    """Return the enabled entries of the schedule, as the first host that knows any has them."""
+    for state in snapshot.reachable().values():
+        if state.application:
+            enabled = [entry for entry, kept in entries(state) if not kept or kept.enabled]
+            if enabled:
+                return enabled
+    return []
 
 
 def _entries(snapshot: Snapshot) -> Iterator[str]:
-    entries = _schedule(snapshot)
-    if entries:
-        more = ", …" if len(entries) > _SHOWN else ""
-        yield f"the schedule has {', '.join(map(_named, entries[:_SHOWN]))}{more}"
+    all_ = _schedule(snapshot)
+    if all_:
+        more = ", …" if len(all_) > _SHOWN else ""
+        yield f"the schedule has {', '.join(map(_named, all_[:_SHOWN]))}{more}"
 
 
 def _named(entry: ScheduleEntry) -> str:

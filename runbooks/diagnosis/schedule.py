@@ -108,14 +108,14 @@ def paths(fleet: Fleet, snapshot: Snapshot) -> list[Path]:
     of_beat = {name: state for name, state in loaded.items() if hosts[name].settings.beat}
     found: dict[object, Path] = {}
     for name, state in sorted((of_beat or loaded).items()):
-        for entry, kept in _entries(state):
+        for entry, kept in entries(state):
             key = (entry.name, entry.task, entry.route, repr(entry.args), repr(entry.kwargs))
             if key not in found:
                 found[key] = _Way(fleet, snapshot, hosts[name], state, entry, kept).path()
     return list(found.values())
 
 
-def _entries(state: HostState) -> Iterator[tuple[ScheduleEntry, KeptEntry | None]]:
+def entries(state: HostState) -> Iterator[tuple[ScheduleEntry, KeptEntry | None]]:
     """Yield the entries that beat sends, from its scheduler's store and from the code."""
     assert state.application
     kept = {one.entry.name: one for one in state.kept.entries} if state.kept else {}

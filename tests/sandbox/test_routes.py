@@ -98,7 +98,12 @@ def test_what_is_routed_to_workers_that_do_not_know_it_or_to_no_one_is_reported(
     found: dict[str, Any] = {
         one["code"]: one for one in shop.inv("diagnose", "--json").json["findings"]
     }
-    assert set(found) == {"worker.older_code", "task.not_registered", "schedule.no_consumer"}
+    assert set(found) == {
+        "worker.older_code",
+        "task.not_registered",
+        "schedule.no_consumer",
+        "beat.none",
+    }
     unknown, nowhere = found["task.not_registered"], found["schedule.no_consumer"]
     assert (unknown["subject"], unknown["severity"]) == ("bills@here", "error")
     assert unknown["caused_by"][0]["code"] == "worker.older_code"
