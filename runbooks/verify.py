@@ -171,13 +171,15 @@ def _of_nodes(
 
 
 def _consumed(fleet: Fleet, broker: BrokerState, workers: Mapping[str, Worker]) -> dict[str, bool]:
-    """Return whether each queue has enough consumers; without queues of hosts outside --limit."""
+    """Return whether each queue has enough consumers.
+
+    Leaves out queues of hosts outside --limit, and those that only a rule names.
+    """
     here = {queue for worker in workers.values() for queue in worker.queues}
-    elsewhere = {*fleet.consumed} - here
     expected = {queue: one.consumers for queue, one in fleet.app.queues.items()}
     queues = {}
     for queue in fleet.queues:
-        if expected.get(queue, queue not in elsewhere):
+        if expected.get(queue, queue in here):
             consuming = [node for node in broker.nodes.values() if queue in node.queues]
             count = sum(node.twins for node in consuming)
             queues[queue] = count >= expected.get(queue, 1)

@@ -6,6 +6,7 @@ from runbooks.core.errors import Trouble
 from runbooks.core.model import BrokerState, NotAsked
 from runbooks.core.needs import Needs
 from runbooks.core.reporter import Check
+from runbooks.core.rules import QueueRule
 from runbooks.core.settings import Probe, Worker
 from runbooks.engine.context import Session
 from runbooks.verify import expectations
@@ -83,6 +84,16 @@ def test_queues_of_hosts_outside_the_limit_are_not_asked_for() -> None:
     )
     snapshot = make_snapshot(limited, broker=make_broker(fleet))
     by_what = {check.what: check for check in expectations(limited, snapshot, ())}
+    assert (by_what["queues are consumed"].ok, by_what["queues are consumed"].seen) == (
+        True,
+        "1 of 1",
+    )
+
+
+def test_a_queue_that_only_a_rule_names_needs_no_consumer() -> None:
+    rule = QueueRule(reason="given up", queue="dead_q", expired=True)
+    fleet = make_fleet(queue_rules=(rule,))
+    by_what = {check.what: check for check in expectations(fleet, make_snapshot(fleet), ())}
     assert (by_what["queues are consumed"].ok, by_what["queues are consumed"].seen) == (
         True,
         "1 of 1",
