@@ -16,9 +16,11 @@ from runbooks.cli import verbs
 from runbooks.core.errors import EXIT_CODES, ExitCode, InventoryError
 from runbooks.core.schedule import parsed
 from runbooks.core.settings import AppSettings, HostSettings
+from runbooks.diagnosis.codes import catalogue
 from runbooks.inventory.build import build_fleet
 from runbooks.inventory.lookups import FILTERS
 from runbooks.inventory.read import load_inventory
+from tests.sentences import NO_PROMISE, PAGES, checks_of, sentences, unchecked
 from tests.transcripts import require_shown
 
 CHECKOUT = Path(__file__).parents[2]
@@ -142,6 +144,38 @@ def test_every_test_that_a_promise_names_exists() -> None:
     assert len(rows) > 20
     for path, name in rows:
         assert f"def {name}(" in (CHECKOUT / path).read_text(), f"{path}::{name}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_sentence_of_a_page_has_a_check(page: str) -> None:
+    assert unchecked(page) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_check_of_a_page_is_of_one_sentence(page: str) -> None:
+    known = set(sentences(page))
+    found = {words: [one for one in known if words in one] for words in checks_of(page)}
+    assert {words: lines for words, lines in found.items() if len(lines) != 1} == {}
+
+
+def test_every_finding_has_a_test() -> None:
+    assert checks_of("docs/findings.md").keys() == catalogue().keys()
+
+
+@pytest.mark.parametrize("page", [*PAGES, "docs/findings.md"])
+def test_every_check_of_a_page_exists(page: str) -> None:
+    for check in {check for checks in checks_of(page).values() for check in checks}:
+        path, _, rest = check.partition("::" if "::" in check else ": ")
+        if path == "CONTRIBUTING.md":
+            assert rest
+            assert f"\n- {rest}" in (CHECKOUT / path).read_text(), check
+        elif rest:
+            assert f"def {rest}(" in (CHECKOUT / path).read_text(), check
+        elif path.startswith("bench/"):
+            assert path in (CHECKOUT / "docs/benchmarks.md").read_text()
+            assert (CHECKOUT / path).exists(), check
+        else:
+            assert path in {"pyproject.toml", *NO_PROMISE}, check
 
 
 def test_every_test_that_the_page_of_what_is_supported_names_exists() -> None:
