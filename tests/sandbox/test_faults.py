@@ -4,9 +4,13 @@
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
+from lab import matrix
+from lab.faults import rows
 from lab.faults.every import FAULTS
 from lab.faults.grounds import Sandbox, look, sandbox
 from lab.matrix import trial_of, tried
@@ -46,3 +50,12 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 def test_the_cause_is_reported_first(ground: Sandbox, codes: tuple[str, ...]) -> None:
     row = tried(trial_of(*(BY_CODE[code] for code in codes)), ground)
     assert row.well, row
+
+
+def test_the_matrix_runs_the_fault_that_is_named_and_writes_down_that_it_was_found_first(
+    ground: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "matrix.json")
+    monkeypatch.setattr(matrix, "GROUNDS", {"sandbox": lambda folder: nullcontext(ground)})
+    (row,) = matrix.run("queue.malformed", "", pairs=0)
+    assert (row.well, row.found[0], rows.load()) == (True, "queue.malformed", {row.name: row})

@@ -20,6 +20,7 @@ import redis
 from runbooks.core.operator import user_name
 
 CHECKOUT = Path(__file__).parents[2]
+NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 LEFT = shutil.ignore_patterns(".*", "__pycache__")
 
 Edits = Mapping[str, tuple[tuple[str, str], ...]]
@@ -37,6 +38,7 @@ def added(heading: str, **names: str) -> set[str]:
         .partition("\n## ")[0]
     )
     files = re.findall(r"^\d\. `(\S+)`", text, re.MULTILINE)
+    assert f"{NUMBERS[len(files)]} files:" in text
     return {re.sub("NAME|NOUN", lambda found: names[found[0]], file) for file in files}
 
 
@@ -256,6 +258,14 @@ UNLUCKY: Edits = {
         ),
     ),
     "docs/findings.md": (),
+    "tests/sentences/findings.toml": (
+        (
+            "",
+            """
+            "queue.unlucky" = "tests/unit/diagnosis/test_diagnose.py::test_thirteen_messages_are_unlucky"
+            """,
+        ),
+    ),
     "tests/unit/diagnosis/test_diagnose.py": (
         (
             "",
@@ -295,9 +305,12 @@ def test_a_finding_is_reported_by_diagnose_once_the_files_that_are_named_have_it
     apply(copy, UNLUCKY)
     assert run(copy, "tasks.py", "docs").returncode == 0
     client.lpush("high", *(b"{}" for _ in range(13)))
-    output = inv(copy, url, "diagnose").stdout
-    assert "high is unlucky" in output
+    for verb in ("diagnose", "verify", "monitor"):
+        assert "high is unlucky" in inv(copy, url, verb).stdout, verb
     tests = ("tests/unit/diagnosis/test_codes.py", "tests/unit/diagnosis/test_diagnose.py")
+    done = run(copy, "-m", "pytest", "-q", *tests)
+    assert done.returncode == 0, done.stdout
+    tests = ("tests/unit/test_docs.py", "-k", "finding")
     done = run(copy, "-m", "pytest", "-q", *tests)
     assert done.returncode == 0, done.stdout
 
@@ -338,8 +351,25 @@ DEPTHS: Edits = {
         ("diagnose, explain", "depths, "),
         ("    diagnose,\n", "    depths,\n"),
     ),
+    "runbooks/cli/overview.py": (('        "queues",\n', '        "depths",\n'),),
     "pyproject.toml": (("verify | diagnose", "depths | "),),
     "README.md": (("| `verify [--fresh]", "| `depths` | the queues | nothing | |\n"),),
+    "tests/sentences/README.toml": (
+        (
+            "",
+            """
+            "depths | the queues | nothing |" = "tests/sandbox/test_depths.py::test_the_depth_of_each_queue_is_said"
+            """,
+        ),
+    ),
+    "tests/sentences/reference.toml": (
+        (
+            "",
+            """
+            "inv depths: Say how many" = "tests/sandbox/test_depths.py::test_the_depth_of_each_queue_is_said"
+            """,
+        ),
+    ),
     "tests/sandbox/test_depths.py": (
         (
             "",
@@ -369,13 +399,19 @@ def test_a_verb_works_once_the_files_that_are_named_have_it(
         0,
         [{"queue": "high", "depth": 2}],
     )
-    done = run(copy, "-m", "pytest", "-q", "tests/unit/test_docs.py")
+    tests = ("tests/unit/test_docs.py", "tests/unit/cli/test_program.py", "-k", "docs or purpose")
+    done = run(copy, "-m", "pytest", "-q", *tests)
     assert done.returncode == 0, done.stdout
     layers = (
         "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(cache_dir=None))"
     )
     done = run(copy, "-c", layers)
     assert done.returncode == 0, done.stdout
+    project = copy / "pyproject.toml"
+    project.write_text(project.read_text().replace("depths | ", ""))
+    done = run(copy, "-c", layers)
+    assert done.returncode == 1, done.stdout
+    assert "depths" in done.stdout
 
 
 # --- a service manager

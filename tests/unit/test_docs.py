@@ -1,6 +1,8 @@
 """What an operator can type or write is documented."""
 
+import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +160,16 @@ def test_every_check_of_a_page_is_of_one_sentence(page: str) -> None:
     assert {words: lines for words, lines in found.items() if len(lines) != 1} == {}
 
 
+def test_a_sentence_without_a_check_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "tests/sentences").mkdir(parents=True)
+    shutil.copy(CHECKOUT / "tests/sentences.py", tmp_path / "tests")
+    (tmp_path / "page.md").write_text("# Page\n\nOne is checked. Another *is* not.\n")
+    (tmp_path / "tests/sentences/page.toml").write_text('"One is checked" = "design"\n')
+    command = [sys.executable, "-m", "tests.sentences", "page.md"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "Another is not.\n", done.stderr
+
+
 def test_every_finding_has_a_test() -> None:
     assert checks_of("docs/findings.md").keys() == catalogue().keys()
 
@@ -300,6 +312,14 @@ def anchors(text: str) -> set[str]:
 def test_every_page_is_listed_on_the_first() -> None:
     linked = set(re.findall(r"\]\(([\w.-]+\.md)\)", (CHECKOUT / "docs/index.md").read_text()))
     assert linked == {path.name for path in (CHECKOUT / "docs").glob("*.md")} - {"index.md"}
+
+
+def test_each_room_says_what_is_in_it_and_what_it_may_import() -> None:
+    rooms = [path.parent for path in (CHECKOUT / "runbooks").glob("*/__init__.py")]
+    assert len(rooms) > 10
+    for room in rooms:
+        said = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+        assert "import" in said, room
 
 
 def test_the_readme_is_short() -> None:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
@@ -168,3 +169,19 @@ def test_a_verb_that_asks_the_broker_alone_does_not_load_what_speaks_to_hosts(
     )
     assert "127.0.0.1:1 does not answer" in done.stderr
     assert done.returncode == 4
+
+
+def test_the_lock_has_all_dependencies_with_hashes_without_addresses_and_how_to_renew_it() -> None:
+    lock = (CHECKOUT / "requirements.lock").read_text()
+    renews = re.search(r"^#    uv pip compile .* pyproject.toml -o requirements.lock$", lock, re.M)
+    assert renews
+    assert lock.index(renews[0]) < 200
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for one in (*project["dependencies"], *extras["lab"], *extras["dev"]):
+        name = re.split(r"[\[<>=;]", one)[0]
+        assert re.search(rf"^{name}(?:\[\w+\])?==", lock, re.M), one
+    pinned = re.findall(r"^[a-z].*", lock, re.M)
+    assert len(pinned) > 50
+    assert all(one.endswith("\\") for one in pinned), "each is followed by its hashes"
+    assert "://" not in lock
