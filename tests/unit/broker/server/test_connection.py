@@ -197,6 +197,11 @@ def test_a_user_without_the_right_to_touch_nothing_can_connect(start: Start) -> 
     connect(f"redis://ops:pw@127.0.0.1:{server.port}/0").close()
 
 
+def test_sentinels_of_different_dbs_are_refused() -> None:
+    with pytest.raises(UsageError, match="names several dbs"):
+        connect("sentinel://a:26379/0;sentinel://b:26379/1", {"master_name": "shop"})
+
+
 def test_a_socket_path_is_reached_with_celerys_form_of_the_url(
     start: Start, tmp_path: Path
 ) -> None:
