@@ -596,6 +596,9 @@ def test_another_operator_is_named_and_nothing_is_changed(healthy: World) -> Non
         refused(
             healthy.inv("restart-workers", "--yes"), 8, "alice on bastion", "20200101-000000-aaaa"
         )
+        ran = healthy.inv("run-task", "check-glpi")
+        assert (ran.code, "SUCCESS" in ran.out) == (0, True), "a task changes nothing of the fleet"
+        assert healthy.inv("runs", "--json").json["runs"][-1]["verb"] == "run-task"
 
 
 def test_a_run_that_may_still_go_on_is_not_marked_as_one_that_needs_no_undoing(

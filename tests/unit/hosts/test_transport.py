@@ -14,7 +14,7 @@ import pytest
 
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.script import run_fragments
-from runbooks.hosts.transport import LocalTransport
+from runbooks.hosts.transport import LocalTransport, Shell
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -174,3 +174,19 @@ def test_a_script_is_out_of_reach_of_a_ctrl_c_in_the_operators_terminal() -> Non
     sid, pid = done.out.split()
     assert sid == pid != str(os.getsid(0)).encode()
     assert subprocess.run(["ps", "-o", "sid=", "-p", pid], capture_output=True).returncode != 0
+
+
+def test_a_script_that_arrives_incomplete_is_not_run(tmp_path: Path) -> None:
+    with subprocess.Popen(["sh", "-s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None
+        assert stdout is not None
+
+        def send(script: bytes) -> None:
+            stdin.write(script[: len(script) // 2])
+            stdin.close()
+
+        shell = Shell(send, lambda _timeout_s: stdout.read())
+        with pytest.raises(HostUnreachable):
+            shell.run(f"touch {tmp_path}/ran\n" + ":\n" * 100, timeout_s=10)
+    assert not (tmp_path / "ran").exists()
