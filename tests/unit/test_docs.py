@@ -163,6 +163,7 @@ def test_every_check_of_a_page_is_of_one_sentence(page: str) -> None:
 def test_a_sentence_without_a_check_is_listed(tmp_path: Path) -> None:
     (tmp_path / "tests/sentences").mkdir(parents=True)
     shutil.copy(CHECKOUT / "tests/sentences.py", tmp_path / "tests")
+    (tmp_path / "tests/__init__.py").touch()
     (tmp_path / "page.md").write_text("# Page\n\nOne is checked. Another *is* not.\n")
     (tmp_path / "tests/sentences/page.toml").write_text('"One is checked" = "design"\n')
     command = [sys.executable, "-m", "tests.sentences", "page.md"]
