@@ -43,9 +43,7 @@ def checks_of(page: str) -> dict[str, list[str]]:
     """The checks of a page: some words of a sentence, and what checks it."""
     file = CHECKOUT / "tests/sentences" / f"{Path(page).stem}.toml"
     values = tomllib.loads(file.read_text()) if file.exists() else {}
-    return {
-        words: [value] if isinstance(value, str) else value for words, value in values.items()
-    }
+    return {words: [value] if isinstance(value, str) else value for words, value in values.items()}
 
 
 def sentences(page: str) -> list[str]:

@@ -1,10 +1,18 @@
-"""What systemd says of the units that start Celery."""
+"""What systemd says of the units that start Celery, and which supervisords count."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
 
 from runbooks.core.census import Options
 from runbooks.hosts.celery_argv import options_of
 from runbooks.hosts.celery_multi import workers_in
 from runbooks.hosts.script import Answer
-from runbooks.hosts.survey import env_files_of, parse_units
+from runbooks.hosts.survey import ask_processes, env_files_of, parse_processes, parse_units
 
 SHOWN = """\
 Id=celerybeat.service
@@ -80,3 +88,26 @@ def test_a_number_of_nodes_means_celery1_and_so_on() -> None:
     ]  # fmt: skip
     for other in ("celery multi", "celery multi stop w1", "celery -A multi worker"):
         assert workers_in(other.split()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+@pytest.mark.parametrize(("user", "counts"), [("root", True), ("nobody", False)])
+def test_a_supervisorctl_counts_only_beside_a_supervisord_of_root_or_of_ones_own(
+    user: str, counts: bool
+) -> None:
+    """It would be run with the rights of whoever looks."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for program in ("supervisord", "supervisorctl"):
+            shutil.copy("/bin/sleep", folder / program)
+        process = subprocess.Popen([folder / "supervisord", "600"], user=user)
+        try:
+            done = subprocess.run(["sh", "-c", ask_processes([])], capture_output=True, check=True)
+        finally:
+            process.kill()
+            process.wait()
+        found = parse_processes(Answer(0, done.stdout, "")).supervisords
+        assert [one.ctl for pid, one in found.items() if pid == process.pid] == (
+            [str(folder / "supervisorctl")] if counts else []
+        )
