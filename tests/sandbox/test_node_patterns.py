@@ -29,7 +29,7 @@ all:
     celery_queues: {queues}
     celery_service_manager: none
     celery_restart_hint: kubectl rollout restart deployment/worker
-    celery_queue_rules: [{{reason: not wanted, queue: low_priority, task: none.such}}]
+    celery_queue_rules: [{{reason: not wanted, queue: {cleaned}, task: none.such}}]
 """
 
 
@@ -45,10 +45,16 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def inv(
-    world: World, verb: str, *arguments: str, nodes: str = '["worker_*@%h"]', queues: str = ""
+    world: World,
+    verb: str,
+    *arguments: str,
+    nodes: str = '["worker_*@%h"]',
+    queues: str = "",
+    cleaned: str = "low_priority",
 ) -> Done:
     queues = queues or "[high_priority, low_priority, daemon]"
-    Path(world.path, "cloud.yaml").write_text(CLOUD.format(nodes=nodes, queues=queues))
+    text = CLOUD.format(nodes=nodes, queues=queues, cleaned=cleaned)
+    Path(world.path, "cloud.yaml").write_text(text)
     return world.inv(verb, *arguments, "--inventory", "cloud.yaml")
 
 
@@ -68,11 +74,41 @@ def test_such_a_fleet_is_looked_at_verified_and_monitored_through_its_broker_alo
         assert text in checked.out, checked.out
     watched = inv(cloud, "monitor")
     assert watched.code == 0, watched.out + watched.err
+    for verb, shown in {
+        "queues": "low_priority",
+        "workers": "worker_low@sandbox",
+        "broker": "127.0.0.1:",
+    }.items():
+        viewed = inv(cloud, verb)
+        assert (viewed.code, shown in viewed.out) == (0, True), viewed.out + viewed.err
+
+
+PARKED = {
+    "body": "W1tdLCB7fSwge31d",
+    "content-encoding": "utf-8",
+    "content-type": "application/json",
+    "headers": {"id": "1", "task": "none.such", "lang": "py", "timelimit": [None, None]},
+    "properties": {
+        "delivery_tag": "1",
+        "delivery_info": {"exchange": "", "routing_key": "parked"},
+        "body_encoding": "base64",
+    },
+}
+"""A message that the inventory's rule does not want; no worker consumes the queue `parked`."""
 
 
 def test_its_queues_are_cleaned_and_a_task_is_looked_up(cloud: World) -> None:
-    cleaned = inv(cloud, "clean-queues", "--queue", "low_priority", "--task", "none.such", "--yes")
-    assert cleaned.code == 0, cleaned.out + cleaned.err
+    with cloud.broker() as broker:
+        broker.lpush("parked", json.dumps(PARKED))
+        assert "none.such" in inv(cloud, "messages", "parked").out
+        cleaned = inv(cloud, "clean-queues", "--queue", "parked", "--task", "none.such", "--yes")
+        assert cleaned.code == 0, cleaned.out + cleaned.err
+        assert broker.llen("parked") == 0, cleaned.out
+        assert "none.such" in inv(cloud, "archive.show", "last").out
+        undone = inv(cloud, "undo", "last", "--yes")
+        assert undone.code == 0, undone.out + undone.err
+        assert broker.llen("parked") == 1
+        broker.delete("parked")
     status = inv(cloud, "run-task", "--status", "00000000-0000-0000-0000-000000000000")
     assert (status.code, "no trace of task" in status.err) == (5, True), status.err
     sent = inv(cloud, "run-task", "integrations.tasks.check_all_devices_in_glpi")
@@ -142,25 +178,26 @@ HINT = "to restart their workers: kubectl rollout restart deployment/worker"
 
 
 def test_a_remediation_cleans_the_queues_and_leaves_restarts_to_the_platform(cloud: World) -> None:
-    message = {
-        "headers": {"id": "1", "task": "none.such"},
-        "properties": {"delivery_tag": "1"},
-        "body": "W10=",
-    }
+    few = inv(cloud, "remediate", "--yes", queues="{high_priority: {consumers: 2}}")
+    assert (few.code, "Nothing to change." in few.out) == (1, True), few.out + few.err
     with cloud.broker() as broker:
-        broker.lpush(
-            "low_priority\x06\x169",
-            json.dumps(message | {"properties": {"delivery_tag": "1", "priority": 9}}),
+        broker.lpush("parked", json.dumps(PARKED))
+        assert "not wanted" in inv(cloud, "diagnose", cleaned="parked").out
+        done = inv(
+            cloud,
+            "remediate",
+            "--yes",
+            queues="{high_priority: {consumers: 2}, low_priority: , parked: {consumers: 0}}",
+            cleaned="parked",
         )
-    done = inv(
-        cloud, "remediate", "--yes", queues="{high_priority: {consumers: 2}, low_priority: }"
-    )
+        assert broker.llen("parked") == 0
     output = " ".join(done.out.split())
-    assert done.code == 1, done.out + done.err
+    assert done.code == 2, done.out + done.err
     assert HINT in output
     assert "restart worker" not in output
+    assert "queues are consumed: 1 of 2; not high_priority" in output
     restarted = inv(cloud, "restart-workers", "--yes")
-    assert restarted.code == 0, restarted.out + restarted.err
+    assert (restarted.code, "Nothing to change." in restarted.out) == (0, True), restarted.out
 
 
 def test_a_node_that_fits_no_pattern_is_a_stranger(cloud: World) -> None:

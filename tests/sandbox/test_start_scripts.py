@@ -395,25 +395,34 @@ def test_the_nodes_of_celery_multi_are_started_known_and_restarted(place: Place,
 def test_under_none_all_is_fixed_but_what_the_platform_restarts(place: Place) -> None:
     before = place.pids()
     manager = f"celery_service_manager: commands\n      celery_commands: {COMMANDS}"
-    none = "celery_service_manager: none\n      celery_restart_hint: ps-restart {worker} {queues}"
+    none = "celery_service_manager: none\n      celery_restart_hint: ./ps-restart {worker} {queues}"
     name = place.inventory(manager, none)
+    hint = place.path / "ps-restart"
+    hint.write_text("#!/bin/sh\n: >hint-was-run\n")
+    hint.chmod(0o755)
     text = (place.path / name).read_text()
     (place.path / name).write_text(
-        text.replace('/etc"', '/none"')
+        text.replace('/etc"', '/none"').replace(
+            "celery_beat: true",
+            'celery_beat: true\n      celery_cron: [{schedule: "5 4 * * *", user: root, command: "true"}]',
+        )
     )  # no units of ours that are not wanted any more
     (place.path / "none").mkdir()
-    assert place.findings("--inventory", name) == {}
+    assert place.findings("--inventory", name).keys() == {f"cron.missing {HOST}"}
+    route = place.inv("run-task", "reports.make", "--dry-run", "--inventory", name)
+    assert route.code == 0, "the application is loaded: " + route.out + route.err
     place.set_size(4)
     done = place.inv("remediate", "--yes", "--inventory", name)
     assert "SIZE=1" in (place.path / "tiny.env").read_text()
+    assert "5 4 * * * root true" in (place.path / "none/celery-tiny").read_text()
     assert "this tool does not restart one on" in done.out
-    assert "to restart one: ps-restart one a" in done.out
-    assert "| to restart beat: ps-restart beat " in done.out
+    assert "to restart one: ./ps-restart one a" in done.out
+    assert "| to restart beat: ./ps-restart beat " in done.out
     assert place.pids() == before
     asked = place.inv("restart-workers", "two", "--yes", "--inventory", name)
     assert asked.code == 2, asked.out + asked.err
     assert (
-        "this tool does not restart it: celery_service_manager is 'none'; to restart two: ps-restart two b"
+        "this tool does not restart it: celery_service_manager is 'none'; to restart two: ./ps-restart two b"
         in asked.err
     )
     os.kill(before["two"], signal.SIGKILL)
@@ -421,11 +430,12 @@ def test_under_none_all_is_fixed_but_what_the_platform_restarts(place: Place) ->
     finding = place.findings("--inventory", name)[f"worker.not_running two on {HOST}"]
     assert (finding["remedy"], finding["evidence"][-1]) == (
         None,
-        "to restart two: ps-restart two b",
+        "to restart two: ./ps-restart two b",
     )
     left = place.inv("remediate", "--yes", "--inventory", name)
     assert left.code == 1, left.out + left.err
     assert not place.mains()["two"]
+    assert not (place.path / "hint-was-run").exists()
     healed = place.inv("remediate", "--yes")
     assert healed.code == 0, healed.out + healed.err
     place.pids()

@@ -16,7 +16,6 @@ from invoke.collection import Collection
 from lab import man_page, reference_page
 from runbooks.cli import verbs
 from runbooks.core.errors import EXIT_CODES, ExitCode, InventoryError
-from runbooks.core.schedule import parsed
 from runbooks.core.settings import AppSettings, HostSettings
 from runbooks.diagnosis.codes import catalogue
 from runbooks.inventory.build import build_fleet
@@ -114,7 +113,16 @@ def test_the_inventory_of_the_kubernetes_page_works_and_its_job_runs_the_monitor
         ("celery-runbooks", name) for name in Collection.from_module(verbs).task_names
     }
     assert arguments == ["--inventory", f"{mounted['inventory']}/inventory.yaml"]
-    parsed(job["spec"]["schedule"])
+    assert job["spec"]["schedule"] == "*/10 * * * *"
+    assert job["spec"]["jobTemplate"]["spec"]["backoffLimit"] == 0
+    page = " ".join((CHECKOUT / "docs/kubernetes.md").read_text().split())
+    made = dict(re.findall(r"kubectl create (configmap|secret generic) (\S+)", page))
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert made == {
+        "configmap": volumes["inventory"]["configMap"]["name"],
+        "secret generic": container["envFrom"][0]["secretRef"]["name"],
+    }
+    assert volumes["state"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
 
 
 @pytest.mark.parametrize("name", [*FILTERS, "lookup('file'", "lookup('env'", "lookup('pipe'"])
