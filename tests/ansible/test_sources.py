@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from runbooks.core.errors import InventoryError
+from runbooks.core.redaction import redact
 from runbooks.inventory.read import load_inventory
 from runbooks.inventory.sources import default_sources
 from runbooks.inventory.values import Renderer
@@ -156,6 +157,7 @@ def test_encrypted_files_beside_a_script_stay_secret(
     hosts = Renderer(inventory).hosts
     assert hosts["c1"]["word"] == "hunter2"
     assert hosts["c1"].is_secret("word")
+    assert redact("it is hunter2") == "it is ********"
     assert (
         inventory.hosts["c1"].variables["word"].place
         == f"{tmp_path}/prod/group_vars/cloud/plain.yml:1"

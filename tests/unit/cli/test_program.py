@@ -292,6 +292,14 @@ def test_a_fault_of_the_tools_own_shows_no_secret_and_forges_no_line() -> None:
     assert "hunter2" not in done.stderr
 
 
+def test_a_secret_of_the_operators_environment_is_not_shown() -> None:
+    command = [sys.executable, str(CHECKOUT / "tasks.py"), "hosts", "-i", "/nowhere/Tr0ub4dor-x"]
+    variables = {**os.environ, "SHOP_TOKEN": "Tr0ub4dor-x"}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, "/nowhere/********: no such file" in done.stderr) == (5, True)
+    assert "Tr0ub4dor" not in done.stdout + done.stderr
+
+
 def test_a_finding_is_explained_without_an_inventory(tmp_path: Path) -> None:
     command = [sys.executable, str(CHECKOUT / "tasks.py"), "explain"]
 

@@ -47,8 +47,9 @@ def test_a_secret_that_begins_with_another_is_hidden_whole() -> None:
 
 
 def test_a_short_value_is_not_hidden_for_it_would_hide_everything() -> None:
-    keep_secret("1", "yes", "true", "none")
-    assert redact("retry 1 of 10, yes, true, none") == "retry 1 of 10, yes, true, none"
+    words = ("1", "yes", "true", "false", "none", "null", "default")
+    keep_secret(*words)
+    assert redact(f"retry 1 of 10, {words}") == f"retry 1 of 10, {words}"
 
 
 def test_a_password_that_is_a_short_word_is_hidden_only_where_it_stands_alone() -> None:
@@ -58,6 +59,9 @@ def test_a_password_that_is_a_short_word_is_hidden_only_where_it_stands_alone() 
         redact("shop.tasks.bill of /srv/shop at 1247113")
         == "shop.tasks.bill of /srv/shop at 1247113"
     )
+    keep_secret("printer", "printers", "1234567", "12345678")
+    assert redact("aprinter at 01234567") == "aprinter at 01234567"
+    assert redact("aprinters at 012345678") == "a******** at 0********"
 
 
 def in_base64(encode: Callable[[bytes], bytes], before: int, secret: str) -> str:
@@ -124,6 +128,13 @@ def test_a_known_secret_is_hidden_in_every_form_in_which_it_is_written(
     assert (shown[:7], shown[-6:]) == ("before ", " after")
 
 
+def test_too_little_of_a_short_secret_is_left_to_be_found_in_base64() -> None:
+    keep_secret("a1-B2c", "z9-Y8x7")
+    assert HIDDEN not in redact(in_base64(base64.b64encode, 1, "a1-B2c"))
+    for before in range(3):
+        assert HIDDEN in redact(in_base64(base64.b64encode, before, "z9-Y8x7"))
+
+
 ESCAPES = [
     form
     for name, form in FORMS.items()
@@ -161,12 +172,14 @@ def test_a_secret_with_quotes_is_looked_for_in_a_text_full_of_quotes() -> None:
 def test_each_long_line_of_a_secret_is_hidden_where_it_stands_alone() -> None:
     keep_secret("-----BEGIN KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END KEY-----")
     assert redact("| MIIEvQIBADANBgkq\n| hkiG9w0BAQEFAASC") == "| ********\n| ********"
+    keep_secret("12-45678\n12-4567\nx")
+    assert redact("| 12-45678\n| 12-4567") == "| ********\n| 12-4567"
 
 
 @pytest.mark.parametrize("cut", ["...", "\u2026", "...', ..."])
 def test_what_is_cut_off_in_the_middle_is_hidden_too(cut: str) -> None:
     keep_secret("it's-a-Tr0ub4dor&3")
-    for written in ("it's-a-Tr0ub", "it's-a", r"it\'s-a-Tr", "it%27s-a"):
+    for written in ("it's-a-Tr0ub", "it's-a", "it's-", r"it\'s-a-Tr", "it%27s-a"):
         assert redact(f"kwargs={{'x': '{written}{cut}") == f"kwargs={{'x': '{HIDDEN}{cut}"
     assert (
         redact("it's... Trying again in 2.00 seconds...")
@@ -213,7 +226,8 @@ def test_a_thousand_secrets_are_hidden_as_one_is() -> None:
      "SLACK_WEBHOOK_URL", "GLPI_TOKEN",
      "SECRET_KEY", "APP_KEY", "KEY", "AWS_SECRET_ACCESS_KEY", "SENTRY_DSN", "password", "passwd", "userPassword",
      "authToken",
-     "api-key", "client_secret", "MYSQL_PWD", "JWT", "Authorization"],
+     "api-key", "client_secret", "MYSQL_PWD", "JWT", "Authorization", "DB_PASSCODE", "AwsCredentials", "PRIVATE_KEY_PEM",
+     "bearer_of_app", "HASH_SALT", "SESSION_COOKIE", "APP_KEY_2"],
 )  # fmt: skip
 def test_what_stands_under_the_name_of_a_secret_is_hidden(name: str) -> None:
     assert is_secret_name(name)
@@ -223,6 +237,7 @@ def test_what_stands_under_the_name_of_a_secret_is_hidden(name: str) -> None:
         f'{{"{name}": "kept-1"}}',
         f"{{'{name}': 'kept-1'}}",
         f"?a=1&{name}=kept-1&b=2",
+        f"sync --{name} kept-1",
     ):
         assert "kept-1" not in redact(text)
     assert redact_value({name: "kept-1", "x": [{name: ["kept-1"]}]}) == {
@@ -239,7 +254,7 @@ def test_what_stands_under_the_name_of_a_secret_is_hidden(name: str) -> None:
         "accounts.reset_password: 12 messages wait", "accounts.reset_password: SUCCESS after 3 s",
         "ok     queue=tokens depth=12", "tokens: 5 messages", "queue tokens has 512 of 1000", "max_tokens=512",
         "the key of a queue is not a list",
-        "{'exchange': '', 'routing_key': 'celery'}", "Task accounts.reset_password[1c2d3e4f-aa] received",
+        "{'exchange': '', 'routing_key': 'celery'}", "public_key=x-1 primary_key=x-1", "Task accounts.reset_password[1c2d3e4f-aa] received",
         "PWD=/srv/shop HOME=/root",
         "TOKENIZERS_PARALLELISM=false", "author=me", "keyboard=de", "passed=3 failed=0 pass=3",
         "POSTGRES_PASSWORD_FILE=/run/secrets/pg",
@@ -259,6 +274,18 @@ def test_ordinary_words_stay_readable(text: str) -> None:
         }
     )
     assert redact(text) == text
+
+
+@pytest.mark.parametrize("end", ["FILE", "PATH", "DIR", "SOCK", "TIMEOUT", "TTL"])
+def test_a_name_that_ends_so_is_not_a_secrets(end: str) -> None:
+    assert redact(f"DB_PASSWORD_{end}=kept-1 db_password_{end.lower()}=kept-1").count("kept-1") == 2
+
+
+def test_after_a_colon_only_what_looks_like_a_value_is_hidden() -> None:
+    assert (
+        redact("api_token: waits, api_token: a1b2c3d4") == "api_token: waits, api_token: ********"
+    )
+    assert redact("password: swordfish") == "password: ********"
 
 
 def test_the_operators_own_names_are_names_of_secrets_too() -> None:
@@ -314,7 +341,8 @@ def test_what_stands_before_the_host_of_a_url_is_hidden_and_the_rest_stays_reada
      "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
      "glpat-abcdefghij0123456789",
      "xoxb-123456789012-abcdefABCDEF", "AIzaSyA-1234567890abcdefghijklmnopqrstu",
-     "npm_abcdefghijklmnopqrstuvwxyz0123456789"],
+     "npm_abcdefghijklmnopqrstuvwxyz0123456789", "pypi-AgEIcHlwaS5vcmcCJDU2YzQ", "sk-abcdefghij0123456789",
+     "SG.abcdefghij0123456.abcdefghij0123456", "123456789:AAabcdefghijklmnopqrstuvwxyz01234"],
 )  # fmt: skip
 def test_keys_of_a_well_known_kind_are_hidden_wherever_they_stand(secret: str) -> None:
     for text in (f"got {secret} here", f"({secret})", f"x={secret}&y", json.dumps({"a": secret})):
@@ -334,6 +362,22 @@ def test_what_a_header_or_an_argument_carries_is_hidden(text: str) -> None:
     shown = redact(text)
     assert "abc-123-def" not in shown
     assert "dXNlcjpodW50ZXIy" not in shown
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "https://hooks.slack.com/services/",
+        "https://discord.com/api/webhooks/",
+        "https://shop.webhook.office.com/webhookb2/",
+        "-----BEGIN RSA PRIVATE KEY-----\n",
+    ],
+)
+def test_what_follows_the_place_of_a_key_is_hidden(place: str) -> None:
+    end = "\n-----END RSA PRIVATE KEY-----" if "BEGIN" in place else " 404"
+    shown = redact(f"post {place}T00/B00abc/XXXXyyyy{end}")
+    assert "XXXXyyyy" not in shown
+    assert shown.startswith(f"post {place[:24]}")
 
 
 def test_a_user_alone_is_not_a_secret_of_a_variable_and_a_password_is() -> None:

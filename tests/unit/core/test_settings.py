@@ -8,7 +8,7 @@ import pytest
 
 from runbooks.core.errors import InventoryError
 from runbooks.core.fleet import Fleet
-from runbooks.core.redaction import is_secret_name
+from runbooks.core.redaction import HIDDEN, is_secret_name, redact
 from runbooks.core.rules import MALFORMED
 from runbooks.inventory.build import build_fleet
 from runbooks.inventory.read import load_inventory
@@ -491,6 +491,13 @@ def test_under_supervisord_what_exists_is_a_service_and_files_go_where_debian_ha
     assert "'a' has a `unit`, but supervisor needs a `service`" in problem
 
 
+def test_containers_that_a_pattern_finds_take_no_variables(tmp_path: Path) -> None:
+    by_name = "celery_service_manager: docker\ncelery_docker: {containers: 'shop_{worker}_*'}\n"
+    assert fleet_of(tmp_path, by_name, SYSTEMD).hosts
+    (problem,) = problems(tmp_path, f"{by_name}celery_env: {{TIMEOUT: '30'}}", SYSTEMD)
+    assert "celery_env needs a Compose project in celery_docker" in problem
+
+
 @pytest.mark.parametrize("value", ["state", "5", "[a]", "''"])
 def test_the_state_directory_must_be_an_absolute_path_too(tmp_path: Path, value: str) -> None:
     (problem,) = problems(tmp_path, f"runbooks_state_directory: {value}")
@@ -648,6 +655,18 @@ def test_the_brokers_password_is_not_in_the_error_of_a_wrong_value(tmp_path: Pat
     base = BASE.replace("redis://:hunter2@broker:6379/0", "{url: redis://:hunter2@broker}")
     (problem,) = problems(tmp_path, base=base)
     assert problem.startswith("6: celery_broker_url: ")
+
+
+def test_the_secrets_of_an_inventory_are_known_once_it_is_read(tmp_path: Path) -> None:
+    text = """\
+        celery_result_backend: redis://:of-the-backend@results/1
+        celery_notify: ["json://ops:of-the-notice@alerts/"]
+        shop_cache: redis://me:of-the-cache@cache/1
+        shop: {accounts: [{user: me, password: of-an-account}]}
+        """
+    fleet_of(tmp_path, text)
+    secrets = ("hunter2", "of-the-backend", "of-the-notice", "of-the-cache", "of-an-account")
+    assert redact(" ".join(secrets)) == " ".join([HIDDEN] * len(secrets))
 
 
 # --- Jinja in values

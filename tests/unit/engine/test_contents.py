@@ -63,6 +63,7 @@ def test_a_journal_holds_neither_contents_nor_what_they_could_be_guessed_from(wo
         ):
             assert form not in journal
     assert base64.b64encode(BEFORE).decode() in contents
+    assert base64.b64encode(AFTER).decode() in contents
     names = [
         line["contents"]
         for line in map(json.loads, journal.splitlines())

@@ -355,6 +355,8 @@ def test_a_file_that_is_touched_restarts_nothing_and_one_that_says_something_els
     assert world.remediate() == ExitCode.OK
     kept = tmp_path / "state/started/shop/web1.json"
     assert kept.stat().st_mode & 0o777 == 0o600
+    assert {folder.stat().st_mode & 0o777 for folder in kept.parents[:2]} == {0o700}
+    assert sha256(env.read_bytes()) in kept.read_text()
     env.touch()
     kept.chmod(0o622)  # another user may have written it
     assert world.remediate() == ExitCode.OK

@@ -114,7 +114,7 @@ def test_nothing_is_left_behind_in_the_temporary_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    assert run(a="echo x")["a"].code == 0
+    assert run(a='stat -c %a "$dir"')["a"].out == b"700\n"
     assert glob.glob(f"{tmp_path}/*") == []
     assert tempfile.gettempdir()  # the real one is not asked for
 
