@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from lab.docker import PROJECT, SERVICES, DockerError, Engine, require
+from lab.docker import _IMAGE, PROJECT, SERVICES, DockerError, Engine, require
 from lab.faults.grounds import Sandbox
 from lab.matrix import tried_alone
 from lab.sshd import SSHD, make_key, running_sshd
+from runbooks.core.effects import ControlService
 from runbooks.core.errors import RunbookError
-from runbooks.core.settings import DockerSettings
+from runbooks.core.settings import DockerSettings, Worker
 from runbooks.hosts.facts import Clock
 from runbooks.hosts.script import Answer
 from runbooks.hosts.services.docker import Docker
@@ -90,6 +91,7 @@ def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_undone(
     world: World,
 ) -> None:
     env_file, codes = world.env_file.read_bytes(), faults(world)
+    compose = (world.root / "docker-compose.yml").read_bytes()
     assert {"task.import_fails", "worker.not_running", "task.not_registered"} <= codes
     planned = world.inv("remediate", "--dry-run").out
     assert "recreate worker_high: has been running since before" in planned
@@ -118,8 +120,13 @@ def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_undone(
         undone = world.inv("undo", journal.parent.name, "--yes")
         assert undone.code == 0, undone.out + undone.err
     assert world.env_file.read_bytes() == env_file
-    (high,) = containers(world, "worker_high")
-    assert environment_of(world, high)["GLPI_TIMEOUT_S"] == "30s"
+    assert [
+        environment_of(world, one)["GLPI_TIMEOUT_S"] for one in containers(world, "worker_high")
+    ] == [
+        "30s",
+        "30s",
+    ], "both are recreated"
+    assert (world.root / "docker-compose.yml").read_bytes() == compose
     assert containers(world, "worker_low") == []
     assert sum(task_of(raw) == CHECK for raw in world.queue()) == 300
 
@@ -127,9 +134,9 @@ def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_undone(
 def _scaled_and_restarted(world: World) -> None:
     """Two containers of a service are one service, whose restart leaves both in place."""
     compose = world.root / "docker-compose.yml"
-    engine_of(world).compose(
-        compose, "up", "-d", "--no-deps", "--scale", "worker_low=2", "worker_low"
-    )
+    scaled = ("worker_high", "worker_low")
+    wanted = [word for name in scaled for word in ("--scale", f"{name}=2")]
+    engine_of(world).compose(compose, "up", "-d", "--no-deps", *wanted, *scaled)
     both = sorted(containers(world, "worker_low"))
     restarted = world.inv("restart-workers", "worker_low", "--yes")
     assert restarted.code == 0, restarted.out + restarted.err
@@ -232,6 +239,68 @@ def _found_by_their_names(world: World) -> None:
     assert "worker_low" in logs
 
 
+def _run_in_containers_as_their_own_user(world: World) -> None:
+    """What is loaded, and a probe, where one runs and where none does; and what keeps it from that."""
+    engine = engine_of(world)
+    where = DockerSettings(containers="own_{worker}", socket=str(engine.socket))
+    host = make_host(
+        service_manager="docker", commands=None, docker=where, beat=False, env={}, directory="/tmp",
+        workers=(Worker(name="high", queues=("q",)),), python=f"{sys.base_prefix}/bin/python3",
+    )  # fmt: skip
+    mounts = [word for path in ("/usr", sys.base_prefix) for word in ("-v", f"{path}:{path}:ro")]
+
+    def made(*options: str, network: str = "none") -> None:
+        engine.docker("rm", "-f", "own_high", check=False)
+        own = ("--name", "own_high", "--network", network, *mounts)
+        engine.docker("create", *own, *options, _IMAGE, "sleep", "600")
+
+    def ran(script: str) -> tuple[int, str]:
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    def loaded() -> tuple[int, str]:
+        says = "import os; print(os.getuid(), os.getcwd(), os.environ['SIZE'])"
+        return ran(Docker().run(host, says, "import sys; exec(sys.stdin.read())", "no last line"))
+
+    try:
+        made("--user", "65534", "--workdir", "/tmp", "--env", "SIZE=7")
+        assert loaded() == (0, "65534 /tmp 7\n"), "in a temporary one"
+        engine.docker("start", "own_high")
+        assert loaded() == (0, "65534 /tmp 7\n")
+        assert ran(Docker().probe(host, "id -u; pwd", ("10", "5"), "")) == (0, "65534\n/tmp\n")
+        made("--env", "SIZE=1\n2")
+        code, said = loaded()
+        assert (code, "a variable of /own_high has several lines" in said) == (3, True), said
+        engine.docker("network", "create", "--subnet", "10.254.253.0/28", "short")
+        made(network="short")
+        engine.docker("network", "rm", "short")
+        code, said = loaded()
+        assert (code, "a temporary copy of /own_high cannot be started" in said) == (3, True), said
+    finally:
+        engine.docker("rm", "-f", "own_high", check=False)
+
+
+def _created_by_their_own_compose_alone(world: World, folder: Path) -> None:
+    """Beside a Compose of another major version, which would rename them, none is created."""
+    scripts = {
+        "docker": f'[ "$1" != compose ] || exec docker-compose\nexec {shutil.which("docker")} "$@"\n',
+        "docker-compose": "echo 9.9.9\n",
+    }
+    for name, text in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}")
+        (folder / name).chmod(0o755)
+    where = DockerSettings(project=PROJECT, socket=str(engine_of(world).socket))
+    host = make_host(service_manager="docker", commands=None, docker=where)
+    before = containers(world, "worker_low")
+    done = subprocess.run(
+        ["sh", "-c", Docker().control(host, ControlService("worker_low", "recreate"))],
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "but this host has 9.9.9" in done.stderr) == (1, True), done.stderr
+    assert containers(world, "worker_low") == before
+
+
 def _loaded_beside_those_that_are_down(world: World) -> None:
     """Without a container that runs the application is loaded in one that is made for it; or
     nothing is said of it.
@@ -289,6 +358,12 @@ def test_what_docker_cannot_answer_is_one_error_with_the_next_step(
     assert done.code == code, done.out + done.err
     text = " ".join((done.out + done.err).replace("|", " ").split())
     assert all(one in text for one in expected), text
+    if "engine does not answer" in text:
+        env_file = world.env_file.read_bytes()
+        assert "environment.differs" in text, "the rest of the host is judged"
+        left = world.inv("remediate", "--yes", "-i", world.inventory(replacement))
+        assert (left.code, "sandbox is not changed: " in left.err) == (2, True), left.out + left.err
+        assert world.env_file.read_bytes() == env_file
 
 
 def test_that_a_user_may_not_use_the_socket_is_reported(world: World) -> None:
@@ -354,7 +429,7 @@ def second_host(world: World, way: str) -> str:
 
 
 def test_containers_are_known_by_what_runs_in_them_by_their_names_and_while_they_are_down(
-    world: World,
+    world: World, tmp_path: Path
 ) -> None:
     engine_of(world).docker("stop", *(one for name in SERVICES for one in containers(world, name)))
     healed = world.inv("remediate", "--yes")
@@ -363,6 +438,8 @@ def test_containers_are_known_by_what_runs_in_them_by_their_names_and_while_they
     assert paused.well, paused
     _known_without_an_inventory(world)
     _found_by_their_names(world)
+    _created_by_their_own_compose_alone(world, tmp_path)
+    _run_in_containers_as_their_own_user(world)
     _loaded_beside_those_that_are_down(world)
 
 

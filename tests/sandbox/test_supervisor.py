@@ -324,6 +324,9 @@ def test_a_supervisord_that_does_not_run_is_reported_with_what_starts_it(pair: P
     conf = pair.home("one") / "supervisord.conf"
     ctl = [str(Path(sys.executable).with_name("supervisorctl")), "-c", str(conf)]
     subprocess.run([*ctl, "stop", "celery-worker-a"], check=True)
+    own = pair.home("two") / "root/etc/supervisor/conf.d/celery-worker-b.conf"
+    right = own.read_text()
+    own.write_text(f"{right}; a note\n")
     found = pair.inv("diagnose", "--json")
     assert found.code == 1
     by_code = {one["code"]: one for one in found.json["findings"] if one["subject"] != "q1"}
@@ -331,7 +334,13 @@ def test_a_supervisord_that_does_not_run_is_reported_with_what_starts_it(pair: P
     assert away["subject"] == "two"
     assert away["summary"].startswith("supervisord does not run: nothing answers at unix://")
     assert f"supervisord -c {pair.home('two')}/supervisord.conf" in str(away["evidence"])
-    assert by_code.keys() == {"service.manager_away", "worker.not_running", "queue.no_consumer"}
+    assert by_code.keys() == {
+        "service.manager_away",
+        "worker.not_running",
+        "queue.no_consumer",
+        "unit.differs",
+    }
+    assert by_code["unit.differs"]["subject"] == "two", "its files are judged"
     assert by_code["queue.no_consumer"]["caused_by"] == [
         {"code": "service.manager_away", "subject": "two"}
     ]
@@ -339,6 +348,8 @@ def test_a_supervisord_that_does_not_run_is_reported_with_what_starts_it(pair: P
     healed = pair.inv("remediate", "--yes")  # the other host
     assert healed.code == 2, healed.out + healed.err
     assert "two is not changed: supervisord does not run" in healed.err
+    assert own.read_text() == f"{right}; a note\n"
+    own.write_text(right)
     until(lambda: pair.pids().keys() == {"a"})
     pair.start("two")
     until(lambda: pair.pids().keys() == {"a", "b"})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from supervisor.datatypes import RestartUnconditionally
 from supervisor.options import ServerOptions
 
 from runbooks.core.errors import RenderError
@@ -239,7 +240,7 @@ def test_supervisords_conf_file_starts_what_the_inventory_says(tmp_path: Path) -
     )
     shop.mkdir()
     env_file.write_text("TIMEOUT='30 s'\n")
-    python.write_text('#!/bin/sh\nprintf "%s\\n" "$TIMEOUT" "$HOME" "$@"\n')
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$TIMEOUT" "$HOME" "$USER" "$@"\n')
     python.chmod(0o755)
     places = {
         "directory": str(shop),
@@ -272,12 +273,16 @@ def test_supervisords_conf_file_starts_what_the_inventory_says(tmp_path: Path) -
         False,
         True,
     )
+    assert (high.startsecs, high.autorestart) == (5, RestartUnconditionally)
     assert high.stdout_logfile == f"{tmp_path}/celery-worker-high.log"
+    assert high.stdout_logfile_maxbytes > 0, "it is rotated"
+    beat = shlex.split(programs["celery-beat"].command)[-1]
+    assert f"beat --schedule={host.settings.beat_schedule} " in beat
     done = subprocess.run(
         shlex.split(high.command), cwd=high.directory, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [
-        "30 s", os.path.expanduser("~" + user_name()), "-m", "celery", "-A", "shop", "worker", "--hostname=high@web 1",
+        "30 s", os.path.expanduser("~" + user_name()), user_name(), "-m", "celery", "-A", "shop", "worker", "--hostname=high@web 1",
         "--queues=high_q,two words", "--concurrency=1", "--loglevel=INFO", "--max-tasks-per-child=9", "-O", "fair",
         "50%", "$X",
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Literal
 import psutil
 import pytest
 
+from lab.redis_server import free_port
 from lab.supervisord import _CONF, start
 from runbooks.core.effects import ControlService, WriteFile
 from runbooks.core.errors import RunbookError
@@ -216,6 +217,29 @@ def test_a_supervisord_that_refuses_this_user_is_reported(
         f"this user may not ask supervisord: unix://{root}/supervisor.sock (401 Unauthorized)"
     )
     assert "ansible_become: true" in refusal
+
+
+def test_the_port_and_the_login_of_its_configuration_are_used_and_stay_on_the_host(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    login = "username=ops\npassword=secret"
+    served = "[unix_http_server]\nfile={root}/supervisor.sock\nchmod=0700\n"
+    conf = _CONF.replace(served, f"[inet_http_server]\nport=127.0.0.1:{port}\n{login}\n")
+    url = f"serverurl=http://127.0.0.1:{port}\n{login}"
+    conf = conf.replace("serverurl=unix://{root}/supervisor.sock", url)
+    monkeypatch.setattr("lab.supervisord._CONF", conf)
+    process = start(root)
+    try:
+        host = host_of(root)
+        (question,) = Supervisor().ask(host, "shop", ["high"]).values()
+        wait_until(lambda: ask(question).code == 0, "supervisord")
+        assert states(host)["high"].pid
+        assert b"secret" not in ask(question).out
+        assert "secret" not in question
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def test_a_supervisord_that_cannot_be_asked_is_reported_with_what_helps(root: Path) -> None:
