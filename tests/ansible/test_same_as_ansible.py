@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,8 @@ def test_jinja_comes_to_the_same_as_for_ansible(tmp_path: Path) -> None:
 
 
 def test_ansibles_command_line_says_what_its_library_says(tmp_path: Path, ansible: Run) -> None:
+    page = (Path(__file__).parents[2] / "docs/inventory.md").read_text()
+    assert version("ansible-core").startswith(page.partition("ansible-core ")[2][:4])
     for case in ("files", "limits_of_all_kinds.yaml", "scalars.yaml"):
         path, limits = written(Path(__file__).parent / "cases" / case)
         (theirs,) = ask_ansible([((path,), limits, ())], tmp_path)

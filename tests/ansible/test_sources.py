@@ -6,8 +6,10 @@ import json
 import os
 from pathlib import Path
 from random import Random
+from textwrap import indent
 
 import pytest
+import yaml
 
 from runbooks.core.errors import InventoryError
 from runbooks.core.redaction import redact
@@ -66,6 +68,72 @@ def test_a_plugin_of_a_folder_sees_what_stands_before_it_and_what_it_makes_is_no
     assert inventory.groups["slow"] == ("c1", "c2")
     assert str(values(inventory, "c1")["made"]).startswith("{{ lookup")
     assert not (tmp_path / "mark").exists()
+
+    named = sorted((tmp_path / "prod").iterdir())
+    assert load_inventory(*named).groups["slow"] == ("c1", "c2"), "each is read with all others"
+
+
+def test_a_toml_file_is_read_by_ansible(tmp_path: Path) -> None:
+    source = write(tmp_path / "prod.toml", "[web.hosts]\nt1 = {}\n[web.vars]\na = 1\n")
+    assert values(load_inventory(source), "t1") == {"a": 1}
+
+
+def test_what_ansible_reads_has_no_lines_and_the_hosts_of_all_in_their_groups_order(
+    tmp_path: Path,
+) -> None:
+    text = "all:\n  hosts: {w1: , lone: , w2: }\n  children: {web: {hosts: {w2: , w1: }}}\n"
+    write(tmp_path / "prod/10-hosts.yml", text)
+    write(tmp_path / "prod/20-script", SCRIPT, 0o755)
+    write(tmp_path / "prod/group_vars/cloud.yml", "own: here\n")
+    inventory = load_inventory(tmp_path / "prod")
+    assert inventory.groups["all"] == ("lone", "w2", "w1", "c1", "c2")
+    of_c1 = inventory.hosts["c1"].variables
+    assert of_c1["from"].place == str(tmp_path / "prod")
+    assert of_c1["own"].place == f"{tmp_path}/prod/group_vars/cloud.yml:1"
+
+
+def test_the_place_of_sources_that_ansible_reads_is_known_where_there_is_one(
+    tmp_path: Path,
+) -> None:
+    one, beside = (write(tmp_path / "prod" / name, SCRIPT, 0o755) for name in ("one", "two"))
+    elsewhere = write(tmp_path / "other/script", SCRIPT, 0o755)
+    for folder in ("prod", "other"):
+        own = "where: '{{ inventory_dir }}'\nfile: '{{ inventory_file }}'\n"
+        write(tmp_path / folder / "group_vars/cloud.yml", own)
+
+    def said(name: str, *sources: Path) -> object:
+        try:
+            return Renderer(load_inventory(*sources)).hosts["c1"][name]
+        except InventoryError:  # it is undefined
+            return None
+
+    prod = str(tmp_path / "prod")
+    assert (said("where", one), said("file", one)) == (prod, str(one))
+    assert (said("where", one, beside), said("file", one, beside)) == (prod, None)
+    assert said("where", tmp_path / "prod") == prod
+    assert said("where", one, elsewhere) is None
+
+
+def test_what_is_exported_elsewhere_means_the_same_with_encrypted_files_as_plain_text(
+    tmp_path: Path, ansible: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "password", "correct horse\n")
+    monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", str(tmp_path / "password"))
+    with_password = ("--vault-password-file", str(tmp_path / "password"))
+    encrypt = ("ansible-vault", "encrypt", "--output", "-", *with_password)
+    write(tmp_path / "prod/hosts", "[web]\nweb1\n")
+    write(tmp_path / "prod/group_vars/web/whole.yml", ansible(*encrypt, stdin="whole: hunter2\n"))
+    alone = indent(ansible(*encrypt, stdin="hunter3"), "  ")
+    write(tmp_path / "prod/group_vars/web/alone.yml", "x").write_text(f"alone: !vault |\n{alone}")
+    arguments = ("--list", "--export", "--yaml", *with_password)
+    exported = ansible("ansible-inventory", "-i", f"{tmp_path}/prod", *arguments)
+    web = yaml.safe_load(exported.replace("!vault |", "|"))["all"]["children"]["web"]
+    assert (web["hosts"], web["vars"]["whole"]) == ({"web1": {}}, "hunter2")
+    assert web["vars"]["alone"].startswith("$ANSIBLE_VAULT")
+    (tmp_path / "inventory.yaml").write_text(exported)
+    there = values(load_inventory(tmp_path / "inventory.yaml"), "web1")
+    assert there == values(load_inventory(tmp_path / "prod"), "web1")
+    assert there == {"whole": "hunter2", "alone": "hunter3"}
 
 
 def test_a_clouds_plugin_gives_its_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

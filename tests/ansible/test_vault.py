@@ -71,6 +71,17 @@ def test_a_whole_file_beside_the_inventory_is_decrypted(tmp_path: Path, encrypt:
     fleet = fleet_of(tmp_path, with_url('"redis://:{{ vault_password }}@broker/0"'))
     assert fleet.app.broker_url.get_secret_value() == "redis://:hunter2@broker/0"
 
+    assert not [path for path in tmp_path.rglob("*.*") if "hunter2" in path.read_text()]
+
+
+def test_the_password_may_be_named_in_ansible_cfg(
+    tmp_path: Path, encrypt: Run, password_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = with_url(inline(encrypt(URL)))
+    monkeypatch.delenv("ANSIBLE_VAULT_PASSWORD_FILE")
+    (tmp_path / "empty.cfg").write_text(f"[defaults]\nvault_password_file = {password_file}\n")
+    assert fleet_of(tmp_path, text).app.broker_url.get_secret_value() == URL
+
 
 def test_a_whole_inventory_and_a_file_that_is_looked_up_are_decrypted_too(
     tmp_path: Path, encrypt: Run

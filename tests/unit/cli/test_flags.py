@@ -69,6 +69,24 @@ def test_no_inventory_is_taken_but_one_that_is_named_or_stands_here_or_above(
     assert (named.returncode, named.stdout.splitlines()[0]) == (0, "shop, inventory.yaml")
 
 
+def test_an_inventory_here_comes_before_what_ansible_would_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = tmp_path / "fleets/web"
+    below.mkdir(parents=True)
+    (tmp_path / "ansibles.yaml").write_text(INVENTORY)
+    monkeypatch.setenv("ANSIBLE_INVENTORY", str(tmp_path / "ansibles.yaml"))
+
+    def first_line() -> str:
+        command = [sys.executable, str(CHECKOUT / "tasks.py"), "hosts"]
+        done = subprocess.run(command, cwd=below, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()[0]
+
+    assert first_line() == f"shop, {tmp_path}/ansibles.yaml"
+    (tmp_path / "fleets/inventory.yaml").write_text(INVENTORY)
+    assert first_line() == f"shop, {tmp_path}/fleets/inventory.yaml"
+
+
 def test_a_certificate_that_is_not_checked_is_reported(tmp_path: Path) -> None:
     (tmp_path / "inventory.yaml").write_text(INVENTORY.replace("redis://", "rediss://"))
     done = subprocess.run(

@@ -100,6 +100,7 @@ DEAF = (
 def test_an_import_that_hangs_ends_in_time_and_says_where(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert application.LOAD_S == 45, "as the page on the inventory says"
     monkeypatch.setattr(application, "LOAD_S", 1)
     site.write(**{"client.py": HANGS, "tasks.py": f"import client\n{dedent(TASKS)}"})
     loaded = site.probe()

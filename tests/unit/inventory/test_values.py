@@ -2,6 +2,7 @@
 stays so.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -193,6 +194,12 @@ def test_a_secret_comes_from_a_command_which_runs_once(render: Any, tmp_path: Pa
         == "s3crets3cret"
     )
     assert (tmp_path / "log").read_text() == "run\n"
+    value = f"{{{{ lookup('pipe', '{count}') }}}}"
+    hosts = json.dumps({name: {"v": value} for name in ("one", "two")})
+    (tmp_path / "inventory.yaml").write_text(f"all: {{hosts: {hosts}}}\n")
+    both = Renderer(load_inventory(tmp_path / "inventory.yaml")).hosts
+    assert (both["one"]["v"], both["two"]["v"]) == ("s3cret", "s3cret")
+    assert (tmp_path / "log").read_text() == "run\nrun\n", "once for all hosts"
 
 
 def test_a_command_that_fails_is_reported_without_its_arguments(error_of: Any) -> None:
