@@ -116,6 +116,7 @@ def test_what_is_left_out_of_a_nested_map_has_its_documented_default(tmp_path: P
     assert canary is not None
     assert (canary.priority, canary.kwargs, canary.timeout) == (0, {}, 120)
     assert fleet.app.broker_options.priority_steps == (0, 3, 6, 9)  # kombu's
+    assert fleet.app.unpack_limit == 16
 
 
 def test_the_way_through_sentinels_is_as_kombu_takes_it_and_its_password_is_never_shown(
@@ -161,6 +162,14 @@ def test_hosts_that_are_not_selected_are_left_out_but_their_queues_are_known(
     fleet = build_fleet(load_inventory(path), ("web2",))
     assert [host.name for host in fleet.hosts] == ["web2"]
     assert fleet.queues == ("x",)
+
+
+def test_the_host_behind_which_the_broker_is_belongs_to_the_fleet(tmp_path: Path) -> None:
+    tunnel = fleet_of(tmp_path, "celery_broker_tunnel: web1").tunnel
+    assert tunnel
+    assert tunnel.name == "web1"
+    (problem,) = problems(tmp_path, "celery_broker_tunnel: web9")
+    assert "celery_broker_tunnel: 'web9' is not a host of this fleet; did you mean" in problem
 
 
 def test_hosts_without_the_application_are_not_part_of_the_fleet(tmp_path: Path) -> None:
@@ -252,7 +261,9 @@ def test_a_path_must_be_absolute(tmp_path: Path, name: str, value: str) -> None:
     assert f"celery_{name}: must be an absolute path" in problem
 
 
-@pytest.mark.parametrize("schedule", ["0 */6 * * *", "*/5 0-6,22 1 jan MON-fri", "0 0 * * 7"])
+@pytest.mark.parametrize(
+    "schedule", ["0 */6 * * *", "*/5 0-6,22 1 jan MON-fri", "0 0 * * 7", "@daily"]
+)
 def test_a_cron_schedule_is_what_cron_takes(tmp_path: Path, schedule: str) -> None:
     fleet = fleet_of(
         tmp_path, f"celery_cron: [{{schedule: '{schedule}', user: deploy, command: 'true'}}]"
@@ -572,6 +583,9 @@ def test_a_service_manager_that_is_not_supported_is_reported(tmp_path: Path) -> 
 def test_the_format_of_an_environment_file_is_for_commands_alone(tmp_path: Path) -> None:
     (host,) = fleet_of(tmp_path, "celery_env_file_format: compose").hosts
     assert host.env_reader == "compose"
+    assert fleet_of(tmp_path).hosts[0].env_reader == "shell"
+    docker = "celery_service_manager: docker\ncelery_docker: {project: shop}"
+    assert fleet_of(tmp_path, docker, SYSTEMD).hosts[0].env_reader == "compose"
     base = "".join(line for line in BASE.splitlines(keepends=True) if "commands" not in line)
     (problem,) = problems(tmp_path, "celery_env_file_format: compose", base)
     assert "systemd reads the file by its own rules" in problem

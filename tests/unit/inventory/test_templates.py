@@ -182,6 +182,12 @@ def test_the_worker_unit_says_what_the_inventory_says() -> None:
     assert '    --queues="high_q,two words" \\' in lines
     assert '    --concurrency=1 --loglevel=INFO --max-tasks-per-child=9 -O fair 50%% "$$X"' in lines
     assert "TimeoutStopSec=60" in lines
+    assert {"NoNewPrivileges=yes", "PrivateTmp=yes", "ProtectSystem=full", "LimitNOFILE=65536"} < {
+        *lines
+    }
+    assert 'ReadWritePaths="-/srv/my shop 50%%"' in lines
+    open_ones = ("ProtectHome", "PrivateDevices", "ProtectProc")
+    assert not [line for line in lines if line.startswith(open_ones)]
     assert (
         b"--concurrency=4 --loglevel=INFO\n"
         in units["/etc/systemd/system/celery-worker@low.service"]
@@ -321,6 +327,9 @@ def test_the_logs_of_a_host_are_rotated_as_their_owner() -> None:
     assert lines[3:6] == ['"/var/log/my shop/a.log"', '"/var/log/b.log"', "{"]
     assert "    su deploy www-data" in lines
     assert content.endswith(b"}\n")
+    host = make_host(user="deploy", logs=("/var/log/b.log",))
+    ((_, content),) = logrotate_files(make_fleet(host), SHIPPED)["web1"].items()
+    assert b"    su deploy deploy\n" in content
 
 
 def test_a_host_without_cron_entries_or_logs_gets_no_file_for_them() -> None:

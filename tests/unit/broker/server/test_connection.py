@@ -17,7 +17,14 @@ import redis
 from lab.redis_server import RedisServer, ServerNotStartedError, free_port
 from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues.scan import scan_queue
-from runbooks.broker.server.connection import _link, address, broker_errors, connect, db_of
+from runbooks.broker.server.connection import (
+    _link,
+    address,
+    broker_errors,
+    connect,
+    db_of,
+    through,
+)
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.store import Store
 from runbooks.core.broker_url import safe_url
@@ -257,6 +264,17 @@ def test_a_command_is_never_sent_twice() -> None:
             server.shutdown()
             thread.join()
     assert Silent.received.count(b"SETNAME") == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["rediss://h/0", "sentinel://h/0", "redis+socket:///run/redis.sock?virtual_host=0"]
+)
+def test_only_a_plain_url_leads_through_a_tunnel(url: str) -> None:
+    assert (
+        through("redis://:x@h:7/3", lambda host, port: 9000 + port) == "redis://:x@127.0.0.1:9007/3"
+    )
+    with pytest.raises(UsageError, match="cannot be reached through a tunnel"):
+        through(url, lambda host, port: port)
 
 
 def test_errors_of_a_later_command_are_translated(
