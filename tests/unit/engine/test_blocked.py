@@ -159,3 +159,6 @@ def test_units_of_another_host_block_nothing_where_that_one_was_looked_at(twice:
     )
     assert list(units_of_others(twice.session().fleet, seen)) == []
     assert list(units_of_others(twice.session("web1").fleet, seen)) == []
+    bare = {name: replace(state, managed={}, files={}) for name, state in seen.reachable().items()}
+    without_units = replace(seen, hosts=bare)
+    assert list(units_of_others(twice.session("web2").fleet, without_units)) == [], "not known then"

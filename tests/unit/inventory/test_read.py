@@ -327,6 +327,26 @@ def test_a_name_that_no_limit_could_name_is_refused(tmp_path: Path, name: str) -
     assert "cannot contain a space or a comma" in problem
 
 
+@pytest.mark.parametrize("name", ["web1:", "web1:http", "a:b:c"])
+def test_a_colon_that_is_neither_a_ports_nor_an_addresss_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    (problem,) = problems(tmp_path, f'all:\n  hosts:\n    "{name}":\n')
+    assert "nor an IPv6 address" in problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ungrouped:\n  hosts: {h: }\n  children: {web: }\n",
+        "web:\n  hosts: {h: }\n  children: {ungrouped: }\n",
+    ],
+)
+def test_ungrouped_is_no_group_of_groups(tmp_path: Path, text: str) -> None:
+    (problem,) = problems(tmp_path, text)
+    assert "ungrouped" in problem
+
+
 def test_an_ipv6_address_without_a_port_is_a_host_name(tmp_path: Path) -> None:
     assert list(load(tmp_path, 'all:\n  hosts:\n    "2001:db8::1":\n').hosts) == ["2001:db8::1"]
 

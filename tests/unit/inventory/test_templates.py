@@ -18,7 +18,12 @@ from runbooks.core.errors import RenderError
 from runbooks.core.fleet import mark_of
 from runbooks.core.operator import user_name
 from runbooks.core.settings import CronEntry, Worker
-from runbooks.diagnosis.wanted_files import cron_files, logrotate_files, unit_files
+from runbooks.diagnosis.wanted_files import (
+    cron_files,
+    logrotate_files,
+    timer_files,
+    unit_files,
+)
 from runbooks.inventory.templates import (
     Templates,
     cron_command,
@@ -366,6 +371,43 @@ def test_beat_is_started_with_the_options_of_the_inventory() -> None:
     assert starts(beat_options=options)[0] == f"{first} {' '.join(options)}"
     assert make_host(beat_options=options).settings.beat_scheduler == "redbeat.RedBeatScheduler"
     assert make_host(beat_options=("-S", "x:Y")).settings.beat_scheduler == "x:Y"
+
+
+def test_a_timer_runs_an_entry_as_the_cron_file_would() -> None:
+    fleet = make_fleet(AWKWARD)
+    files = {
+        path.rpartition(".")[2]: content.decode().splitlines()
+        for path, content in timer_files(fleet, SHIPPED)["web 1"].items()
+        if "-1." in path
+    }
+    (path,) = (line for line in files["service"] if line.startswith("Environment="))
+    cron = cron_files(fleet, SHIPPED)["web 1"]["/etc/cron.d/celery-shop"].decode().splitlines()
+    assert path.removeprefix("Environment=").split() == [
+        line for line in cron if line.startswith(("SHELL=", "PATH="))
+    ]
+    assert {"User=deploy", "WorkingDirectory=~", "KillMode=process"} < {*files["service"]}
+    assert "Persistent=false" in files["timer"]
+
+
+def test_templates_receive_what_the_page_says(tmp_path: Path) -> None:
+    seen = "{{ mark }} {{ settings.user }} {{ app }} {{ host }}"
+    own = {
+        "systemd/celery-worker@.service": "{{ worker.name }} {{ node }}",
+        "cron/celery": "{{ entries | length }}",
+        "timer/celery-cron.service": "{{ entry.user }} {{ number }} {{ calendars | length }}",
+        "timer/celery-cron.timer": "{{ entry.user }} {{ number }} {{ calendars | length }}",
+    }
+    for name, more in own.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.j2").write_text(f"{seen} {more}\n")
+    templates, fleet = Templates(tmp_path, ROOT / "templates"), make_fleet(AWKWARD)
+
+    def shown(wanted: Any) -> list[str]:
+        return [content.decode().partition(";")[2].strip() for content in wanted["web 1"].values()]
+
+    assert shown(unit_files(fleet, templates))[0] == "root shop web 1 high high@web 1"
+    assert shown(cron_files(fleet, templates)) == ["root shop web 1 2"]
+    assert shown(timer_files(fleet, templates))[0] == "root shop web 1 deploy 1 1"
 
 
 def test_rendering_twice_gives_the_same_bytes() -> None:
