@@ -575,6 +575,20 @@ def test_a_missing_variable_is_reported_with_its_host(tmp_path: Path) -> None:
     assert problems(tmp_path, base=base) == ["3: host 'web1' lacks the variable 'celery_user'"]
 
 
+def test_an_environment_file_is_needed_where_a_unit_of_ours_or_a_variable_needs_it(
+    tmp_path: Path,
+) -> None:
+    without = BASE.replace("    celery_env_file: /etc/shop.env\n", "")
+    worker = "celery_workers: [{name: a, queues: [q]}]"
+    assert fleet_of(tmp_path, worker, without).hosts[0].settings.env_file == ""
+    lacks = "host 'web1' lacks the variable 'celery_env_file'"
+    (problem,) = problems(tmp_path, f"{worker}\ncelery_env: {{A: b}}", without)
+    assert lacks in problem
+    systemd = without[: without.index("    celery_service_manager")]
+    (problem,) = problems(tmp_path, worker, systemd)
+    assert lacks in problem
+
+
 def test_a_service_manager_that_is_not_supported_is_reported(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, base=BASE.replace("manager: commands", "manager: upstart"))
     assert problem.startswith("11: celery_service_manager: ")

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from runbooks.core.errors import ExitCode, InventoryError, RunbookError
-from runbooks.core.model import Block, Finding, Severity
+from runbooks.core.model import Block, Finding, Severity, Unreachable
 from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome, Tally
 from runbooks.diagnosis import services
@@ -159,6 +159,9 @@ def test_units_of_another_host_block_nothing_where_that_one_was_looked_at(twice:
     )
     assert list(units_of_others(twice.session().fleet, seen)) == []
     assert list(units_of_others(twice.session("web1").fleet, seen)) == []
+    away = replace(seen, hosts={**seen.hosts, "web1": Unreachable("gone")})
+    (found,) = units_of_others(twice.session().fleet, away)
+    assert (found.subject, found.blocks) == ("web2", (Block("web2"),)), "it may be the same machine"
     bare = {name: replace(state, managed={}, files={}) for name, state in seen.reachable().items()}
     without_units = replace(seen, hosts=bare)
     assert list(units_of_others(twice.session("web2").fleet, without_units)) == [], "not known then"

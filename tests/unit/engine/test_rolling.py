@@ -18,6 +18,7 @@ from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome
 from runbooks.diagnosis.since_start import changed_since_start
 from runbooks.engine.apply import make_plan
+from runbooks.engine.drain import all_gave_up
 from runbooks.engine.main_loop import Proof, walk
 from runbooks.engine.perform import perform
 from runbooks.engine.recap import Recap
@@ -27,6 +28,7 @@ from runbooks.engine.undo import plan_undo
 from runbooks.history import show
 from runbooks.reports.console import ConsoleReporter
 from tests.unit.engine.conftest import World
+from tests.unit.fleets import make_host, make_state
 
 HOSTS = ("web1", "web2", "web3", "web4")
 
@@ -326,6 +328,24 @@ def test_a_proof_takes_a_look_of_its_own_where_the_first_one_came_too_early(flee
     # Before; the files; the canary; too early; the others answer; and are checked; the verification.
     assert asked == [4, 4, 1, 4, 3, 3, 4]
     assert sorted(looks[0].reachable()) == list(HOSTS)
+
+
+def test_a_start_is_awaited_no_longer_once_the_manager_has_given_up_on_all() -> None:
+    host = make_host()
+    changes = [
+        Change("web1", "workers", f"start {name}", ControlService(name, "start"), None)
+        for name in host.services
+    ]
+
+    def settled(*failed: str) -> bool:
+        state = make_state(host)
+        found = {
+            name: replace(service, pid=None, gave_up=name in failed)
+            for name, service in state.services.items()
+        }
+        return all_gave_up(changes, {"web1": replace(state, services=found)})
+
+    assert (settled("high"), settled("high", "beat")) == (False, True)
 
 
 def test_a_file_that_is_touched_restarts_nothing_and_one_that_says_something_else_does(
