@@ -15,6 +15,7 @@ COMMAND = (
     "echo told; date +%F >/tmp/ran; id -un >>/tmp/ran; pwd >>/tmp/ran; echo $HOME >>/tmp/ran; (sleep 3; mv"
     " /tmp/ran /tmp/done) &"
 )
+FAILS = "echo once >>/tmp/times; sleep 2; false"
 NO_CRON = "systemctl stop cron; mv /usr/sbin/cron /usr/sbin/cron.away"
 CRON_AGAIN = "mv /usr/sbin/cron.away /usr/sbin/cron; systemctl start cron"
 
@@ -96,13 +97,20 @@ def test_another_schedule_counts_at_once_and_an_entry_that_goes_takes_its_timer_
     two: FleetWorld,
 ) -> None:
     chosen = "celery_cron_scheduler: systemd\n            "
-    mine = inventory(two, chosen + ENTRY % "true")
+    mine = inventory(two, chosen + ENTRY % FAILS)
     files = f"ls {CRON} {UNITS}/celery-cron-* 2>/dev/null || :"
     assert two.inv("remediate", "--yes", "--inventory", mine).code == 0
     assert CRON not in root(two, files, "broker")
+    service = TIMER.replace("timer", "service")
+    twice = f"for n in 1 2; do systemctl start --no-block {service}; sleep 0.5; done"
+    root(two, f"rm -f /tmp/times; {twice}", "broker")
+    failed = f"systemctl list-units --failed --no-legend --no-pager {service}"
+    wait_until(lambda: service in root(two, failed, "broker"), "the entry to fail")
+    assert root(two, "cat /tmp/times", "broker") == "once\n"
+    root(two, f"systemctl reset-failed {service}", "broker")
     shown = f"systemctl show --property=TimersCalendar {TIMER}; systemctl is-active {TIMER}"
     assert "4:05:00 ; next_elapse=" in (before := root(two, shown, "broker"))
-    inventory(two, chosen + (ENTRY % "true").replace("5 4 1 * mon", "6 7 * * *"))
+    inventory(two, chosen + (ENTRY % FAILS).replace("5 4 1 * mon", "6 7 * * *"))
     assert two.inv("install-cron", "--yes", "--inventory", mine).code == 0
     after = root(two, shown, "broker")
     assert "07:06:00 ; next_elapse=" in after, after
