@@ -70,7 +70,9 @@ def test_the_flags_stand_in_for_the_inventorys_rules_and_every_message_is_listed
 def test_one_message_is_named_by_its_id_or_its_argument(broken: World) -> None:
     before = broken.queue()
     one = id_of(before[7])
-    (only,) = selected(broken.inv("clean-queues", "--id", one, "--dry-run", "--json").json)
+    (only,) = selected(
+        broken.inv("clean-queues", "--id", "none", "--id", one, "--dry-run", "--json").json
+    )
     assert only["id"] == one
     sevens = selected(broken.inv("clean-queues", "--arg", "7", "--dry-run", "--json").json)
     assert {message["args"] for message in sevens} == {"(7,)"}
@@ -102,7 +104,11 @@ def test_the_newest_stay_and_the_plan_says_what_remains(broken: World) -> None:
     flags = (
         "clean-queues",
         "--queue",
+        "high*",
+        "--queue",
         "low_priority",
+        "--task",
+        "no.such",
         "--task",
         "inventory.*",
         "--keep-newest",
@@ -165,8 +171,12 @@ def written(broken: World) -> Iterator[list[bytes]]:
             (
                 "--content-type",
                 "application/json",
+                "--content-type",
+                "yaml",
                 "--compression",
                 "application/x-*",
+                "--compression",
+                "zstd",
                 "--task",
                 "*.old",
             ),
@@ -417,6 +427,8 @@ def test_archives_are_listed_shown_verified_and_restored_by_choice_and_that_is_u
         row for row in broken.inv("archive.list", "--json").json["archives"] if row["run"] == run
     ]
     assert (entry["queue"], entry["in it"], entry["put back"]) == ("low_priority", 300, 0)
+    assert (entry["why"].split(" × ")[0], entry["tasks"]) == ("300", f"300 × {CHECK}")
+    assert entry["Redis now"] == "has its last step"
     ids = [message["id"] for message in broken.inv("archive.show", run, "--json").json["archived"]]
     assert (
         len(broken.inv("archive.show", run, "--id", ",".join(ids[:2]), "--json").json["archived"])
@@ -437,7 +449,7 @@ def test_archives_are_listed_shown_verified_and_restored_by_choice_and_that_is_u
     assert broken.queue() == [
         raw for raw in before if task_of(raw) != CHECK or id_of(raw) == ids[5]
     ]
-    assert broken.inv("archive.restore", run, "--yes").code == 0
+    assert broken.inv("archive.restore", "last", "--yes").code == 0, "the newest with an archive"
     assert broken.queue() == before
 
 

@@ -157,6 +157,8 @@ def test_malformed_items_are_archived_byte_for_byte_and_given_back_only_when_ask
     undone = world.inv("undo", "last", "--yes")
     assert "5 malformed messages stay in the archive" in undone.out
     assert world.queue() == [raw for raw in before if raw not in poison]
+    asked = world.inv("archive.restore", cleaned.json["run"], "--with-malformed", "--dry-run")
+    assert "restore 5 messages to low_priority" in asked.out, asked.out + asked.err
     assert world.inv("undo", cleaned.json["run"], "--malformed", "--yes").code == 0
     assert world.queue() == before
     with world.broker() as client:

@@ -232,6 +232,7 @@ def test_what_the_user_may_not_ask_is_left_out(
         {},
         "",
     )
+    assert (state.used_memory_bytes, state.maxmemory_bytes) == (0, 0), "not known"
     assert state.queues["work"].depth == 1
 
 

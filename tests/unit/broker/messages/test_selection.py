@@ -74,6 +74,9 @@ def test_queues_and_tasks_are_named_by_patterns(send: Send, scan: Scan) -> None:
     wanted = {send("mail.send"), send("mail.fetch", priority=9), send("report", priority=3)}
     send("other")
     assert ids(scan(Rule("r", "w*,x", task="mail.*,report"))) == wanted
+    assert ids(scan(Rule("r", "w*,x", task="mail.*,report", unacked=True))) == wanted, (
+        "those that wait too"
+    )
     assert ids(scan(Rule("r", "x,y*"))) == set()
 
 
@@ -155,6 +158,29 @@ def test_what_arrives_after_the_look_ahead_stays(send: Send, client: "redis.Redi
     assert [parse(now[i]).id for i, _ in judge.pick(now)] == [oldest]  # type: ignore[union-attr]
     client.rpop("work", 2)
     assert not list(judge.pick(listed(client, "work"))), "all that was seen has been consumed"
+
+
+def test_a_duplicate_that_arrives_after_the_look_ahead_stays(
+    send: Send, client: "redis.Redis"
+) -> None:
+    rule, ahead = Rule("r", duplicate="newest"), Ahead()
+    send("poll", "work", 7)
+    judge = Judge([rule], KEYS, "work", Facts(0.0))
+    judge.begin("work")
+    judge.look_ahead(seen := listed(client, "work"), read(seen), ahead)
+    send("poll", "work", 8)
+    send("poll", "work", 8)
+    judge = Judge([rule], KEYS, "work", Facts(0.0, ahead=ahead))
+    judge.begin("work")
+    assert not list(judge.pick(listed(client, "work")))
+
+
+def test_what_an_earlier_rule_selects_counts_among_the_newest_of_a_later_one(
+    send: Send, scan: Scan
+) -> None:
+    older, newest = send("poll"), send("poll")
+    first, second = Rule("first", ids=(newest,)), Rule("second", keep_newest=1)
+    assert ids(scan(first, second)) == {older, newest}
 
 
 def test_what_a_chord_a_chain_or_a_callback_waits_for_is_left_alone_and_named(
@@ -247,6 +273,11 @@ def test_every_content_that_is_safe_to_read_is_read(
     assert ids(scan(Rule("r", args=("7", '"é"', "name=[1,null]")))) == {"i-1"}
     assert ids(scan(Rule("r", args=("8",)))) == set()
     assert scan(Rule("r")).notices == ()
+    for name in (serializer, kind):
+        assert ids(scan(Rule("r", content_type=name))) == {"i-1"}
+    for name in (compression, headers.get("compression")):
+        written = {"i-1"} if compression else set()
+        assert ids(scan(Rule("r", compression=name or "gzip"))) == written
 
 
 def put(client: "redis.Redis", headers: dict[str, Any], body: bytes, kind: str) -> bytes:

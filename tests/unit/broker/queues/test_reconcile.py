@@ -217,6 +217,9 @@ def test_a_redis_that_remembers_the_last_step_is_not_read(start: Start, path: Pa
     server = start()
     send(server, "stale")
     take(server, path)
+    with client_of(server) as client:
+        (remembered,) = client.keys("celery-runbooks:batches:*")
+        assert 0 <= 30 * 86_400 - client.ttl(remembered) < 600
     assert broker_at(server).difference(path) == (reconcile.Rewound(), "")
     assert broker_at(server).restore(path, malformed=False).startswith(f"{COUNT} messages")
     with client_of(server) as client:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from kombu.entity import Exchange, Queue
 from msgspec.structs import replace
 
-from runbooks.broker.archive.reader import Fate, verify
+from runbooks.broker.archive.reader import Fate, read, verify
+from runbooks.broker.archive.search import chosen
 from runbooks.broker.archive.writer import Archive
 from runbooks.broker.messages.selection import Facts
 from runbooks.broker.observe import Known, observe_broker
@@ -158,6 +159,16 @@ def test_they_are_taken_into_the_archive_and_put_back_as_they_were(
     assert unacked.restore(Store(client, KEYS), archive) == 0
     assert state(client) == before
     assert verify(archive.path) == ()
+
+
+def test_of_an_archive_only_what_was_fetched_is_shown_where_that_is_asked(
+    client: "redis.Redis", fetched: list[str], archive: Archive
+) -> None:
+    unacked.take(Store(client, KEYS), *choose(client, node()), archive)
+    take_restore.take(Store(client, KEYS), "work", [Rule("r", "work")], archive, Facts(NOW))
+    ledger = read(archive.path)
+    shown = {json.loads(one.item)["headers"]["id"] for one in chosen(ledger, "--unacked", NOW)}
+    assert (len(ledger.messages), shown) == (4, set(fetched))
 
 
 def test_what_a_worker_finishes_or_gives_back_meanwhile_is_not_taken(

@@ -16,6 +16,7 @@ import redis
 
 from lab.redis_server import RedisServer, ServerNotStartedError, free_port
 from runbooks.broker.messages.selection import Facts
+from runbooks.broker.queues.scripts import has_replica
 from runbooks.broker.queues.scan import scan_queue
 from runbooks.broker.server.connection import (
     _link,
@@ -29,6 +30,7 @@ from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.store import Store
 from runbooks.core.broker_url import safe_url
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, Trouble, UsageError
+from tests.brokers import until
 
 Start = Callable[..., RedisServer]
 
@@ -179,9 +181,12 @@ def test_a_user_without_the_rights_to_ask_info_and_to_name_its_client_can_connec
     start: Start,
 ) -> None:
     server = start()
+    start("--replicaof", "127.0.0.1", str(server.port))
     with redis.Redis(port=server.port) as admin:
         admin.execute_command("ACL SETUSER ops on >pw ~* +@all -info -client")
-    connect(f"redis://ops:pw@127.0.0.1:{server.port}/0").close()
+        until(lambda: has_replica(admin))
+    with connect(f"redis://ops:pw@127.0.0.1:{server.port}/0") as limited:
+        assert not has_replica(limited), "it cannot know"
 
 
 def test_what_was_only_read_is_as_idle_as_before_where_the_server_can(
