@@ -486,7 +486,7 @@ class Probe(_Settings):
     hosts: OneLine | None = None
     """A pattern as for `--limit`; by default all hosts that have this variable."""
     user: UserName | None = None
-    """Who runs it; by default the application's user."""
+    """Who runs it; by default the user of the look."""
     timeout: Annotated[Duration, Field(gt=0)] = 30.0
     """How long it may take."""
     exit_code: Annotated[int, Field(ge=0, le=255)] = 0

@@ -19,6 +19,8 @@ from celery import Celery
 
 from lab.redis_server import free_port, redis_server_binary
 from lab.world import celery_command
+from runbooks.broker.archive.reader import read
+from runbooks.broker.archive.search import row
 from tests.brokers import servers, until
 from tests.sandbox.conftest import World, make_world
 from tests.transcripts import require_shown
@@ -571,6 +573,9 @@ def test_what_failed_is_sent_again_once_though_the_run_is_killed_and_repeated(sh
     killed.kill()
     killed.wait()
     assert not all(shop.client.hexists("ran", one) for one in new.values())
+    newest = max((shop.world.path / "state/runs").glob("*/work.messages.jsonl"))
+    written = read(newest)
+    assert {row(one, written, "")["id"] for one in written.messages.values()} == set(new.values())
     shop.client.delete("celery-runbooks:lock")  # it expires within a minute
     again = shop.world.inv("retry", "--task", "shop.fail", "--yes", "--json")
     assert again.code == 2, again.err
@@ -580,6 +585,8 @@ def test_what_failed_is_sent_again_once_though_the_run_is_killed_and_repeated(sh
     nothing = shop.world.inv("retry", "--task", "shop.fail", "--yes", "--json")
     assert nothing.json["plan"] == []
     assert "sent again by run" in nothing.err
+    elsewhere = ("retry", "--task", "shop.fail", "--state-dir", "elsewhere", "--yes", "--json")
+    assert "the new task has a result" in shop.world.inv(*elsewhere).err
     assert (
         shop.world.inv("task", next(iter(new.values())), "--json")
         .json["archived"][0]["reason"]

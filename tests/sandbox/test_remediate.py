@@ -63,6 +63,8 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_undone_without_losing_a
         c["summary"] for c in healed.json["plan"]
     ]
     assert all(check["ok"] for check in healed.json["checks"])
+    verified = {check["what"] for check in healed.json["checks"]}
+    assert "probe one look-up in GLPI on sandbox" in verified
     canary = healed.json["changes"][-1]
     assert canary["do"]["task"] == CHECK
     assert "'total': 60" in canary["result"]

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import redis
+from celery import Celery
 
 from runbooks.broker.broker import Broker
 from runbooks.broker.messages.build import task_message
+from runbooks.broker.messages.parse import Message, parse
 from runbooks.core.effects import SendAgain
 from runbooks.core.settings import AppSettings
-from tests.unit.broker.conftest import listed
+from runbooks.retry_archived import _not_safe
+from tests.unit.broker.conftest import Send, listed
 
 IDS = {f"new-{n}": f"old-{n}" for n in range(7)}
 
@@ -68,3 +71,33 @@ def test_what_waits_is_recalled_and_may_be_sent_again(
     assert (
         broker.send_again(SendAgain(str(path), IDS, 100, "two"), path) == "6 messages sent to work"
     )
+
+
+def why_not(client: "redis.Redis") -> str:
+    """Why the only message that waits cannot be sent again; it is taken out."""
+    [raw] = listed(client, "work")
+    client.delete("work")
+    look = parse(raw)
+    assert isinstance(look, Message)
+    return _not_safe(raw, look, time.time())
+
+
+def test_what_an_archived_message_itself_forbids_is_said(
+    url: str, client: "redis.Redis", send: Send, app: Celery
+) -> None:
+    chord = {"task": "end", "args": [], "kwargs": {}, "options": {}}
+    for options, why in (
+        ({"retries": 2, "countdown": 600, "expires": 900}, ""),
+        ({"link": app.signature("after")}, ""),
+        ({"group_id": "some-group"}, "belongs to a group or chord"),
+        ({"chord": chord}, "belongs to a group or chord"),
+        ({"expires": -10}, "has expired"),
+        ({"serializer": "pickle"}, "unknown whether a chord waits"),
+    ):
+        send("shop.add", "work", 1, **options)
+        said = why_not(client)
+        assert (bool(said), why in said) == (bool(why), True), said
+    with Celery(broker=url, set_as_current=False) as old:
+        old.conf.task_protocol = 1
+        old.send_task("shop.add", [1], queue="work")
+    assert "protocol 1" in why_not(client)

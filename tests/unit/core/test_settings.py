@@ -775,7 +775,7 @@ def test_a_value_that_cannot_be_rendered_is_reported_with_its_line(
 def test_a_shortcut_says_of_a_task_what_the_application_leaves_open(tmp_path: Path) -> None:
     text = (
         "celery_shortcuts: {bill: {task: shop.bill, args: [1], kwargs: {late: true}, mode: async,"
-        " timeout: 2m}}"
+        " timeout: 2m, result: {errors: 0}}}"
     )
     call = fleet_of(tmp_path, text).app.shortcuts["bill"]
     assert (call.task, call.args, call.kwargs, call.mode) == (
@@ -785,6 +785,7 @@ def test_a_shortcut_says_of_a_task_what_the_application_leaves_open(tmp_path: Pa
         "async",
     )
     assert (call.queue, call.priority, call.timeout) == (None, None, 120.0)
+    assert (call.expects_result, call.result) == (True, {"errors": 0})
 
 
 def test_a_wrong_shortcut_is_reported_with_its_line(tmp_path: Path) -> None:
@@ -836,6 +837,8 @@ def test_a_probe_belongs_to_the_hosts_its_pattern_names(tmp_path: Path) -> None:
         "web1": ["a"],
         "web2": ["a", "b"],
     }
+    (a,) = hosts["web1"]
+    assert (a.user, a.timeout, a.exit_code, a.output) == (None, 30.0, 0, None)
 
 
 def test_a_wrong_probe_is_reported_with_its_line(tmp_path: Path) -> None:

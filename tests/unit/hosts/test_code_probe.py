@@ -8,6 +8,7 @@ from textwrap import dedent
 import pytest
 
 from runbooks.hosts.application import ask_imports, parse_imports
+from runbooks.hosts.code_probe import fault_of
 from runbooks.hosts.script import run_fragments
 from runbooks.hosts.transport import LocalTransport
 from tests.unit.fleets import make_host
@@ -63,3 +64,9 @@ def test_what_keeps_the_application_itself_from_loading_is_reported_too(tmp_path
     question = {"imports": ask_imports(host, "shop", ["parts.bill"], {"PORT": "many"})}
     answer = run_fragments(LocalTransport(), question, timeout_s=60, private=question)["imports"]
     assert parse_imports(host, answer).variables == {"": {"PORT": "many"}}
+
+
+def test_a_file_of_an_installed_package_is_not_edited(tmp_path: Path) -> None:
+    installed = "/srv/shop/lib/python3.11/site-packages/shop.py"
+    assert fault_of([installed]).startswith(f"{installed} is part of an installed package")
+    assert fault_of([str(tmp_path / "shop.py")]) == ""

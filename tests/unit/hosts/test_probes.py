@@ -50,7 +50,8 @@ def test_what_differs_from_what_is_expected_is_reported(
 
 
 def test_a_probe_of_the_user_who_asks_needs_no_sudo(tmp_path: Path) -> None:
-    assert outcome(tmp_path, "id -un", user=getpass.getuser()).output == getpass.getuser()
+    for user in (getpass.getuser(), None):
+        assert outcome(tmp_path, "id -un", user=user).output == getpass.getuser()
 
 
 def test_a_probe_of_a_user_who_does_not_exist_fails_with_what_was_said(tmp_path: Path) -> None:

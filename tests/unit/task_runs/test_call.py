@@ -14,7 +14,14 @@ SHORTCUTS = {
 
 
 def test_a_name_that_is_not_a_shortcut_is_the_task_itself() -> None:
-    assert requested("shop.ship", SHORTCUTS, {"queue": None}) == TaskCall(task="shop.ship")
+    call = requested("shop.ship", SHORTCUTS, {"queue": None})
+    assert call == TaskCall(task="shop.ship")
+    assert (call.mode, call.timeout) == ("sync", 600)
+
+
+def test_a_shortcut_goes_before_a_task_of_its_name() -> None:
+    named_alike = {"shop.ship": SHORTCUTS["bill"]}
+    assert requested("shop.ship", named_alike, {}).task == "shop.bill"
 
 
 def test_flags_go_before_what_a_shortcut_says_and_the_rest_of_it_stays() -> None:

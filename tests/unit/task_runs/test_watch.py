@@ -1,0 +1,48 @@
+"""Where a task is that has not ended, and the exit code of one that has."""
+
+from typing import cast
+
+import pytest
+
+from runbooks.core.errors import ExitCode
+from runbooks.core.model import MessagePlace, MessageSummary, TaskState
+from runbooks.core.reporter import TaskReport
+from runbooks.engine.context import Session
+from runbooks.run_task import _code
+from runbooks.task_runs.watch import Trace, Watched
+
+NOWHERE = cast(Session, None)
+"""What was found is given, so no one is asked."""
+
+
+def where(trace: Trace) -> str:
+    return Watched(NOWHERE, "id-1", "shop.bill", "bills").where(TaskState("PENDING"), trace)
+
+
+def test_a_waiting_task_is_shown_with_how_many_messages_run_before_it() -> None:
+    message = MessageSummary("id-1", "shop.bill", 0, None, None, "()")
+    found = Trace(MessagePlace(message, "bills", 1500))
+    assert where(found) == "1,500 messages of bills run before it"
+
+
+def test_of_a_task_that_is_nowhere_that_is_said_with_the_command_that_shows_its_logs() -> None:
+    said = where(Trace(lost=True))
+    assert "no queue and no node has it any more" in said
+    assert "tail-logs --grep id-1" in said
+
+
+@pytest.mark.parametrize(
+    ("state", "differs", "code"),
+    [
+        ("SUCCESS", "", ExitCode.OK),
+        ("SUCCESS", "errors: expected 0, got 1", ExitCode.FAILED),
+        ("SUCCESS", None, ExitCode.FINDINGS),
+        ("FAILURE", "", ExitCode.FAILED),
+        ("REVOKED", "", ExitCode.FINDINGS),
+        ("STARTED", "", ExitCode.FINDINGS),
+    ],
+)
+def test_the_exit_code_says_how_the_task_ended(
+    state: str, differs: str | None, code: ExitCode
+) -> None:
+    assert _code(TaskReport("id-1", state, differs=differs)) == code
