@@ -295,3 +295,13 @@ def test_when_it_was_sent_is_not_known_where_the_scheduler_could_not_be_read_and
     off = KeptEntry(entry(queue="nowhere"), enabled=False)
     (path,) = paths(FLEET, beats(KeptSchedule("tables", "django", (off,))))
     assert (path.enabled, path.broken) == (False, ())
+
+
+@pytest.mark.parametrize("kind", ["tables", "redbeat"])
+def test_an_entry_of_the_code_that_its_scheduler_lacks_counts_as_well(kind: Any) -> None:
+    both = paths(FLEET, beats(KeptSchedule(kind, "", (OTHER,))))
+    assert [path.entry.name for path in both] == ["other", "daily"]
+
+
+def test_a_queue_of_a_worker_of_the_inventorys_that_is_away_is_that_workers_fault() -> None:
+    assert found(entry(), broker=nodes(node("low", "low_priority"))) == ()

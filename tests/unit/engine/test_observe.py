@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 from msgspec.structs import replace
 
+from runbooks.core.census import CeleryProcess, Census, Kind, Options
 from runbooks.core.errors import BrokerUnreachable, ExitCode, RunbookError, Trouble
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import BrokerState, FileState, HostState, NotAsked, OtherRun, Unreachable
@@ -16,7 +17,7 @@ from runbooks.core.needs import Needs
 from runbooks.core.redaction import redact
 from runbooks.diagnosis.judge import judge
 from runbooks.engine.host_look import keep_secrets_of
-from runbooks.engine.observe import on_hosts
+from runbooks.engine.observe import _scheduler, on_hosts
 from runbooks.hosts.transport import Completed, LocalTransport, Transport, Transports
 from tests.unit.engine.conftest import Flaky, World, ready
 from tests.unit.fleets import make_fleet, make_host
@@ -359,3 +360,11 @@ def test_sixty_four_slow_hosts_take_as_long_as_the_slowest_of_them() -> None:
     ways = ready({host.name: Meeting(all_of_them) for host in hosts}, forks=64)
     answers = on_hosts(ways, hosts, lambda host, way: way.run(":", timeout_s=30).code)
     assert answers == {host.name: 0 for host in hosts}
+
+
+def test_which_scheduler_beat_uses_is_what_its_command_line_says(world: World) -> None:
+    host = world.hosts["web1"]
+    said = Options("beat", "shop", scheduler="redbeat.RedBeatScheduler")
+    beat = CeleryProcess(7, 4000, 1.0, "S", Kind.BEAT, said, inner_pid=7, parent=1, here=True)
+    assert _scheduler(host, HostState(1.0, {}, {}, census=Census((beat,), {}))) == said.scheduler
+    assert _scheduler(host, HostState(1.0, {}, {})) == "", "then the application's settings say it"

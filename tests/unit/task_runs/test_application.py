@@ -26,6 +26,10 @@ APP = """\
     app = Celery("shop", broker=os.environ["BROKER"])
     app.conf.task_always_eager = True
     app.conf.task_routes = ["routes.route"]
+    nightly = {"queue": "nights", "priority": 9, "expires": 600, "headers": {"who": "beat"}}
+    app.conf.beat_schedule = {
+        "nightly": {"task": "shop.bill", "schedule": 3600.0, "args": (7,), "options": nightly}
+    }
 
     @app.task(bind=True, max_retries=4, priority=3)
     def bill(self, order_id: int, late: bool = False): raise SystemExit("it ran here")
@@ -121,6 +125,21 @@ def test_a_task_is_sent_once_under_its_id_and_never_run_here(
     message = json.loads(raw)
     assert (message["headers"]["id"], message["headers"]["task"]) == ("id-1", "shop.bill")
     assert client.keys("late_q*") == [b"late_q\x06\x169"]
+
+
+def test_an_entry_of_the_schedule_is_sent_as_beat_would_unless_a_flag_says_otherwise(
+    host: FleetHost, client: "redis.Redis"
+) -> None:
+    for task_id, call in (
+        ("id-4", TaskCall(task="nightly")),
+        ("id-5", TaskCall(task="nightly", queue="q")),
+    ):
+        parse_send(host, ask(ask_send(host, "shop", environment(host), call, task_id, "nightly")))
+    for task_id, key in (("id-4", "nights\x06\x169"), ("id-5", "q\x06\x169")):
+        (raw,) = client.lrange(key, 0, -1)
+        headers = json.loads(raw)["headers"]
+        assert (headers["id"], headers["argsrepr"], headers["who"]) == (task_id, "(7,)", "beat")
+        assert headers["expires"]
 
 
 def test_a_task_that_only_the_workers_know_is_sent_by_its_name(
