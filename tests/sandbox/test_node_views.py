@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from lab.world import celery_command
 from runbooks.broker.archive.reader import read
 from runbooks.broker.archive.search import row
 from tests.brokers import servers, until
-from tests.sandbox.conftest import World, make_world
+from tests.sandbox.conftest import CHECKOUT, World, make_world
 from tests.transcripts import require_shown
 
 SHOP = """\
@@ -150,6 +151,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
             yield Shop(world, client, app)
 
 
+def documented_fields() -> set[str]:
+    """The fields of a node that `docs/workers.md` lists, without those of its tasks."""
+    text = (CHECKOUT / "docs/workers.md").read_text().partition("and `nodes`, a list of ")[2]
+    return set(re.findall(r"`(\w+)`", re.sub(r"\(each .*?\)", "", text, flags=re.DOTALL)))
+
+
 def test_a_node_is_shown_with_what_it_holds_as_celery_inspect_has_it(shop: Shop) -> None:
     done = [shop.send("add", 1, 2) for _ in range(3)]
     until(lambda: shop.ended(*done))
@@ -179,6 +186,8 @@ def test_a_node_is_shown_with_what_it_holds_as_celery_inspect_has_it(shop: Shop)
     assert node["done"] == sum(stats["total"].values()) - 2
     assert node["rate_limits"] == {"shop.add": "100/s"}
     assert node["settings"]["worker_prefetch_multiplier"] == 2
+    assert node["settings"]["task_acks_late"] is False, "a default"
+    assert set(node) == documented_fields()
     assert (node["queues"], node["unanswered"]) == (["work"], [])
     for expected in (
         f"shop.hold  {holding[0]}",
@@ -441,7 +450,11 @@ def test_a_rate_limit_is_given_to_every_node_that_knows_the_task_and_undone(shop
     undone(shop, run)
     run = controlled(shop, "rate-limit", "shop.add", "none", "--node", "two*")
     assert (limits().count("shop.add"), limits().count("shop.add [rate_limit=100/s]")) == (1, 1)
-    undone(shop, run)
+    shop.app.control.rate_limit("shop.add", "7/s", destination=["two@here"], reply=True)
+    back = shop.world.inv("undo", run, "--yes")
+    assert "it has been changed since" in back.out, back.out + back.err
+    assert limits().count("shop.add [rate_limit=7/s]") == 1, "someone else has set it"
+    shop.app.control.rate_limit("shop.add", "100/s", destination=["two@here"], reply=True)
     assert limits() == before
 
 
@@ -490,14 +503,16 @@ def test_what_is_revoked_is_discarded_by_every_node(shop: Shop) -> None:
     assert "shop.add" in plan
     assert "this cannot be undone" in plan
     assert waiting[-1] not in shop.inspect("revoked")
-    typed = shop.world.inv("revoke", waiting[-1], "--yes")
+    typed = shop.world.inv("revoke", f"{waiting[-1]},{holding[0]}", "--yes")
     assert typed.code == 0, typed.err
     meant = shop.world.inv("revoke", "--task", "shop.add", "--yes", "--json")
     assert meant.code == 0, meant.err
     revoked = set(meant.json["plan"][0]["do"]["ids"])
     assert revoked <= set(shop.inspect("revoked")) & set(shop.inspect("revoked", "two@here"))
+    assert {shop.app.AsyncResult(one).state for one in revoked} == {"REVOKED"}, "at once"
     shop.release(*"pq")
     until(lambda: shop.ended(*holding, *waiting))
+    until(lambda: shop.app.AsyncResult(holding[0]).result == "p")  # it was running
     states = {one: shop.app.AsyncResult(one).state for one in waiting}
     assert {states[one] for one in revoked} == {"REVOKED"}
     assert states[waiting[-1]] == "REVOKED"

@@ -155,13 +155,16 @@ def test_verbs_that_ask_no_host_and_no_broker_do_not_load_what_speaks_to_these(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "verb", ["clean-queues --dry-run", "workers high", "pool high --grow 1 --yes"]
+)
 def test_a_verb_that_asks_the_broker_alone_does_not_load_what_speaks_to_hosts(
-    tmp_path: Path,
+    verb: str, tmp_path: Path
 ) -> None:
     (tmp_path / "inventory.yaml").write_text(INVENTORY)
     program = (
         "import sys; from invoke.main import program\n"
-        f"try: program.run('inv clean-queues --dry-run --inventory {tmp_path}/inventory.yaml')\n"
+        f"try: program.run('inv {verb} --inventory {tmp_path}/inventory.yaml')\n"
         "finally: assert 'paramiko' not in sys.modules and 'redis' in sys.modules\n"
     )
     done = subprocess.run(

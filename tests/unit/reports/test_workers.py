@@ -21,3 +21,8 @@ def test_a_clock_differs_only_where_the_time_to_ask_does_not_explain_it(
 ) -> None:
     total = HostTotal("web1", 3, 20 << 20, 0, ahead_s, margin_s)
     assert heading("web1", total) == f"web1: 3 processes, 20 MiB{expected}"
+
+
+def test_workers_of_other_installations_are_counted_beside_these() -> None:
+    line = heading("web1", HostTotal("web1", 3, 20 << 20, 2, None, None))
+    assert line == "web1: 3 processes, 20 MiB; 2 more of other installations"

@@ -138,7 +138,7 @@ def test_an_entry_of_the_schedule_is_sent_as_beat_would_unless_a_flag_says_other
     for task_id, key in (("id-4", "nights\x06\x169"), ("id-5", "q\x06\x169")):
         (raw,) = client.lrange(key, 0, -1)
         headers = json.loads(raw)["headers"]
-        assert (headers["id"], headers["argsrepr"], headers["who"]) == (task_id, "(7,)", "beat")
+        assert (headers["id"], headers["argsrepr"], headers["who"]) == (task_id, "[7]", "beat")
         assert headers["expires"]
 
 

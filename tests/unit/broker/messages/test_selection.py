@@ -275,9 +275,9 @@ def test_every_content_that_is_safe_to_read_is_read(
     assert scan(Rule("r")).notices == ()
     for name in (serializer, kind):
         assert ids(scan(Rule("r", content_type=name))) == {"i-1"}
-    for name in (compression, headers.get("compression")):
+    for named in (compression, headers.get("compression")):
         written = {"i-1"} if compression else set()
-        assert ids(scan(Rule("r", compression=name or "gzip"))) == written
+        assert ids(scan(Rule("r", compression=named or "gzip"))) == written
 
 
 def put(client: "redis.Redis", headers: dict[str, Any], body: bytes, kind: str) -> bytes:

@@ -164,7 +164,8 @@ def test_they_are_taken_into_the_archive_and_put_back_as_they_were(
 def test_of_an_archive_only_what_was_fetched_is_shown_where_that_is_asked(
     client: "redis.Redis", fetched: list[str], archive: Archive
 ) -> None:
-    unacked.take(Store(client, KEYS), *choose(client, node()), archive)
+    choices, notices = choose(client, node())
+    unacked.take(Store(client, KEYS), choices, notices, archive)
     take_restore.take(Store(client, KEYS), "work", [Rule("r", "work")], archive, Facts(NOW))
     ledger = read(archive.path)
     shown = {json.loads(one.item)["headers"]["id"] for one in chosen(ledger, "--unacked", NOW)}

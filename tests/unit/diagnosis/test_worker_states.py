@@ -1,0 +1,101 @@
+"""What `inv workers` shows of each row of the census."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from runbooks.core.census import Census, Kind
+from runbooks.core.errors import Trouble
+from runbooks.core.model import NodeState, NotAsked, RunningTask, ServiceState
+from runbooks.core.views import WorkerLine
+from runbooks.diagnosis.census import SeenBy, table
+from runbooks.reports.workers import cells
+from runbooks.workers import _line
+from tests.unit.diagnosis.test_census import UNITS, a_node, a_process
+from tests.unit.fleets import NOW, make_broker, make_fleet, make_host, make_snapshot, make_state
+
+DOWN = ServiceState(None, None, "stopped")
+BEAT = a_process(101, Kind.BEAT, role="beat")
+
+
+def lines_of(
+    *processes: Any,
+    nodes: dict[str, NodeState] | None = None,
+    answered: frozenset[tuple[str, str]] = frozenset(),
+    unasked: NotAsked | None = None,
+    **services: ServiceState,
+) -> list[WorkerLine]:
+    """The lines of a host whose service `high` is pid 100, and beat pid 101, or as is given."""
+    fleet = make_fleet(make_host())
+    state = make_state(fleet.hosts[0], census=Census(processes, UNITS))
+    state = replace(state, services={**state.services, **services})
+    broker = make_broker(fleet, nodes=nodes or {}, unasked=unasked)
+    snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": state})
+    return [_line(row, snapshot, answered) for row in table(fleet, snapshot)]
+
+
+@pytest.mark.parametrize(
+    ("state", "lines"),
+    [
+        ("answers", lines_of(a_process(), nodes=a_node("high@web1", 100))),
+        ("silent", lines_of(a_process())),
+        ("runs", lines_of(a_process(), unasked=NotAsked(Trouble.UNREACHABLE, "away", ""))),
+        ("stopped", lines_of(replace(a_process(), state="T"))),
+        ("stopped", lines_of(replace(a_process(), state="t"))),
+        ("left over", lines_of(a_process(300, Kind.CHILD, leftover=True), high=DOWN)),
+        ("left over", lines_of(a_process(300, Kind.EMBEDDED_BEAT, leftover=True), high=DOWN)),
+        ("unclear", lines_of(a_process(300, Kind.UNCLEAR), high=DOWN)),
+        ("not running", lines_of(high=DOWN)),
+        ("starting", lines_of(high=replace(DOWN, starting=True))),
+        ("unknown", lines_of(high=replace(DOWN, why_unknown="nonsense"))),
+        ("runs, process not seen", lines_of(high=ServiceState(7, NOW, "7"))),
+        ("another answers", lines_of(high=DOWN, answered=frozenset({("web1", "high")}))),
+        ("answers, process not seen", lines_of(nodes=a_node("high@web1", 7))),
+        ("answers, process not seen", lines_of(nodes=a_node("other@else", 7), high=DOWN)),
+    ],
+)
+def test_a_worker_is_shown_in_the_state_that_was_seen(state: str, lines: list[WorkerLine]) -> None:
+    assert state in [line.state for line in lines]
+
+
+def test_a_beat_runs_for_it_never_answers() -> None:
+    (beat,) = (line for line in lines_of(BEAT) if line.pid == 101)
+    assert (beat.worker, beat.state) == ("beat", "runs")
+
+
+def test_memory_and_cpu_are_those_of_the_worker_and_what_it_forked() -> None:
+    main = a_process(memory_bytes=5, cpu_s=2.0)
+    child = a_process(110, Kind.CHILD, parent=100, memory_bytes=3, cpu_s=1.0)
+    (high, *_) = lines_of(main, child)
+    assert (high.processes, high.memory_bytes, high.cpu_s) == (2, 8, 3.0)
+
+
+def test_queues_and_tasks_are_the_nodes_own_report_else_the_queues_of_its_command_line() -> None:
+    process = a_process()
+    process = replace(process, options=replace(process.options, queues=("typed",)))
+    (silent, *_) = lines_of(process)
+    assert (silent.queues, silent.size, silent.active) == (("typed",), None, None)
+    running = (RunningTask("id-1", "t", None, acknowledged=True),)
+    (high, *_) = lines_of(process, nodes=a_node("high@web1", 100, running=running, pool_size=4))
+    assert (high.queues, high.size, high.active) == (("high_q",), 4, 1)
+
+
+def test_twins_have_a_line_each_that_names_the_others_pid_and_both_have_the_report_of_all() -> None:
+    twins = a_process(node="high@web1"), a_process(200, node="high@web1")
+    both = [
+        line
+        for line in lines_of(*twins, nodes=a_node("high@web1", 100, 200, twins=2))
+        if line.pid in (100, 200)
+    ]
+    assert [line.queues for line in both] == [("high_q",)] * 2
+    assert ["same name as pid" in cells(line)["other facts"] for line in both] == [True, True]
+    assert {line.twins for line in both} == {("pid 200 on web1",), ("pid 100 on web1",)}
+
+
+def test_the_evidence_for_a_broker_is_in_the_words_of_the_page() -> None:
+    assert [one.value for one in SeenBy] == [
+        "it answers through it",
+        "CLIENT LIST has its connection",
+        "its environment or command line names it",
+    ]
