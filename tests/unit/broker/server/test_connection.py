@@ -16,8 +16,8 @@ import redis
 
 from lab.redis_server import RedisServer, ServerNotStartedError, free_port
 from runbooks.broker.messages.selection import Facts
-from runbooks.broker.queues.scripts import has_replica
 from runbooks.broker.queues.scan import scan_queue
+from runbooks.broker.queues.scripts import has_replica
 from runbooks.broker.server.connection import (
     _link,
     address,
