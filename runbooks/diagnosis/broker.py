@@ -98,8 +98,8 @@ def _running_out(broker: BrokerState) -> Iterator[Finding]:
         yield Finding(
             "broker.saves_fail",
             "broker",
-            f"{broker.not_saved} of Redis has failed: waiting messages are lost if Redis ends now,"
-            " and by default it refuses writes",
+            f"{broker.not_saved} of Redis has failed: messages that were sent since the last"
+            " successful one may be lost if Redis ends now",
             (
                 "INFO persistence: status err; Redis' log says why, such as a full disk or the"
                 " owner of a folder",

@@ -290,6 +290,14 @@ def test_what_hosts_say_otherwise_is_one_finding_of_each_kind_that_names_who_say
     assert {finding.severity for finding in findings.values()} == {Severity.WARNING}
 
 
+def test_routes_that_both_depend_on_arguments_count_as_equal() -> None:
+    there, elsewhere = (
+        says(tasks=(RegisteredTask("a", Route(queue, looks_at_arguments=True)),))
+        for queue in ("x", "y")
+    )
+    assert found(look(there, elsewhere)) == ()
+
+
 def test_results_of_one_host_alone_that_are_kept_elsewhere_follow_from_the_difference() -> None:
     fleet = make_fleet(*HOSTS, queue_rules=(), result_backend=SecretStr("redis://127.0.0.1:1/2"))
     ours, theirs = (says(backend=(Place("redis", "127.0.0.1", 1, db),)) for db in ("2", "8"))

@@ -109,6 +109,14 @@ def test_a_stopped_worker_of_an_earlier_start_is_reported_once_with_what_ends_it
     )
 
 
+def test_a_beat_that_is_stopped_is_reported_with_what_continues_it_and_is_not_restarted() -> None:
+    beat = a_worker(101, Kind.BEAT, state="T", options=Options("beat", "shop"))
+    finding = only(a_worker(), beat, fleet=make_fleet())
+    assert (finding.code, finding.subject) == ("beat.stopped", "beat on web1")
+    assert "continue it, on web1: sudo kill -CONT 101" in finding.evidence
+    assert finding.blocks == (Block("web1", "beat"),)
+
+
 def test_a_traced_process_is_not_to_be_continued_by_a_signal() -> None:
     assert "kill" not in str(only(a_worker(200, state="t"), a_worker()).evidence)
 
@@ -350,6 +358,15 @@ def test_what_a_unit_of_someone_else_does_or_will_do(
     assert [code for code, _ in codes(unit=replace(FOREIGN, **changes))] == [expected] * bool(
         expected
     )
+
+
+def test_a_unit_of_ours_whose_main_process_systemd_guesses_is_a_warning_also_without_restarts() -> (
+    None
+):
+    own = Unit("celery-worker@high.service", type="forking", names_celery=True, active="active")
+    findings = found(a_worker(unit=own.name), fleet=SYSTEMD, units=(own,))
+    assert [(one.code, one.severity) for one in findings] == [("unit.forking", Severity.WARNING)]
+    assert codes(unit=replace(FOREIGN, type="forking")) == [], "someone else's works by luck"
 
 
 def test_restarts_of_long_ago_are_not_a_loop() -> None:

@@ -13,6 +13,7 @@ from lab.faults.every import FAULTS
 from lab.faults.grounds import GROUNDS
 from lab.findings_page import page
 from runbooks.cli import verbs
+from runbooks.core.command import Command
 from runbooks.core.errors import HostTrouble, Trouble
 from runbooks.core.model import Finding, ImportProbe, Selection
 from runbooks.core.settings import AppSettings, HostSettings, Worker
@@ -141,7 +142,9 @@ def test_items_that_are_not_messages_are_taken_out_before_a_worker_is_started_on
     probe = ImportProbe(frozenset(TASKS), {})
     state = make_state(fleet.hosts[0], imports_now=probe, imports_wanted=probe)
     snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": state})
-    assert codes(would_discard(fleet, snapshot, repaired=False)) == {"message.would_kill"}
+    (finding,) = would_discard(fleet, snapshot, repaired=False)
+    assert finding.code == "message.would_kill"
+    assert str(Command("clean-queues", "--malformed")) in finding.summary
 
 
 def test_every_code_is_named_by_a_test_or_found_in_snapshots_made_at_random() -> None:

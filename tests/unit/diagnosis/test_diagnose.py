@@ -232,7 +232,7 @@ def test_what_becomes_of_a_broker_without_memory_is_reported_by_its_policy(
         (
             {"not_saved": "the last background save (BGSAVE)"},
             "broker.saves_fail",
-            "(BGSAVE) of Redis has failed",
+            "(BGSAVE) of Redis has failed: messages that were sent since the last successful one may",
         ),
         ({"replies_left": Lasting(9, 2**22)}, "broker.replies_left", "9 lists of replies"),
         ({"replies_left": Lasting(9, 2**10)}, "", ""),
@@ -267,7 +267,7 @@ def test_a_queue_of_which_half_has_expired_is_reported(
 
 def test_another_applications_worker_that_gives_our_messages_back_is_reported() -> None:
     def found(**changes: Any) -> bool:
-        other = NodeState("bank@web9", frozenset(), frozenset({"bank"}), **changes)
+        other = replace(NodeState("bank@web9", frozenset(), frozenset({"bank"})), **changes)
         nodes = {**broker().nodes, other.name: other}
         return any(
             one.code == "worker.gives_back_early" for one in findings(broker=broker(nodes=nodes))
@@ -276,6 +276,9 @@ def test_another_applications_worker_that_gives_our_messages_back_is_reported() 
     assert found(options={"visibility_timeout": 60})
     assert not found(options={})
     assert not found()
+    assert not found(options={"visibility_timeout": 60}, queues=frozenset({"high_q"})), (
+        "worker.unknown reports it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -588,6 +591,13 @@ def test_what_waits_in_a_queue_of_no_one_is_reported_with_its_tasks_its_senders_
     )
 
 
+def test_messages_that_unpack_to_more_than_the_limit_are_reported_with_their_tasks() -> None:
+    queue = make_queue(depth=3, too_large={TASKS[0]: 2, "": 1}, unreadable=3)
+    finding = only(findings(broker=broker(queues={"high_q": queue})), "queue.too_large")
+    assert finding.summary.startswith("3 compressed messages unpack to more than ")
+    assert finding.evidence == (f"2 × {TASKS[0]}", "1 × a task whose name was not read")
+
+
 def test_lists_of_priorities_that_no_worker_polls_are_reported_as_one_fault() -> None:
     lists = {f"high_q\\x06\\x16{step}": (1, True) for step in (4, 1)}
     strays = {key: Stray("high_q", int(key[-1]), 1, {TASKS[0]: 1}, {}) for key in lists}
@@ -675,6 +685,47 @@ def test_a_worker_that_runs_but_does_not_answer_is_reported_with_its_pid_and_who
     assert finding.evidence == (since, "inspect ping was answered by x@elsewhere")
     found = findings(broker=broker(nodes={}))
     assert "answered by no node" in one(found, "worker.not_answering").evidence[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("high", "worker.other_process"), ("beat", "beat.other_process")]
+)
+def test_a_status_command_that_names_another_process_is_reported_and_its_service_is_not_changed(
+    name: str, code: str
+) -> None:
+    other = ServiceState(None, NOW - 500, "9", other_process="pid 9 (sleep)")
+    found = findings(
+        broker=broker(nodes={}) if name == "high" else None,
+        hosts={"web1": state(services={**state().services, name: other})},
+    )
+    assert one(found, code).blocks == (Block("web1", name),)
+    assert f"names pid 9 (sleep), which is not {name} of this application" in found[0].summary
+    assert code.replace("other_process", "not_running") not in [finding.code for finding in found]
+
+
+def test_a_service_manager_that_cannot_be_asked_is_one_finding_that_blocks_its_host() -> None:
+    away = state(manager_away=("supervisord does not answer", "start it"), slow_shell="after 9 s")
+    unknown = {name: ServiceState(None, None, "", why_unknown="x") for name in HOST.services}
+    found = findings(broker=broker(), hosts={"web1": replace(away, services=unknown)})
+    assert [finding.code for finding in found] == ["service.manager_away", "host.slow_shell"], (
+        "everything else is judged"
+    )
+    assert (found[0].blocks, found[0].evidence) == ((Block("web1"),), ("start it",))
+
+
+def test_where_one_of_several_workers_gets_no_messages_it_is_reported_that_it_is_not_known_which() -> (
+    None
+):
+    nodes = {name: node(name=name) for name in ("high@web1", "high@web2")}
+    fleet = make_fleet(HOST, make_host("web2", beat=False))
+
+    def found(*ages_s: float) -> list[str]:
+        seen = make_broker(fleet, nodes=nodes, consumer_ages_s=ages_s)
+        return [finding.code for finding in findings(fleet, broker=seen)]
+
+    assert found(490.0) == ["worker.deaf"]
+    assert found(490.0, 490.0) == []
+    assert found(600.0) == ["worker.takes_nothing", "worker.takes_nothing"]
 
 
 def test_a_worker_that_is_stopped_is_not_also_said_not_to_answer() -> None:
@@ -945,6 +996,12 @@ def test_an_application_that_fails_with_every_environment_is_not_said_to_be_fixe
         finding.evidence[-1]
         == "tried on the host: with the inventory's values the import still fails"
     )
+
+
+def test_an_application_that_could_not_be_loaded_for_want_of_a_container_is_only_a_note() -> None:
+    found = findings(hosts={"web1": state(not_loaded="no container runs")})
+    assert only(found, "host.not_loaded").severity is Severity.INFO
+    assert found[0].summary.endswith("what it registers is not known: no container runs")
 
 
 def test_a_long_traceback_is_shown_by_its_last_eight_lines() -> None:
@@ -1478,6 +1535,9 @@ def test_a_host_with_entries_for_cron_and_no_cron_is_reported(
     runs: bool | None, expected: list[str]
 ) -> None:
     assert [one.code for one in findings(hosts={"web1": state(runs_cron=runs)})] == expected
+    timers = make_host(service_manager="systemd", commands=None, cron_scheduler="systemd")
+    seen = make_state(timers, runs_cron=runs)
+    assert findings(make_fleet(timers), hosts={"web1": seen}) == (), "timers run the entries"
 
 
 def test_what_is_said_of_a_queue_that_was_not_read_to_its_end_is_said_to_be_of_a_sample() -> None:

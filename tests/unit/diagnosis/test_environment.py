@@ -16,6 +16,7 @@ from runbooks.core.model import (
     Severity,
     Unreachable,
 )
+from runbooks.core.settings import Worker
 from runbooks.diagnosis.environment import drift, faults
 from runbooks.diagnosis.since_start import changed_since_start, digest_of
 from runbooks.diagnosis.steps import environment_step
@@ -89,6 +90,7 @@ def test_a_value_that_holds_a_password_is_neither_shown_nor_written_down_nor_rep
 
 
 SYSTEMD = make_host(service_manager="systemd", commands=None)
+OF_OTHERS = Worker(name="high", queues=("high_q",), unit="celery.service")
 
 
 def found(content: bytes, host: FleetHost = SYSTEMD, **changes: Any) -> list[Finding]:
@@ -115,6 +117,26 @@ def test_a_file_that_its_reader_cannot_read_blocks_its_host(content: bytes, expe
     assert finding.summary.startswith(f"{ENV_FILE}, {expected}")
     assert finding.blocks == (Block("web1"),)
     assert finding.fix == ()
+
+
+@pytest.mark.parametrize(
+    ("host", "reported"),
+    [
+        (SYSTEMD, True),
+        (make_host(), True),
+        (make_host(env={}), False),
+        (make_host(service_manager="systemd", commands=None, env={}), True),
+        (make_host(service_manager="systemd", commands=None, env={}, workers=(OF_OTHERS,), beat=False), False),
+    ],
+    ids=["our units", "commands", "commands, no celery_env", "our units, no celery_env", "another's unit"],
+)  # fmt: skip
+def test_a_file_that_does_not_exist_is_reported_where_something_needs_it(
+    host: FleetHost, reported: bool
+) -> None:
+    state = make_state(host, files={ENV_FILE: FileState(None)})
+    findings = faults(make_fleet(host), make_snapshot(make_fleet(host), hosts={"web1": state}))
+    codes = [finding.code for finding in findings]
+    assert ("environment.missing" in codes) is reported
 
 
 def test_a_byte_in_a_comment_that_is_not_utf_8_keeps_nothing_from_being_read() -> None:

@@ -7,11 +7,18 @@ from msgspec.structs import replace
 
 from runbooks.core.effects import Change, WriteFile, sha256
 from runbooks.core.fleet import FleetHost, mark_of
-from runbooks.core.model import FileState, Finding, Rotation, Severity, Unreachable
+from runbooks.core.model import (
+    FileState,
+    Finding,
+    Rotation,
+    ServiceState,
+    Severity,
+    Unreachable,
+)
 from runbooks.core.settings import CronEntry, MonitorSettings
-from runbooks.diagnosis.files import of_kind
+from runbooks.diagnosis.files import of_kind, same_machine
 from runbooks.diagnosis.steps import file_step
-from runbooks.diagnosis.wanted_files import MODE, cron_files, diff, logrotate_files
+from runbooks.diagnosis.wanted_files import MODE, Kind, cron_files, diff, logrotate_files
 from runbooks.inventory.templates import Templates
 from tests.unit.fleets import NOW, in_place, make_fleet, make_host, make_snapshot, make_state
 
@@ -98,6 +105,94 @@ def test_the_rotation_of_logs_that_the_inventory_no_longer_has_is_removed() -> N
     steps = file_step(FLEET, "logrotate", {"web1": {}})
     (change,) = steps.plan(make_snapshot(FLEET, hosts={"web1": state}))
     assert change.summary == "remove /etc/logrotate.d/celery-shop: the inventory no longer has it"
+
+
+UNIT, TIMER = (
+    "/etc/systemd/system/celery-beat.service",
+    "/etc/systemd/system/celery-cron-shop-1.timer",
+)
+ROTATED = "/etc/logrotate.d/celery-shop"
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "codes"),
+    [
+        ("unit", UNIT, ("unit.missing", "unit.differs", "unit.not_ours", "unit.stale")),
+        ("cron", PATH, ("cron.missing", "cron.differs", "cron.not_ours", "cron.stale")),
+        ("timer", TIMER, ("timer.missing", "timer.differs", "timer.not_ours", "timer.stale")),
+        (
+            "logrotate",
+            ROTATED,
+            ("logrotate.missing", "logrotate.differs", "logrotate.not_ours", "logrotate.stale"),
+        ),
+    ],
+)
+def test_a_file_of_each_kind_is_missing_edited_another_owners_or_stale(
+    kind: Kind, path: str, codes: tuple[str, str, str, str]
+) -> None:
+    host = make_host(service_manager="systemd", commands=None, cron_scheduler=OF_CRON.get(kind))
+    fleet = make_fleet(host)
+
+    def found(file: FileState | None, *, wanted: bool = True, theirs: bool = False) -> list[str]:
+        own = make_state(host)
+        timers = {"celery-cron-shop-1.timer": own.services["beat"]}
+        managed = {path: file} if file and not theirs else {}
+        state = replace(
+            own, files={**own.files, path: file or FileState(None)}, managed=managed, timers=timers
+        )
+        files = {"web1": {path: ONE_TWO} if wanted else {}}
+        snapshot = make_snapshot(fleet, hosts={"web1": state})
+        return [one.code for one in of_kind(fleet, snapshot, kind, files)]
+
+    missing, differs, not_ours, stale = codes
+    assert found(in_place(ONE_TWO)) == []
+    assert found(None) == [missing]
+    assert found(in_place(MARK + b"edited")) == [differs]
+    assert found(in_place(ONE_TWO, 0o666)) == [differs]
+    assert found(in_place(b"another owner's"), theirs=True) == [not_ours]
+    assert found(in_place(ONE_TWO), wanted=False) == [stale]
+    assert found(in_place(b"another owner's"), wanted=False, theirs=True) == []
+
+
+OF_CRON = {"cron": "cron", "timer": "systemd"}
+"""What has to run the entries, so that files of this kind are wanted."""
+
+
+def test_a_timer_that_is_not_active_is_reported_whether_its_file_is_there_or_not() -> None:
+    host = make_host(service_manager="systemd", commands=None, cron_scheduler="systemd")
+    fleet = make_fleet(host)
+    off = ServiceState(None, None, "disabled, inactive", enabled=False)
+    for file, expected in (
+        (in_place(ONE_TWO), ["timer.not_enabled"]),
+        (FileState(None), ["timer.missing", "timer.not_enabled"]),
+    ):
+        state = make_state(host)
+        timers = {"celery-cron-shop-1.timer": off}
+        state = replace(state, files={**state.files, TIMER: file}, timers=timers)
+        snapshot = make_snapshot(fleet, hosts={"web1": state})
+        found = of_kind(fleet, snapshot, "timer", {"web1": {TIMER: ONE_TWO}})
+        assert [one.code for one in found] == expected
+
+
+def test_two_names_of_one_machine_are_a_fault_only_if_they_share_files_or_services() -> None:
+    other = make_host("web2", env_file="/srv/other.env")
+
+    def found(*hosts: FleetHost, machine: str = "id/boot/space") -> list[str]:
+        fleet = make_fleet(*hosts)
+        states = {
+            host.name: make_state(host, machine=name)
+            for host, name in zip(hosts, ("id/boot/space", machine), strict=True)
+        }
+        return [one.code for one in same_machine(fleet, make_snapshot(fleet, hosts=states))]
+
+    assert found(HOST, other) == []
+    assert found(HOST, make_host("web2")) == ["inventory.same_machine"]
+    assert found(HOST, make_host("web2"), machine="another") == []
+    systemd = [
+        make_host(name, env_file=f"/srv/{name}.env", service_manager="systemd", commands=None)
+        for name in ("web1", "web2")
+    ]
+    assert found(*systemd) == ["inventory.same_machine"]
 
 
 # --- the monitor's cron entry

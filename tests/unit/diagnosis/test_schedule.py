@@ -122,6 +122,10 @@ def test_of_many_entries_a_misspelt_queue_and_a_misspelt_task_are_named_with_the
     assert name.evidence[1] == "inspect registered: none of high@web1, low@web1 knows it"
 
 
+def test_a_queue_whose_worker_is_down_is_left_to_the_findings_of_that_worker() -> None:
+    assert found(entry(), broker=nodes(node("low", "low_priority"))) == ()
+
+
 def test_a_name_that_is_not_close_is_not_offered() -> None:
     assert "did you mean" not in only(found(entry(queue="stock"))).summary
     assert "did you mean" not in only(found(entry(task="integrations.tasks.bill"))).summary

@@ -595,6 +595,7 @@ def test_a_beat_is_not_started_while_another_units_runs_on_another_host() -> Non
     (finding,) = (one for one in found if one.code == "service.runs_elsewhere")
     assert finding.blocks == (Block("web1", "beat"),)
     assert "celerybeat.service on web2" in finding.evidence[0]
+    assert "beat.not_running" not in [one.code for one in found]
 
 
 @pytest.mark.parametrize(("consumes", "blocked"), [({"high_q", "low_q"}, True), ({"low_q"}, False)])

@@ -151,6 +151,35 @@ def test_an_idle_worker_is_reported_only_where_the_same_message_waits_both_times
     assert any("not known" in line for line in unknown.evidence)
 
 
+def test_a_queue_whose_worker_is_busy_is_not_said_not_to_be_taken() -> None:
+    assert not found(busy(20), busy(20), unmoved=frozenset({QUEUE}))
+
+
+def test_a_task_that_runs_on_two_workers_in_both_looks_is_reported() -> None:
+    def looked(second: str) -> list[tuple[str, str]]:
+        nodes = [busy(700), busy(700, name="low@web1", queues=frozenset({"low_q"}))]
+        later = [nodes[0], busy(700, second, name="low@web1", queues=frozenset({"low_q"}))]
+        look = SecondLook(2.0, {node.name: node for node in later})
+        broker = make_broker(FLEET, nodes={node.name: node for node in nodes}, second=look)
+        snapshot = make_snapshot(FLEET, broker=broker)
+        return [(one.code, one.subject) for one in stuck.faults(FLEET, snapshot)]
+
+    assert looked("t1") == [("task.runs_twice", "shop.tasks.bill")]
+    assert looked("another") == []
+
+
+def test_a_worker_that_holds_very_many_etas_is_reported_where_another_is_idle() -> None:
+    def codes(count: int, **other: Any) -> list[str]:
+        holder = replace(NODE, later=frozenset(map(str, range(count))))
+        idle = replace(NODE, name="high@web2", **other)
+        broker = make_broker(FLEET, nodes={holder.name: holder, idle.name: idle})
+        return [one.code for one in stuck.faults(FLEET, make_snapshot(FLEET, broker=broker))]
+
+    assert codes(1000) == ["worker.holds_etas"]
+    assert codes(999) == codes(1000, later=frozenset({"t"})) == []
+    assert codes(1000, queues=frozenset({"low_q"})) == []
+
+
 def test_what_is_held_back_for_a_rate_limit_is_reported_as_that() -> None:
     limited = replace(NODE, rate_limits={"shop.tasks.bill": "1/h"})
     seen: dict[str, Any] = {

@@ -92,6 +92,10 @@ def test_a_process_that_was_told_to_end_was_not_killed() -> None:
     ).events
 
 
+def test_a_retry_is_not_a_failure() -> None:
+    assert not log(at("01:20:01", "Task shop.bill[t1] retry: Retry in 3s: ValueError()")).events
+
+
 def test_a_secret_in_a_quoted_line_is_hidden() -> None:
     keep_secret("hunter2-of-the-log")
     (one,) = log(
