@@ -74,6 +74,18 @@ def test_start_files_that_say_something_and_take_their_time_change_nothing(
     assert serving(f"ForceCommand {noisy}").run("echo here", timeout_s=30).out.endswith(b"here\n")
 
 
+@pytest.mark.parametrize("said", ["sudo: unable to resolve host", ""])
+def test_a_shell_that_starts_slowly_is_known_with_what_was_printed_meanwhile(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setattr(begin, "_SLOW_S", 0.2)
+    late = f"printf '{said}\\n' >&2; sleep 0.4; eval \"$SSH_ORIGINAL_COMMAND\""
+    transport = serving(f"ForceCommand {late}")
+    transport.run("true", timeout_s=30)
+    assert transport.slow.partition("with this output: ")[2] == said
+    assert bool(transport.slow) is bool(said)
+
+
 def test_a_server_that_allows_one_session_is_asked_and_followed_in_it(serving: Serving) -> None:
     transport = serving("MaxSessions 1")
     assert transport.run("echo one", timeout_s=30).out == b"one\n"
