@@ -158,6 +158,20 @@ OF_CRON = {"cron": "cron", "timer": "systemd"}
 """What has to run the entries, so that files of this kind are wanted."""
 
 
+@pytest.mark.parametrize(
+    ("content", "codes"), [(ONE_TWO, ["cron.stale"]), (b"another owner's", [])]
+)
+def test_where_timers_run_the_entries_a_cron_file_of_ours_is_stale_and_another_owners_is_not(
+    content: bytes, codes: list[str]
+) -> None:
+    host = make_host(service_manager="systemd", commands=None, cron_scheduler="systemd")
+    fleet = make_fleet(host)
+    state = make_state(host)
+    state = replace(state, files={**state.files, PATH: in_place(content)})
+    snapshot = make_snapshot(fleet, hosts={"web1": state})
+    assert [one.code for one in of_kind(fleet, snapshot, "cron", WANTED)] == codes
+
+
 def test_a_timer_that_is_not_active_is_reported_whether_its_file_is_there_or_not() -> None:
     host = make_host(service_manager="systemd", commands=None, cron_scheduler="systemd")
     fleet = make_fleet(host)

@@ -152,7 +152,9 @@ def test_an_idle_worker_is_reported_only_where_the_same_message_waits_both_times
 
 
 def test_a_queue_whose_worker_is_busy_is_not_said_not_to_be_taken() -> None:
-    assert not found(busy(20), busy(20), unmoved=frozenset({QUEUE}))
+    unmoved = frozenset({QUEUE})
+    assert not found(busy(20), busy(20), unmoved=unmoved)
+    assert not found(busy(40), NODE, unmoved=unmoved), "it has become idle just now"
 
 
 def test_a_task_that_runs_on_two_workers_in_both_looks_is_reported() -> None:
