@@ -173,7 +173,7 @@ def _kills_its_process(
             "with task_reject_on_worker_lost, or if the worker dies as well, such a message is"
             " delivered again forever",
             *_others(again, (task, id)),
-            f"to archive it: {Command('clean-queues', '--task', task)}",
+            f"to archive it while the worker is stopped: {Command('clean-queues', '--id', id)}",
         ),
     )
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from runbooks.core.command import Command
 from runbooks.core.logged import Event, Logged, ServiceLog
 from runbooks.core.model import Finding, ServiceState, Severity
 from runbooks.diagnosis import logged
@@ -75,6 +76,9 @@ def test_a_message_that_comes_again_and_kills_again_is_named() -> None:
     assert finding.subject == "shop.kill"
     assert finding.summary.startswith(
         "message t2 of shop.kill was received 4 times by high on web1 and never ended"
+    )
+    assert finding.evidence[-1].endswith(
+        f"while the worker is stopped: {Command('clean-queues', '--id', 't2')}"
     )
     assert not set(found(killed, received={("shop.ok", "t3"): 1})) - {"worker.processes_killed"}
 
