@@ -39,14 +39,14 @@ def image(checkout: Path, tell: Tell) -> Path:
     """
     requirements = _requirements((checkout / "requirements.lock").read_text())
     made_from = (SUITE, *PACKAGES, SETUP.read_text(), requirements)
-    return _cached("fleet", made_from, tell, lambda root: _build(root, requirements))
+    return cached("fleet", made_from, tell, lambda root: _build(root, requirements))
 
 
 def old_python(tell: Tell) -> Path:
     """The directory of a Debian 11 with its Python 3.9 and Celery 5.0, built if not there yet.
     Raises FleetError.
     """
-    return _cached(
+    return cached(
         "old",
         (OLD_SUITE, *OLD_PACKAGES),
         tell,
@@ -54,7 +54,8 @@ def old_python(tell: Tell) -> Path:
     )
 
 
-def _cached(name: str, made_from: Sequence[str], tell: Tell, build: Callable[[Path], None]) -> Path:
+def cached(name: str, made_from: Sequence[str], tell: Tell, build: Callable[[Path], None]) -> Path:
+    """A directory of this user's cache, built anew if it was made from anything else."""
     cache = user_cache_path("celery-runbooks", ensure_exists=True)
     digest = hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:12]
     directory = cache / f"{name}-{digest}"

@@ -2,6 +2,7 @@
 trace.
 """
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from lab.fleet.host import leader
-from tests.fleet.conftest import FleetWorld, connect_s, wait_until
+from lab.fleet.record import fleet_id
+from lab.world import CHECKOUT
+from tests.fleet.conftest import FleetWorld, broker_of, connect_s, wait_until
 
 
 @pytest.mark.parametrize("host", ["broker", "web1", "web2"])
@@ -32,6 +35,37 @@ def test_the_operator_needs_the_password_for_sudo(fleet: FleetWorld) -> None:
     assert fleet.ssh("operator@web1", "sudo -n true").code == 1
     assert fleet.ssh("operator@web1", "sudo -S -p '' id -un", stdin=f"{password}\n").out == "root\n"
     assert fleet.ssh("operator@web1", "sudo -S -p '' id -un", stdin="wrong\n").code == 1
+
+
+@pytest.mark.parametrize("user", ["root", "deploy", "operator"])
+def test_a_user_is_let_in_with_the_fleets_key_alone(fleet: FleetWorld, user: str) -> None:
+    words = ["ssh", "-F", str(fleet.fleet / "ssh_config"), "-o", "BatchMode=yes"]
+    for options, code in ((["-o", "PubkeyAuthentication=no"], 255), ([], 0)):
+        done = subprocess.run(
+            [*words, *options, f"{user}@web1", "true"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+        assert not code or "Permission denied (publickey)." in done.stderr
+
+
+def test_a_host_has_the_application_of_the_checkout_and_reaches_glpi(fleet: FleetWorld) -> None:
+    (code,) = (CHECKOUT / "lab/patient/printer_inventory").glob("settings.py")
+    seen = fleet.ssh(
+        "web1",
+        "sha256sum </srv/printer_inventory/printer_inventory/settings.py; test -x"
+        " /srv/venv/bin/python && sudo stat -c %n /etc/printer_inventory.env"
+        " /var/lib/printer_inventory/db.sqlite3; timeout 5 bash -c '</dev/tcp/glpi/80' && echo glpi",
+    )
+    digest, _, env_file, database, reached = seen.out.split()
+    assert digest == hashlib.sha256(code.read_bytes()).hexdigest()
+    assert (env_file, database, reached) == (
+        "/etc/printer_inventory.env",
+        "/var/lib/printer_inventory/db.sqlite3",
+        "glpi",
+    ), seen.err
+    ours = {path.name for path in fleet.fleet.iterdir()}
+    assert ours >= {"inventory.yaml", "ssh_config", "known_hosts", "logs", "record.json"}
+    assert {path.name for path in (fleet.fleet / "logs").iterdir()} >= {"broker.log", "web1.log"}
 
 
 def test_a_host_key_that_changed_is_refused(fleet: FleetWorld, tmp_path: Path) -> None:
@@ -80,6 +114,20 @@ def test_a_fresh_fleet_is_broken_in_several_ways(fleet: FleetWorld) -> None:
         "Managed by celery-runbooks"
         in fleet.ssh("web1", "cat /etc/cron.d/celery-printer_inventory").out
     )
+    old = fleet.ssh("web2", "cat /etc/systemd/system/celery-worker@worker_low.service").out
+    assert "-Q low " in old
+    assert "KillMode=process" in old
+    with broker_of(fleet) as client:
+        waiting = client.lrange("low_priority", 0, -1)
+    assert len(waiting) == 5000
+    assert sum(b"check_all_devices_in_glpi" in one for one in waiting) == 300
+    rows = fleet.inv("hosts", "--inventory", ".fleet/inventory.yaml", "--json").json["hosts"]
+    of_workers = ("worker_high: high_priority; worker_low: low_priority", "no")
+    assert {row["host"]: (row["workers"], row["beat"]) for row in rows} == {
+        "broker": ("worker_daemon: daemon", "yes"),
+        "web1": of_workers,
+        "web2": of_workers,
+    }
 
 
 def test_a_round_trip_takes_the_latency_asked_for(fleet: FleetWorld) -> None:
@@ -111,7 +159,10 @@ def test_two_fleets_stand_side_by_side_and_one_goes_without_a_trace(
         world.ssh("broker", "systemctl is-system-running; systemctl is-active redis-server").out
         == "running\nactive\n"
     )
-    assert world.traces()
+    id = fleet_id(world.path)
+    assert world.traces() >= {f"cr{id}", f"cr{id}-11", f"cr{id}-12"}
+    assert any(one.endswith(f"/celery-runbooks-{id}") for one in world.traces())
+    assert world.record.network.startswith("10.")
     assert {each.address for each in world.record.hosts}.isdisjoint(
         each.address for each in fleet.record.hosts
     )

@@ -4,17 +4,20 @@ cannot work.
 
 import ipaddress
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from lab.fleet import machine
+from lab import packages
+from lab.fleet import image, machine
 from lab.fleet.fleet import host_names
 from lab.fleet.latency import parse
 from lab.fleet.machine import require_root
 from lab.fleet.record import free_network
 from lab.fleet.shell import FleetError
+from lab.world import CHECKOUT
 
 NAMES = ["broker", "web1", "web2"]
 
@@ -69,6 +72,56 @@ def test_without_root_or_linux_it_says_what_else_there_is(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(FleetError, match=r"needs Linux.*inv sandbox"):
         require_root()
+
+
+def test_missing_debian_packages_are_named_and_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "_PATH", str(tmp_path / "nothing"))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "apt-get").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/ran\n')
+    (tmp_path / "apt-get").chmod(0o755)
+    told = list[str]()
+    machine.require_tools(told.append)
+    wanted = "systemd-container mmdebstrap debian-archive-keyring iproute2 openssh-client"
+    assert told == [f"installing Debian packages: {wanted.replace(' ', ', ')}"]
+    assert (tmp_path / "ran").read_text().endswith(f" {wanted}\n")
+
+
+def test_a_root_file_system_is_kept_in_the_cache_and_built_again_when_its_sources_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    built = list[Path]()
+
+    def build(root: Path) -> None:
+        root.mkdir()
+        built.append(root)
+
+    def made(*sources: str) -> Path:
+        return image.cached("fleet", sources, print, build)
+
+    first = made("a")
+    assert (first, len(built)) == (made("a"), 1)
+    assert str(first).startswith(f"{tmp_path}/celery-runbooks/fleet-")
+    assert (made("b").is_dir(), len(built)) == (True, 2)
+    first.rmdir()
+    assert (made("a"), first.is_dir(), len(built)) == (first, True, 3)
+
+
+@pytest.mark.parametrize("ci", ["", "1"])
+def test_where_no_hosts_can_be_made_their_tests_are_skipped_and_fail_in_ci(ci: str) -> None:
+    as_another_user = (
+        "import os, sys, pytest; os.geteuid = lambda: 1000; sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", as_another_user, "-rs", "-p", "no:cacheprovider"]
+    test = "tests/fleet/test_fleet.py::test_the_operator_needs_the_password_for_sudo"
+    done = subprocess.run(
+        [*command, test], cwd=CHECKOUT, env=os.environ | {"CI": ci}, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == (1 if ci else 0), done.stdout + done.stderr
+    assert ("1 error" if ci else "1 skipped") in done.stdout
+    assert "the fleet lab needs root" in done.stdout
 
 
 @pytest.mark.parametrize("first", ["aaaaaa", "bbbbbb"])
