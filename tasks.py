@@ -191,6 +191,15 @@ def shellcheck() -> list[str]:
     return ["shellcheck", "inv", *(str(path.relative_to(CHECKOUT)) for path in scripts)]
 
 
+def selection(only: str = "", fast: bool = False, thorough: bool = False) -> list[str]:
+    """Return pytest's arguments for the tests that these flags of `inv test` select."""
+    chosen = [
+        *(["-k", only] if only else []),
+        *([f"--ignore={path}" for path in SLOW] if fast else []),
+    ]
+    return chosen if thorough or only else [*chosen, "-m", "not thorough"]
+
+
 @task(
     help={
         "only": "only tests whose names match this pytest EXPRESSION; without the checks",
@@ -203,12 +212,7 @@ def test(c: Context, only: str = "", fast: bool = False, thorough: bool = False)
     """Check lint, types and layers, and run the tests, four files at a time."""
     python = sys.executable
     programs = Path(python).parent
-    chosen = [
-        *(["-k", only] if only else []),
-        *([f"--ignore={path}" for path in SLOW] if fast else []),
-    ]
-    if not (thorough or only):
-        chosen += ["-m", "not thorough"]
+    chosen = selection(only, fast, thorough)
     checks = {
         "lint": [python, "-m", "ruff", "check"],
         "format": [python, "-m", "ruff", "format", "--check", "--quiet"],

@@ -199,11 +199,54 @@ def test_every_check_of_a_page_exists(page: str) -> None:
             assert path in {"pyproject.toml", *NO_PROMISE}, check
 
 
-def test_every_test_that_the_page_of_what_is_supported_names_exists() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (CHECKOUT / "docs/supported.md").read_text())
-    assert len(named) > 10
-    for path, name in named:
-        assert f"def {name}(" in (CHECKOUT / path).read_text(), f"{path}::{name}"
+def test_every_row_of_what_is_supported_names_a_test_which_runs_or_is_called_thorough() -> None:
+    page = (CHECKOUT / "docs/supported.md").read_text()
+    rows = [row for row in re.findall(r"^\| .* \|$", page, re.M) if "| tested by |" not in row]
+    told = r"`tests/|\| (?:the same\b|all other tests|\*not tested\*)"
+    assert [row for row in rows if not re.search(told, row)] == []
+    count = 0
+    for row in rows:
+        for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row):
+            count += 1
+            assert f"def {name}(" in (CHECKOUT / path).read_text(), f"{path}::{name}"
+            assert "thorough" in row or not is_thorough(path, name), row
+    assert count > 10
+
+
+def is_thorough(path: str, name: str) -> bool:
+    """Whether all variants of a test are thorough."""
+    before, _, _ = (CHECKOUT / path).read_text().partition(f"def {name}(")
+    decorators = before.rpartition("\n\n\n")[2]
+    return "\npytestmark = pytest.mark.thorough\n" in before or (
+        "@pytest.mark.thorough\n" in decorators
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("", {"not thorough"}), ("thorough=True", set()), ("fast=True", {"not thorough", "ignored"})],
+)
+def test_inv_test_leaves_out_thorough_or_slow_tests_unless_it_is_asked_for_them(
+    flags: str, expected: set[str]
+) -> None:
+    program = f"import tasks; print(*tasks.selection({flags}), sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    chosen = done.stdout.split("\n")
+    assert ("not thorough" in chosen) is ("not thorough" in expected)
+    assert ("--ignore=tests/fleet" in chosen) is ("ignored" in expected)
+
+
+def test_the_celery_and_python_that_the_page_of_what_is_supported_names_are_those_of_the_tests() -> (
+    None
+):
+    lock = (CHECKOUT / "requirements.lock").read_text()
+    celery = re.search(r"^celery==(\d+\.\d+)", lock, re.M)
+    assert celery
+    python = ".".join(map(str, sys.version_info[:2]))
+    row = f"| Python {python} with Celery {celery[1]}: everything else | all other tests |"
+    assert row in (CHECKOUT / "docs/supported.md").read_text()
 
 
 HOW_TO = ("systemd.md", "django.md", "cron.md", "alerts.md", "several-applications.md")
