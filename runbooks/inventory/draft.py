@@ -373,10 +373,11 @@ def _logs(seen: HostSurvey) -> list[str]:
 
 def _lacking(seen: HostSurvey, workers: Sequence[Value], logs: Sequence[str]) -> Iterator[Lacking]:
     if not any(value.name == "env_file" for value in _environment(seen)):
-        loaded = "with the variables of a running process"
+        how = "name the environment file, if there is one"
         if seen.manager == "docker":
-            loaded = "in its container"
-        how = f"name the environment file, if there is one; the application is loaded {loaded}"
+            how += "; the application is loaded in its container"
+        elif seen.mains:
+            how += "; the application is loaded with the variables of a running process"
         yield Lacking("env_file", "/etc/proj.env", how + _set_besides(seen))
     if not workers:
         example = "[{name: default, queues: [celery]}]"

@@ -379,14 +379,18 @@ def test_what_someone_started_manually_makes_way_and_undo_says_what_there_is_to_
     bare: FleetWorld, start: str
 ) -> None:
     put(bare, "/tmp/start", f"set -a; . {ENV_FILE}; cd /srv/printer_inventory; {start}")
-    put(bare, "/etc/cron.d/printers", "@reboot deploy cd /srv/printer_inventory && sh /tmp/start\n")
+    by_cron = "@reboot deploy cd /srv/printer_inventory && sh /tmp/start\n"
+    put(bare, "/etc/cron.d/printers", by_cron)
+    put(bare, "/etc/rc.local", "#!/bin/sh\ncd /srv/printer_inventory && sh /tmp/start\n")
     root(bare, "setsid runuser -u deploy sh /tmp/start")
     await_workers(bare, 1)
     dry = inv(bare, *TAKE_OVER, "--dry-run")
-    assert "/etc/cron.d/printers, line 1 (@reboot) may start it again" in words(dry), dry.out
+    for place in ("/etc/cron.d/printers, line 1 (@reboot)", "/etc/rc.local, line 2"):
+        assert f"{place} may start it again" in words(dry), dry.out
     done = inv(bare, *TAKE_OVER, "--yes")
     assert done.code == 0, done.out + done.err
     assert [one.split()[0] for one in running(bare)] == [HIGH, LOW]
+    assert root(bare, "cat /etc/cron.d/printers") == by_cron
     undone = inv(bare, "undo", "last", "--yes")
     assert undone.code == 2, undone.out + undone.err
     expected = (
@@ -394,7 +398,7 @@ def test_what_someone_started_manually_makes_way_and_undo_says_what_there_is_to_
     )
     assert words(undone).count(expected) >= 2, undone.out + undone.err
     assert running(bare) == []
-    root(bare, "rm /etc/cron.d/printers /tmp/start")
+    root(bare, "rm /etc/cron.d/printers /etc/rc.local /tmp/start")
 
 
 def test_a_unit_at_our_place_that_someone_wrote_is_replaced_only_where_that_is_asked_for(

@@ -243,6 +243,7 @@ def test_without_an_inventory_one_command_finds_what_is_wrong_and_nothing_where_
 def test_the_inventory_that_is_made_of_what_runs_has_no_finding_and_no_plan(place: Place) -> None:
     done = place.inv("adopt", "-A", "tiny", "--json")
     assert f"-{HOST}: celery_service_manager: commands" in done.json["difference"]
+    assert done.code == 1
     with without_inventory(place):
         adopted = place.inv("adopt")
     assert (adopted.code, "Nothing is wrong." in adopted.err) == (0, True), (
@@ -262,6 +263,24 @@ def test_the_inventory_that_is_made_of_what_runs_has_no_finding_and_no_plan(plac
     assert (looked.code, looked.json["findings"]) == (0, [])
     planned = place.inv("remediate", "--dry-run", "--inventory", "adopted.yaml")
     assert (planned.code, "Nothing to change." in planned.out) == (0, True), planned.out
+
+
+def test_of_two_applications_on_a_host_the_one_that_is_named_is_checked(place: Place) -> None:
+    (place.path / "other.py").write_text(APP.replace("tiny", "other"))
+    with (
+        without_inventory(place),
+        place.beside(
+            "o", "worker", "-n", f"other@{HOST}", "-Q", "z", url=place.url.removesuffix("/11") + "/12",
+            command=("-m", "celery", "-A", "other"),
+        ),
+    ):  # fmt: skip
+        undecided = place.inv("adopt")
+        assert (undecided.code, "runs workers of other, tiny" in undecided.err) == (5, True)
+        document = place.inv("diagnose", "-A", "tiny", "--json").json
+        assert document["about"]["workers"] == {"looked_at": 1, "of": 1}
+        assert [one for one in document["findings"] if one["severity"] != "info"] == []
+    about = place.inv("diagnose", "-A", "tiny", "--json").json["about"]
+    assert about["inventory"] == str(place.path / "inventory.yaml"), "one that has it is used"
 
 
 def test_four_beats_on_one_host_are_counted_with_what_ends_each(place: Place) -> None:

@@ -406,3 +406,53 @@ def test_an_example_of_an_inventory_is_written_once_and_is_one(tmp_path: Path) -
         "hosts", "--json", "--inventory", "all.yaml", **broker, CELERY_RESULT_BACKEND="redis://x/1"
     )
     assert everything.returncode == 0, everything.stderr
+
+
+ALL = set(Collection.from_module(verbs).task_names)
+CHANGING = {
+    *(
+        "remediate",
+        "clean-queues",
+        "archive.restore",
+        "install-units",
+        "install-cron",
+        "fix-imports",
+    ),
+    *("restart-workers", "rate-limit", "pool", "consumer", "shutdown", "revoke", "retry", "undo"),
+}
+WITHOUT_INVENTORY = {
+    *(
+        "diagnose",
+        "adopt",
+        "verify",
+        "workers",
+        "tasks",
+        "schedule",
+        "queues",
+        "messages",
+        "broker",
+    ),
+    *("monitor", "run-task", "clean-queues", "undo"),
+}
+
+
+@pytest.mark.parametrize(
+    ("flags", "accepted"),
+    [
+        (("inventory", "limit", "json", "state-dir"), ALL),
+        (("dry-run",), {*CHANGING, "run-task"}),
+        (("yes",), CHANGING),
+        (("python", "container"), WITHOUT_INVENTORY),
+        (("broker",), {*WITHOUT_INVENTORY, "task"}),
+        (("watch",), {"queues", "messages", "broker", "tasks", "task", "schedule", "workers"}),
+    ],
+)
+def test_the_verbs_that_the_pages_name_accept_these_flags(
+    flags: tuple[str, ...], accepted: set[str]
+) -> None:
+    namespace = Collection.from_module(verbs)
+    for flag in flags:
+        arguments = {name: namespace[name].get_arguments() for name in ALL}
+        assert {
+            name for name in ALL if any(flag in one.names for one in arguments[name])
+        } == accepted

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from runbooks.core.effects import Change, WriteFile, sha256
 from runbooks.core.fleet import FleetHost, mark_of
+from runbooks.core.foreign import Foreign
 from runbooks.core.model import (
     FileState,
     Finding,
@@ -15,10 +16,17 @@ from runbooks.core.model import (
     Severity,
     Unreachable,
 )
-from runbooks.core.settings import CronEntry, MonitorSettings
+from runbooks.core.settings import CronEntry, MonitorSettings, Worker
 from runbooks.diagnosis.files import of_kind, same_machine
 from runbooks.diagnosis.steps import file_step
-from runbooks.diagnosis.wanted_files import MODE, Kind, cron_files, diff, logrotate_files
+from runbooks.diagnosis.wanted_files import (
+    MODE,
+    Kind,
+    cron_files,
+    diff,
+    logrotate_files,
+    unit_files,
+)
 from runbooks.inventory.templates import Templates
 from tests.unit.fleets import NOW, in_place, make_fleet, make_host, make_snapshot, make_state
 
@@ -305,3 +313,32 @@ def test_logs_that_no_one_rotates_or_two_others_do_are_a_warning() -> None:
 def test_no_rotation_is_wanted_where_the_inventory_says_so() -> None:
     fleet = make_fleet(make_host(logs=(LOG,), logrotate=False))
     assert logrotate_files(fleet, Templates(CHECKOUT / "templates")) == {"web1": {}}
+
+
+# --- two applications on a host
+
+
+def test_of_two_applications_on_a_host_one_has_the_target_and_beats_unit() -> None:
+    templates = Templates(CHECKOUT / "templates")
+    mine, theirs = (
+        make_host(
+            service_manager="systemd", commands=None, workers=(Worker(name=name, queues=("q",)),)
+        )
+        for name in ("mail_out", "shop_high")
+    )
+    there = unit_files(make_fleet(theirs), templates)["web1"]
+    fleet = make_fleet(mine, app="mail")
+    wanted = unit_files(fleet, templates)
+    files = dict.fromkeys(wanted["web1"], FileState(None))
+    files |= {path: in_place(content) for path, content in there.items()}
+    state = make_state(mine, files=files, foreign=Foreign({}))
+    found = list(of_kind(fleet, make_snapshot(fleet, hosts={"web1": state}), "unit", wanted))
+    assert [(one.code, one.subject) for one in found] == [
+        ("unit.not_ours", "beat on web1"),
+        ("unit.not_ours", "celery.target on web1"),
+        ("unit.missing", "web1"),
+    ]
+    assert [one.service for one in found[0].blocks] == ["beat"]
+    assert [change.path for change in found[2].fix if change.path] == [
+        "/etc/systemd/system/celery-worker@mail_out.service"
+    ]

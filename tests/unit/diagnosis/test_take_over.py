@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from runbooks.core.census import Ancestor, CeleryProcess, Census, Options, Unit
+from runbooks.core.census import Ancestor, CeleryProcess, Census, Manager, Options, Unit
 from runbooks.core.census import Kind as ProcessKind
 from runbooks.core.effects import ControlOther, LinkUnit, StartByHand, WriteFile
 from runbooks.core.fleet import FleetHost, mark_of
@@ -150,6 +150,14 @@ def test_what_takes_messages_elsewhere_or_is_another_applications_is_nobodys_bus
             },
             "is transient",
         ),
+        (
+            {
+                "unit": Unit(
+                    "old.service", "/run/x", "generated", active="active", names_celery=True
+                )
+            },
+            "is generated",
+        ),
         ({"text": UnitText((), (), ())}, "cannot be read"),
         (
             {"text": a_text(("Environment", "API_TOKEN=x"))},
@@ -176,6 +184,28 @@ def test_what_cannot_be_stopped_for_good_or_started_as_it_was_is_left_alone(
     assert why in found.summary, found.summary
     assert (found.fix, found.blocks[0].service) == ((), "old.service")
     assert "hunter2" not in found.summary
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ({"container": "0123456789abcdef", "engine": Manager.DOCKER}, "container 0123456789ab"),
+        ({"users_unit": "1000"}, "old.service of user 1000"),
+    ],
+)
+def test_what_runs_in_a_container_or_under_a_users_own_systemd_is_left_alone(
+    more: dict[str, Any], name: str
+) -> None:
+    (found,) = findings(a_process(**more))
+    assert (found.code, found.fix) == ("worker.not_taken_over", ())
+    assert found.summary.startswith(f"{name} is not taken over: ")
+    assert found.summary.endswith(" runs it, which this tool does not control")
+
+
+def test_a_runner_is_taken_over_as_a_whole_or_not_at_all() -> None:
+    (found,) = findings(a_process(), replace(a_process("else@web1"), pid=901, inner_pid=901))
+    assert (found.code, found.fix) == ("worker.not_taken_over", ())
+    assert "else@web1 matches no service of the inventory" in found.summary
 
 
 def test_nothing_makes_way_for_services_that_this_tool_does_not_start() -> None:
@@ -386,14 +416,16 @@ def test_a_program_of_supervisords_makes_way_for_a_unit_which_gets_what_its_conf
     None
 ):
     (found,) = taking_programs(
-        ("User", "deploy"), ("WorkingDirectory", "/srv/shop"), ("Environment", '"REGION=eu west"')
-    )
+        ("User", "deploy"), ("UMask", "0027"), ("WorkingDirectory", "/srv/shop"),
+        ("Environment", '"REGION=eu west"'),
+    )  # fmt: skip
     carried, kept_away, stop = found.fix
     assert isinstance(carried.do, WriteFile)
     assert carried.do.content
     assert carried.do.content.decode().splitlines()[1:] == [
         "[Service]",
         "User=deploy",
+        "UMask=0027",
         'Environment="REGION=eu west"',
     ]
     assert isinstance(kept_away.do, WriteFile)

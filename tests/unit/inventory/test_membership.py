@@ -142,3 +142,18 @@ def test_of_two_applications_in_one_inventory_the_one_that_is_named_is_meant(
         InventoryError, match="web1 has shop, and post has mail: choose one with -A shop"
     ):
         limited_fleet(inventory, None)
+
+
+def test_a_host_of_two_groups_has_one_application_and_an_inventory_for_each_gives_it_both(
+    tmp_path: Path,
+) -> None:
+    settings = HOSTS.partition("[shop:vars]\n")[2]
+    mail = "[mail]\nweb1\n[mail:vars]\n" + settings.replace("shop", "mail")
+    (tmp_path / "both").write_text(HOSTS + mail)
+    both = load_inventory(tmp_path / "both")
+    assert applications(both) == ("shop",), "of two groups the later name wins"
+    (tmp_path / "shop").write_text(HOSTS)
+    (tmp_path / "mail").write_text(mail)
+    for name in ("shop", "mail"):
+        fleet = limited_fleet(load_inventory(tmp_path / name), None)
+        assert (fleet.app.app, fleet.hosts[0].name) == (name, "web1")
