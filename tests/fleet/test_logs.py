@@ -89,6 +89,23 @@ def test_the_target_stops_workers_that_were_started_on_their_own(healed: FleetWo
     healed.ssh("web1", "sudo systemctl start celery.target")
 
 
+def test_the_target_starts_a_unit_with_older_links_once_it_is_enabled_again(
+    healed: FleetWorld,
+) -> None:
+    """On web2 an old unit of this name was enabled before ours took its place."""
+    high, low = WORKERS
+
+    def after(command: str) -> list[str]:
+        done = healed.ssh("web2", f"sudo systemctl {command}")
+        assert done.code == 0, done.err
+        return healed.ssh("web2", f"systemctl is-active {high} {low}").out.split()
+
+    assert after("stop celery.target") == ["inactive", "inactive"]
+    assert after("start celery.target") == ["active", "inactive"]
+    assert after(f"reenable {low}") == ["active", "inactive"]
+    assert after("start celery.target") == ["active", "active"]
+
+
 class Tail:
     """`inv tail-logs --follow --json` in the background."""
 

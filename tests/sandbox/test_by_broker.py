@@ -7,7 +7,9 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -36,11 +38,15 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with redis.Redis.from_url(kind.url) as client:
             client.rpush("notes", "no message")
             client.lpush("mails\x06\x164", client.lrange("mails", 0, 0)[0])
+            ago = datetime.now(UTC) - timedelta(hours=2)
+            send(kind.url, "letters", 1, retries=9, eta=ago)
+            client.lpush("letters", "no message")
+            client.delete("_kombu.binding.letters")
         with worker(kind, folder):
             yield kind.url
 
 
-def send(url: str, queue: str, count: int, **options: int) -> None:
+def send(url: str, queue: str, count: int, **options: Any) -> None:
     with Celery("producer", broker=url, set_as_current=False) as app:
         for n in range(count):
             app.send_task("shop.send", (n,), queue=queue, **options)
@@ -64,29 +70,43 @@ def inv(*words: str, cwd: Path, **environment: str) -> Done:
 def test_one_command_names_what_is_wrong_with_a_fleet_that_no_inventory_describes(
     url: str, tmp_path: Path
 ) -> None:
-    done = inv("diagnose", "--broker", url, "--html", "page.html", cwd=tmp_path)
+    with redis.Redis.from_url(url) as client:
+        client.config_set("maxmemory", 2**30)
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        done = inv("diagnose", "--broker", url, "--html", "page.html", cwd=tmp_path)
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 0)
     text = " ".join(done.out.split())
     page = (tmp_path / "page.html").read_text()
     assert "4 messages wait in mails and no node consumes it; did you mean &#39;mail&#39;?" in page
     assert "w@here" in page
     assert PASSWORD not in page
     assert done.code == 1, done.err
-    assert "/3, no inventory: checked 1 worker, 2 queues" in text
+    assert "/3, no inventory: checked 1 worker, 3 queues" in text
     assert "4 messages wait in mails and no node consumes it; did you mean 'mail'?" in text
     assert "1 node answers and none lists it in active_queues; w@here: mail" in text
     assert "1 message of mail was fetched, and no node that answers holds it" in text
+    assert "or runs a task in a pool that answers nothing meanwhile (solo)" in text
     assert (
         "1 message waits as priority 4 of mails, which no worker with Celery's own"
         " priority_steps polls" in text
     )
     assert "the list 'notes' (1 item) does not belong to Celery" in text
-    for part in (
-        "hosts, their processes",
-        "tasks, routes, schedule",
-        "workers and queues should",
-        "results",
+    for found in (
+        "queue.malformed letters",
+        "queue.retries letters",
+        "queue.eta_overdue letters",
+        "broker.evicts",
     ):
-        assert part in done.out.partition("Not checked")[2]
+        assert found in text, text
+    unseen = done.out.partition("Not checked")[2]
+    for part, variable in {
+        "hosts, their processes": "celery_directory",
+        "tasks, routes, schedule": "celery_app",
+        "workers and queues should": "celery_workers or celery_nodes",
+        "results": "celery_result_backend",
+    }.items():
+        assert re.search(f"{part}.*: .*{variable}", unseen), unseen
     assert "the inventory expects" not in text
 
 
@@ -290,7 +310,7 @@ def test_the_inventory_of_a_broker_alone_has_no_finding_where_all_is_well(
         keys = [
             key
             for key in client.scan_iter()
-            if key.startswith((b"mails", b"unacked", b"_kombu.binding.mails"))
+            if key.startswith((b"mails", b"letters", b"unacked", b"_kombu.binding.mails"))
         ]
         client.delete("notes", *keys)
     adopted = inv("adopt", "--broker", "env:CELERY_BROKER_URL", cwd=tmp_path, CELERY_BROKER_URL=url)

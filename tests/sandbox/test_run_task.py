@@ -320,6 +320,32 @@ def test_a_probe_that_fails_is_a_finding_with_its_output_and_fails_a_check(healt
     }  # fmt: skip
 
 
+def test_a_remediation_that_changes_something_fails_until_the_probe_passes(healthy: World) -> None:
+    inventory = healthy.inventory(
+        (
+            "celery_probes:",
+            "celery_probes:\n          - {name: migrated, command: test -e migrated}",
+        ),
+        ("celery_canary:", "no_canary:"),
+    )
+    mark, cron = healthy.path / "lab/patient/migrated", healthy.root / "root/etc/cron.d"
+
+    def remediated() -> Done:
+        return healthy.inv("remediate", "--yes", "--inventory", inventory)
+
+    for code in (2, 0):
+        for path in cron.iterdir():
+            path.unlink()
+        done = remediated()
+        assert done.code == code, done.out + done.err
+        assert ("the probe migrated exited with 1, not 0" in done.out) is bool(code)
+        mark.touch()
+    mark.unlink()
+    nothing = remediated()
+    assert (nothing.code, "Probes were not run" in nothing.out) == (0, True), nothing.out
+    assert healthy.inv("verify", "--inventory", inventory).code == 1
+
+
 # --- last, for the fleet takes its time to come back
 
 

@@ -26,6 +26,9 @@ USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 """
+IN_THE_CODE = """
+CELERY_BEAT_SCHEDULE = {"in the code": {"task": "orders.tasks.bill", "schedule": 3600.0, "args": (1,)}}
+"""
 FILL_TABLES = """
 import json
 from django.utils import timezone
@@ -45,11 +48,10 @@ entry("typo in the queue", interval=hourly, queue="bils")
 entry("typo in the task", task="orders.tasks.bil")
 entry("without its order", args="[]")
 """
-REDBEAT = """
+REDBEAT = f"""
 CELERY_BEAT_SCHEDULER = "redbeat.RedBeatScheduler"
 CELERY_REDBEAT_REDIS_URL = CELERY_BROKER_URL
-CELERY_BEAT_SCHEDULE = {"in the code": {"task": "orders.tasks.bill", "schedule": 3600.0, "args": (1,)}}
-"""
+{IN_THE_CODE}"""
 FILL_REDBEAT = """
 from datetime import datetime, timezone
 from celery.schedules import crontab, schedule
@@ -102,13 +104,13 @@ MIGRATE = "from django.core.management import call_command\ncall_command('migrat
 def test_a_misspelt_queue_task_and_call_among_many_rows_of_tables_are_reported_before_anything_waits(
     shop: Shop,
 ) -> None:
-    with_settings(shop, TABLES)
+    with_settings(shop, TABLES + IN_THE_CODE)
     in_application(shop, MIGRATE + FILL_TABLES)
     with shop.worker():
         well = shop.world.inv("verify")
         assert (well.code, codes(shop.world)) == (0, ["beat.none"]), well.out
-        assert "the schedule has 22 entries: unless a beat runs elsewhere" in well.out
-        assert "entries of the schedule lead to a worker: 22 of 22" in well.out
+        assert "the schedule has 23 entries: unless a beat runs elsewhere" in well.out
+        assert "entries of the schedule lead to a worker: 23 of 23" in well.out
         assert "entry bill 3" not in well.out
         seen = entries(shop.world)
         in_application(shop, FILL_TABLES.partition("for n in")[0] + BROKEN)
@@ -118,7 +120,8 @@ def test_a_misspelt_queue_task_and_call_among_many_rows_of_tables_are_reported_b
         checked = shop.world.inv("verify")
         sent = shop.world.inv("run-task", "--entry", "nightly", "--async")
         near = shop.world.inv("run-task", "--entry", "nihgtly")
-    assert (len(seen), seen["off"]["enabled"], seen["off"]["broken"]) == (23, False, [])
+    assert (len(seen), seen["off"]["enabled"], seen["off"]["broken"]) == (24, False, [])
+    assert seen["in the code"]["consumers"] == ["bills@here"]
     nightly = seen["nightly"]
     assert (nightly["schedule"], nightly["queue"], nightly["priority"]) == ("0 2 * * *", "bills", 3)
     assert nightly["consumers"] == ["bills@here"]
@@ -133,7 +136,7 @@ def test_a_misspelt_queue_task_and_call_among_many_rows_of_tables_are_reported_b
     assert found["typo in the task"]["summary"].endswith("; did you mean 'orders.tasks.bill'?")
     assert checked.code == 1
     assert (
-        "FAILED  entries of the schedule lead to a worker: 22 of 25; not typo in the queue, typo in"
+        "FAILED  entries of the schedule lead to a worker: 23 of 26; not typo in the queue, typo in"
         in checked.out
     )
     assert "FAILED  entry typo in the queue of the schedule: no worker consumes bils" in checked.out

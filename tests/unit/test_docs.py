@@ -15,6 +15,7 @@ from invoke.collection import Collection
 
 from lab import man_page, reference_page
 from runbooks.cli import verbs
+from runbooks.core.envfile.edit import read
 from runbooks.core.errors import EXIT_CODES, ExitCode, InventoryError
 from runbooks.core.settings import AppSettings, HostSettings
 from runbooks.diagnosis.codes import catalogue
@@ -269,7 +270,9 @@ def test_the_probe_of_the_django_page_fails_until_the_migrations_are_applied(
     (probe,) = yaml.safe_load(example)["all"]["children"]["shop"]["vars"]["celery_probes"]
     django = [sys.executable, "-m", "django", "startproject", "shop", str(tmp_path)]
     subprocess.run(django, check=True)
-    (tmp_path / "shop.env").write_text("SECRET_KEY='a$b (c) & #d'\n")
+    secret = b"SECRET_KEY='a$b (c) & #d'\n"
+    (tmp_path / "shop.env").write_bytes(secret)
+    assert read(secret, "systemd").values == {"SECRET_KEY": "a$b (c) & #d"}
     with (tmp_path / "shop/settings.py").open("a") as settings:
         settings.write('import os\nSECRET_KEY = os.environ["SECRET_KEY"]\n')
         settings.write('assert SECRET_KEY == "a$b (c) & #d"\n')
@@ -341,6 +344,7 @@ def test_the_pages_make_a_site_without_a_warning_and_every_link_and_anchor_leads
     ]
     done = subprocess.run(build, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert 'id="queueno_consumer"' in (tmp_path / "findings.html").read_text()
     from_elsewhere = r'<(?!a )[^>]* (?:src|href)="(?:https?:)?//'
     assert not re.search(from_elsewhere, (tmp_path / "index.html").read_text())
 

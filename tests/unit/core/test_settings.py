@@ -61,6 +61,8 @@ def test_the_least_inventory_makes_a_fleet_with_the_documented_defaults(tmp_path
         "/etc/systemd/system",
         "/etc/cron.d",
     )
+    unnamed = fleet_of(tmp_path, base=BASE[: BASE.index("    celery_service_manager")])
+    assert unnamed.hosts[0].settings.service_manager == "systemd"
     assert (host.settings.start_timeout, host.settings.stop_timeout, host.services) == (
         90.0,
         60.0,
@@ -115,7 +117,9 @@ def test_what_is_left_out_of_a_nested_map_has_its_documented_default(tmp_path: P
     assert (limits.depth, limits.retries, limits.eta_overdue) == (15000, 2, 3600)
     assert canary is not None
     assert (canary.priority, canary.kwargs, canary.timeout) == (0, {}, 120)
-    assert fleet.app.broker_options.priority_steps == (0, 3, 6, 9)  # kombu's
+    options = fleet.app.broker_options
+    assert options.priority_steps == (0, 3, 6, 9)  # kombu's
+    assert (options.sep, options.visibility_timeout) == ("\x06\x16", 3600)
     assert fleet.app.unpack_limit == 16
 
 
