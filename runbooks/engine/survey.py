@@ -183,8 +183,8 @@ def _surveyed(
 ) -> Surveyed:
     seen = _seen(name, reached, transport, asked)
     all_ = seen.services
-    app = asked.app or _only_application(seen, asked.directory)
-    seen = _of_application(seen, app, asked.directory)
+    app = asked.app or only_application(seen, asked.directory)
+    seen = of_application(seen, app, asked.directory)
     if seen.manager == "docker":
         seen = with_environment(seen, transport)
         asked = replace(asked, directory="", active="", user="")
@@ -317,7 +317,7 @@ def _with_programs(
     return replace(seen, services=tuple(services), supervisords=supervisords)
 
 
-def _only_application(seen: HostSurvey, directory: str) -> str:
+def only_application(seen: HostSurvey, directory: str) -> str:
     """Return the application of all workers and beats, or of those in the folder if any.
 
     Raises UsageError if there is not exactly one.
@@ -361,7 +361,7 @@ def _mains_here(
     return seen.mains
 
 
-def _of_application(seen: HostSurvey, app: str, directory: str) -> HostSurvey:
+def of_application(seen: HostSurvey, app: str, directory: str) -> HostSurvey:
     """Keep what belongs to the application and its most used manager.
 
     A process or service belongs to it if it names it, or works in its folder and names none. Of

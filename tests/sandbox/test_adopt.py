@@ -94,3 +94,9 @@ def test_its_python_is_that_of_the_active_virtual_environment_unless_another_is_
         assert (looked.code, (venv / "used").exists()) == (0, used), looked.out + looked.err
     nowhere = alone.inv("queues", "-A", "alone")
     assert (nowhere.code, "name it with --python, or activate" in nowhere.err) == (5, True)
+
+
+def test_other_hosts_are_asked_over_ssh(alone: World) -> None:
+    for verb in ("diagnose", "adopt"):
+        away = alone.inv(verb, "nowhere.invalid", "web.invalid", "-A", "alone")
+        assert (away.code, "nowhere.invalid" in away.err) == (4, True), away.out + away.err

@@ -258,6 +258,7 @@ def test_the_inventory_that_is_made_of_what_runs_has_no_finding_and_no_plan(plac
         "# celery_env_file: /etc/proj.env",
     ):
         assert line in adopted.out
+    assert "celery_cron" not in adopted.out, "files of this tool's own are not read for it"
     (place.path / "adopted.yaml").write_text(adopted.out)
     looked = place.inv("diagnose", "--json", "--inventory", "adopted.yaml")
     assert (looked.code, looked.json["findings"]) == (0, [])
@@ -278,6 +279,8 @@ def test_of_two_applications_on_a_host_the_one_that_is_named_is_checked(place: P
         assert (undecided.code, "runs workers of other, tiny" in undecided.err) == (5, True)
         document = place.inv("diagnose", "-A", "tiny", "--json").json
         assert document["about"]["workers"] == {"looked_at": 1, "of": 1}
+        (entry,) = place.inv("schedule", "-A", "tiny", "--json").json["schedule"]
+        assert (entry["entry"], entry["queue"]) == ("nightly", "a")
         assert [one for one in document["findings"] if one["severity"] != "info"] == []
     about = place.inv("diagnose", "-A", "tiny", "--json").json["about"]
     assert about["inventory"] == str(place.path / "inventory.yaml"), "one that has it is used"

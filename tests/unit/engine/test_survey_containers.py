@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from runbooks.core.census import CeleryProcess, Census, Kind, Options
 from runbooks.core.errors import UsageError
 from runbooks.core.survey import HostSurvey, SeenProcess, SeenService
+from runbooks.engine.survey import only_application
 from runbooks.engine.survey_containers import down, from_here, meant, named, of
 from runbooks.hosts.compose import environment_of
 from runbooks.hosts.script import Answer
@@ -124,6 +125,14 @@ def test_with_one_container_those_of_its_project_are_meant_or_those_of_its_image
     (site,), (by_name,) = services(SITE), services(BY_NAME)
     assert [one.name for one in meant(seen(*all_, inside=site), "")] == ["redis", "worker", "site"]
     assert [one.name for one in meant(seen(*all_, inside=by_name), "")] == ["w_one", "w_two"]
+
+
+def test_the_application_of_a_container_is_that_of_the_workers_beside_it() -> None:
+    (site,) = services(SITE)
+    other = inspected("mail_worker_1", "celery -A mail worker", "172.19.0.2", project="mail")
+    assert only_application(seen(REDIS, WORKER, SITE, other, inside=site), "") == "shop"
+    with pytest.raises(UsageError, match="runs workers of mail, shop"):
+        only_application(seen(WORKER, other), "")
 
 
 def test_the_folder_of_a_compose_project_means_its_containers_unless_workers_run_there_manually() -> (

@@ -142,6 +142,15 @@ def test_a_program_below_a_shell_and_workers_of_one_name(tmp_path: Path) -> None
     read_back(draft, tmp_path)
 
 
+def test_of_another_manager_the_processes_are_named_in_comments() -> None:
+    other = process(9, node="w9@web1", queues=("q",))
+    draft = drafted(replace(surveyed(process(7, queues=("q",))), others=(other,)))
+    assert (
+        "      # Not found: pid 9 (worker w9@web1) has another service manager than the others, and a"
+        " host can have only one\n" in text_of(draft, ())
+    )
+
+
 def test_what_cannot_stand_in_an_inventory_is_reported_by_its_variable() -> None:
     with pytest.raises(
         RunbookError,
