@@ -1,8 +1,12 @@
 """The sandbox itself: up twice is fine, a dead part is shown with its log, down leaves nothing."""
 
 import os
+import shutil
 import signal
+import subprocess
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -78,3 +82,39 @@ def test_a_path_that_logrotate_cannot_take_is_refused_before_anything_is_started
     assert "move the checkout" in done.err
     assert "Traceback" not in done.err
     assert not world.root.exists()
+
+
+ALONE = """
+mount --bind "$1" "$1" && mount -t tmpfs tmpfs /tmp && mount -o remount,bind,ro / && cd "$1" || exit 9
+shift
+as_user() { unshare --user --map-user=5 --map-group=60 -- "$@"; }
+as_user "$@" sandbox remediate --yes || exit
+[ -d .sandbox ] && as_user "$@" sandbox --down && ! [ -e .sandbox ] && [ -z "$(ls -A /tmp)" ]
+"""
+"""Heals a sandbox as another user, who can write only in this folder, and in a /tmp that has to be
+empty in the end.
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_neither_root_nor_a_redis_of_the_machine_is_needed_and_nothing_is_written_outside() -> None:
+    there = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    try:
+        world = make_world(there)
+        tools = there / "tools"
+        tools.mkdir()
+        for program in (*Path("/usr/bin").iterdir(), *Path("/usr/local/bin").iterdir()):
+            if not program.name.startswith(("redis-", "valkey-")):
+                with suppress(FileExistsError):
+                    (tools / program.name).symlink_to(program)
+
+        own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        done = subprocess.run(
+            [*own, "sh", "-c", ALONE, "sh", there, *world.command()],
+            env=world.environment | {"PATH": str(tools)}, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "No findings." in done.stdout
+    finally:
+        shutil.rmtree(there)
