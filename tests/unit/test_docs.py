@@ -33,6 +33,21 @@ def test_every_verb_is_in_the_readme(verb: str) -> None:
     assert f"`{verb}" in (CHECKOUT / "README.md").read_text()
 
 
+def test_the_flags_that_the_readme_names_are_of_their_verbs() -> None:
+    namespace = Collection.from_module(verbs)
+    names, verb, count = namespace.task_names, "", 0
+    for row in re.findall(r"^\| (\[?`.*?) \| ", (CHECKOUT / "README.md").read_text(), re.M):
+        for span in re.findall(r"`([^`]+)`", row):
+            for word in re.findall(r"--[a-z-]+|[a-z.-]+", span):
+                if word in (*names, "sandbox", "fleet") and not word.startswith("-"):
+                    verb = word
+                elif word.startswith("--") and verb in names:
+                    flags = {name for one in namespace[verb].get_arguments() for name in one.names}
+                    assert word[2:] in flags, f"{verb} {word}"
+                    count += 1
+    assert count > 30
+
+
 @pytest.mark.parametrize(
     "variable", sorted({*AppSettings.model_fields, *HostSettings.model_fields})
 )

@@ -53,7 +53,7 @@ def test_the_wheel_has_what_the_verbs_need_and_what_installers_read(installed: P
         .read_text()
         .startswith("[console_scripts]\ncelery-runbooks = ")
     )
-    assert (described / "licenses/LICENSE").is_file()
+    assert (described / "licenses/LICENSE").read_text().startswith("MIT License\n")
     metadata = message_from_bytes((described / "METADATA").read_bytes())
     assert metadata["Keywords"]
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])

@@ -25,6 +25,7 @@ CHECKOUT = Path(__file__).parents[3]
             "diagnose --ask-become-pass",
             "--ask-become-pass: this is not a terminal\n→ set ansible_become_password",
         ),
+        ("diagnose -K", "--ask-become-pass: this is not a terminal"),
     ],
 )
 def test_a_flag_that_would_be_passed_over_in_silence_is_refused(

@@ -456,3 +456,11 @@ def test_the_verbs_that_the_pages_name_accept_these_flags(
         assert {
             name for name in ALL if any(flag in one.names for one in arguments[name])
         } == accepted
+
+
+def test_in_an_activated_environment_plain_inv_works_too() -> None:
+    inv_of_it = Path(sys.executable).with_name("inv")
+    done = subprocess.run(
+        [inv_of_it, "explain", "queue.no_consumer"], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert (done.returncode, "queue.no_consumer" in done.stdout) == (0, True), done.stderr
