@@ -55,7 +55,7 @@ def old_python(tell: Tell) -> Path:
 
 
 def cached(name: str, made_from: Sequence[str], tell: Tell, build: Callable[[Path], None]) -> Path:
-    """A directory of this user's cache, built anew if it was made from anything else."""
+    """A directory of this user's cache, built again when it is made from anything else."""
     cache = user_cache_path("celery-runbooks", ensure_exists=True)
     digest = hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:12]
     directory = cache / f"{name}-{digest}"
