@@ -1,7 +1,7 @@
 """What the views show: `queues`, `messages`, `broker`, `workers`, `schedule` and `explain`.
 
 `--json` writes these records under the names of their fields, so the names do not change;
-docs/views.md explains them. Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes
+docs/reference.md lists them. Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes
 (`_bytes`). None means not known, or not applicable.
 """
 

@@ -3,7 +3,7 @@
 Keys that are only there if they apply: `about`, `findings`, `next`, `plan`, `undo_plan`,
 `run`, `changes`, `checks`, `logs`, `recap`, `undo`, `task`, `hosts`, `runs`, `files`, `adopted`,
 `difference`, `archives`, `archived`, `look`, `depths`, `crossings`, `codes`, `messages`,
-`warnings`, `error`, and those of the views (docs/views.md). Always there: `exit_code`,
+`warnings`, `error`, and those of the views (docs/reference.md). Always there: `exit_code`,
 `schema`, `time` (ISO 8601, UTC), `version` of this tool, `application` and `inventory` (null: not
 known). If there are several documents, a line each, the last five are in each of them; of lines of
 logs only the first and the last line have them. docs/output.schema.json describes all of it and is

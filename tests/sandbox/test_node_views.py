@@ -65,6 +65,7 @@ all:
       celery_env_file: "{{ inventory_dir }}/shop.env"
       celery_service_manager: commands
       celery_commands: {start: "false", stop: "false", status: "exit 3"}
+      celery_expected_tasks: [shop.expected]
       celery_workers:
         - {name: one, queues: [work]}
         - {name: two, queues: [rest]}
@@ -312,6 +313,7 @@ def test_the_figures_agree_side_by_side_with_redis_cli_celery_inspect_and_flower
         assert broker["version"]["value"]["version"] == info["redis_version"]
         assert broker["role"]["value"]["role"] == info["role"]
         assert broker["evictions"]["value"] == int(info["evicted_keys"])
+        assert (tasks["shop.hold"]["running"], tasks["shop.add"]["running"]) == (2, 0)
 
         shop.release(*NAMES)
         until(lambda: shop.ended(*holding))
@@ -337,9 +339,12 @@ def test_a_pattern_shows_each_node_that_it_fits_and_a_wrong_name_is_reported(sho
 def test_every_task_is_shown_with_its_route_its_limits_and_its_failures(shop: Shop) -> None:
     failing = [shop.send("fail", n) for n in (1, 2)]
     until(lambda: shop.ended(*failing))
+    ended = json.dumps({"status": "SUCCESS", "result": 1, "name": "shop.renamed"})
+    shop.client.set("celery-task-meta-of-old", ended, ex=600)
     seen = shop.world.inv("tasks", "--json").json
     tasks = {task["task"]: task for task in seen["tasks"]}
-    assert set(tasks) == {"shop.add", "shop.fail", "shop.hold"}
+    assert set(tasks) == {"shop.add", "shop.expected", "shop.fail", "shop.hold", "shop.renamed"}
+    assert (tasks["shop.renamed"]["succeeded"], tasks["shop.renamed"]["is_loaded"]) == (1, False)
     add, fail = tasks["shop.add"], tasks["shop.fail"]
     assert (add["queue"], add["rate_limit"], add["time_limit_s"], add["max_retries"]) == (
         "work",
@@ -348,49 +353,56 @@ def test_every_task_is_shown_with_its_route_its_limits_and_its_failures(shop: Sh
         3,
     )
     assert add["registered_by"] == ["one@here", "two@here"]
+    assert add["node_rate_limits"] == {"one@here": "100/s", "two@here": "100/s"}
     assert (fail["failed"], fail["max_retries"]) == (2, 5)
     assert fail["errors"] == [{"value": "ValueError", "count": 2}]
     results = [
         json.loads(raw or "") for raw in shop.client.mget(shop.client.keys("celery-task-meta-*"))
     ]
-    assert seen["results"] == len(results)
+    assert (seen["results"], seen["unnamed"], seen["results_complete"]) == (len(results), 0, True)
     assert add["succeeded"] == sum(
         one.get("name") == "shop.add" and one["status"] == "SUCCESS" for one in results
     )
     text = shop.world.inv("tasks").out
     assert "killed after 1 min 30 s" in text
     assert "2: 2 ValueError" in text
+    assert f"count {len(results)} results, all that the backend keeps" in text
+    shop.client.delete("celery-task-meta-of-old")
 
 
-@pytest.mark.parametrize("line", ["workers one@here", "broker", "messages work"])
-def test_watching_shows_look_after_look_and_ends_with_ctrl_c_or_its_reader(
-    shop: Shop, line: str
-) -> None:
-    watching = subprocess.Popen(
-        shop.world.command(*line.split(), "--watch", "1s", "--json"), cwd=shop.world.path, env=shop.world.environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert watching.stdout is not None
-    first, second = (json.loads(watching.stdout.readline()) for _ in range(2))
-    watching.send_signal(signal.SIGINT)
-    out, err = watching.communicate(timeout=20)
-    assert (watching.returncode, json.loads(out.splitlines()[-1])["exit_code"], err) == (99, 99, "")
-    assert second["at"] - first["at"] >= 1
-    assert first["about"] == second["about"]
-    piped = subprocess.Popen(
-        shop.world.command(*line.split(), "--watch", "1s"), cwd=shop.world.path, env=shop.world.environment,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert piped.stdout is not None
-    assert piped.stdout.readline()
-    piped.stdout.close()
-    assert piped.wait(timeout=20) == 0, "the reader has seen enough"
+VIEWS = ("workers one@here", "broker", "messages work", "tasks", "task no-such-id")
+
+
+def test_watching_shows_look_after_look_and_ends_with_ctrl_c_or_its_reader(shop: Shop) -> None:
+    def started(line: str, *flags: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            shop.world.command(*line.split(), "--watch", "1s", *flags),
+            cwd=shop.world.path, env=shop.world.environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    watched = {line: started(line, "--json") for line in VIEWS}
+    for line, watching in watched.items():
+        assert watching.stdout is not None
+        first, second = (json.loads(watching.stdout.readline()) for _ in range(2))
+        watching.send_signal(signal.SIGINT)
+        *_, last = watching.communicate(timeout=60)[0].splitlines()
+        assert (watching.returncode, json.loads(last)["exit_code"]) == (99, 99), line
+        assert second["at"] - first["at"] >= 1
+        assert first["about"] == second["about"]
+    piped = {line: started(line) for line in VIEWS}
+    for line, reading in piped.items():
+        assert reading.stdout is not None
+        assert reading.stdout.readline()
+        reading.stdout.close()
+        assert reading.wait(timeout=60) == 0, f"the reader of {line} has seen enough"
 
 
 def test_one_task_is_followed_from_its_queue_to_its_result(shop: Shop) -> None:
     waiting = shop.send("add", 8, 9, queue="nowhere")
     held, failed = shop.send("hold", "z"), shop.send("fail", 7)
     until(lambda: shop.ended(failed) and shop.inspect("active"))
+    before = {key: shop.client.dump(key) for key in ("nowhere", f"celery-task-meta-{failed}")}
     place = shop.world.inv("task", waiting, "--json").json
     assert [(one["queue"], one["ahead"], one["args"]) for one in place["places"]] == [
         ("nowhere", 0, "(8, 9)")
@@ -400,11 +412,14 @@ def test_one_task_is_followed_from_its_queue_to_its_result(shop: Shop) -> None:
     assert (holder["node"], holder["doing"]) == ("one@here", "active")
     shop.release("z")
     until(lambda: shop.ended(held))
+    log = shop.world.path / "one.log"
+    until(lambda: f"Task shop.hold[{held}] succeeded in " in log.read_text())
     text = shop.world.inv("task", held).out
     assert "result   SUCCESS on one@here" in text
     assert "in no queue and on no node" in text
     view = shop.world.inv("task", failed, "--json").json
     assert (view["result"]["state"], view["result"]["value"]) == ("FAILURE", "ValueError: no 7")
+    assert before == {key: shop.client.dump(key) for key in before}
     taken = shop.world.inv("clean-queues", "--queue", "nowhere", "--yes", "--json")
     assert taken.code == 0, taken.err
     [archived] = shop.world.inv("task", waiting, "--json").json["archived"]
@@ -510,6 +525,8 @@ def test_what_is_revoked_is_discarded_by_every_node(shop: Shop) -> None:
     revoked = set(meant.json["plan"][0]["do"]["ids"])
     assert revoked <= set(shop.inspect("revoked")) & set(shop.inspect("revoked", "two@here"))
     assert {shop.app.AsyncResult(one).state for one in revoked} == {"REVOKED"}, "at once"
+    followed = shop.world.inv("task", waiting[-1], "--json").json
+    assert followed["revoked_on"] == ["one@here", "two@here"]
     shop.release(*"pq")
     until(lambda: shop.ended(*holding, *waiting))
     until(lambda: shop.app.AsyncResult(holding[0]).result == "p")  # it was running

@@ -28,6 +28,8 @@ def on_terminal(place: Place, *arguments: str) -> str:
 
 def test_every_long_walk_shows_a_bar_on_a_terminal_that_is_gone_in_the_end(place: Place) -> None:
     before = place.lists()
+    looked = on_terminal(place, "queues", "low", "--exact")
+    assert (BAR in looked, BAR in looked.rpartition("by priority")[2]) == (True, False)
     cleaned = on_terminal(place, *CLEAN)
     assert (BAR in cleaned, "low: " in cleaned.partition("Plan:")[0]) == (True, True)
     assert "high: " in cleaned.partition("QUEUES")[2], "the way into the other queue, too"

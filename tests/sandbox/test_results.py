@@ -225,6 +225,8 @@ def test_a_result_that_no_one_else_can_read_is_heard_of_and_that_is_said(
     assert done.code == 0, done.out + done.err
     assert why in done.out
     assert "following its workers' events" in done.out
+    listed = place.world.inv("tasks").out
+    assert "unknown: failures: the inventory names no Redis as celery_result_backend" in listed
     assert place.remediate(kept).code == 0
 
 

@@ -301,6 +301,8 @@ def test_none_of_a_hundred_secrets_comes_out_whatever_way_it_came_in(
         planted.both("tail-logs", "--grep", "spill", "--since", "1h")
         planted.both("monitor", "--textfile", str(textfile))
         planted.both("monitor", "--history")
+        planted.both("queues", "parked")
+        planted.both("messages", "parked", "--full")
         planted.both("clean-queues", "--dry-run", "--queue", "parked", "--task", "*")
         planted.both("clean-queues", "--yes", "--queue", "parked", "--task", "*")
         planted.both("runs")

@@ -64,6 +64,7 @@ def test_a_queue_and_its_messages_are_shown(broken: World) -> None:
         "messages", "low_priority", "--task", "integrations.*", "--limit", "2", "--json"
     ).json
     assert [message["ahead"] for message in found["queue_messages"]] == [0, 16]
+    assert len(broken.inv("messages", "low_priority", "--json").json["queue_messages"]) == 20
     assert not found["complete"]
     [message] = broken.inv("messages", "low_priority", "--limit", "1", "--full", "--json").json[
         "queue_messages"

@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 
 from lab.redis_server import RedisServer, free_port
 from lab.world import celery_command
-from runbooks.broker.nodes.control import observe_nodes
+from runbooks.broker.nodes.control import find_holders, observe_nodes
 from runbooks.broker.nodes.drain import consume_again, drain
 from runbooks.broker.nodes.mailbox import remote_control
 from runbooks.broker.queues.unacked import entries, hoards
@@ -207,6 +207,8 @@ def test_a_node_says_which_tasks_it_holds_and_of_which_it_may_hold_more(worker_u
         {later}
     ):
         assert time.monotonic() < deadline, node
+    (holder,) = find_holders(worker_url, later, OPTIONS)
+    assert (holder.node, holder.task, holder.doing) == ("w1@here", "tiny.fail", "scheduled")
     assert node.rate_limits == {"tiny.limited": "10/m"}
     assert node.options == {"visibility_timeout": 7200}, (
         "a prefix is hidden, for its name holds the word key"
@@ -261,6 +263,8 @@ def test_a_busy_node_says_which_of_its_messages_it_has_not_begun(
             app.send_task("tiny.count", args=(1,), queue="work").id for _ in range(4)
         )
         until(lambda: observe_nodes(url, OPTIONS, holdings=True)["w1@here"].reserved == waiting)
+        (held,) = find_holders(url, max(waiting), OPTIONS)
+        assert (held.node, held.doing) == ("w1@here", "reserved")
         assert observe_nodes(url, OPTIONS)["w1@here"].reserved == frozenset(), "not asked"
         (running,) = observe_nodes(url, OPTIONS)["w1@here"].running
         assert (running.id, running.name, running.acknowledged) == (first, "tiny.count", True)

@@ -98,6 +98,9 @@ def test_the_flags_of_clean_queues_select(client: "redis.Redis", send: Send, sho
     assert ids(show(arg=["3"])) == [chord]
     assert ids(show(unregistered=True))[0] == old
     assert len(ids(show(duplicate="keep=newest"))) == 1
+    assert ids(show(keep_newest="4")) == [old]
+    assert ids(show(content_type=["*yaml"])) == []
+    assert len(ids(show(content_type=["application/json"]))) == 5
     [malformed] = show(malformed=True).messages
     assert (malformed.state, malformed.why, malformed.ahead) == (
         "malformed",
@@ -170,6 +173,18 @@ def test_a_queue_that_is_not_there_is_refused_with_the_nearest_name(send: Send, 
     send("report", "mails")
     with pytest.raises(UsageError, match=r"there is no queue 'mial'; did you mean 'mails'\?"):
         show("mial")
+
+
+def test_a_look_leaves_nothing_behind(
+    url: str, client: "redis.Redis", send: Send, show: Show
+) -> None:
+    for n in range(4):
+        send("report", "work", n, priority=n * 3)
+    fetch_and_die(Kind(url), "work", 1)
+    before = {key: client.dump(key) for key in client.scan_iter()}
+    for unacked in (False, True):
+        assert show(grep="report", full=True, unacked=unacked).messages
+    assert {key: client.dump(key) for key in client.scan_iter()} == before
 
 
 def test_hostile_items_are_shown_as_they_are(client: "redis.Redis", show: Show) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import redis
 from celery import Celery
+from msgspec.structs import replace
 
 from runbooks.broker.nodes.control import ask_nodes
 from runbooks.broker.queues.scan import no_progress
@@ -18,7 +19,7 @@ from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.store import Store
 from runbooks.broker.views.queue_looks import SAMPLED, Asked, QueueLooks
 from runbooks.core.errors import UsageError
-from runbooks.core.model import NodeState
+from runbooks.core.model import NodeState, RunningTask
 from runbooks.core.views import QueuesView, QueueView
 from tests.brokers import Kind, until, worker
 from tests.unit.broker.conftest import Send, listed
@@ -77,6 +78,10 @@ def test_depths_by_priority_are_those_that_redis_says(
     keys = {0: "work", 3: "work\x06\x163", 6: "work\x06\x166", 9: "work\x06\x169"}
     assert queue.depths == {step: client.llen(key) for step, key in keys.items()}
     assert (queue.depth, queue.looked_at, queue.tasks[0].count) == (40, 40, 40)
+    client.rename("work\x06\x163", KeySpace().work("work\x06\x163"))
+    while_a_run_works = only(look())
+    assert while_a_run_works.depths == queue.depths
+    assert while_a_run_works.aside == queue.depths[3] > 0
 
 
 def test_a_sample_says_how_many_of_how_many_it_looked_at_and_an_exact_look_reads_all(
@@ -111,6 +116,15 @@ def test_the_sample_is_of_both_ends_and_counts_nothing_twice(
         "between": SAMPLED - 2,
         "first.to.run": 1,
         "last.to.run": 1,
+    }
+    first, last = listed(client, "work")[-1], listed(client, "work")[0]
+    client.rpush("work", *[first] * SAMPLED)
+    client.lpush("work", *[last] * SAMPLED)
+    longer = only(look())
+    assert (longer.depth, longer.looked_at) == (3 * SAMPLED, SAMPLED)
+    assert {of.task: of.count for of in longer.tasks} == {
+        "first.to.run": SAMPLED // 2,
+        "last.to.run": SAMPLED // 2,
     }
 
 
@@ -166,12 +180,30 @@ def test_what_comes_in_and_what_goes_out_are_told_apart(client: "redis.Redis", s
     assert queue.out_per_s * queue.rate_span_s == pytest.approx(30)
 
 
+def test_two_reads_say_when_a_queue_is_empty_where_no_monitor_has_looked(
+    client: "redis.Redis", send: Send
+) -> None:
+    for n in range(50):
+        send("report", "work", n)
+    node = NodeState("w@here", frozenset(), frozenset({"work"}))
+    looks = QueueLooks(("work",), lambda: ({"w@here": node}, 1), no_history)
+    store = Store(client, KeySpace())
+    looks.look(store, Asked(), no_progress)
+    client.rpop("work", 30)
+    queue = only(looks.look(store, Asked(), no_progress))
+    assert (queue.depth, queue.drain, queue.change_per_s) == (20, "falling", None)
+    assert queue.out_per_s
+    assert queue.drain_s == pytest.approx(20 / queue.out_per_s)
+
+
 def test_of_a_queue_that_was_emptied_meanwhile_no_rate_is_made_up(
     client: "redis.Redis", send: Send
 ) -> None:
-    send("report", "work")
     looks = QueueLooks(("work",), nobody, no_history)
     store = Store(client, KeySpace())
+    empty = only(looks.look(store, Asked(), no_progress))
+    assert (empty.drain, empty.in_per_s, empty.out_per_s) == ("empty", None, None)
+    send("report", "work")
     looks.look(store, Asked(), no_progress)
     client.rpop("work")
     send("report", "work")
@@ -207,14 +239,30 @@ def test_what_holds_a_queue_back_is_named(client: "redis.Redis", send: Send) -> 
         ("no node that answers consumes it",),
     )
     node = NodeState(
-        "w@here", frozenset(), frozenset({"work"}), rate_limits={"slow.task": "10/m"}, pool_size=4
+        "w@here", frozenset(), frozenset({"work"}), rate_limits={"slow.task": "10/m"}, pool_size=2
     )
-    limited = only(
-        QueueLooks(("work",), lambda: ({"w@here": node}, 1), no_history).look(
-            store, Asked(), no_progress
-        )
-    )
+    looks = QueueLooks(("work",), lambda: ({"w@here": node}, 1), no_history)
+    limited = only(looks.look(store, Asked(), no_progress))
     assert limited.limits == ("slow.task has a rate limit: 10/m on 1 node",)
+    tasks = [RunningTask(one, "slow.task", None, acknowledged=True) for one in ("1", "2")]
+    busy = replace(node, running=tuple(tasks))
+    looks = QueueLooks(
+        ("work",), lambda: ({"w@here": busy}, 1), lambda at, _: {"work": (at - 100, 0)}
+    )
+    growing = only(looks.look(store, Asked(), no_progress))
+    assert growing.limits == (
+        "more messages come in than go out",
+        "slow.task has a rate limit: 10/m on 1 node",
+        "all 2 processes of its 1 consumer are busy",
+    )
+
+
+def test_a_node_that_does_not_answer_is_not_passed_over(client: "redis.Redis", send: Send) -> None:
+    send("report", "work")
+    view = QueueLooks(("work",), lambda: ({}, None), no_history).look(
+        Store(client, KeySpace()), Asked(), no_progress
+    )
+    assert view.unknown == ("consumers: a node did not answer; it may consume queues too",)
 
 
 def test_queues_that_no_one_named_are_found_also_under_a_prefix(

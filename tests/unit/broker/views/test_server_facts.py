@@ -1,6 +1,7 @@
 """`inv broker` agrees with redis-py about servers in different states."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,23 +78,26 @@ def test_what_fills_the_memory_is_reported_by_kind(
             for n in range(1000):
                 app.backend.store_result(f"id-{n}", "x" * 2000, "SUCCESS")
         client.lpush("abc.reply.celery.pidbox", "{}")
+        client.set("celery-taskset-meta-g1", "x" * 2000, ex=3600)
+        before = {key: client.dump(key) for key in client.scan_iter()}
         found = facts(server, "low")["memory_by_kind"]
+        assert {key: client.dump(key) for key in client.scan_iter()} == before
         kinds = found.value["kinds"]
         exactly = client.memory_usage("low", samples=0) + client.memory_usage(
             "nobody-named-it\x06\x169", samples=0
         )
         assert kinds["queues"]["bytes"] == pytest.approx(exactly, rel=0.3)
         assert (kinds["queues"]["keys"], kinds["replies"]["keys"]) == (2, 1)
-        results = sum(client.memory_usage(key) for key in client.scan_iter("celery-task-meta-*"))
+        results = sum(client.memory_usage(key) for key in client.scan_iter("celery-task*-meta-*"))
         assert kinds["results"]["bytes"] == pytest.approx(results, rel=0.05)
-        assert kinds["results"]["keys"] == 1000
+        assert kinds["results"]["keys"] == 1001
         assert found.text.startswith("this db, estimated: 1,0")
         assert found.text.endswith(
             f"Redis itself: {found.value['elsewhere_bytes'] / 1024**2:,.1f} MiB"
         )
         assert found.means == "mostly results: they expire (result_expires)"
         client.persist("celery-task-meta-id-1")
-        for key in client.scan_iter("celery-task-meta-*"):
+        for key in client.scan_iter("celery-task*-meta-*"):
             client.persist(key)
         assert "some of which never expire" in facts(server, "low")["memory_by_kind"].means
         monkeypatch.setattr(memory, "_SCANNED_S", 0)
@@ -209,3 +213,26 @@ def test_what_the_user_may_not_ask_is_not_known_and_the_rest_is_reported(start: 
         seen = facts(server, "low", user="viewer:pw@")
         assert not any(fact.unknown for fact in seen.values())
         assert seen["snapshots"].value["configured"] is None
+
+
+def test_the_rights_on_the_pages_are_enough_and_those_for_the_views_may_be_omitted(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, docs = start(), Path(__file__).parents[4] / "docs"
+    acl = (docs / "queues.md").read_text().partition(" resetchannels &/")[2]
+    rights = re.findall(r"\+\S+", acl.partition("\n\n")[0])
+    page = (docs / "views.md").read_text().partition("these views use ")[2]
+    more = re.findall(r"`(\+\S+)`", page.partition(";")[0])
+    assert len(more) == 4
+    monkeypatch.setattr(memory, "_SCANNED_S", 0)
+    with plain(server) as client:
+        client.lpush("low", "x")
+        for n in range(2000):
+            client.set(f"celery-task-meta-{n}", "x")
+        for omitted in ("", *more):
+            allowed = {*rights, *more} - {omitted}
+            client.execute_command("ACL SETUSER viewer reset on >pw ~*", *allowed)
+            seen = facts(server, "low", user="viewer:pw@")
+            unknown = [name for name, fact in seen.items() if fact.unknown]
+            wanted = [] if omitted in ("", "+config|get") else ["memory_by_kind"]
+            assert unknown == wanted, omitted
