@@ -375,6 +375,16 @@ def test_a_host_is_asked_whether_each_user_that_a_file_names_exists(
     assert f" 644 '' {judged}\n" in written
 
 
+def test_where_logrotate_is_missing_its_file_is_not_put_in_place(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # it is in /usr/sbin
+    content = b"/var/log/a {\n  weekly\n}\n"
+    answer = make(WriteFile(str(path), content, 0o644, "absent", check="logrotate"))
+    assert (answer.code, names(path.parent)) == (1, [])
+    assert "logrotate is not installed on this host" in answer.err
+
+
 def test_a_user_that_does_not_exist_is_reported_and_the_file_is_not_put_in_place(
     path: Path,
 ) -> None:

@@ -16,6 +16,7 @@ from runbooks.hosts.transport import LocalTransport
 from runbooks.logs import files
 from runbooks.logs.files import LogFile
 from runbooks.logs.tail import when
+from runbooks.logs.times import hosts_zone
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
 
@@ -124,6 +125,27 @@ def test_where_the_host_says_its_zone_lines_before_and_after_a_change_of_the_clo
     times = [PUT_BACK - 86400 * 200, PUT_BACK - 86400, PUT_BACK + 86400]
     write(tmp_path / "log", *(stamp(at, BERLIN) for at in times), changed_at=times[-1] + behind_s)
     assert [line.at for line in all_older(opened(tmp_path / "log"))] == times
+
+
+def test_of_another_zone_than_the_hosts_lines_before_a_change_of_the_clock_are_an_hour_off(
+    tmp_path: Path,
+) -> None:
+    times = [PUT_BACK - 86400, PUT_BACK + 86400]
+    write(tmp_path / "log", *(stamp(at, BERLIN) for at in times), changed_at=times[-1] + 0.01)
+    assert [line.at for line in all_older(opened(tmp_path / "log"))] == [times[0] + 3600, times[1]]
+
+
+def test_a_host_says_its_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As this machine has it: a link, or on Debian also a file."""
+    monkeypatch.delenv("TZ", raising=False)
+    link, name = Path("/etc/localtime"), Path("/etc/timezone")
+    said, *_ = ask(LogFile("web1", str(tmp_path / "log")).ask_start()).out.decode().splitlines()
+    if link.is_symlink():
+        assert said.endswith(f" {link.readlink()}")
+    elif name.exists():
+        assert said.endswith(f" {name.read_text().strip()}")
+    assert hosts_zone("+0100 /usr/share/zoneinfo/Europe/Berlin") == BERLIN
+    assert hosts_zone("+0100 Europe/Berlin") == BERLIN
 
 
 def test_a_zone_that_is_not_known_here_counts_as_its_offset(
@@ -338,7 +360,7 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path) -> None:
     log = opened(path)
     path.write_bytes(b"x" * (3 * files.STEP_BYTES) + b"\nlast\n")
     lines = all_newer(log)
-    assert (len(lines[0]), lines[1]) == (files.LINE_BYTES, "last")
+    assert (len(lines[0]), lines[1]) == (64 * 2**10, "last")
 
 
 def test_a_line_in_latin_1_is_shown_and_found_as_what_it_says(tmp_path: Path) -> None:
@@ -360,4 +382,6 @@ def test_what_is_looked_for_is_what_is_shown_and_a_password_is_neither(tmp_path:
     assert texts(all_older(log, lambda text: "redis" in text)) == [
         "Connected to redis://********@h:1/0"
     ]
+    write(tmp_path / "bell", "a \x1b[2J b")
+    assert len(all_older(opened(tmp_path / "bell"), lambda text: "\x1b[2J" in text)) == 1
     assert all_older(opened(tmp_path / "log"), lambda text: "hunter2" in text) == []

@@ -16,7 +16,7 @@ from runbooks.core.model import LogLine
 from runbooks.hosts.transport import Completed, LocalTransport, Shell
 from runbooks.logs import tail
 from runbooks.logs.files import STEP_BYTES
-from runbooks.logs.tail import Asked, HostLogs, follow, logs_of
+from runbooks.logs.tail import UNDATED, Asked, HostLogs, follow, logs_of
 from tests.unit.fleets import make_host
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
@@ -220,6 +220,33 @@ def test_a_host_that_floods_is_asked_for_no_more_than_is_taken(fleet: Fleet) -> 
         assert words(next(lines))[0] == f"n={len(taken)}"
     finally:
         lines.close()  # type: ignore[attr-defined]
+
+
+def test_a_line_that_arrives_late_is_shown_when_it_arrives(fleet: Fleet) -> None:
+    shown, end = following(fleet, Asked(bool, 20))
+    try:
+        fleet.write("web1", line(5, "in time"))
+        wait_until(lambda: words(shown) == ["in time"], "the first")
+        fleet.write("web2", line(1, "late"))
+        wait_until(lambda: words(shown) == ["in time", "late"], "the late one")
+    finally:
+        end()
+
+
+def test_of_a_file_without_any_time_that_is_said_where_a_time_is_asked_for(fleet: Fleet) -> None:
+    fleet.write("web1", "a", "b")
+    (one, _) = fleet.logs(Asked(bool, None, NOON))
+    (said,) = one.start()
+    assert said.text == UNDATED
+    (other, _) = fleet.logs(Asked(bool, 5))
+    assert other.start() == []
+
+
+def test_a_pattern_selects_the_files_that_have_a_workers_name_as_a_word_in_theirs() -> None:
+    files = ("high.log", "high-1.log", "worker_high.log", "celery.high.log", "beat.log")
+    host = make_host(logs=tuple(f"/var/log/{name}" for name in files))
+    for chosen, names in {"high": ["high.log", "celery.high.log"], "beat": ["beat.log"]}.items():
+        assert [log.name for log in logs_of(host, frozenset({("web1", chosen)}))] == names
 
 
 def test_a_host_has_a_journal_only_where_systemd_runs_services() -> None:

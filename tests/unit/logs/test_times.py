@@ -94,6 +94,14 @@ def test_a_time_in_a_message_is_not_the_time_of_its_line() -> None:
     assert read("printed", "the order of 2026-11-21 12:00:00", "is late") == [None, None, None]
 
 
+def test_at_most_six_words_stand_before_the_time_of_a_line() -> None:
+    stamp = "2026-11-21 12:00:00,000"
+    assert read(*[f"{'word ' * 6}{stamp} a"] * 2) == [NOON] * 2
+    assert read(*[f"{'word ' * 7}{stamp} a"] * 2) == [None] * 2
+    behind = f'{{"message": "there is no route to the printer at all", "asctime": "{stamp}"}}'
+    assert read(behind, behind) == [None] * 2
+
+
 def test_dates_that_are_on_no_calendar_are_not_times() -> None:
     assert read("x: 2026-13-45 10:00:00 a", "x: 2026-13-46 10:00:00 b") == [None, None]
 

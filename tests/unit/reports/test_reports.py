@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -249,6 +250,24 @@ def test_json_is_one_document_on_standard_output(capsys: pytest.CaptureFixture[s
 def test_a_log_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     ConsoleReporter().log([LogLine(None, "web1", "high", "\x1b[2J\x9b31mred")])
     assert capsys.readouterr().out.endswith("web1 high  \\x1b[2J\\x9b31mred\n")
+
+
+def test_a_line_of_a_log_has_the_operators_time_and_its_host_has_a_colour(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        hosts = ("web1", "web2", "web1")
+        ConsoleReporter().log([LogLine(1_795_264_634.76, host, "high", "a") for host in hosts])
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == third == "\x1b[36m11-21 13:37:14.760 web1 high  a\x1b[0m"
+    assert second == "\x1b[35m11-21 13:37:14.760 web2 high  a\x1b[0m"
 
 
 def test_a_brief_log_is_cut_to_the_terminal_and_whole_where_another_program_reads_it(
