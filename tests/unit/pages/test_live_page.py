@@ -80,6 +80,14 @@ def test_the_policy_allows_the_style_sheet_of_the_page_and_nothing_else(
     assert "style=" not in page
 
 
+def test_nothing_can_be_sent_to_the_page(shown: Site, port: int) -> None:
+    for method in ("POST", "PUT", "DELETE"):
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        client.request(method, "/", b"x")
+        assert client.getresponse().status == HTTPStatus.NOT_IMPLEMENTED
+        client.close()
+
+
 def test_a_look_can_be_stayed_with(shown: Site, port: int) -> None:
     _, headers, page = get(port, "/still")
     assert "Refresh" not in headers

@@ -9,6 +9,7 @@ from markupsafe import escape
 from runbooks.core.model import Crossing, LogLine
 from runbooks.core.outside import on_one_line
 from runbooks.core.redaction import keep_secret
+from runbooks.diagnosis.codes import catalogue
 from runbooks.engine.journal import Journal, Where, find_run
 from runbooks.pages.render import Pages
 from runbooks.pages.run_facts import Around, Facts, facts
@@ -62,9 +63,13 @@ def test_a_run_is_reported_with_what_was_wrong_what_was_done_and_how_to_take_it_
         "set TIMEOUT in /etc/shop.env",
         ("web1", "web2"),
     )
+    assert [sum(one.fates.values()) for one in known.taken] == [9, 1]
+    assert set(known.taken[0].fates) == {"in the archive"}
+    assert (known.charts[0].queue, known.charts[0].most) == ("low_q", 5000), "the monitor's looks"
     kinds = [event.kind for event in known.events]
     assert (kinds.count("monitor"), kinds.count("log")) == (2, 1)
     assert sorted(event.at for event in known.events) == [event.at for event in known.events]
+    assert catalogue()["worker.not_running"].meaning[:40] in pages(known)[0].replace("&#39;", "'")
     for page in pages(known):
         for text in (
             "5,000 messages wait in low", "start its workers", "LLEN", "hosts answer", "not known",
