@@ -134,6 +134,8 @@ def test_the_url_comes_from_a_variable_and_each_view_takes_it(url: str, tmp_path
     assert (watched.code, "CROSSED queue.no_consumer mails" in watched.out) == (1, True), (
         watched.out + watched.err
     )
+    refused = inv("monitor", *by, cwd=tmp_path, SHOPS_BROKER=url.replace(PASSWORD, "wrong"))
+    assert (refused.code, " CROSSED broker." in refused.out) == (1, True), refused.out
     unset = inv("diagnose", *by, cwd=tmp_path)
     assert (unset.code, "the environment variable SHOPS_BROKER is not set" in unset.err) == (
         5,

@@ -133,6 +133,7 @@ def test_rates_and_since_when_are_known_from_earlier_looks(healthy: World) -> No
     park(healthy, 11)
     inventory = ("--inventory", healthy.inventory(PARKED, LIMIT))
     assert healthy.inv("monitor", *inventory).code == 1
+    assert re.fullmatch(r"printer_inventory-.*127\.0\.0\.1.*", folder_of(healthy).name)
     with closing(sqlite3.connect(folder_of(healthy) / "history.db")) as db, db:
         db.execute("UPDATE depths SET at = at - 1800, depth = depth + 10")
         db.execute("UPDATE crossings SET since_at = 1750000000")
@@ -191,6 +192,18 @@ def test_two_monitors_never_look_at_once(healthy: World) -> None:
         os.close(descriptor)
     assert (done.code, done.out) == (8, "")
     assert "another monitor of this fleet is running" in done.err
+
+
+def test_only_to_know_beats_silence_is_a_host_contacted(healthy: World) -> None:
+    away = (
+        "ansible_connection: local",
+        f"ansible_host: 127.0.0.1\n          ansible_port: {free_port()}",
+    )
+    asked = healthy.inv("monitor", "--inventory", healthy.inventory(away))
+    assert (asked.code, "CROSSED host.unreachable" in asked.out) == (4, True), asked.out
+    silence = ("          beat_silence: 10m\n", "")
+    unasked = healthy.inv("monitor", "--inventory", healthy.inventory(away, silence))
+    assert (unasked.code, len(states(unasked))) == (0, 3), unasked.out + unasked.err
 
 
 def test_a_broker_that_is_away_is_a_crossing_and_nothing_else_has_recovered(healthy: World) -> None:
@@ -279,6 +292,7 @@ def listening(world: World, *arguments: str) -> Iterator[tuple["subprocess.Popen
         assert process.stdout.readline() == "printer_inventory, inventory.yaml\n"
         found = re.match(r"metrics at (\S+), a look every 1 s", process.stdout.readline())
         assert found
+        assert found[1].startswith("http://127.0.0.1:")
         yield process, found[1]
     finally:
         process.kill()

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from celery.beat import Scheduler
 from msgspec.structs import replace
 
 from runbooks.core.application import Crontab, KeptEntry, KeptSchedule, Lock, ScheduleEntry
@@ -100,6 +101,10 @@ def test_a_scheduler_without_a_file_and_without_entries_is_not_said_to_have_sent
     assert codes() == []
     assert codes(error="OperationalError: no such table") == ["beat.untold"]
     assert codes(kind="file", error="it is not there") == ["beat.silent"]
+
+
+def test_beat_writes_its_file_every_three_minutes_at_most() -> None:
+    assert Scheduler.sync_every == 180
 
 
 def test_a_file_that_is_written_only_when_beat_ends_says_nothing_of_what_it_sends() -> None:

@@ -5,6 +5,7 @@ from msgspec.structs import replace
 from runbooks.core.model import Finding, OtherRun, ServiceState, Severity, Snapshot
 from runbooks.core.settings import Worker
 from runbooks.diagnosis.judge import judge, watch
+from runbooks.monitoring.look import unsure
 from tests.unit.fleets import (
     NOW,
     make_broker,
@@ -74,3 +75,9 @@ def test_what_a_run_has_set_aside_is_its_work_while_it_goes_on() -> None:
     (left,) = [one for one in watch(FLEET, snapshot) if one.code == "queue.aside"]
     assert left.severity is Severity.WARNING
     assert watch(FLEET, replace(snapshot, other_run=RESTARTING)) == ()
+
+
+def test_what_a_run_may_have_caused_may_still_hold_while_it_goes_on() -> None:
+    alone, beside = unsure(both_down(None)), unsure(both_down(RESTARTING))
+    for code in ("worker.not_answering", "queue.no_consumer"):
+        assert (alone(code, "high@web1"), beside(code, "high@web1")) == (False, True)

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from supervisor.datatypes import RestartUnconditionally
 from supervisor.options import ServerOptions
 
 from runbooks.core.errors import RenderError
 from runbooks.core.fleet import mark_of
 from runbooks.core.operator import user_name
-from runbooks.core.settings import CronEntry, Worker
+from runbooks.core.settings import CronEntry, MonitorSettings, Worker
 from runbooks.diagnosis.wanted_files import (
     cron_files,
     logrotate_files,
@@ -330,11 +331,25 @@ def test_the_logs_of_a_host_are_rotated_as_their_owner() -> None:
     lines = content.decode().splitlines()
     assert lines[0].startswith(mark_of("shop"))
     assert lines[3:6] == ['"/var/log/my shop/a.log"', '"/var/log/b.log"', "{"]
-    assert "    su deploy www-data" in lines
+    ways = ("su deploy www-data", "daily", "rotate 14", "compress", "copytruncate")
+    assert {f"    {way}" for way in ways} <= set(lines)
     assert content.endswith(b"}\n")
     host = make_host(user="deploy", logs=("/var/log/b.log",))
     ((_, content),) = logrotate_files(make_fleet(host), SHIPPED)["web1"].items()
     assert b"    su deploy deploy\n" in content
+
+
+@pytest.mark.parametrize(("user", "rotated"), [(None, True), ("deploy", True), ("ops", False)])
+def test_the_monitors_log_is_rotated_where_the_applications_user_writes_it(
+    user: str | None, rotated: bool
+) -> None:
+    monitor = MonitorSettings(host="web1", inventory="/i", log="/var/log/m.log", user=user)
+    fleet = make_fleet(make_host(user="deploy", logs=("/var/log/a.log",)), monitor=monitor)
+    fleet = replace(fleet, monitor_host="web1")
+    (content,) = logrotate_files(fleet, SHIPPED)["web1"].values()
+    assert (b"/var/log/m.log" in content) is rotated
+    (cron,) = cron_files(fleet, SHIPPED)["web1"].values()
+    assert f"0 */6 * * * {user or 'deploy'} ".encode() in cron
 
 
 def test_a_host_without_cron_entries_or_logs_gets_no_file_for_them() -> None:
