@@ -374,9 +374,7 @@ class Thresholds(Limits):
     """The limits of all queues, those of single queues, and those that concern no queue."""
 
     unacked_age: Duration = 3600.0
-    """How long a fetched message may stay unacknowledged; by default as long as Celery waits before
-    it delivers the message again.
-    """
+    """How long a fetched message may stay unacknowledged."""
     beat_silence: Annotated[Duration, Field(ge=BEAT_WRITES_EVERY_S)] | None = None
     """How long beat may send nothing; by default not checked."""
     runtime: Duration = 600.0

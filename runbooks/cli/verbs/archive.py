@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.core.reporter import Reporter
 
-_RUN = "the id of the run, the beginning of its id, or `last`: the newest with an archive"
+_RUN = "the id of a run, the beginning of its id, or `last`: the newest run with an archive"
 
 
 @verb(hosts=False, collection="archive")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 APP = "the application, as for `celery -A`, if the inventory has several"
 APP_ALONE = (
-    f"{APP}; if the inventory does not have it: the application in this folder, with its workers on"
-    " this machine"
+    "the application, as for `celery -A`: one of the inventory, or else the one in this folder, with"
+    " its workers on this machine"
 )
 PYTHON = (
     "with -A: the Python that runs it (default: the active virtual environment's, else that of its"
@@ -74,9 +74,16 @@ def surveyed(flags: "Flags", known: "Fleet | None" = None) -> "list[Surveyed]":
     """
     from msgspec.structs import replace
 
+    from runbooks.core.command import Command
+    from runbooks.core.errors import UsageError
     from runbooks.engine.survey import survey
 
     if known:
+        if not known.hosts:
+            raise UsageError(
+                "no host of the inventory has the application, so no host can be checked",
+                f"name its broker: {Command('adopt', '--broker', 'URL')}",
+            )
         reached = {host.name: _reached(host.variables) for host in known.hosts}
         places = {
             host.name: host.settings.directory for host in known.hosts if host.settings.directory

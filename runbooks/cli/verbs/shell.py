@@ -1,6 +1,14 @@
 """The verb for the operator's own shell."""
 
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import TYPE_CHECKING
+
 from runbooks.cli.verbs.common import Flags, run_verb, verb
+
+if TYPE_CHECKING:
+    from runbooks.core.reporter import Reporter
 
 PROGRAM = "celery-runbooks"
 SHELLS = ("bash", "fish", "zsh")
@@ -13,12 +21,16 @@ def completion(flags: Flags, shell: str) -> None:
 
     from runbooks.core.errors import ExitCode, UsageError
 
-    def body(_: object) -> ExitCode:
+    def body(reporter: "Reporter") -> ExitCode:
         if shell not in SHELLS:
             raise UsageError(
                 f"there is no completion for {shell!r}", f"name one of {', '.join(SHELLS)}"
             )
-        print_completion_script(shell, [PROGRAM])
+        script = StringIO()
+        with redirect_stdout(script if flags.json else sys.stdout):
+            print_completion_script(shell, [PROGRAM])
+        if flags.json:
+            reporter.message(*script.getvalue().split("\n"))
         return ExitCode.OK
 
     run_verb(flags, body)

@@ -1,6 +1,7 @@
 """Flags that cannot mean anything are refused before anything is checked."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,44 @@ def test_an_inventory_here_comes_before_what_ansible_would_use(
     assert first_line() == f"shop, {tmp_path}/ansibles.yaml"
     (tmp_path / "fleets/inventory.yaml").write_text(INVENTORY)
     assert first_line() == f"shop, {tmp_path}/fleets/inventory.yaml"
+
+
+def test_a_fleet_without_hosts_is_adopted_by_its_broker_alone(tmp_path: Path) -> None:
+    (tmp_path / "inventory.yaml").write_text(
+        "all: {hosts: {here: }, vars: {celery_app: shop, celery_broker_url: 'redis://127.0.0.1:1/0',"
+        " celery_nodes: ['w@*'], celery_queues: [work]}}"
+    )
+    done = subprocess.run(
+        [sys.executable, str(CHECKOUT / "tasks.py"), "adopt"], cwd=tmp_path,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr == (
+        "no host of the inventory has the application, so no host can be checked\n"
+        "→ name its broker: `inv adopt --broker URL`\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "folder"),
+    [
+        (("--state-dir", "{0}/named"), "runbooks_state_directory: {0}/written", "named"),
+        ((), "runbooks_state_directory: {0}/written", "written"),
+        ((), "shop: 1", "state/celery-runbooks"),
+    ],
+)
+def test_records_are_where_the_flag_or_the_inventory_says_or_in_the_users_state_folder(
+    flag: tuple[str, ...], variable: str, folder: str, tmp_path: Path
+) -> None:
+    variables = f"vars: {{{variable.format(tmp_path)}, "
+    (tmp_path / "inventory.yaml").write_text(INVENTORY.replace("vars: {", variables))
+    words = [word.format(tmp_path) for word in flag]
+    done = subprocess.run(
+        [sys.executable, str(CHECKOUT / "tasks.py"), "runs", *words], cwd=tmp_path,
+        env=os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[0] == f"records in {tmp_path / folder}"
 
 
 def test_a_certificate_that_is_not_checked_is_reported(tmp_path: Path) -> None:

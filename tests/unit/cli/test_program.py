@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 from invoke.collection import Collection
 
+from lab.verb_help import verbs_by_purpose
 from runbooks.cli import verbs
 from runbooks.cli.overview import GROUPS
 
@@ -164,12 +165,25 @@ def test_the_program_alone_shows_the_verbs_by_purpose_and_no_option_of_invokes(l
     assert "--prompt-for-sudo-password" not in done.stdout
 
 
+SAID = {
+    verb.name: (verb.purpose, *(flag.meaning for flag in verb.flags if flag.typed[0] == "-"))
+    for _, listed in verbs_by_purpose()
+    for verb in listed
+}
+
+
 @pytest.mark.parametrize("verb", ["sandbox", "fleet", "test", "docs", *sorted(named_in(verbs))])
 def test_h_behind_a_verb_is_help_and_nothing_else(verb: str) -> None:
-    """`-h` was `--healthy` for the sandbox, and put it up."""
+    """`-h` was `--healthy` for the sandbox, and put it up.
+
+    What the reference says of a verb and its flags is there, too.
+    """
     done = inv(verb, "-h")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"Usage: inv {verb} " in done.stdout
+    words = "".join(done.stdout.split())
+    for text in SAID.get(verb, ()):
+        assert "".join(text.split()) in words
 
 
 @pytest.mark.parametrize("line", ["show x --state-dir {0}", "show", "--frobnicate"])
