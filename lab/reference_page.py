@@ -111,7 +111,11 @@ def _default(field: _Schema, *, required: bool) -> str:
 def _json() -> Iterator[str]:
     described = schema()
     yield "## JSON\n"
-    yield "`--json` prints one document. A verb writes those of these keys that apply to it;"
+    yield (
+        "`--json` prints one document; with `--watch`, and for several applications, one in each"
+        " line."
+    )
+    yield "A verb writes those of these keys that apply to it;"
     yield "[`output.schema.json`](output.schema.json) is its JSON Schema.\n"
     yield from _keys(described)
     for name, record in sorted(described["$defs"].items()):

@@ -50,7 +50,11 @@ def sentences(page: str) -> list[str]:
     """The sentences of a page that need a check, each as a reader sees it; a row of a table is one."""
     text = (CHECKOUT / page).read_text()
     if page == "docs/reference.md":
-        text = text.partition("## JSON")[0]  # the tables after it are compared with all output
+        # The tables from there on are the schema of the output, with which each document is
+        # compared: of every verb by tests/unit/cli/test_json.py::
+        # test_the_json_of_every_verb_is_one_document_as_the_schema_has_it, of fleets with workers
+        # by all tests in tests/sandbox and tests/fleet that read one (`Done.json` in lab/world.py).
+        text = text.partition("| key | type | meaning |")[0]
     html = markdown.markdown(text, extensions=["tables", "fenced_code"], output_format="xhtml")
     tree = ElementTree.fromstring(f"<page>{html}</page>")
     return [

@@ -81,6 +81,7 @@ def test_one_command_names_what_is_wrong_with_a_fleet_that_no_inventory_describe
     assert "4 messages wait in mails and no node consumes it; did you mean &#39;mail&#39;?" in page
     assert "w@here" in page
     assert PASSWORD not in page
+    assert not re.search(r"<script|<link|<img|<iframe|src=|url\(|@import", page), "self-contained"
     assert done.code == 1, done.err
     assert "/3, no inventory: checked 1 worker, 3 queues" in text
     assert "4 messages wait in mails and no node consumes it; did you mean 'mail'?" in text
@@ -163,11 +164,8 @@ def test_the_live_page_works_with_the_broker_alone(url: str, tmp_path: Path) -> 
     )
     try:
         assert process.stdout
-        found = next(
-            filter(
-                None, (re.search(r"a page for browsers at (\S+)", line) for line in process.stdout)
-            )
-        )
+        at = r"a look every 1 min; a page for browsers at (\S+)"
+        found = next(filter(None, (re.search(at, line) for line in process.stdout)))
         assert any(" CROSSED queue.no_consumer mails " in line for line in process.stdout)
         until(lambda: "mails" in read(found[1]))
         page = read(found[1])
@@ -328,3 +326,13 @@ def test_the_inventory_of_a_broker_alone_has_no_finding_where_all_is_well(
     assert (planned.code, "Nothing to change." in planned.out) == (0, True), (
         planned.out + planned.err
     )
+    secret = tmp_path / "broker.secret"
+    kept = ("adopt", "--broker", "env:CELERY_BROKER_URL", "--secrets-file", secret.name)
+    adopted = inv(*kept, cwd=tmp_path, CELERY_BROKER_URL=url)
+    assert (adopted.code, secret.stat().st_mode & 0o777) == (0, 0o600), adopted.out + adopted.err
+    assert secret.read_text().strip() == url
+    (tmp_path / "inventory.yaml").write_text(adopted.out)
+    looked = inv("diagnose", "--json", cwd=tmp_path)
+    assert (looked.code, looked.json["findings"]) == (0, []), looked.out + looked.err
+    again = inv(*kept, cwd=tmp_path, CELERY_BROKER_URL=url)
+    assert (again.code, secret.name in again.err) == (5, True), again.out + again.err

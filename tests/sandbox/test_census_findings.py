@@ -3,6 +3,7 @@ nothing is harmed.
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -259,6 +260,16 @@ def test_the_inventory_that_is_made_of_what_runs_has_no_finding_and_no_plan(plac
     ):
         assert line in adopted.out
     assert "celery_cron" not in adopted.out, "files of this tool's own are not read for it"
+    assert re.search(r"celery_python: \S+  # the Python of pid ", adopted.out), adopted.out
+    active = place.path / "active/bin/python"
+    active.parent.mkdir(parents=True)
+    active.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    active.chmod(0o755)
+    with without_inventory(place), place.world.variables(VIRTUAL_ENV=str(active.parents[1])):
+        chosen = place.inv("adopt").out
+        named = place.inv("adopt", "--python", sys.executable).out
+    assert f"celery_python: {active}  # the active virtual environment" in chosen, chosen
+    assert f"celery_python: {sys.executable}  # --python" in named, named
     (place.path / "adopted.yaml").write_text(adopted.out)
     looked = place.inv("diagnose", "--json", "--inventory", "adopted.yaml")
     assert (looked.code, looked.json["findings"]) == (0, [])

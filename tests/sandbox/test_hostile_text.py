@@ -6,12 +6,14 @@ import json
 import shlex
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 import pytest
 
 from runbooks.core.outside import on_one_line
 from tests.sandbox.conftest import World, make_world
+from tests.sandbox.test_remediate import files, redis_keys
 from tests.unit.monitoring.test_notify import http_receiver
 
 FORGED = "ok     FORGED: everything is fine"
@@ -105,11 +107,19 @@ def shown(world: World, *arguments: str) -> str:
     return printed
 
 
+def unchanged(world: World) -> Any:
+    """What no look changes: the keys of the broker, the files, and which processes run."""
+    keys = redis_keys(world)
+    keys.pop(b"_kombu.binding_deadlines", None)  # a node that has just started renews its own
+    pids = {path.name: path.read_text() for path in (world.root / "app/run").glob("*.pid")}
+    return keys, files(world, besides=("state",)), pids
+
+
 def both(world: World, *arguments: str) -> str:
     """As text, and as JSON for a strict reader; returns the text."""
     text = shown(world, *arguments)
     document = world.inv(*arguments, "--json")
-    msgspec.json.decode(document.out)
+    assert msgspec.json.decode(document.out) == document.json
     for line in document.err.split("\n"):
         assert_shown(line)
     return text
@@ -120,11 +130,14 @@ def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
     world: World, look: Callable[..., str]
 ) -> None:
     """A thorough look asks for JSON everywhere, the other one once for each kind of document."""
+    before = unchanged(world)
     reported = both(world, "diagnose")
     assert r"\x1b[2J" in reported
     assert "[bold red]x[/] :key: `inv undo last`" in reported
-    for verb in ("hosts", "verify", "render", "monitor", "runs"):
+    for verb in ("hosts", "verify", "render", "monitor", "runs", "workers", "tasks", "schedule"):
         look(world, verb)
+    for view in (["workers", "worker_high@sandbox"], ["task", "no-such-id"]):
+        look(world, *view)
     both(world, "monitor", "--history")
     for view in (["queues"], ["queues", LETTERS], ["queues", "parked"], ["broker"]):
         look(world, *view)
@@ -137,6 +150,7 @@ def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
     look(world, "monitor", "--textfile", str(textfile))
     for line in textfile.read_text().split("\n"):
         assert_shown(line)
+    assert unchanged(world) == before, "these verbs only look"
     parked = ("--queue", "parked", "--task", "*")
     assert r"\nok     FORGED" in both(world, "clean-queues", "--dry-run", *parked)
     look(world, "clean-queues", "--yes", *parked)

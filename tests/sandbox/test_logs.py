@@ -5,6 +5,7 @@ import logging
 import logging.handlers
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -29,6 +30,12 @@ def test_the_logs_of_all_services_are_one_in_the_order_of_time(healthy: World) -
         assert shown == written[-len(shown) :] or shown == written[-len(shown) - 1 : -1], (
             "each as it is, in its own order"
         )
+    last = Counter(line["log"] for line in healthy.inv("tail-logs", "--json").json["logs"])
+    assert (
+        last["worker_high.log"]
+        == 20
+        < len([one for one in lines if one["log"] == "worker_high.log"])
+    )
     assert healthy.inv("tail-logs", "--since", "2100-01-01", "--json").json["logs"] == []
 
 
@@ -137,7 +144,7 @@ def test_the_files_of_a_host_are_shown_as_they_would_be_installed(healthy: World
             assert file["content"] == there.read()
     (only,) = healthy.inv("render", "--json", "--only", "celery-worker@*high*").json["files"]
     assert only["path"].endswith("/celery-worker@worker_high.service")
-    assert "ExecStart=" in healthy.inv("render", "--only", "*.service").out
+    assert "ExecStart=" in healthy.inv("render", "--only", "*/system/celery-beat.service").out
 
 
 def test_files_are_shown_while_neither_the_broker_nor_a_host_is_there(world: World) -> None:

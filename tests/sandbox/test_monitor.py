@@ -147,6 +147,10 @@ def test_rates_and_since_when_are_known_from_earlier_looks(healthy: World) -> No
     assert "parked  11 now, 11 to 21 in 2 looks" in drawn.out
     assert re.search("█+▅$", drawn.out, re.M)
     assert re.search(r"2025-06-15T15:06:40Z +queue.depth +parked", drawn.out)
+    recent = healthy.inv("monitor", "--history", "--queue", "parked", "--since", "10m", *inventory)
+    assert "parked  11 now, 11 to 11 in 1 look" in recent.out, recent.out
+    with closing(sqlite3.connect(folder_of(healthy) / "history.db")) as db, db:
+        db.execute("INSERT INTO depths SELECT queue, at - 86400, 99 FROM depths")
     document = healthy.inv("monitor", "--history", "--json", *inventory).json
     assert [
         point["depth"]
@@ -158,6 +162,12 @@ def test_rates_and_since_when_are_known_from_earlier_looks(healthy: World) -> No
         11,
     ]
     assert "high_priority" not in drawn.out
+    keep = ("        celery_monitor:\n", "        celery_monitor:\n          keep: 12h\n")
+    assert healthy.inv("monitor", "--inventory", healthy.inventory(PARKED, LIMIT, keep)).code == 1
+    with closing(sqlite3.connect(folder_of(healthy) / "history.db")) as db:
+        assert db.execute(
+            "SELECT min(depth), max(depth) FROM depths WHERE queue = 'parked'"
+        ).fetchone() == (11, 21)
 
 
 def test_a_history_that_cannot_be_used_is_said_and_the_queues_are_looked_at_all_the_same(

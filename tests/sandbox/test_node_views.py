@@ -329,8 +329,11 @@ def test_the_figures_agree_side_by_side_with_redis_cli_celery_inspect_and_flower
 
 
 def test_a_pattern_shows_each_node_that_it_fits_and_a_wrong_name_is_reported(shop: Shop) -> None:
-    both = shop.world.inv("workers", "*@here", "--json").json["nodes"]
+    both = shop.world.inv("workers", "on*,two@here", "--json").json["nodes"]
     assert [node["name"] for node in both] == ["one@here", "two@here"]
+    away = shop.world.inventory(("ansible_connection: local", "ansible_host: 192.0.2.1"))
+    alone = shop.world.inv("workers", "one@here", "--inventory", away)
+    assert (alone.code, "one@here" in alone.out) == (0, True), alone.err
     wrong = shop.world.inv("workers", "oen@here")
     assert wrong.code == 5
     assert "no node is called 'oen@here'; did you mean 'one@here'?" in wrong.err
@@ -477,6 +480,8 @@ def test_a_pool_grows_and_shrinks_and_a_consumer_comes_and_goes(shop: Shop) -> N
     def size(node: str) -> int:
         return len(shop.inspect("stats", node)["pool"]["processes"])
 
+    busy = [shop.send("hold", name) for name in "gh"]
+    until(lambda: len(shop.inspect("active")) == 2)
     grown = shop.world.inv("pool", "*@here", "--grow", "1", "--yes", "--json")
     assert (grown.code, size("one@here"), size("two@here")) == (0, 3, 2), grown.err
     assert [
@@ -484,6 +489,10 @@ def test_a_pool_grows_and_shrinks_and_a_consumer_comes_and_goes(shop: Shop) -> N
     ] == [3, 2]
     undone(shop, grown.json["run"])
     assert (size("one@here"), size("two@here")) == (2, 1)
+    assert {one["id"] for one in shop.inspect("active")} == {*busy}, "an idle process was removed"
+    shop.release(*"gh")
+    until(lambda: shop.ended(*busy))
+    assert {shop.app.AsyncResult(one).state for one in busy} == {"SUCCESS"}
     refused = shop.world.inv("pool", "two@here", "--shrink", "1", "--yes")
     assert refused.code == 2
     assert "two@here is not changed: its pool has 1 process, and one has to stay" in refused.err
@@ -518,8 +527,11 @@ def test_what_is_revoked_is_discarded_by_every_node(shop: Shop) -> None:
     assert "shop.add" in plan
     assert "this cannot be undone" in plan
     assert waiting[-1] not in shop.inspect("revoked")
-    typed = shop.world.inv("revoke", f"{waiting[-1]},{holding[0]}", "--yes")
+    typed = shop.world.inv("revoke", ",".join((*waiting[-2:], holding[0])), "--yes")
     assert typed.code == 0, typed.err
+    assert {*waiting[-2:]} <= set(shop.inspect("revoked")) & set(
+        shop.inspect("revoked", "two@here")
+    )
     meant = shop.world.inv("revoke", "--task", "shop.add", "--yes", "--json")
     assert meant.code == 0, meant.err
     revoked = set(meant.json["plan"][0]["do"]["ids"])
@@ -633,6 +645,9 @@ def test_what_was_sent_again_and_still_waits_is_recalled_by_undo(shop: Shop) -> 
     holding = [shop.send("hold", name) for name in NAMES]
     until(lambda: shop.client.hlen("unacked") == shop.inspect("stats")["prefetch_count"])
     waiting = shop.client.llen("work")
+    for other in (("--exception", "Key*"), ("--since", "0s")):
+        none = shop.world.inv("retry", *other, "--task", "shop.fail", "--dry-run", "--json")
+        assert none.json["plan"] == []
     done = shop.world.inv(
         "retry", "--exception", "Value*", "--since", "5m", "--task", "shop.fail", "--yes", "--json"
     )

@@ -74,6 +74,9 @@ def test_one_message_is_named_by_its_id_or_its_argument(broken: World) -> None:
         broken.inv("clean-queues", "--id", "none", "--id", one, "--dry-run", "--json").json
     )
     assert only["id"] == one
+    two = [id_of(raw) for raw in before[8:10]]
+    named = ("clean-queues", "--id", two[0], "--id", two[1], "--dry-run", "--json")
+    assert {message["id"] for message in selected(broken.inv(*named).json)} == set(two)
     sevens = selected(broken.inv("clean-queues", "--arg", "7", "--dry-run", "--json").json)
     assert {message["args"] for message in sevens} == {"(7,)"}
     assert len(sevens) == sum(
@@ -411,6 +414,8 @@ def test_what_a_dead_worker_has_fetched_is_given_back_unless_a_worker_is_silent(
     done = broken.inv(*flags, "--yes", "--json")
     assert done.code == 0, done.out + done.err
     assert {m["id"] for m in selected(done.json)} == {id_of(raw) for raw in before[-3:]}
+    fetched = broken.inv("archive.show", "last", "--unacked", "--json").json["archived"]
+    assert {m["id"] for m in fetched} == {id_of(raw) for raw in before[-3:]}
     assert Counter(map(id_of, broken.queue())) == Counter(map(id_of, before))
     with broken.broker() as client:
         assert not [tag for tag in client.hkeys("unacked") if any(tag in raw for raw in before)]
@@ -427,8 +432,8 @@ def test_archives_are_listed_shown_verified_and_restored_by_choice_and_that_is_u
         row for row in broken.inv("archive.list", "--json").json["archives"] if row["run"] == run
     ]
     assert (entry["queue"], entry["in it"], entry["put back"]) == ("low_priority", 300, 0)
-    assert (entry["why"].split(" × ")[0], entry["tasks"]) == ("300", f"300 × {CHECK}")
-    assert entry["Redis now"] == "has its last step"
+    assert (entry["tasks"], entry["Redis now"]) == (f"300 × {CHECK}", "has its last step")
+    assert entry["why"].startswith("300 × --task 'integrations.*' --eta-overdue 1h")
     ids = [message["id"] for message in broken.inv("archive.show", run, "--json").json["archived"]]
     assert (
         len(broken.inv("archive.show", run, "--id", ",".join(ids[:2]), "--json").json["archived"])
@@ -451,6 +456,10 @@ def test_archives_are_listed_shown_verified_and_restored_by_choice_and_that_is_u
     ]
     assert broken.inv("archive.restore", "last", "--yes").code == 0, "the newest with an archive"
     assert broken.queue() == before
+    newest = broken.inv("archive.show", "last", "--json").json["archived"]
+    assert {(message["id"], message["state"]) for message in newest} == {
+        (one, "restored") for one in ids
+    }, "the restorations are newer runs, without archives"
 
 
 def test_a_damaged_archive_is_found_and_nothing_is_restored_from_it(broken: World) -> None:
@@ -463,6 +472,9 @@ def test_a_damaged_archive_is_found_and_nothing_is_restored_from_it(broken: Worl
     assert (bad.code, "another checksum" in bad.out) == (1, True)
     restored = broken.inv("archive.restore", run, "--yes")
     assert (restored.code, "damaged" in restored.err) == (2, True)
+    path.write_bytes(whole + b'{"type": "me')
+    torn = broken.inv("archive.verify", run)
+    assert (torn.code, "in order, the last line cut off by a crash" in torn.out) == (0, True)
     path.write_bytes(whole)
     undo_last(broken, before)
 

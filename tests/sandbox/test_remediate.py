@@ -163,6 +163,11 @@ def test_malformed_items_are_archived_byte_for_byte_and_given_back_only_when_ask
     assert "restore 5 messages to low_priority" in asked.out, asked.out + asked.err
     assert world.inv("undo", cleaned.json["run"], "--malformed", "--yes").code == 0
     assert world.queue() == before
+    assert world.inv("clean-queues", "--malformed", "--yes").code == 0
+    kept = world.inv("archive.restore", "last", "--yes")
+    assert (kept.code, "Nothing to restore" in kept.out) == (0, True), kept.out + kept.err
+    assert world.inv("archive.restore", "last", "--with-malformed", "--yes").code == 0
+    assert world.queue() == before
     with world.broker() as client:
         assert client.lrange("shopping", 0, -1) == [
             b"milk",

@@ -112,7 +112,7 @@ class Planted:
         """As text and as JSON, which has to be valid; neither with a traceback of the tool's own."""
         text = self.inv(*arguments)
         document = self.inv(*arguments, "--json")
-        json.loads(document.out)
+        assert document.json["schema"] == 1
         assert "runbooks/cli" not in text.err + document.err, text.err
 
     def leaks(self, text: str) -> list[str]:

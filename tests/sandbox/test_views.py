@@ -66,6 +66,8 @@ def test_a_queue_and_its_messages_are_shown(broken: World) -> None:
     assert [message["ahead"] for message in found["queue_messages"]] == [0, 16]
     assert len(broken.inv("messages", "low_priority", "--json").json["queue_messages"]) == 20
     assert not found["complete"]
+    many = broken.inv("messages", "low_priority", "--json").json
+    assert (len(many["queue_messages"]), many["complete"]) == (20, False)
     [message] = broken.inv("messages", "low_priority", "--limit", "1", "--full", "--json").json[
         "queue_messages"
     ]

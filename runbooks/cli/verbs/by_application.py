@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 APP = "the application, as for `celery -A`, if the inventory has several"
 APP_ALONE = (
-    "the application, as for `celery -A`: one of the inventory, or else the one in this folder, with"
-    " its workers on this machine"
+    "the application, as for `celery -A`: one of the inventory, or else the one in this folder,"
+    " with its workers on this machine"
 )
 PYTHON = (
     "with -A: the Python that runs it (default: the active virtual environment's, else that of its"

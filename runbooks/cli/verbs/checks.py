@@ -47,7 +47,7 @@ def diagnose(
     budget: str = "10s",
     html: str = "",
 ) -> None:
-    """Report every fault of the fleet with its evidence; changes nothing."""
+    """Report the faults of the fleet with their evidence, causes first; changes nothing."""
     from pathlib import Path
 
     from runbooks.diagnose import PageFile

@@ -32,7 +32,7 @@ def runs(flags: Flags) -> None:
 
 @verb(hosts=False, positional=("run",), run=_RUN)
 def show(flags: Flags, run: str) -> None:
-    """Show everything that a run changed, and what can be undone."""
+    """Show every change of a run, its result, and whether it was undone since."""
     from runbooks.history import show as page
 
     run_verb(flags, lambda reporter: page(reporter, _recorded_in(flags, reporter), run))

@@ -106,6 +106,28 @@ def test_a_fleet_without_hosts_is_adopted_by_its_broker_alone(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        ("one.invalid,two.invalid", 4, "one.invalid:22: "),
+        ("--inventory ways.yaml web1", 5, "nothing of the application was found on web1"),
+        ("--inventory ways.yaml web2", 4, "two.invalid:22: "),
+    ],
+)
+def test_hosts_that_are_named_are_reached_over_ssh_or_as_their_inventory_says(
+    words: str, code: int, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "ways.yaml").write_text(
+        "all: {hosts: {web1: {ansible_connection: local}, web2: {ansible_host: two.invalid}}}"
+    )
+    done = subprocess.run(
+        [sys.executable, str(CHECKOUT / "tasks.py"), "diagnose", "-A", "on_no_host", *words.split()],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (code, "")
+    assert expected in done.stderr
+
+
+@pytest.mark.parametrize(
     ("flag", "variable", "folder"),
     [
         (("--state-dir", "{0}/named"), "runbooks_state_directory: {0}/written", "named"),

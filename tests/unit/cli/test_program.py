@@ -165,8 +165,19 @@ def test_the_program_alone_shows_the_verbs_by_purpose_and_no_option_of_invokes(l
     assert "--prompt-for-sudo-password" not in done.stdout
 
 
+def test_a_default_that_the_help_names_is_the_one_of_the_code() -> None:
+    named = {}
+    for context in Collection.from_module(verbs).to_contexts():
+        for one in context.args.values():
+            said = re.search(r"\(default: (\w+)\)", str(one.help))
+            if said and one.default not in (None, ""):
+                named[one.name] = (said[1], str(one.default))
+    assert named.keys() >= {"forks", "budget", "limit", "per_second", "max_fail"}
+    assert {name: pair for name, pair in named.items() if pair[0] != pair[1]} == {}
+
+
 SAID = {
-    verb.name: (verb.purpose, *(flag.meaning for flag in verb.flags if flag.typed[0] == "-"))
+    verb.name: (verb.purpose, *(flag.meaning for flag in verb.flags))
     for _, listed in verbs_by_purpose()
     for verb in listed
 }
@@ -402,7 +413,10 @@ def test_an_example_of_an_inventory_is_written_once_and_is_one(tmp_path: Path) -
     lacking = inv_there("hosts")
     assert (lacking.returncode, "export CELERY_BROKER_URL" in lacking.stderr) == (5, True)
     (host,) = json.loads(inv_there("hosts", "--json", **broker).stdout)["hosts"]
-    assert (host["host"], host["workers"]) == ("web1.example.com", "default: celery")
+    assert host == {
+        "host": "web1.example.com", "groups": "ungrouped", "connection": "ssh",
+        "workers": "default: celery", "beat": "yes",
+    }  # fmt: skip
     example = tmp_path / "inventory.yaml"
     before = example.read_text()
     again = inv_there("init")

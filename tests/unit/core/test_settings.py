@@ -128,11 +128,15 @@ def test_the_way_through_sentinels_is_as_kombu_takes_it_and_its_password_is_neve
 ) -> None:
     options = fleet_of(
         tmp_path,
-        "celery_broker_options: {master_name: incident, sentinel_kwargs: {password: hunter2}}",
+        "celery_broker_options: {master_name: incident, sentinel_kwargs: {username: ops, password:"
+        " hunter2}}",
     ).app.broker_options
     assert "hunter2" not in repr(options)
     taken = options.transport_options()
-    assert (taken["master_name"], taken["sentinel_kwargs"]) == ("incident", {"password": "hunter2"})
+    assert (taken["master_name"], taken["sentinel_kwargs"]) == (
+        "incident",
+        {"username": "ops", "password": "hunter2"},
+    )
     plain = fleet_of(tmp_path).app.broker_options.transport_options()
     assert set(plain) == {"global_keyprefix", "sep", "priority_steps", "visibility_timeout"}
 

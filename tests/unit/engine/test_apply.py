@@ -15,6 +15,7 @@ from runbooks.core.reporter import Outcome, Tally
 from runbooks.engine.journal import JOURNAL
 from runbooks.engine.main_loop import walk
 from runbooks.engine.recap import Recap
+from runbooks.install import install_units
 from tests.unit.engine.conftest import CTL, World
 
 CHANGED, FAILED, SKIPPED = Outcome.CHANGED, Outcome.FAILED, Outcome.SKIPPED
@@ -46,6 +47,16 @@ def test_a_broken_fleet_is_fixed_and_a_second_run_finds_nothing_to_do(world: Wor
     assert world.reporter.changes == []
     assert len(list((world.state / "runs").iterdir())) == 1
     assert world.log("web1") == STARTED
+
+
+def test_units_are_installed_and_nothing_is_started(world: World) -> None:
+    assert install_units(world.session()) == ExitCode.OK
+    for host in ("web1", "web2"):
+        assert sorted(world.files(host)) == [
+            "env", "units/celery-beat.service", "units/celery-worker@high.service",
+            "units/celery.target",
+        ]  # fmt: skip
+        assert world.log(host) == []
 
 
 def test_every_change_is_written_down_with_its_outcome_and_no_secret(world: World) -> None:

@@ -4,7 +4,7 @@ import sys
 import threading
 from pathlib import Path
 from textwrap import dedent
-from typing import cast
+from typing import ClassVar, cast
 
 import pytest
 from msgspec.structs import replace
@@ -352,6 +352,28 @@ class Meeting(LocalTransport):
     def run(self, script: str, *, timeout_s: float) -> Completed:
         self.all_of_them.wait(timeout=30)
         return Completed(0, b"")
+
+
+class Counted(LocalTransport):
+    """A host that answers only while another one is asked, too, and notes how many are."""
+
+    both = threading.Barrier(2)
+    asked: ClassVar[list[str]] = []
+    most = 0
+
+    def run(self, script: str, *, timeout_s: float) -> Completed:
+        self.asked.append(script)
+        Counted.most = max(Counted.most, len(self.asked))
+        self.both.wait(timeout=30)
+        self.asked.remove(script)
+        return Completed(0, b"")
+
+
+def test_no_more_hosts_are_asked_at_once_than_forks() -> None:
+    hosts = [make_host(f"web{n}") for n in range(6)]
+    ways = ready({host.name: Counted() for host in hosts}, forks=2)
+    on_hosts(ways, hosts, lambda host, way: way.run(host.name, timeout_s=30).code)
+    assert Counted.most == 2
 
 
 def test_sixty_four_slow_hosts_take_as_long_as_the_slowest_of_them() -> None:

@@ -368,6 +368,25 @@ def test_a_worker_of_root_keeps_roots_rights() -> None:
     assert b"CapabilityBoundingSet" not in unit("root")
 
 
+def test_a_unit_has_the_user_and_the_group_of_the_inventory_or_the_users_own_group() -> None:
+    def of(**settings: Any) -> list[str]:
+        host = make_host(
+            service_manager="systemd",
+            commands=None,
+            user="deploy",
+            logs=("/var/log/a",),
+            **settings,
+        )
+        fleet = make_fleet(host)
+        files = [*unit_files(fleet, SHIPPED)["web1"].values()]
+        files += logrotate_files(fleet, SHIPPED)["web1"].values()
+        lines = b"\n".join(files).decode().splitlines()
+        return sorted({one.strip() for one in lines if re.match(r"(User|Group)=| +su ", one)})
+
+    assert of() == ["User=deploy", "su deploy deploy"]
+    assert of(group="www-data") == ["Group=www-data", "User=deploy", "su deploy www-data"]
+
+
 def test_beat_is_started_with_the_options_of_the_inventory() -> None:
     def starts(**settings: Any) -> list[str]:
         host = make_host(service_manager="systemd", commands=None, **settings)

@@ -2,6 +2,10 @@
 
 import getpass
 import json
+import os
+import subprocess
+import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -149,6 +153,43 @@ def test_a_task_that_only_the_workers_know_is_sent_by_its_name(
         host, ask(ask_send(host, "shop", environment(host), TaskCall(task="elsewhere.job"), "id-2"))
     )
     assert client.llen("bills") == 1
+
+
+SCHEDULE = """
+app.conf.beat_schedule = {"nightly": {
+    "task": "shop.bill", "schedule": 86400.0, "args": (7,), "kwargs": {"late": True},
+    "options": {"queue": "nights", "priority": 3, "expires": 600, "headers": {"shop": "blue"}},
+}}
+"""
+AS_BEAT = """
+from celery.beat import Scheduler
+from shop import app
+app.conf.task_always_eager = False
+scheduler = Scheduler(app, lazy=True)
+scheduler.apply_async(Scheduler.Entry(name="nightly", app=app, **app.conf.beat_schedule["nightly"]))
+"""
+
+
+def test_an_entry_is_sent_as_beat_sends_it(host: FleetHost, client: "redis.Redis") -> None:
+    place = Path(host.settings.directory)
+    (place / "shop.py").write_text(dedent(APP) + SCHEDULE)
+    subprocess.run(
+        [sys.executable, "-c", AS_BEAT], cwd=place, env=os.environ | environment(host), check=True
+    )
+    send = ask_send(host, "shop", environment(host), TaskCall(task="nightly"), "id-4", "nightly")
+    parse_send(host, ask(send))
+    ours, beats = map(json.loads, client.lrange("nights\x06\x163", 0, -1))
+    assert (ours["headers"]["id"], ours["headers"]["shop"]) == ("id-4", "blue")
+    until, as_late = (
+        datetime.fromisoformat(one["headers"].pop("expires")) for one in (ours, beats)
+    )
+    assert abs(until - as_late) < timedelta(minutes=1)
+    for message in (ours, beats):
+        for name in ("id", "root_id", "origin", "argsrepr"):
+            del message["headers"][name]
+        for name in ("correlation_id", "delivery_tag", "reply_to"):
+            del message["properties"][name]
+    assert ours == beats
 
 
 def test_a_broker_that_is_away_is_reported(host: FleetHost) -> None:

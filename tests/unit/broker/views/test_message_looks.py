@@ -114,6 +114,8 @@ def test_a_text_is_found_anywhere_in_a_message(send: Send, show: Show) -> None:
     found = send("mail", "work", {"to": "b@example.com"}, argsrepr="-", compression="bzip2")
     view = show(grep="b@example.com")
     assert (ids(view), view.looked_at, view.complete) == ([found], 2, True)
+    assert ids(show(grep="B@example.com")) == []
+    assert ids(show(grep=found)) == [found], "in the envelope"
 
 
 def test_the_whole_of_a_message_is_shown_with_its_body_decoded_and_without_secrets(

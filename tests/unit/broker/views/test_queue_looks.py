@@ -155,12 +155,8 @@ def test_a_text_is_found_in_encoded_and_compressed_bodies(send: Send, look: Look
     send("mail", "work", {"to": "müller"}, argsrepr="hidden")
     send("mail", "work", {"to": "müller"}, argsrepr="hidden", compression="gzip")
     send("mail", "work", {"to": "meier"}, argsrepr="hidden")
-    assert [only(look(grep=text)).matched for text in ("müller", "meier", "hidden", "nothing")] == [
-        2,
-        1,
-        3,
-        0,
-    ]
+    texts = ("müller", "meier", "hidden", "nothing", "Meier")
+    assert [only(look(grep=text)).matched for text in texts] == [2, 1, 3, 0, 0]
 
 
 def test_what_comes_in_and_what_goes_out_are_told_apart(client: "redis.Redis", send: Send) -> None:

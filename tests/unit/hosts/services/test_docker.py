@@ -11,8 +11,9 @@ from runbooks.core.fleet import FleetHost
 from runbooks.core.model import ServiceState
 from runbooks.core.settings import DockerSettings, Worker
 from runbooks.hosts.facts import Clock
-from runbooks.hosts.script import Answer
+from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.services.docker import Docker
+from runbooks.hosts.transport import LocalTransport
 from tests.unit.fleets import make_host
 
 PODMAN = (Path(__file__).parent / "podman_look.txt").read_bytes()
@@ -49,6 +50,20 @@ def changed(name: str, **changes: Any) -> bytes:
             into = into.setdefault(key, {})
         into[last] = value
     return f"{json.dumps(inspected, indent=1)}\n---\n{rest}".encode()
+
+
+def test_the_engine_is_asked_at_the_inventorys_socket_or_where_dockers_client_asks(
+    tmp_path: Path,
+) -> None:
+    client = tmp_path / "docker"
+    client.write_text(f'#!/bin/sh\necho "$DOCKER_HOST" >>{tmp_path}/asked\n')
+    client.chmod(0o755)
+    here = f"PATH={tmp_path}:$PATH; unset DOCKER_HOST\n"
+    for settings in ({}, {"socket": "/run/other.sock"}):
+        questions = Docker().ask(host("low", project="proj", **settings), "shop", ["low"])
+        fragments = {name: here + text for name, text in questions.items()}
+        run_fragments(LocalTransport(), fragments, timeout_s=30)
+    assert set((tmp_path / "asked").read_text().split("\n")) == {"", "unix:///run/other.sock"}
 
 
 def test_a_service_is_its_containers_and_all_processes_in_them() -> None:
