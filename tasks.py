@@ -53,6 +53,7 @@ SLOW = (
     "tests/unit/broker/test_kinds_of_broker.py",
     "tests/unit/broker/views",
     "tests/unit/cli/test_flags.py",
+    "tests/unit/cli/test_json.py",
     "tests/unit/cli/test_program.py",
     "tests/unit/core/envfile",
     "tests/unit/effects/test_files.py",

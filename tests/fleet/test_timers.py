@@ -12,7 +12,7 @@ TIMER = "celery-cron-printer_inventory-1.timer"
 UNITS = "/etc/systemd/system"
 ENTRY = 'celery_cron: [{schedule: "5 4 1 * mon", user: deploy, command: "%s"}]'
 COMMAND = (
-    "echo told; date +%F >/tmp/ran; id -un >>/tmp/ran; pwd >>/tmp/ran; echo $HOME >>/tmp/ran; (sleep 3; mv"
+    "echo ran; date +%F >/tmp/ran; id -un >>/tmp/ran; pwd >>/tmp/ran; echo $HOME >>/tmp/ran; (sleep 3; mv"
     " /tmp/ran /tmp/done) &"
 )
 FAILS = "echo once >>/tmp/times; sleep 2; false"
@@ -79,7 +79,7 @@ def test_a_host_without_cron_has_timers_and_gets_its_cron_file_back_with_cron(
         assert ran == ["deploy", "/home/deploy", "/home/deploy"]
         assert day.startswith("20")
         journal = root(two, f"journalctl -o cat -u {TIMER.replace('timer', 'service')}", "broker")
-        assert "told" in journal.splitlines()
+        assert "ran" in journal.splitlines()
 
         undone = two.inv("undo", healed.json["run"], "--yes", "--inventory", mine)
         assert undone.code == 0, undone.out + undone.err

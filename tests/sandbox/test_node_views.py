@@ -274,6 +274,7 @@ def test_the_figures_agree_side_by_side_with_redis_cli_celery_inspect_and_flower
             for node in shop.world.inv("workers", "*@here", "--json").json["nodes"]
         }
         tasks = {task["task"]: task for task in shop.world.inv("tasks", "--json").json["tasks"]}
+        assert tasks["shop.hold"]["running"] == 2
         broker = shop.world.inv("broker", "--json").json["broker"]
 
         asked = [api(f"workers?refresh=true&workername={name}")[name] for name in nodes]

@@ -19,6 +19,8 @@ from runbooks.task_runs.expected import Expected
         ([1, 2], [1, 2], ""),
         ([1, 2], [1, 2, 3], "expected [1, 2], got [1, 2, 3]"),
         (1, True, "expected 1, got True"),
+        (None, None, ""),
+        ({"n": {"m": 1}}, {"n": {}}, "n.m: expected 1, but it is missing"),
     ],
 )
 def test_a_mapping_is_contained_a_string_is_a_pattern_of_the_whole_and_all_else_is_equal(
