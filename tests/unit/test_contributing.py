@@ -21,7 +21,7 @@ from runbooks.core.operator import user_name
 
 CHECKOUT = Path(__file__).parents[2]
 NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
-LEFT = shutil.ignore_patterns(".*", "__pycache__")
+LEFT = shutil.ignore_patterns(".[!g]*", ".git", "__pycache__")
 
 Edits = Mapping[str, tuple[tuple[str, str], ...]]
 """By file what is put before which text, its first; "" stands for a new file, or for the end of
