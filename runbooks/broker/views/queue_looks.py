@@ -452,5 +452,4 @@ def _limits(
     sizes = [node.size for node in consumers if node.size is not None]
     busy = sum(len(node.running) for node in consumers)
     if consumers and len(sizes) == len(consumers) and busy >= sum(sizes):
-        processes = counted(sum(sizes), "process", "processes")
-        yield f"all {processes} of its {counted(len(sizes), 'consumer')} are busy"
+        yield f"no process of its {counted(len(sizes), 'consumer')} is free"

@@ -249,7 +249,7 @@ def test_what_holds_a_queue_back_is_named(client: "redis.Redis", send: Send) -> 
     assert growing.limits == (
         "more messages come in than go out",
         "slow.task has a rate limit: 10/m on 1 node",
-        "all 2 processes of its 1 consumer are busy",
+        "no process of its 1 consumer is free",
     )
 
 
