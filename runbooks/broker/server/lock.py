@@ -7,21 +7,25 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 import redis
 from msgspec import Struct
 from msgspec.structs import asdict
+from redis.backoff import NoBackoff
 from redis.lock import Lock
+from redis.retry import Retry
 
 from runbooks.broker.server.connection import address, broker_errors
 from runbooks.core.command import Command
 from runbooks.core.errors import LockHeld
 from runbooks.core.model import OtherRun
+
+T = TypeVar("T")
 
 TIMEOUT_S = 60.0
 
@@ -161,7 +165,8 @@ class FleetLock:
     def is_anothers(self) -> bool:
         """Return whether another run holds the lock now."""
         with broker_errors(self._where):
-            return self._lock.redis.get(self._lock.name) not in (None, self.token.encode())
+            found = _once_more(lambda: self._lock.redis.get(self._lock.name))
+        return found not in (None, self.token.encode())
 
     def release(self) -> None:
         """Stop renewing, and release the lock unless it was lost."""
@@ -169,7 +174,7 @@ class FleetLock:
         self._thread.join()
         with broker_errors(self._where):
             try:
-                self._lock.release()
+                _once_more(lambda: self._lock.do_release(self.token))
             except redis.exceptions.LockError:
                 return
 
@@ -209,6 +214,15 @@ class FleetLock:
             self._lost = "it expired or was deleted, and another run may hold it"
         except redis.RedisError:
             return  # `held` reports when this has lasted too long
+
+
+def _once_more(command: Callable[[], T]) -> T:
+    """Run a command that may run twice; if the connection is lost, again on a new one.
+
+    ^C closes the connections to hosts, and so the one to a broker behind a host.
+    """
+    retry = Retry(NoBackoff(), 1, (redis.ConnectionError,))
+    return retry.call_with_retry(command, lambda error: None)  # noqa: ARG005
 
 
 def _holder(token: bytes | str) -> Holder | None:

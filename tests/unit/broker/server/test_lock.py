@@ -2,11 +2,15 @@
 
 import json
 import os
+import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -169,3 +173,48 @@ def test_an_expired_lock_is_free(client: "redis.Redis") -> None:
     until(lambda: not client.exists(KEY))
     with fleet_lock(client, KEY, holder(), 100.0) as lock:
         lock.held()
+
+
+class ThroughAHost(ThreadingTCPServer):
+    """Forwards connections to a port; `hangs_up` lets the next command find its connection lost."""
+
+    daemon_threads = True
+    hangs_up = False
+
+    def __init__(self, to: int) -> None:
+        self.to = to
+        super().__init__(("127.0.0.1", 0), Forwarded)
+
+
+class Forwarded(BaseRequestHandler):
+    server: ThroughAHost
+
+    def handle(self) -> None:
+        near = self.request
+        with socket.create_connection(("127.0.0.1", self.server.to)) as far:
+            other = {near: far, far: near}
+            while data := (source := select.select([near, far], [], [])[0][0]).recv(65536):
+                if source is near and self.server.hangs_up:
+                    self.server.hangs_up = False
+                    return
+                other[source].sendall(data)
+
+
+def test_a_lock_is_read_and_released_when_an_interrupt_has_closed_the_way_to_the_broker(
+    url: str, client: "redis.Redis"
+) -> None:
+    port = urlsplit(url).port
+    assert port
+    with ThroughAHost(port) as way:
+        threading.Thread(target=way.serve_forever, args=(0.01,), daemon=True).start()
+        through = connect(url.replace(f":{port}/", f":{way.server_address[1]}/"))
+        lock = FleetLock(through, KEY, holder())
+        lock.acquire(100.0)
+        way.hangs_up = True
+        assert not lock.is_anothers()
+        way.hangs_up = True
+        lock.release()
+        assert not way.hangs_up
+        assert not client.exists(KEY)
+        through.close()
+        way.shutdown()
