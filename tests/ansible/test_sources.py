@@ -4,6 +4,7 @@ it.
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from random import Random
 from textwrap import indent
@@ -121,14 +122,16 @@ def test_what_is_exported_elsewhere_means_the_same_with_encrypted_files_as_plain
     monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", str(tmp_path / "password"))
     with_password = ("--vault-password-file", str(tmp_path / "password"))
     encrypt = ("ansible-vault", "encrypt", "--output", "-", *with_password)
-    write(tmp_path / "prod/hosts", "[web]\nweb1\n")
+    write(tmp_path / "prod/hosts", "[web]\nweb2\nweb1\n")
     write(tmp_path / "prod/group_vars/web/whole.yml", ansible(*encrypt, stdin="whole: hunter2\n"))
     alone = indent(ansible(*encrypt, stdin="hunter3"), "  ")
     write(tmp_path / "prod/group_vars/web/alone.yml", "x").write_text(f"alone: !vault |\n{alone}")
     arguments = ("--list", "--export", "--yaml", *with_password)
     exported = ansible("ansible-inventory", "-i", f"{tmp_path}/prod", *arguments)
     web = yaml.safe_load(exported.replace("!vault |", "|"))["all"]["children"]["web"]
-    assert (web["hosts"], web["vars"]["whole"]) == ({"web1": {}}, "hunter2")
+    assert (list(web["hosts"]), web["vars"]["whole"]) == (["web1", "web2"], "hunter2"), (
+        "merged into the group's own variables, and sorted by name"
+    )
     assert web["vars"]["alone"].startswith("$ANSIBLE_VAULT")
     (tmp_path / "inventory.yaml").write_text(exported)
     there = values(load_inventory(tmp_path / "inventory.yaml"), "web1")
@@ -195,6 +198,16 @@ def test_what_ansible_inventory_says_is_reported_as_it_says_it(tmp_path: Path) -
     assert second.endswith("Inventory script returned non-zero exit code 1.")
     assert "boto3 is missing" in others
     assert len(set(others)) == len(others)
+
+
+def test_a_script_that_fails_is_only_a_warning_of_ansible_inventory_unless_it_is_told_otherwise(
+    tmp_path: Path, ansible: Run
+) -> None:
+    script = write(tmp_path / "script", "#!/bin/sh\nexit 1\n", 0o755)
+    asked = ("ansible-inventory", "-i", str(script), "--list")
+    assert json.loads(ansible(*asked))["_meta"]["hostvars"] == {}
+    with pytest.raises(subprocess.CalledProcessError):
+        ansible(*asked, ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED="1")
 
 
 @pytest.mark.parametrize(

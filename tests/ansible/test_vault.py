@@ -2,6 +2,8 @@
 they cannot be.
 """
 
+import subprocess
+import sys
 from pathlib import Path
 from textwrap import indent
 
@@ -12,7 +14,7 @@ from runbooks.core.fleet import Fleet
 from runbooks.inventory.build import build_fleet
 from runbooks.inventory.read import load_inventory
 from runbooks.inventory.values import Renderer
-from tests.ansible.conftest import Run
+from tests.ansible.conftest import Run, environment
 from tests.unit.core.test_settings import BASE
 
 URL = "redis://:hunter2 {{ not jinja }}@broker:6379/0"
@@ -135,6 +137,18 @@ def test_no_password_is_reported_with_how_to_give_one(
     assert problem.startswith(
         "group_vars/all:1: is vault-encrypted, and no password is set by ANSIBLE_VAULT"
     )
+
+
+def test_without_a_password_ansible_vault_asks_for_one_and_takes_the_cipher_text_for_the_answer(
+    encrypt: Run, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-vault")), "decrypt", "--output", "-"],
+        input=encrypt("hunter2"), env=environment(tmp_path), start_new_session=True, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert "Vault password: " in done.stdout + done.stderr
+    assert "Input is not vault encrypted data" in done.stderr
 
 
 def test_a_password_file_that_is_not_there_is_reported(
