@@ -85,20 +85,21 @@ def test_a_path_that_logrotate_cannot_take_is_refused_before_anything_is_started
 
 
 ALONE = """
-mount --bind "$1" "$1" && mount -t tmpfs tmpfs /tmp && mount -o remount,bind,ro / && cd "$1" || exit 9
+mount --bind "$1" "$1" && mount --bind "$TMPDIR" "$TMPDIR" && mount -o remount,bind,ro / && cd "$1" || exit 9
 shift
 as_user() { unshare --user --map-user=5 --map-group=60 -- "$@"; }
 as_user "$@" sandbox remediate --yes || exit
-[ -d .sandbox ] && as_user "$@" sandbox --down && ! [ -e .sandbox ] && [ -z "$(ls -A /tmp)" ]
+[ -d .sandbox ] && as_user "$@" sandbox --down && ! [ -e .sandbox ] && [ -z "$(ls -A "$TMPDIR")" ]
 """
-"""Heals a sandbox as another user, who can write only in this folder, and in a /tmp that has to be
-empty in the end.
+"""Heals a sandbox as another user, who can write only in this folder, and in a folder for temporary
+files that has to be empty in the end.
 """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_neither_root_nor_a_redis_of_the_machine_is_needed_and_nothing_is_written_outside() -> None:
     there = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    temporary = Path(tempfile.mkdtemp(dir="/var/tmp"))
     try:
         world = make_world(there)
         tools = there / "tools"
@@ -111,10 +112,11 @@ def test_neither_root_nor_a_redis_of_the_machine_is_needed_and_nothing_is_writte
         own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         done = subprocess.run(
             [*own, "sh", "-c", ALONE, "sh", there, *world.command()],
-            env=world.environment | {"PATH": str(tools)}, stdin=subprocess.DEVNULL, capture_output=True,
+            env=world.environment | {"PATH": str(tools), "TMPDIR": str(temporary)}, stdin=subprocess.DEVNULL, capture_output=True,
             text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert "No findings." in done.stdout
     finally:
         shutil.rmtree(there)
+        shutil.rmtree(temporary)
