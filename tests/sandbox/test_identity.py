@@ -128,7 +128,9 @@ def test_a_run_is_not_undone_in_another_project_neither_messages_nor_files_nor_s
     shutil.copy(healthy.path / healthy.inventory(PARKED), healthy.path / mine)
     done = healthy.inv("remediate", "--yes", "--inventory", mine)
     assert done.code == 0, done.out
-    assert re.search("changed=2 .*failed=0 .*\n.*changed=1 ", done.out), done.out
+    assert re.search("changed=2 .*failed=0 .*\n.*changed=2 ", done.out), (
+        "the messages and the canary"
+    )
 
     def stands() -> tuple[bytes, list[bytes], str]:
         with healthy.broker() as client:
