@@ -228,7 +228,10 @@ class Crontab(Struct, frozen=True):
 
 
 CLEANUP = "celery.backend_cleanup"
-"""The task of the entry that beat adds by itself."""
+"""The entry that beat adds by itself, and its task.
+
+**Source:** celery 5.7.0 `beat.py: Scheduler.install_default_entries`.
+"""
 
 
 class ScheduleEntry(Struct, frozen=True):

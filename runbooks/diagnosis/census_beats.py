@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from runbooks.core.application import CLEANUP, ScheduleEntry
 from runbooks.core.census import CeleryProcess, Kind
+from runbooks.core.command import Command
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, Severity, Snapshot
 from runbooks.core.wording import counted, span
@@ -162,7 +163,8 @@ def none(
             *(f"{node} answers from a host that was not checked" for node in elsewhere),
         ),
         remedy=fleet.worded(
-            "set celery_beat on the host that should run it, and apply that with `inv remediate`",
+            "set celery_beat on the host that should run it, and apply that with"
+            f" {Command('remediate')}",
             "start a beat; if one runs on another host, check that host, too",
         ),
         severity=Severity.INFO if elsewhere else Severity.WARNING,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from runbooks.core.application import Application, KeptSchedule, ScheduleEntry
+from runbooks.core.application import CLEANUP, Application, KeptSchedule, ScheduleEntry
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, NodeState, ServiceState, Severity, Snapshot
 from runbooks.core.settings import Worker
@@ -14,8 +14,6 @@ from runbooks.diagnosis.since_start import MARGIN_S
 
 _MOST = 5
 _SHOWN = 200
-_DEFAULT_ENTRY = "celery.backend_cleanup"
-"""Beat adds it by itself. **Source:** celery 5.7.0 `beat.py: Scheduler.install_default_entries`."""
 
 
 def workers(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding] = ()) -> Iterator[Finding]:
@@ -155,8 +153,8 @@ def is_older_beat(host: FleetHost, state: HostState) -> bool:
 
 def _entries(kept: KeptSchedule, said: Application) -> Iterator[str]:
     """Yield how the entries that beat sends differ."""
-    old = {one.entry.name: one for one in kept.entries if one.entry.name != _DEFAULT_ENTRY}
-    new = {entry.name: entry for entry in said.schedule if entry.name != _DEFAULT_ENTRY}
+    old = {one.entry.name: one for one in kept.entries if one.entry.name != CLEANUP}
+    new = {entry.name: entry for entry in said.schedule if entry.name != CLEANUP}
     for name in sorted({*old, *new}):
         its = old.get(name)
         if its is None:

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from runbooks.core.application import Application, ScheduleEntry
 from runbooks.core.census import BrokerPlace, CeleryProcess, Census, Kind, Manager, Options, Unit
+from runbooks.core.command import Command
 from runbooks.core.fleet import Fleet, Found
 from runbooks.core.model import (
     Finding,
@@ -169,7 +170,7 @@ def test_a_schedule_that_no_beat_sends_is_a_warning() -> None:
     assert finding.evidence[0] == "the schedule has nightly (every 5 min)"
     assert (
         finding.remedy
-        == "set celery_beat on the host that should run it, and apply that with `inv remediate`"
+        == f"set celery_beat on the host that should run it, and apply that with {Command('remediate')}"
     )
 
 
