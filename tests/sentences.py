@@ -14,9 +14,10 @@ Some sentences promise nothing that this tool does. Their values are:
 - `design`: why something is as it is, or a rule for contributors;
 - `guide`: what the page is about, where to read on, what to type in an example that a test runs.
 
-A sentence that names its test itself needs no key. Each key of `findings.toml` is a finding, and its
-values are tests that require it or its absence.
-`python -m tests.sentences docs/queues.md` lists the sentences of a page that have no check.
+A table has the name of a heading, and its keys are words of the sentences below that heading.
+A sentence that names its test itself needs no key.
+`python -m tests.sentences docs/queues.md` lists the sentences of a page that have no check, and
+`python -m tests.sentences docs/findings.md beat.none` those below one heading.
 """
 
 import re
@@ -24,6 +25,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import markdown
@@ -31,7 +33,6 @@ import markdown
 CHECKOUT = Path(__file__).parents[1]
 PAGES = sorted(
     {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "docs").glob("*.md")}
-    - {"docs/findings.md"}
     | {"README.md", "README.ru.md", "CONTRIBUTING.md"}
 )
 NO_PROMISE = ("context", "design", "guide")
@@ -39,41 +40,65 @@ NAMES_ITS_TEST = re.compile(r"\btests/[\w/]+\.py::\w+")
 BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][)»”\"])\s+")
 
 
-def checks_of(page: str) -> dict[str, list[str]]:
-    """The checks of a page: some words of a sentence, and what checks it."""
+class Sentence(NamedTuple):
+    """A sentence, or a row of a table, as a reader sees it, and the nearest heading above it."""
+
+    heading: str
+    text: str
+
+
+class Check(NamedTuple):
+    """What checks the sentence that has some words; heading "" is any."""
+
+    heading: str
+    words: str
+    by: list[str]
+
+    def is_of(self, sentence: Sentence) -> bool:
+        """Whether it checks this sentence."""
+        return self.heading in ("", sentence.heading) and self.words in sentence.text
+
+
+def checks_of(page: str) -> Iterator[Check]:
+    """The checks of a page."""
     file = CHECKOUT / "tests/sentences" / f"{Path(page).stem}.toml"
     values = tomllib.loads(file.read_text()) if file.exists() else {}
-    return {words: [value] if isinstance(value, str) else value for words, value in values.items()}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            for words, by in value.items():
+                yield Check(name, words, as_list(by))
+        else:
+            yield Check("", name, as_list(value))
 
 
-def sentences(page: str) -> list[str]:
-    """The sentences of a page that need a check, each as a reader sees it; a row of a table is one."""
+def as_list(value: str | list[str]) -> list[str]:
+    """The checks that a value names."""
+    return [value] if isinstance(value, str) else value
+
+
+def sentences(page: str) -> Iterator[Sentence]:
+    """The sentences of a page that need a check."""
     text = (CHECKOUT / page).read_text()
-    if page == "docs/reference.md":
-        # The tables from there on are the schema of the output, with which each document is
-        # compared: of every verb by tests/unit/cli/test_json.py::
-        # test_the_json_of_every_verb_is_one_document_as_the_schema_has_it, of fleets with workers
-        # by all tests in tests/sandbox and tests/fleet that read one (`Done.json` in lab/world.py).
-        text = text.partition("| key | type | meaning |")[0]
+    if page == "docs/findings.md":
+        # `./inv matrix` measures the rows of the tables below it and checks each.
+        text = re.sub(r"^\|.*\n", "", text, flags=re.MULTILINE)
     html = markdown.markdown(text, extensions=["tables", "fenced_code"], output_format="xhtml")
-    tree = ElementTree.fromstring(f"<page>{html}</page>")
-    return [
-        sentence
-        for block in blocks(tree)
-        for sentence in BETWEEN_SENTENCES.split(block)
-        if re.search(r"\w", sentence) and not NAMES_ITS_TEST.search(sentence)
-    ]
+    heading = ""
+    for block in ElementTree.fromstring(f"<page>{html}</page>").iter():
+        if block.tag in ("h1", "h2", "h3", "h4"):
+            heading = as_read(block)
+        for sentence in BETWEEN_SENTENCES.split(text_of(block)):
+            if re.search(r"\w", sentence) and not NAMES_ITS_TEST.search(sentence):
+                yield Sentence(heading, sentence)
 
 
-def blocks(tree: ElementTree.Element) -> Iterator[str]:
-    """The text of each paragraph, list item and row of a table."""
-    for row in tree.iter("tr"):
-        cells = [as_read(cell) for cell in row.findall("td")]
-        if cells:
-            yield " | ".join(cells).replace(". ", "; ")
-    for block in tree.iter():
-        if block.tag in ("p", "li"):
-            yield as_read(block)
+def text_of(block: ElementTree.Element) -> str:
+    """The text of a paragraph, list item or row of a table; of any other block nothing."""
+    if block.tag == "tr":
+        return " | ".join(as_read(cell) for cell in block.findall("td")).replace(". ", "; ")
+    if block.tag in ("p", "li"):
+        return as_read(block)
+    return ""
 
 
 def as_read(block: ElementTree.Element) -> str:
@@ -86,13 +111,14 @@ def as_read(block: ElementTree.Element) -> str:
     return " ".join("".join(parts).split())
 
 
-def unchecked(page: str) -> list[str]:
+def unchecked(page: str) -> list[Sentence]:
     """The sentences of a page that have no check."""
-    known = checks_of(page)
-    return [one for one in sentences(page) if not any(words in one for words in known)]
+    known = list(checks_of(page))
+    return [one for one in sentences(page) if not any(check.is_of(one) for check in known)]
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        for sentence in unchecked(name):
-            print(sentence)
+    page, *headings = sys.argv[1:]
+    for sentence in unchecked(page):
+        if not headings or sentence.heading in headings:
+            print(sentence.text)
