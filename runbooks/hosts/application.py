@@ -81,7 +81,7 @@ def ask_application(
         "import sys; sys.version_info >= (3, 6) or sys.exit('it is Python %d.%d; 3.6 or newer is"
         f" needed' % sys.version_info[:2]); exec(sys.stdin.buffer.read({len(program.encode())}))"
     )
-    return manager_of(host).run(host, program, start, ANSWER)
+    return manager_of(host).run(host, app, program, start, ANSWER)
 
 
 def _program() -> str:

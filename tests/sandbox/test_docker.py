@@ -260,7 +260,9 @@ def _run_in_containers_as_their_own_user(world: World) -> None:
 
     def loaded() -> tuple[int, str]:
         says = "import os; print(os.getuid(), os.getcwd(), os.environ['SIZE'])"
-        return ran(Docker().run(host, says, "import sys; exec(sys.stdin.read())", "no last line"))
+        return ran(
+            Docker().run(host, "own", says, "import sys; exec(sys.stdin.read())", "no last line")
+        )
 
     try:
         made("--user", "65534", "--workdir", "/tmp", "--env", "SIZE=7")

@@ -76,7 +76,7 @@ class Docker(WithoutUnits):
         arguments = (socket, effect.action, project, effect.service, *filters)
         return shell("docker_control", *arguments, using=["docker"])
 
-    def run(self, host: FleetHost, program: str, start: str, last: str) -> str:
+    def run(self, host: FleetHost, app: str, program: str, start: str, last: str) -> str:
         where = (*_inside(host), host.settings.python)
         return shell("docker_application", *where, program, start, last, using=_IN_CONTAINER)
 

@@ -7,6 +7,7 @@ from runbooks.core.census import Unit
 from runbooks.core.effects import ControlService
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import ServiceState
+from runbooks.hosts.census import module_of
 from runbooks.hosts.facts import Clock
 from runbooks.hosts.log import Log
 from runbooks.hosts.script import Answer, shell
@@ -83,13 +84,13 @@ class ServiceManager(Protocol):
         """Return a command that prints the services' other variables on one line; "" for none."""
         return ""
 
-    def run(self, host: FleetHost, program: str, start: str, last: str) -> str:
+    def run(self, host: FleetHost, app: str, program: str, start: str, last: str) -> str:
         """Run a program in the application's own Python, up to a line that begins with `last`.
 
         `start` is the code that reads the program. By default it runs on the host itself.
         """
         settings = host.settings
-        environment = environment_of_a_process(host)
+        environment = environment_of_a_process(host, app)
         if settings.env_file:
             environment = self.environment(host)
         own = (settings.python, settings.user, settings.group or "", environment)
@@ -123,12 +124,13 @@ class ServiceManager(Protocol):
         ...
 
 
-def environment_of_a_process(host: FleetHost) -> str:
-    """Return a command that prints the variables of a Celery process in the application's folder.
+def environment_of_a_process(host: FleetHost, app: str) -> str:
+    """Return a command that prints the variables of a Celery process of the application.
 
     It prints them on one line. Without a known environment file, they are the only source.
     """
-    return shell("environment_of", host.settings.directory, host.settings.user, using=["names"])
+    where = (host.settings.directory, host.settings.user)
+    return shell("environment_of", *where, module_of(app), using=["names"])
 
 
 class WithoutUnits(ServiceManager):
