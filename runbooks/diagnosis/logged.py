@@ -200,6 +200,7 @@ def _loses_results(source: Source) -> Iterator[Finding]:
     error.
     """
     for one in source.log.of(Event.NO_RESULT):
+        log = Command("tail-logs", "--limit", source.host, "--since", utc(one.last_at))
         yield Finding(
             "worker.loses_results",
             source.name,
@@ -207,7 +208,7 @@ def _loses_results(source: Source) -> Iterator[Finding]:
             " whether results are stored",
             (
                 quoted(source.name, one),
-                "the traceback below that line in the log names the server or file",
+                f"the traceback below that line names the server or file: {log}",
             ),
             severity=Severity.WARNING,
         )

@@ -137,8 +137,7 @@ def _one_is_deaf(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         (
             f"inspect active_queues: {', '.join(sorted(node.name for node in nodes))}",
             "CLIENT LIST: the connections whose last command is BRPOP",
-            f"{Command('restart-workers')} restarts them all, and verifies that each has a"
-            " connection again",
+            f"{Command('restart-workers')} restarts them all; then diagnose again",
         ),
         severity=Severity.WARNING,
     )

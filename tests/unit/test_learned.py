@@ -253,6 +253,36 @@ def test_a_worker_still_answers_after_redis_had_no_memory_for_an_answer(
             assert ran.wait(20)
 
 
+def test_a_solo_worker_answers_nothing_while_it_runs_a_task(
+    url: str, client: "redis.Redis"
+) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def job() -> None:
+        begun.set()
+        goes_on.wait(20)
+
+    with application(url) as app:
+        known(app, job)
+        with worker(app, "solo"):
+            assert answers(app)
+            app.send_task("job", queue="work")
+            assert begun.wait(20)
+            assert not answers(app)
+            goes_on.set()
+            until(lambda: answers(app))
+
+
+def test_a_new_password_closes_no_open_connection_and_refuses_new_ones(start: Start) -> None:
+    server = start()
+    with redis.Redis(port=server.port) as opened, redis.Redis(port=server.port) as later:
+        opened.config_set("requirepass", "another")
+        assert opened.ping()
+        with pytest.raises(redis.exceptions.AuthenticationError):
+            later.ping()
+        opened.config_set("requirepass", "")
+
+
 def test_what_a_rate_limit_holds_back_is_in_none_of_a_workers_lists(
     url: str, client: "redis.Redis"
 ) -> None:

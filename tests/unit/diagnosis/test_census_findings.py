@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from runbooks.core.application import Application, Place
 from runbooks.core.census import BrokerPlace, CeleryProcess, Census, Connection, Kind, Options, Unit
+from runbooks.core.effects import EndProcesses
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import (
     Block,
@@ -90,6 +91,9 @@ def test_a_service_that_is_stopped_is_reported_with_what_continues_it_and_is_not
 ):
     finding = only(a_worker(state="T"), nodes=())
     assert (finding.code, finding.subject) == ("worker.stopped", "high on web1")
+    assert finding.summary.startswith(
+        "pid 100 on web1 is stopped (SIGSTOP): it does nothing, and keeps the messages that it has"
+    )
     assert "continue it, on web1: sudo kill -CONT 100" in finding.evidence
     assert finding.blocks == (Block("web1", "high"),)
     assert not can_be_fixed([finding])
@@ -118,7 +122,10 @@ def test_a_beat_that_is_stopped_is_reported_with_what_continues_it_and_is_not_re
 
 
 def test_a_traced_process_is_not_to_be_continued_by_a_signal() -> None:
-    assert "kill" not in str(only(a_worker(200, state="t"), a_worker()).evidence)
+    assert only(a_worker(200, state="t"), a_worker()).evidence == (
+        "pid 200 (worker): state t",
+        "a debugger holds it: it continues when the debugger releases it",
+    )
 
 
 def test_a_stopped_process_of_a_pool_is_reported_with_its_worker() -> None:
@@ -230,9 +237,13 @@ def test_a_worker_of_an_earlier_start_that_answers_in_another_name_is_reported_a
     high = replace(make_state(make_host(beat=False)).services["high"], leaked=(Process(200, 1, "python"),),
                    pids={100: 100, 200: 200})  # fmt: skip
     findings = found(a_worker(), earlier, nodes=(OURS, node), services={"high": high})
-    assert [one.code for one in findings if one.code.startswith("worker.")] == [
-        "worker.leaked_processes"
-    ]
+    (finding,) = (one for one in findings if one.code.startswith("worker."))
+    assert finding.code == "worker.leaked_processes"
+    assert (
+        finding.summary
+        == "1 process of high outlived an earlier start, and may still take messages"
+    )
+    assert [change.do for change in finding.fix] == [EndProcesses("high", ((200, 1),), kill=False)]
 
 
 def test_a_worker_that_has_the_hosts_own_name_is_reported_with_how_to_make_the_names_one() -> None:

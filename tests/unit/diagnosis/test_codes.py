@@ -22,6 +22,7 @@ from runbooks.diagnosis.codes import catalogue
 from runbooks.diagnosis.files import units_of_others
 from runbooks.diagnosis.judge import judge
 from runbooks.diagnosis.services import at_work
+from runbooks.diagnosis.steps import worker_step
 from tests.unit.diagnosis.test_one_judgement import Draw, looks
 from tests.unit.fleets import (
     NOW,
@@ -121,6 +122,11 @@ def test_a_restart_that_was_asked_for_is_not_proved_by_another_worker_of_that_na
         "service.restart_asked",
         "worker.answer_unknown",
     }
+    restarted = {"web1": NOW - 600}
+    assert codes(at_work(fleet, snapshot, restarted)) == {"worker.answer_unknown"}
+    assert [change.service for change in worker_step(fleet, restarted).lacking(snapshot)] == [
+        "high"
+    ]
 
 
 def test_a_unit_of_a_host_that_was_not_looked_at_blocks_the_host_that_has_it() -> None:

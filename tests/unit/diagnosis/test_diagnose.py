@@ -266,14 +266,21 @@ def test_a_queue_of_which_half_has_expired_is_reported(
 
 
 def test_another_applications_worker_that_gives_our_messages_back_is_reported() -> None:
-    def found(**changes: Any) -> bool:
+    fleet = replace(FLEET, all_nodes=("high@web1",))
+
+    def found(**changes: Any) -> list[Finding]:
         other = replace(NodeState("bank@web9", frozenset(), frozenset({"bank"})), **changes)
         nodes = {**broker().nodes, other.name: other}
-        return any(
-            one.code == "worker.gives_back_early" for one in findings(broker=broker(nodes=nodes))
-        )
+        reported = findings(fleet, broker=broker(nodes=nodes))
+        return [one for one in reported if one.code == "worker.gives_back_early"]
 
-    assert found(options={"visibility_timeout": 60})
+    (early,) = found(options={"visibility_timeout": 60})
+    assert early.evidence == (
+        "inspect conf: visibility_timeout 60 s",
+        "inspect active_queues: bank",
+        "use a separate db for each application, or the same visibility_timeout for both",
+    )
+    assert not found(name="high@web1", options={"visibility_timeout": 60}), "one of the inventory's"
     assert not found(options={})
     assert not found()
     assert not found(options={"visibility_timeout": 60}, queues=frozenset({"high_q"})), (
@@ -700,6 +707,10 @@ def test_a_status_command_that_names_another_process_is_reported_and_its_service
     )
     assert one(found, code).blocks == (Block("web1", name),)
     assert f"names pid 9 (sleep), which is not {name} of this application" in found[0].summary
+    assert one(found, code).evidence[1] == (
+        "a pid file may have outlived its service: remove it, and make the status command check"
+        " the process (celery_commands.status)"
+    )
     assert code.replace("other_process", "not_running") not in [finding.code for finding in found]
 
 
@@ -719,13 +730,16 @@ def test_where_one_of_several_workers_gets_no_messages_it_is_reported_that_it_is
     nodes = {name: node(name=name) for name in ("high@web1", "high@web2")}
     fleet = make_fleet(HOST, make_host("web2", beat=False))
 
-    def found(*ages_s: float) -> list[str]:
+    def found(*ages_s: float) -> tuple[Finding, ...]:
         seen = make_broker(fleet, nodes=nodes, consumer_ages_s=ages_s)
-        return [finding.code for finding in findings(fleet, broker=seen)]
+        return findings(fleet, broker=seen)
 
-    assert found(490.0) == ["worker.deaf"]
-    assert found(490.0, 490.0) == []
-    assert found(600.0) == ["worker.takes_nothing", "worker.takes_nothing"]
+    deaf = only(found(490.0), "worker.deaf")
+    assert "CLIENT LIST: the connections whose last command is BRPOP" in deaf.evidence
+    advice = f"{Command('restart-workers')} restarts them all; then diagnose again"
+    assert (deaf.evidence[-1], deaf.fix) == (advice, ())
+    assert found(490.0, 490.0) == ()
+    assert [finding.code for finding in found(600.0)] == ["worker.takes_nothing"] * 2
 
 
 def test_a_worker_that_is_stopped_is_not_also_said_not_to_answer() -> None:
@@ -1175,6 +1189,12 @@ def test_a_worker_that_may_take_longer_to_stop_than_celery_waits_is_reported() -
     finding = only(findings(make_fleet(make_host(stop_timeout=7200.0))), "worker.stops_late")
     assert (finding.subject, finding.severity) == ("web1", Severity.WARNING)
     assert "may take 2 h to stop, but after 1 h Celery delivers" in finding.summary
+    assert finding.summary.endswith("its remaining messages again, so that they run twice")
+    assert finding.evidence == (
+        "make celery_stop_timeout shorter than visibility_timeout (celery_broker_options)",
+    )
+    longer = BrokerOptions(visibility_timeout=7201.0)
+    assert findings(make_fleet(make_host(stop_timeout=7200.0), broker_options=longer)) == ()
 
 
 def test_an_expected_task_whose_name_says_no_module_is_reported_without_an_error_of_ours() -> None:
@@ -1204,6 +1224,7 @@ def test_anyone_else_who_runs_workers_is_named_with_what_ends_them(
     found = findings(hosts={"web1": make_state(HOST, others=(unit,))})
     finding = only(found, "worker.other_unit")
     assert "runs worker a@web1, beat" in finding.summary
+    assert (finding.severity, finding.fix) == (Severity.WARNING, ())
     assert finding.evidence[-1].endswith(advice)
     assert ("its file is " in str(finding.evidence)) == bool(path)
 
@@ -1214,7 +1235,7 @@ def test_an_application_without_remote_control_is_the_cause_of_its_workers_silen
     finding = only(findings(broker=silent, hosts={"web1": state(imports_now=mute, imports_wanted=mute)}),
                    "worker.no_remote_control")  # fmt: skip
     assert finding.blocks
-    assert "worker_enable_remote_control" in finding.summary
+    assert "set worker_enable_remote_control to True; without it, what they run" in finding.summary
 
 
 def test_kombu_that_hears_nothing_under_a_prefix_is_the_cause_of_its_workers_silence() -> None:
@@ -1227,10 +1248,16 @@ def test_kombu_that_hears_nothing_under_a_prefix_is_the_cause_of_its_workers_sil
             broker=silent, hosts={"web1": state(imports_now=tried, imports_wanted=tried)}
         )
 
-    finding = only(found(old), "worker.no_remote_control")
-    assert "kombu 5.2.3 receives no remote control" in finding.summary
-    assert [one.code for one in found(old)] == ["worker.no_remote_control"]
-    for well in (replace(old, versions={"kombu": "5.2.4"}), replace(old, transport_options={})):
+    for version in ("5.2.0", "5.2.3"):
+        finding = only(found(replace(old, versions={"kombu": version})), "worker.no_remote_control")
+        assert f"kombu {version} receives no remote control" in finding.summary
+        assert "install kombu 5.2.4 or later, and restart them" in finding.summary
+        assert finding.evidence[-1].startswith("they may be healthy; left running, because")
+    for well in (
+        replace(old, versions={"kombu": "5.1.0"}),
+        replace(old, versions={"kombu": "5.2.4"}),
+        replace(old, transport_options={}),
+    ):
         assert "worker.not_answering" in {one.code for one in found(well)}
 
 
@@ -1284,7 +1311,11 @@ def test_a_name_that_is_an_alias_of_another_unit_is_reported_and_neither_written
 def test_a_service_that_systemd_is_still_starting_is_left_as_it_is() -> None:
     starting = ServiceState(None, None, "loaded, activating (start)", starting=True)
     found = findings(hosts={"web1": state(services={**state().services, "beat": starting})})
-    assert only(found, "worker.starting").blocks == (Block("web1", "beat"),)
+    finding = only(found, "worker.starting")
+    assert (finding.blocks, finding.remedy) == ((Block("web1", "beat"),), None)
+    assert finding.summary == (
+        "systemd is still starting beat, and has no main process for it; not changed"
+    )
     assert not {"beat.not_running", "worker.leaked_processes"} & {finding.code for finding in found}
 
 
@@ -1370,6 +1401,7 @@ def test_a_worker_that_may_run_without_a_drop_in_of_its_unit_is_left_running_and
     found = findings(hosts={"web1": state(services={**state().services, "high": high})})
     assert path in one(found, "worker.touched_files").summary
     assert "`inv restart-workers --limit web1`" in one(found, "worker.touched_files").evidence[1]
+    assert one(found, "worker.touched_files").fix == ()
     assert one(found, "unit.drop_in").severity is Severity.INFO
 
 

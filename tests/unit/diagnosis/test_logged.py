@@ -87,7 +87,11 @@ def test_processes_that_a_time_limit_killed_are_not_reported_again() -> None:
     killed = line(Event.KILLED, 2, text="Process 'F-2' pid:1 exited with 'signal 9 (SIGKILL)'")
     limit = line(Event.FAILED, 2, "shop.slow", "Hard time limit (5s) exceeded for shop.slow[t1]")
     assert not found(killed, limit)
-    assert "worker.processes_killed" in found(replace(killed, count=3), limit)
+    finding = found(replace(killed, count=3), limit)["worker.processes_killed"]
+    assert (
+        finding.evidence[-1]
+        == "journalctl -k --grep 'Killed process' shows whether it was the kernel"
+    )
 
 
 def test_what_was_discarded_is_reported_in_one_finding_for_each_kind() -> None:
@@ -99,9 +103,13 @@ def test_what_was_discarded_is_reported_in_one_finding_for_each_kind() -> None:
 
 def test_a_refused_password_counts_until_the_worker_gets_in_again() -> None:
     refused = line(Event.REFUSED, last_at=NOW - 10)
-    assert "worker.refused" in found(refused, line(Event.CONNECTED, last_at=NOW - 30))
+    finding = found(refused, line(Event.CONNECTED, last_at=NOW - 30))["worker.refused"]
+    assert "open connections continue to work until they are lost" in finding.evidence
     assert not found(refused, line(Event.CONNECTED, last_at=NOW - 5))
 
 
 def test_ends_of_tasks_that_could_not_be_handled_are_reported() -> None:
-    assert "2 tasks" in found(line(Event.NO_RESULT, 2))["worker.loses_results"].summary
+    finding = found(line(Event.NO_RESULT, 2))["worker.loses_results"]
+    assert "2 tasks" in finding.summary
+    log = Command("tail-logs", "--limit", "web1", "--since", "2025-06-15T15:06:40Z")
+    assert finding.evidence[-1] == f"the traceback below that line names the server or file: {log}"

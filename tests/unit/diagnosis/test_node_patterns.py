@@ -79,6 +79,10 @@ def test_a_pattern_that_no_node_fits_and_a_node_that_fits_none_are_reported() ->
         fleet("celery@*", "w?@*", high=1), node("celery@a", "high"), node("x@a", "high")
     )
     assert (found["worker.none_fits"].subject, found["worker.unknown"].subject) == ("w?@*", "x@a")
+    assert found["worker.none_fits"].evidence == (
+        "inspect ping was answered by celery@a, x@a",
+        "the inventory expects it",
+    )
 
 
 @pytest.mark.parametrize(("connections", "unsure"), [(1, []), (2, ["celery@*"])])

@@ -109,6 +109,10 @@ def test_what_is_restarted_anyway_and_what_beat_alone_reads_is_left_out() -> Non
 def test_where_no_file_changed_since_the_start_no_restart_is_offered() -> None:
     (finding,) = of_workers(replace(SAID, came_from=BEFORE, settings={"result_backend": "x"}))
     assert (finding.code, finding.fix) == ("worker.settings_differ", ())
+    assert finding.summary.endswith(
+        "so a restart changes nothing: look for what sets this for the worker alone, such as its"
+        " command line or a signal handler"
+    )
     assert of_workers(replace(SAID, came_from=BEFORE), registered=frozenset()) == [], (
         "another finding's"
     )

@@ -49,6 +49,9 @@ def test_tasks_that_run_for_longer_than_a_stop_may_take_keep_their_worker_from_b
         assert (finding.code, finding.blocks) == ("worker.would_kill", (Block("web1", "high"),))
         assert "shop.tasks.bill (1f)" in finding.summary
         assert not list(would_kill(FLEET, seen(task), [])), "nothing is to be stopped"
+        assert "(--kill-running stops it anyway)" in finding.summary
+    patient = make_fleet(make_host(stop_timeout=62, beat=False))
+    assert not list(would_kill(patient, seen(running(61)), [("web1", "high")]))
 
 
 def test_a_solo_worker_that_is_busy_cannot_say_what_it_runs_and_is_left_alone() -> None:

@@ -189,6 +189,20 @@ def test_a_file_that_was_written_after_the_start_is_a_reason_only_where_it_is_kn
     assert touched_since_start(host, "high", state) == touched
 
 
+@pytest.mark.parametrize("before", [b"Nice=5\n", b"Nice=1\n"])
+def test_a_unit_that_was_installed_after_the_start_is_a_reason_where_it_says_something_else(
+    before: bytes,
+) -> None:
+    host = make_host(service_manager="systemd", commands=None)
+    state, unit = make_state(host), host.unit_path("high")
+    started_with = StartedWith({unit: sha256(before)}, {}, frozenset(), same=True)
+    high = replace(RUNNING, started_with=started_with, environment={"TIMEOUT": sha256(b"30")})
+    files = {**state.files, unit: FileState(b"Nice=5\n", 0o644, NOW - 10)}
+    state = replace(state, services={**state.services, "high": high}, files=files)
+    expected = [unit] if before != b"Nice=5\n" else []
+    assert changed_since_start(host, "high", state) == expected
+
+
 def test_a_service_older_than_its_environment_file_is_restarted_beat_too() -> None:
     old = {name: replace(RUNNING, started_with=ON_ANOTHER) for name in ("high", "beat")}
     young = {"low": replace(RUNNING, started_at=NOW - 5)}
@@ -689,6 +703,21 @@ def test_only_an_answer_of_the_services_own_process_proves_a_restart(
     )
     blocks = [(one.code, one.blocks) for one in faults_of(fleet, snapshot)]
     assert blocks == ([] if proves else [("worker.answered_by_another", (Block("web1", "high"),))])
+
+
+def test_of_a_worker_in_whose_name_another_process_answers_nothing_else_is_reported() -> None:
+    fleet = make_fleet(make_host(beat=False))
+    other = NodeState("high@web1", frozenset(), frozenset({"else"}), pids=frozenset({99}))
+    broker = make_broker(fleet, nodes={other.name: other}, consumer_ages_s=())
+    state = make_state(fleet.hosts[0], services={"high": replace(RUNNING, pids={7: 7})})
+    snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": state})
+    (finding,) = services.faults(fleet, snapshot)
+    assert finding.code == "worker.answered_by_another"
+    assert finding.evidence == (
+        "inspect stats: pid 99; high is pid 7",
+        "end the other one, or give it another name with -n; if the worker was just restarted,"
+        " diagnose again",
+    )
 
 
 @pytest.mark.parametrize("option", ["-B", "--beat", "-EB", "-Bs/tmp/schedule"])

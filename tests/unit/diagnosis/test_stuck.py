@@ -5,7 +5,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from runbooks.core.model import BrokerState, Finding, NodeState, RunningTask, SecondLook
+from runbooks.core.model import (
+    BrokerState,
+    Finding,
+    NodeState,
+    RunningTask,
+    SecondLook,
+    Severity,
+)
 from runbooks.diagnosis import stuck
 from tests.unit.fleets import (
     NOW,
@@ -67,6 +74,7 @@ def test_a_task_that_has_run_for_longer_than_the_threshold_hangs() -> None:
         " task for more than 11 min 40 s"
     )
     assert any("1 of 1 tasks are then lost" in line for line in finding.evidence)
+    assert finding.evidence[-1] == "task_time_limit in the application ends a task that hangs"
 
 
 def test_five_minutes_are_not_a_fault_nor_is_a_task_that_has_ended_between_the_looks() -> None:
@@ -107,7 +115,13 @@ def test_a_worker_whose_clock_is_ahead_is_judged_by_its_own_clock() -> None:
 
 def test_a_worker_whose_subtasks_wait_behind_it_is_reported_before_the_threshold() -> None:
     sent = {QUEUE: {"t1": 3}}
-    assert "worker.waits_for_itself" in found(busy(60), busy(60), senders=sent)
+    waits = found(busy(60), busy(60), senders=sent)["worker.waits_for_itself"]
+    assert waits.summary.endswith("if they wait for the results, none of them ever ends")
+    assert waits.evidence[-2:] == (
+        "a task must not wait for the result of another: use a chain or chord, or send subtasks"
+        " to a queue with other workers",
+        "to let them run now, start one more worker for high_q",
+    )
     assert not found(busy(10), busy(10), senders=sent)
     assert "worker.waits_for_itself" not in found(
         busy(60), busy(60), senders={QUEUE: {"another": 3}}
@@ -171,15 +185,20 @@ def test_a_task_that_runs_on_two_workers_in_both_looks_is_reported() -> None:
 
 
 def test_a_worker_that_holds_very_many_etas_is_reported_where_another_is_idle() -> None:
-    def codes(count: int, **other: Any) -> list[str]:
+    def reported(count: int, **other: Any) -> list[Finding]:
         holder = replace(NODE, later=frozenset(map(str, range(count))))
         idle = replace(NODE, name="high@web2", **other)
         broker = make_broker(FLEET, nodes={holder.name: holder, idle.name: idle})
-        return [one.code for one in stuck.faults(FLEET, make_snapshot(FLEET, broker=broker))]
+        return list(stuck.faults(FLEET, make_snapshot(FLEET, broker=broker)))
 
-    assert codes(1000) == ["worker.holds_etas"]
-    assert codes(999) == codes(1000, later=frozenset({"t"})) == []
-    assert codes(1000, queues=frozenset({"low_q"})) == []
+    (finding,) = reported(1000)
+    assert finding.code == "worker.holds_etas"
+    assert finding.evidence[-1] == (
+        "limit them with worker_eta_task_limit (Celery 5.6), or send the tasks when they are due"
+    )
+    assert reported(999) == reported(1000, later=frozenset({"t"})) == []
+    assert reported(1000, queues=frozenset({"low_q"})) == []
+    assert reported(1000, running=busy(1).running) == []
 
 
 def test_what_is_held_back_for_a_rate_limit_is_reported_as_that() -> None:
@@ -190,6 +209,10 @@ def test_what_is_held_back_for_a_rate_limit_is_reported_as_that() -> None:
     }
     finding = found(limited, limited, **seen)["worker.rate_limited"]
     assert finding.evidence[0] == "4 messages of shop.tasks.bill from high_q; its rate limit is 1/h"
+    assert finding.evidence[-1] == (
+        "give tasks with a rate limit a queue and a worker of their own, or raise rate_limit"
+    )
+    assert finding.severity is Severity.WARNING
     elsewhere = {**seen, "held_back": {("other_q", "shop.tasks.bill"): 4}}
     assert "queue.not_taken" in found(limited, limited, **elsewhere)
 

@@ -141,7 +141,11 @@ def test_what_takes_messages_elsewhere_or_is_another_applications_is_nobodys_bus
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"text": a_text(pulled_by=("old.timer",))}, "old.timer also starts it"),
+        (
+            {"text": a_text(pulled_by=("old.timer",))},
+            "old.timer also starts it, and would start it again: end that first, then run this"
+            " command again",
+        ),
         (
             {
                 "unit": Unit(

@@ -66,17 +66,21 @@ def test_a_node_that_does_not_answer_is_reported_without_asking_its_host() -> No
 
 
 def test_a_worker_that_the_inventory_lacks_is_reported_where_it_takes_its_messages() -> None:
-    def of(*queues: str, tasks: tuple[str, ...] = TASKS) -> list[tuple[str, Severity]]:
+    def seen(*queues: str, tasks: tuple[str, ...] = TASKS) -> tuple[Finding, ...]:
         broker = make_broker(FLEET)
         stray = NodeState("stray@there", frozenset(tasks), frozenset(queues))
-        found = watch(
+        return watch(
             FLEET, Snapshot(NOW, replace(broker, nodes={**broker.nodes, "stray@there": stray}), {})
         )
-        return [(finding.code, finding.severity) for finding in found]
 
-    assert of("its_own") == []
-    assert of("high_q", "its_own") == [("worker.unknown", Severity.WARNING)]
-    assert of("high_q", tasks=TASKS[:1]) == [("worker.unknown", Severity.ERROR)]
+    assert seen("its_own") == ()
+    (knows,) = seen("high_q", "its_own")
+    assert (knows.code, knows.severity) == ("worker.unknown", Severity.WARNING)
+    assert knows.evidence == ("inspect active_queues: high_q, its_own",)
+    (lacks,) = seen("high_q", tasks=TASKS[:1])
+    assert (lacks.code, lacks.severity) == ("worker.unknown", Severity.ERROR)
+    assert lacks.summary.endswith("; it discards messages of shop.tasks.ship")
+    assert lacks.evidence[1] == "inspect registered: lacks shop.tasks.ship"
 
 
 def test_what_a_silent_worker_leads_to_is_reported_after_it_with_its_cause() -> None:

@@ -86,10 +86,10 @@ def test_each_line_is_of_one_event(text: str, event: Event, subject: str) -> Non
     assert (one.event, one.subject) == (event, subject)
 
 
-def test_a_process_that_was_told_to_end_was_not_killed() -> None:
-    assert not log(
-        at("01:20:01", "Process 'ForkPoolWorker-2' pid:12 exited with 'signal 15 (SIGTERM)'")
-    ).events
+@pytest.mark.parametrize("signal", ["15 (SIGTERM)", "2 (SIGINT)"])
+def test_a_process_that_was_told_to_end_was_not_killed(signal: str) -> None:
+    said = f"Process 'ForkPoolWorker-2' pid:12 exited with 'signal {signal}'"
+    assert not log(at("01:20:01", said)).events
 
 
 def test_a_retry_is_not_a_failure() -> None:

@@ -115,6 +115,13 @@ def test_everything_since_a_time_comes_in_order_and_is_never_held_as_a_whole(fle
     assert words(list(lines)) == [f"n={n}" for n in range(102, 50_000)]
 
 
+def test_since_the_time_of_a_line_the_traceback_below_it_is_shown(fleet: Fleet) -> None:
+    fleet.write("web1", line(1, "before"), line(2.5, "an exception"), "Traceback", "  OSError: x")
+    (one, _) = fleet.logs(Asked(bool, None, NOON + 2))
+    one.start()
+    assert words(list(one.onward())) == ["an exception", "Traceback", "  OSError: x"]
+
+
 def test_what_is_written_while_a_log_is_read_does_not_keep_it_from_ending(fleet: Fleet) -> None:
     fleet.write("web1", *(line(n, f"n={n}") for n in range(3)))
 
