@@ -647,6 +647,11 @@ def test_lists_of_priorities_that_no_worker_polls_are_reported_as_one_fault() ->
     nodes = {"high@web1": node(options={"priority_steps": [0, 4]})}
     polls_4 = findings(broker=broker(other_lists=lists, strays=strays, nodes=nodes))
     assert " as priority 1 of high_q, which " in one(polls_4, "queue.unpolled").summary
+    unread = one(polls_4, "queue.unknown")
+    assert unread.summary.endswith(
+        "polled as priority 4 of high_q, but not in celery_broker_options"
+    )
+    assert unread.evidence[-1].endswith("set its priority_steps in celery_broker_options")
     of_no_one = {key: replace(stray, queue="spare") for key, stray in strays.items()}
     found = findings(broker=broker(other_lists=lists, strays=of_no_one))
     assert [one.code for one in found] == ["queue.unknown"] * 2, "no worker consumes it at all"
