@@ -123,7 +123,7 @@ def _unreadable(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator
                 "message.would_kill",
                 node,
                 f"{counted(malformed, 'malformed item')} in {queue.name}: each would kill {node}"
-                f" and be lost; archive {them(malformed)} first:"
+                f" and may be lost; archive {them(malformed)} first:"
                 f" {Command('clean-queues', '--malformed')}",
                 queue.malformed.raw_samples,
                 blocks=blocks,

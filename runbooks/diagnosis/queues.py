@@ -656,10 +656,15 @@ def _unknown(fleet: Fleet, snapshot: Snapshot, key: str, length: int, stray: Str
     consumers = sorted(node.name for node in _consumers(snapshot.broker, stray.queue))
     senders = list(dict.fromkeys(_senders(snapshot, stray.queue)))
     which = fleet.worded("is not a queue of the inventory", "no worker was seen to consume")
+    add = ": add it to the inventory"
+    if consumers and stray.queue in fleet.consumed:
+        which = f"is polled as priority {stray.priority} of {stray.queue}"
+        which += fleet.worded(", but not in celery_broker_options", ", but not read here")
+        add = ": set its priority_steps in celery_broker_options"
     summary = f"{waiting} in {key!r}, which {which}"
     if consumers:
         advice = f"{', '.join(consumers)} consumes it"
-        advice += fleet.worded(": add it to the inventory", "")
+        advice += fleet.worded(add, "")
     else:
         near = _near(fleet, snapshot.broker, stray.queue)
         summary += _did_you_mean(near)

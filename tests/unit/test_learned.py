@@ -27,7 +27,7 @@ from celery.schedules import crontab, schedule
 from celery.worker import state
 from celery.worker.request import Request
 from kombu.connection import Connection
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 from kombu.messaging import Consumer
 from packaging.markers import Marker
 from packaging.requirements import Requirement
@@ -233,6 +233,49 @@ def test_an_eta_without_a_zone_is_sent_as_it_is_and_read_as_utc_and_a_countdown_
             until(lambda: bool(got or connection.drain_events(timeout=5)))
             request = Request(got[0], app=app, task=job)
             assert request.eta.astimezone(UTC) == datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+
+
+def test_without_its_binding_an_exchange_drops_messages_silently_until_its_queue_is_declared_again(
+    url: str, client: "redis.Redis"
+) -> None:
+    kinds = ("topic", "direct")
+    queues = [Queue(kind, Exchange(f"to-{kind}", kind), routing_key=kind) for kind in kinds]  # type: ignore[no-untyped-call]
+    with application(url) as app:
+
+        def send() -> tuple[int, int]:
+            for kind in kinds:
+                app.send_task("job", exchange=f"to-{kind}", exchange_type=kind, routing_key=kind)
+            return client.llen("topic"), client.llen("direct")
+
+        with app.connection_for_write() as connection:
+            for queue in queues:
+                queue(connection.default_channel).declare()  # type: ignore[no-untyped-call]
+        assert send() == (1, 1)
+        client.delete("_kombu.binding.to-topic", "_kombu.binding.to-direct")
+        assert send() == (1, 1), "no error, and no queue has them"
+        for queue in queues:
+            app.send_task("job", queue=Queue(queue.name), declare=[])  # type: ignore[no-untyped-call]
+        assert (client.llen("topic"), client.llen("direct")) == (2, 2)
+        with app.connection_for_read() as connection:
+            Consumer(connection.channel(), queues).consume()  # type: ignore[no-untyped-call]
+            assert client.scard("_kombu.binding.to-topic") == 1, "as a worker does when it starts"
+
+
+def test_an_expired_message_is_discarded_by_its_worker_and_does_not_run(
+    url: str, client: "redis.Redis"
+) -> None:
+    ran: list[str] = []
+
+    def job(which: str) -> None:
+        ran.append(which)
+
+    with application(url) as app:
+        known(app, job)
+        app.send_task("job", ("late",), queue="work", expires=-1)
+        app.send_task("job", ("in time",), queue="work")
+        with worker(app):
+            until(lambda: bool(ran))
+        assert (ran, client.llen("work"), client.hlen("unacked")) == (["in time"], 0, 0)
 
 
 def test_a_worker_still_answers_after_redis_had_no_memory_for_an_answer(

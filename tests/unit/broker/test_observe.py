@@ -168,6 +168,18 @@ def test_the_broker_is_described_with_its_other_lists_and_dbs(
     assert state.blocked_clients == 0
 
 
+def test_a_list_is_celerys_if_one_of_its_first_or_last_items_is_a_message(
+    client: "redis.Redis", send: Send
+) -> None:
+    send("report", "work")
+    [raw] = listed(client, "work")
+    client.rpush("first", "1", "2", raw, *"3456")
+    client.rpush("last", *"3456", raw, "1", "2")
+    client.rpush("middle", *"123", raw, *"456")
+    found = observe_broker(Store(client, KEYS), ["work"], [], Known(time.time())).other_lists
+    assert found == {"first": (7, True), "last": (7, True), "middle": (7, False)}
+
+
 def test_clients_waiting_in_brpop_in_this_db_are_counted(
     client: "redis.Redis", other_db: "redis.Redis", url: str
 ) -> None:
@@ -357,9 +369,9 @@ def test_an_eta_without_a_zone_is_reported_where_it_is_far_off(
     client: "redis.Redis", send: Send
 ) -> None:
     now = time.time()
-    for tag, hours in (("near", 0.5), ("far", 3), ("aware", 3)):
+    for tag, minutes in (("near", 49), ("far", 51), ("aware", 180)):
         zone = UTC if tag == "aware" else None
-        eta = datetime.fromtimestamp(now + hours * 3600, UTC).replace(tzinfo=zone).isoformat()
+        eta = datetime.fromtimestamp(now + minutes * 60, UTC).replace(tzinfo=zone).isoformat()
         send("report", eta=eta)
         [raw] = listed(client, "work")
         client.delete("work")
@@ -367,7 +379,7 @@ def test_an_eta_without_a_zone_is_reported_where_it_is_far_off(
         client.zadd("unacked_index", {tag: now})
     naive = look(client).naive_etas["report"]
     assert naive.count == 1
-    assert naive.at == pytest.approx(now + 3 * 3600, abs=1)
+    assert naive.at == pytest.approx(now + 51 * 60, abs=1)
     assert "+" not in naive.eta
 
 

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from runbooks.core.application import Application, CameFrom, RegisteredTask, Route
+from runbooks.core.command import Command
 from runbooks.core.effects import Change, EnableService
 from runbooks.core.fleet import Fleet
 from runbooks.core.logged import Event, Logged, ServiceLog
@@ -177,6 +178,18 @@ def test_a_queue_whose_other_worker_may_consume_it_has_no_known_cause() -> None:
     assert causes(limited) == [], "that of web2 was not checked"
 
 
+def test_too_few_consumers_follow_from_a_worker_that_is_down() -> None:
+    other = make_host("web2", beat=False)
+    fleet = make_fleet(make_host(), other, queues={"high_q": {"consumers": 2}})
+    services = {**make_state(fleet.hosts[0]).services, "high": DOWN}
+    broker = make_broker(fleet)
+    broker = replace(broker, nodes={"high@web2": broker.nodes["high@web2"]})
+    state = make_state(fleet.hosts[0], services=services)
+    snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": state})
+    findings = {one.code: one for one in judge(fleet, snapshot, wanted(fleet))}
+    assert caused_by(findings, "queue.few_consumers") == ["worker.not_running"]
+
+
 def test_tasks_that_a_worker_lacks_follow_from_an_import_only_where_the_application_lacks_them_now() -> (
     None
 ):
@@ -277,7 +290,9 @@ def test_a_task_that_is_never_imported_follows_from_the_other_name_of_its_file()
         probe = ImportProbe(frozenset(TASKS), {"tasks": ""}, twins=twins)
         state = make_state(HOST, imports_now=probe, imports_wanted=probe)
         judged = judge(fleet, make_snapshot(fleet, hosts={"web1": state}), wanted(fleet))
-        assert caused_by({one.code: one for one in judged}, "task.never_imported") == causes
+        findings = {one.code: one for one in judged}
+        assert caused_by(findings, "task.never_imported") == causes
+        assert [code for code in findings if code == "task.two_names"] == causes
 
 
 def test_what_waits_too_long_follows_from_a_queue_that_stands_still() -> None:
@@ -310,6 +325,10 @@ def test_messages_that_run_again_for_a_far_eta_follow_from_its_lack_of_a_zone() 
         "header eta: 2026-11-30T11:58:46",
         "sent by gen1@web9",
     )
+    advice, again = findings["message.naive_eta"].evidence[2:]
+    assert advice.endswith("send datetime.now(UTC) + …, or a countdown")
+    assert str(Command("revoke", "ID")) in again
+    assert again.endswith("and send it again")
 
 
 def test_no_finding_can_explain_itself() -> None:

@@ -15,7 +15,7 @@ from lab.findings_page import page
 from runbooks.cli import verbs
 from runbooks.core.command import Command
 from runbooks.core.errors import HostTrouble, Trouble
-from runbooks.core.model import Finding, ImportProbe, Selection
+from runbooks.core.model import Block, Finding, ImportProbe, Selection
 from runbooks.core.settings import AppSettings, HostSettings, Worker
 from runbooks.diagnosis.code import would_discard
 from runbooks.diagnosis.codes import catalogue
@@ -149,8 +149,10 @@ def test_items_that_are_not_messages_are_taken_out_before_a_worker_is_started_on
     state = make_state(fleet.hosts[0], imports_now=probe, imports_wanted=probe)
     snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": state})
     (finding,) = would_discard(fleet, snapshot, repaired=False)
-    assert finding.code == "message.would_kill"
+    assert (finding.code, finding.blocks) == ("message.would_kill", (Block("web1", "high"),))
     assert str(Command("clean-queues", "--malformed")) in finding.summary
+    taking = replace(snapshot, broker=make_broker(fleet, queues={"high_q": queue}))
+    assert not list(would_discard(fleet, taking, repaired=False)), "it takes them already"
 
 
 def test_every_code_is_named_by_a_test_or_found_in_snapshots_made_at_random() -> None:

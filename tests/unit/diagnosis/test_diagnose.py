@@ -248,7 +248,7 @@ def test_what_will_keep_the_broker_from_its_work_is_reported_before(
 
 
 @pytest.mark.parametrize(
-    ("expired", "of", "reported"), [(40, 50, True), (9, 9, False), (10, 21, False)]
+    ("expired", "of", "reported"), [(40, 50, True), (10, 20, True), (9, 9, False), (10, 21, False)]
 )
 def test_a_queue_of_which_half_has_expired_is_reported(
     expired: int, of: int, reported: bool
@@ -263,6 +263,11 @@ def test_a_queue_of_which_half_has_expired_is_reported(
         one.summary.startswith(f"{expired} of {of} messages in high_q have expired")
         for one in found
     ] == [True] * reported
+    assert all("add workers, or send with a longer expires" in one.evidence[1] for one in found)
+    selection = Selection("too late", expired, {"shop.bill": expired})
+    both = findings(broker=broker(queues={"high_q": replace(queue, selected=(selection,))}))
+    codes = {one.code for one in both if one.code.startswith("queue.")}
+    assert codes == {"queue.selected", *["queue.expired"] * reported}
 
 
 def test_another_applications_worker_that_gives_our_messages_back_is_reported() -> None:
@@ -299,6 +304,9 @@ def test_a_queue_that_is_not_bound_any_more_is_reported_with_who_consumes_it(
     finding = one(findings(broker=seen), "queue.unbound")
     assert (finding.subject, finding.severity) == ("high_q", severity)
     assert f"high@web1 consumes it from exchange orders ({kind})" in finding.evidence[0]
+    still = "messages that are sent to the queue by its name still arrive"
+    assert (still in finding.evidence) is (kind == "direct")
+    assert finding.evidence[-1].endswith(str(Command("restart-workers")))
 
 
 def test_what_fills_a_broker_is_reported_before_that_it_is_nearly_full() -> None:
@@ -439,6 +447,18 @@ def test_a_solo_worker_at_its_task_is_reported_and_neither_it_nor_its_queue_is_a
     assert [finding.code for finding in dead] == ["worker.not_answering", "queue.no_consumer"]
 
 
+def test_a_solo_worker_at_its_task_counts_among_the_consumers_of_its_queue() -> None:
+    solo = make_host(workers=(Worker(name="high", queues=("high_q",), options=("-P", "solo")),))
+    queues = {"high_q": {"consumers": 3}}
+    fleet = make_fleet(solo, make_host("web2", beat=False), queues=queues)
+    fleet = replace(fleet, all_nodes=("high@web1", "high@web2"))
+    nodes = {"high@web2": node(name="high@web2")}
+    seen = make_broker(fleet, nodes=nodes, consumer_ages_s=(400, 450))
+    finding = one(findings(fleet, broker=seen), "queue.few_consumers")
+    assert finding.summary == "2 workers consume high_q, and the inventory expects 3"
+    assert finding.evidence[0] == "inspect active_queues: high@web2, high@web1"
+
+
 def test_a_queue_that_no_one_consumes_is_reported_with_its_depth_and_who_should() -> None:
     queues = {"high_q": replace(make_queue(), depths={"high_q": 1200, "high_q\x06\x163": 34})}
     nodes = {"high@web1": node(queues=frozenset(["other"]))}
@@ -553,6 +573,9 @@ def test_messages_that_are_held_for_longer_than_celery_leaves_them_to_a_worker_a
         not reported
         or "are held for up to 1 h 20 min until their ETA, but after 1 h" in found[0].summary
     )
+    assert all("raise visibility_timeout in the application's" in one.evidence[0] for one in found)
+    patient = make_fleet(HOST, broker_options=BrokerOptions(visibility_timeout=7200))
+    assert findings(patient, broker=broker(queues=queues, held_s={})) == ()
 
 
 @pytest.mark.parametrize(("selected", "reported"), [(5, False), (4, True)])
@@ -572,6 +595,16 @@ def test_other_lists_are_reported_and_only_those_with_celery_messages_are_a_warn
         ("queue.unknown", "hgih_q", Severity.WARNING),
         ("queue.foreign_list", "sessions", Severity.INFO),
     ]
+    assert [(f.fix, f.remedy) for f in found] == [((), None)] * 2, "neither is changed"
+
+
+def test_a_queue_that_only_another_worker_consumes_belongs_into_the_inventory() -> None:
+    theirs = node(name="x@elsewhere", queues=frozenset({"theirs"}))
+    nodes = {**broker().nodes, theirs.name: theirs}
+    stray = Stray("theirs", 0, 3, {TASKS[0]: 3}, {})
+    seen = broker(nodes=nodes, other_lists={"theirs": (3, True)}, strays={"theirs": stray})
+    finding = only(findings(broker=seen), "queue.unknown")
+    assert finding.evidence[-1] == "x@elsewhere consumes it: add it to the inventory"
 
 
 def test_what_waits_in_a_queue_of_no_one_is_reported_with_its_tasks_its_senders_and_what_to_do() -> (
@@ -617,6 +650,18 @@ def test_lists_of_priorities_that_no_worker_polls_are_reported_as_one_fault() ->
         "clean-queues", "--queue", "high_q", "--priority", "4", "--requeue-to", "high_q"
     )
     assert finding.evidence[-1] == f"{moves} moves the messages to a list that workers poll"
+    assert "set the same priority_steps in the sender's" in finding.evidence[1]
+    nodes = {"high@web1": node(options={"priority_steps": [0, 4]})}
+    polls_4 = findings(broker=broker(other_lists=lists, strays=strays, nodes=nodes))
+    assert " as priority 1 of high_q, which " in one(polls_4, "queue.unpolled").summary
+    unread = one(polls_4, "queue.unknown")
+    assert unread.summary.endswith(
+        "polled as priority 4 of high_q, but not in celery_broker_options"
+    )
+    assert unread.evidence[-1].endswith("set its priority_steps in celery_broker_options")
+    of_no_one = {key: replace(stray, queue="spare") for key, stray in strays.items()}
+    found = findings(broker=broker(other_lists=lists, strays=of_no_one))
+    assert [one.code for one in found] == ["queue.unknown"] * 2, "no worker consumes it at all"
 
 
 def test_lists_of_a_queue_with_another_separator_are_reported_as_that_and_not_as_a_misspelt_queue() -> (
@@ -634,6 +679,8 @@ def test_lists_of_a_queue_with_another_separator_are_reported_as_that_and_not_as
         str(Command("clean-queues", "--queue", "high_q:3", "--requeue-to", "high_q"))
         in finding.evidence[-1]
     )
+    assert finding.evidence[-2].startswith("the sender has the sep ':' in broker_transport_options")
+    assert finding.evidence[-2].endswith(": use the same on both sides")
 
 
 # --- hosts and workers
@@ -847,6 +894,8 @@ def test_messages_that_an_application_does_not_accept_are_reported_with_whom_the
     refused = [finding for finding in found if finding.code.startswith("message.")]
     assert [finding.code for finding in refused] == [code] * bool(expected)
     assert all(f.summary.startswith(expected) and f.blocks == blocks for f in refused)
+    advice = ("make the application accept them", *["and restart it"] * runs)
+    assert all(words in f.summary for words in advice for f in refused)
 
 
 READER = replace(
@@ -907,6 +956,17 @@ def test_a_worker_with_older_code_than_another_at_its_queue_is_reported() -> Non
     assert (finding.subject, finding.severity) == ("high@web1", Severity.ERROR)
     assert finding.evidence == (
         f"inspect registered: high@web2, which shares high_q with it, knows {NEW_TASK}",
+    )
+    assert finding.summary.endswith(
+        "give it the code that has it and restart it, or make it consume other queues"
+    )
+
+
+def test_what_is_routed_to_a_worker_that_does_not_know_it_is_reported() -> None:
+    said = Application(tasks=(RegisteredTask(NEW_TASK, Route("high_q")),))
+    finding = one(findings(hosts={"web1": state(application=said)}), "task.discarded")
+    assert finding.evidence == (
+        f"the application, loaded on web1, sends {NEW_TASK} to high_q, which it consumes",
     )
 
 
@@ -1440,7 +1500,10 @@ def test_messages_that_a_busy_node_hoards_are_reported_where_another_has_nothing
         assert found[0].summary.startswith(
             "6 messages of high_q wait in high@web1 for up to 5 min, behind its running tasks"
         )
-        assert "worker_prefetch_multiplier = 1" in found[0].summary
+        assert found[0].summary.endswith(
+            ": set worker_prefetch_multiplier = 1, and task_acks_late = True for tasks that may run"
+            " twice, or start workers with --disable-prefetch (Celery 5.6); then restart them"
+        )
         assert "high@web2" in found[0].evidence[0]
 
 
@@ -1493,6 +1556,7 @@ def test_what_an_application_registers_and_accepts_is_said_only_where_it_was_loa
     found = findings(broker=asleep, hosts={"web1": loaded})
     expected = f"imported on the host, the application does not register {NEW_TASK}"
     assert one(found, "task.would_be_discarded").evidence == (expected,)
+    assert one(found, "task.would_be_discarded").blocks == (Block("web1", "high"),)
     found = findings(broker=asleep, hosts={"web1": replace(loaded, imports_wanted=replace(GOOD))})
     assert one(found, "task.would_be_discarded").evidence == (
         f"{expected}, not even with the inventory's values",
@@ -1584,3 +1648,4 @@ def test_what_is_said_of_a_queue_that_was_not_read_to_its_end_is_said_to_be_of_a
     assert one(found, "queue.malformed").summary.startswith(
         "at least 2 items are not Celery messages"
     )
+    assert "queue.depth" not in {finding.code for finding in found}

@@ -160,6 +160,7 @@ def test_an_idle_worker_is_reported_only_where_the_same_message_waits_both_times
     assert any("restart-workers" in line for line in finding.evidence)
     other = found(NODE, NODE, unmoved=frozenset({QUEUE}), waiting_clients=1)["queue.not_taken"]
     assert "1 client waits in BRPOP, so on other lists" in other.evidence
+    assert other.evidence[-1].startswith("compare global_keyprefix, sep and priority_steps")
     assert not any("restart-workers" in line for line in other.evidence)
     unknown = found(NODE, NODE, unmoved=frozenset({QUEUE}))["queue.not_taken"]
     assert any("not known" in line for line in unknown.evidence)
@@ -172,16 +173,20 @@ def test_a_queue_whose_worker_is_busy_is_not_said_not_to_be_taken() -> None:
 
 
 def test_a_task_that_runs_on_two_workers_in_both_looks_is_reported() -> None:
-    def looked(second: str) -> list[tuple[str, str]]:
-        nodes = [busy(700), busy(700, name="low@web1", queues=frozenset({"low_q"}))]
+    def looked(second: str, first: str = "t1") -> list[Finding]:
+        nodes = [busy(700), busy(700, first, name="low@web1", queues=frozenset({"low_q"}))]
         later = [nodes[0], busy(700, second, name="low@web1", queues=frozenset({"low_q"}))]
         look = SecondLook(2.0, {node.name: node for node in later})
         broker = make_broker(FLEET, nodes={node.name: node for node in nodes}, second=look)
         snapshot = make_snapshot(FLEET, broker=broker)
-        return [(one.code, one.subject) for one in stuck.faults(FLEET, snapshot)]
+        return list(stuck.faults(FLEET, snapshot))
 
-    assert looked("t1") == [("task.runs_twice", "shop.tasks.bill")]
+    (finding,) = looked("t1")
+    assert (finding.code, finding.subject) == ("task.runs_twice", "shop.tasks.bill")
+    assert finding.evidence[-1].startswith("raise visibility_timeout above the longest task")
+    assert finding.evidence[-1].endswith("in celery_broker_options, then restart the workers")
     assert looked("another") == []
+    assert looked("another", "another") == [], "two messages of one task"
 
 
 def test_a_worker_that_holds_very_many_etas_is_reported_where_another_is_idle() -> None:

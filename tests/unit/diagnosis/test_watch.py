@@ -144,7 +144,10 @@ def test_nothing_that_is_only_worth_knowing_counts() -> None:
 
 @pytest.mark.parametrize(("age_s", "found"), [(3600, []), (3601, ["queue.unacked_age"])])
 def test_messages_that_stay_unacknowledged_are_reported(age_s: float, found: list[str]) -> None:
-    assert codes(make_broker(FLEET, unacked=2, oldest_unacked_at=NOW - age_s)) == found
+    broker = make_broker(FLEET, unacked=2, oldest_unacked_at=NOW - age_s)
+    assert codes(broker) == found
+    patient = make_fleet(HOST, thresholds=Thresholds(unacked_age=7200))
+    assert watch(patient, Snapshot(NOW, broker, {})) == ()
 
 
 @pytest.mark.parametrize(

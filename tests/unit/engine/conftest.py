@@ -105,6 +105,7 @@ class FakeBroker:
         self.is_locked = False
         self.other: OtherRun | None = None
         self.running: dict[str, list[RunningTask]] = {}
+        self.read_until: list[float] = []
 
     def look_again(self, queues: Iterable[str]) -> SecondLook:
         return SecondLook(0.0, {})
@@ -122,6 +123,7 @@ class FakeBroker:
         read_until: float = 0.0,
         without_nodes: bool = False,
     ) -> BrokerState:
+        self.read_until.append(read_until)
         nodes = self._nodes(fleet) if Needs.NODES in needs else {}
         queues = fleet.queues if Needs.QUEUES in needs else ()
         state = make_broker(fleet, nodes=nodes)

@@ -3,6 +3,7 @@ others along.
 """
 
 import json
+import math
 import os
 import re
 
@@ -69,6 +70,11 @@ def test_every_change_is_written_down_with_its_outcome_and_no_secret(world: Worl
     text = (world.last_run().directory / JOURNAL).read_text()
     assert "s3cret" not in text
     assert "hunter2" not in text
+
+
+def test_a_plan_reads_all_messages_however_long_it_takes(world: World) -> None:
+    world.remediate(dry_run=True, yes=False)
+    assert set(world.broker.read_until) == {math.inf}
 
 
 def test_a_dry_run_writes_nothing_anywhere(world: World) -> None:

@@ -102,6 +102,7 @@ def test_a_file_that_is_imported_under_another_name_is_not_imported_again(place:
     (finding,) = two_names(*looked_at(place, "tasks.bill"))
     assert finding.code == "task.two_names"
     assert finding.summary.startswith("tasks.bill and parts.tasks.bill are one task")
+    assert finding.summary.endswith("import the file, expect the task and send it by one of them")
     assert finding.evidence == (
         f"both are defined in {place}/parts/tasks.py",
         "the application registers parts.tasks.bill",

@@ -1,11 +1,15 @@
 """The lines of logs that are evidence, as Celery writes them, and what they come to."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from runbooks.core.logged import Event, ServiceLog
 from runbooks.core.redaction import keep_secret
-from runbooks.hosts.script import Answer
-from runbooks.hosts.worker_log import parse_worker_logs, understood
+from runbooks.hosts.script import Answer, run_fragments
+from runbooks.hosts.transport import LocalTransport
+from runbooks.hosts.worker_log import BYTES, ask_worker_logs, parse_worker_logs, understood
 
 START = 1_795_998_000.0
 """2026-11-30 01:20:00 in a zone that is an hour ahead of UTC."""
@@ -33,6 +37,21 @@ def test_lines_of_an_earlier_start_or_without_a_time_do_not_count() -> None:
     assert (one.event, one.subject, one.count, one.first) == (Event.FAILED, "shop.bill", 2, failed)
     assert (one.first_at, one.last_at) == (START, START + 300)
     assert not log(at("01:20:00", failed), zone="+0200").events
+
+
+def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
+    old, new = (at("01:20:01", FAILED.format(id=id)) for id in ("old", "new"))
+    path = tmp_path / "worker.log"
+    path.write_text("\n".join((old, "x" * BYTES, new, "")))
+    with path.open("a") as log, subprocess.Popen(["sleep", "60"], stdout=log) as writer:
+        try:
+            mains = f'echo {writer.pid} >"$dir/mains"'
+            questions = {"mains": mains, "logs": ask_worker_logs()}
+            answer = run_fragments(LocalTransport(), questions, timeout_s=60)["logs"]
+        finally:
+            writer.kill()
+    lines = parse_worker_logs(answer)[writer.pid]
+    assert [line.text for line in lines] == [new]
 
 
 def test_what_has_not_ended_is_what_came_and_neither_failed_nor_succeeded() -> None:

@@ -129,8 +129,10 @@ def test_how_long_fetched_messages_are_held_until_their_eta_is_known(
         send(task, "work", countdown=countdown_s)
     fetch(app, Queue("work"), 4)  # type: ignore[no-untyped-call]
     client.hset("unacked", "junk", b"{}")
-    held_s = observe_broker(Store(client, KEYS), ["work"], [], Known(time.time())).held_s
+    seen = observe_broker(Store(client, KEYS), ["work"], [], Known(time.time()))
+    held_s = seen.held_s
     assert {task: round(s, -1) for task, s in held_s.items()} == {"retry": 4800, "later": 60}
+    assert seen.queues["work"].by_task == {}, "they are not in the queue"
     assert observe_broker(Store(client, KEYS), [], [], Known(time.time())).held_s == {}, (
         "waiting for nodes reads no messages"
     )

@@ -151,6 +151,16 @@ def test_a_pickled_body_is_neither_unpickled_nor_shown(
     assert "unpickled" not in json.dumps(message.envelope)
 
 
+def test_a_message_that_unpacks_to_too_much_is_shown_with_its_task_and_sender(
+    send: Send, show: Show
+) -> None:
+    send("mail", "work", "x" * 17 * 2**20, compression="gzip", argsrepr="-")
+    [message] = show(full=True).messages
+    assert message.envelope["headers"]["task"] == "mail"
+    assert "@" in message.envelope["headers"]["origin"] == message.origin
+    assert (message.why, message.body) == ("it unpacks to more than 16 MiB", None)
+
+
 def test_what_a_worker_has_fetched_is_shown_where_that_is_asked(
     url: str, client: "redis.Redis", send: Send, show: Show
 ) -> None:
