@@ -148,7 +148,7 @@ def _slow_shell(host: FleetHost, state: HostState) -> Iterator[Finding]:
         yield Finding(
             "host.slow_shell",
             host.name,
-            f"the shell on {host.name} starts slowly, so every look and step there is slow",
+            f"the shell on {host.name} starts slowly, and each command of this tool waits for it",
             (
                 f"it started {state.slow_shell}",
                 "sudo waits for a name server if the host's own name is not in its /etc/hosts",

@@ -204,6 +204,13 @@ def test_another_redis_than_the_applications_is_named_and_the_applications_is_re
         in done.out
     )
     assert "/7, and celery_result_backend names redis://127.0.0.1:" in done.out
+    failed = place.run_task("tiny.fail", "--json").json["task"]["id"]
+    for named, known in (("/9", False), ("/7", True)):
+        place.inventory(place.url.replace("/6", named))
+        assert ("FAILURE" in place.run_task("--status", failed, "--json").out) is known
+        assert ("results: they have no name" in place.world.inv("tasks").out) is known
+        retried = place.world.inv("retry", "--dry-run")
+        assert ("failure skipped" in retried.out + retried.err) is known, retried.out
     assert place.remediate(place.url.replace("/6", "/9")).code == 0
 
 

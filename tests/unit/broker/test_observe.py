@@ -323,6 +323,8 @@ def test_replies_and_results_that_never_expire_are_counted(client: "redis.Redis"
     assert seen.replies_left.count == 1
     assert (seen.replies_left.size_bytes or 0) > 500_000
     assert seen.results_left is None
+    client.mset({f"celery-task-meta-{n}": b"{}" for n in range(9_998)})
+    assert look(client).results_left is None, "9,999 keys never expire"
     client.mset({f"celery-task-meta-{n}": b"{}" for n in range(10_000)})
     seen = look(client)
     assert seen.results_left
@@ -330,6 +332,28 @@ def test_replies_and_results_that_never_expire_are_counted(client: "redis.Redis"
     assert seen.connected
     assert seen.max_clients
     assert not seen.not_saved
+
+
+def test_keys_that_are_not_mostly_results_without_a_time_to_live_are_no_results_that_never_expire(
+    client: "redis.Redis", redis_server: RedisServer
+) -> None:
+    client.mset({f"session-{n}": b"{}" for n in range(20_000)})
+    assert look(client).results_left is None
+    client.mset({f"celery-task-meta-{n}": b"{}" for n in range(5_000)})
+    assert look(client).results_left is None
+    client.flushdb()
+    with client.pipeline(transaction=False) as pipe:
+        for n in range(10_001):
+            pipe.set(f"celery-task-meta-{n}", b"{}", ex=600)
+        pipe.execute()
+    assert look(client).results_left is None
+    client.mset({f"elsewhere-{n}": b"{}" for n in range(10)})
+    with connect(redis_server.url(4)) as other:
+        other.mset({f"celery-task-meta-{n}": b"{}" for n in range(10_001)})
+        try:
+            assert look(client).results_left is None, "they are in another db"
+        finally:
+            other.flushdb()
 
 
 def test_a_save_that_failed_is_seen(tmp_path: Path) -> None:

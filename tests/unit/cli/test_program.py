@@ -340,6 +340,10 @@ def test_a_finding_is_explained_without_an_inventory(tmp_path: Path) -> None:
         *("What it means", "How it is detected", "What to do", "Keep in mind"),
     ]
     assert "`inv clean-queues --dry-run`" in one.stdout
+    text = " ".join(one.stdout.split())
+    page = (CHECKOUT / "docs/findings.md").read_text().partition("### queue.selected\n")[2]
+    for words in re.findall(r"^- \*([^*]+):\* (.+)$", page.partition("\n### ")[0], re.M):
+        assert " ".join(words) in text
     assert json.loads(explain("queue.selected", "--json").stdout)["code"] == "queue.selected"
     assert "\nworker.stopped " in explain().stdout
     wrong = explain("worker.stoped")

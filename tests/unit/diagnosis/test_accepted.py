@@ -66,6 +66,11 @@ def test_another_subject_counts_and_what_fits_nothing_is_reported() -> None:
     assert finding.summary.endswith("there is no such finding; did you mean 'worker.not_running'?")
 
 
+def test_an_entry_about_a_host_that_was_not_checked_is_only_a_note() -> None:
+    finding = found(fleet_that_accepts("worker.not_running", "high on web9"))
+    assert finding["inventory.accepts_nothing"].severity is Severity.INFO
+
+
 def test_what_blocks_goes_on_to_block() -> None:
     fleet = fleet_that_accepts("unit.masked")
     fleet = replace(fleet, hosts=(replace(fleet.hosts[0], settings=_under_systemd(fleet)),))

@@ -232,6 +232,8 @@ def test_results_that_are_kept_elsewhere_are_reported_with_both_places(
     assert all(
         expected in finding.summary and "hunter2" not in repr(finding) for finding in findings
     )
+    advice = "correct celery_result_backend, or the application's result_backend"
+    assert all(finding.summary.endswith(advice) for finding in findings)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +290,22 @@ def test_what_hosts_say_otherwise_is_one_finding_of_each_kind_that_names_who_say
         "result_backend: r:1/2 on web1; disabled on web2",
     )
     assert {finding.severity for finding in findings.values()} == {Severity.WARNING}
+    assert all(
+        finding.summary.endswith("deploy the same code and settings to all of them")
+        for finding in findings.values()
+    )
+
+
+def test_hosts_are_compared_where_it_was_loaded_and_not_by_celerys_tasks_or_pythons_last_number() -> (
+    None
+):
+    one = says(versions={"python": "3.11.2"})
+    celerys = RegisteredTask("celery.chord", Route("high_q"))
+    other = replace(one, tasks=(*one.tasks, celerys), versions={"python": "3.11.9"})
+    assert found(look(one, other)) == ()
+    newer = replace(one, versions={"python": "3.12.1"})
+    assert only(found(look(one, newer))).evidence == ("python: 3.11 on web1; 3.12 on web2",)
+    assert found(look(one, None)) == ()
 
 
 def test_routes_that_both_depend_on_arguments_count_as_equal() -> None:

@@ -139,6 +139,8 @@ def test_a_unit_of_a_host_that_was_not_looked_at_blocks_the_host_that_has_it() -
     )
     found = units_of_others(fleet, make_snapshot(fleet, hosts={"web1": state}))
     assert codes(found) == {"inventory.units_of_another"}
+    removed = replace(fleet, all_nodes=("high@web1",))
+    assert codes(units_of_others(removed, make_snapshot(removed, hosts={"web1": state}))) == set()
 
 
 def test_items_that_are_not_messages_are_taken_out_before_a_worker_is_started_on_them() -> None:

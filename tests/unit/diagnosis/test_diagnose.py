@@ -29,6 +29,7 @@ from runbooks.core.model import (
     NodeState,
     NotAsked,
     OtherRunner,
+    ProbeResult,
     QueueState,
     Selection,
     ServiceState,
@@ -39,7 +40,7 @@ from runbooks.core.model import (
     Unreachable,
 )
 from runbooks.core.rules import QueueRule
-from runbooks.core.settings import BrokerOptions, Worker
+from runbooks.core.settings import BrokerOptions, ExpectedQueue, Probe, Worker
 from runbooks.diagnosis.judge import can_be_fixed, watch
 from runbooks.diagnosis.judge import judge as diagnose
 from runbooks.diagnosis.steps import unit_steps
@@ -122,6 +123,11 @@ def test_an_inventory_without_workers_is_not_said_to_be_well_and_hosts_outside_t
     assert watch(fleet, make_snapshot(fleet)) == (finding,)
     limited = replace(fleet, all_workers=(Worker(name="low", queues=("low_q",)),))
     assert [finding.code for finding in findings(limited)] == ["queue.no_consumer"]
+    expected: dict[str, Any] = {"nodes": ("high@*",), "queues": {"low_q": ExpectedQueue()}}
+    for name, value in expected.items():
+        app = fleet.app.model_copy(update={name: value})
+        codes = {finding.code for finding in findings(replace(fleet, app=app))}
+        assert "inventory.no_workers" not in codes
 
 
 # --- the broker
@@ -245,6 +251,11 @@ def test_what_will_keep_the_broker_from_its_work_is_reported_before(
     found = findings(broker=broker(**seen))
     assert [one.code for one in found] == ([code] if code else [])
     assert all(expected in one.summary for one in found)
+    if code == "results.never_expire":
+        assert found[0].evidence == (
+            "more than half of a sample of keys are celery-task-meta-… with a TTL of -1",
+            "with result_expires in the application, new results expire; old ones stay",
+        )
 
 
 @pytest.mark.parametrize(
@@ -691,6 +702,10 @@ def test_a_host_that_does_not_answer_is_reported_with_the_reason_and_nothing_is_
 ):
     found = findings(hosts={"web1": Unreachable("No route to host")}, units={UNIT: b"x"})
     assert only(found, "host.unreachable").evidence == ("No route to host",)
+    silent = findings(broker=broker(nodes={}), hosts={"web1": Unreachable("No route to host")})
+    assert [one.code for one in silent] == ["host.unreachable", "queue.no_consumer"], (
+        "its queues say whether its workers run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -710,8 +725,21 @@ def test_what_keeps_a_host_from_being_asked_has_a_code_of_its_own(
 
 
 def test_a_temporary_folder_without_room_is_reported_and_all_else_is_judged() -> None:
-    state = make_state(FLEET.hosts[0], full_folder="/tmp")
-    assert [finding.code for finding in findings(hosts={"web1": state})] == ["host.no_room"]
+    services = {**state().services, "beat": ServiceState(None, None, "stopped")}
+    full = state(full_folder="/tmp", services=services)
+    found = findings(hosts={"web1": full})
+    assert {finding.code for finding in found} == {"host.no_room", "beat.not_running"}
+    assert "df -h /tmp" in one(found, "host.no_room").evidence[0]
+
+
+def test_a_host_without_the_applications_directory_is_left_as_it_is() -> None:
+    found = findings(hosts={"web1": state(lacks_directory="is not a directory")})
+    finding = only(found, "host.no_directory")
+    assert finding.summary.startswith(
+        "/srv/shop is not a directory, so the application cannot be started on web1"
+    )
+    assert finding.evidence == ("celery_directory of the inventory names it",)
+    assert finding.blocks == (Block("web1"),)
 
 
 @pytest.mark.parametrize(
@@ -812,6 +840,25 @@ def test_services_older_than_their_environment_file_are_outdated() -> None:
     )
     assert finding.subject == "high on web1"
     assert ENV_FILE in finding.evidence[0]
+
+
+def test_a_probe_that_failed_is_reported_with_its_command_and_the_end_of_its_output() -> None:
+    command = "curl https://ops:hunter2@shop.example.com/health"
+    fleet = make_fleet(make_host(probes=(Probe(name="health", command=command),)))
+
+    def found(output: str) -> Finding:
+        result = ProbeResult("exited with 22, not 0", output)
+        seen = make_state(fleet.hosts[0], probes={"health": result})
+        return only(findings(fleet, hosts={"web1": seen}), "probe.failed")
+
+    finding = found("\n".join(f"line {n}" for n in range(30)))
+    assert (finding.subject, finding.summary) == (
+        "health on web1",
+        "the probe health exited with 22, not 0",
+    )
+    shown = command.replace("ops:hunter2", "********")
+    assert finding.evidence == (f"$ {shown}", *(f"line {n}" for n in range(20, 30)))
+    assert found("").evidence[1:] == ("it printed nothing",)
 
 
 # --- code
@@ -1076,6 +1123,12 @@ def test_an_application_that_could_not_be_loaded_for_want_of_a_container_is_only
     found = findings(hosts={"web1": state(not_loaded="no container runs")})
     assert only(found, "host.not_loaded").severity is Severity.INFO
     assert found[0].summary.endswith("what it registers is not known: no container runs")
+    services = {**state().services, "beat": ServiceState(None, None, "exited")}
+    down = state(not_loaded="no container runs", services=services)
+    assert [one.code for one in findings(hosts={"web1": down})] == [
+        "beat.not_running",
+        "host.not_loaded",
+    ]
 
 
 def test_a_long_traceback_is_shown_by_its_last_eight_lines() -> None:
@@ -1168,6 +1221,7 @@ def test_a_shell_that_begins_late_is_reported_with_what_it_said() -> None:
         "host.slow_shell",
     )
     assert finding.evidence[0] == "it started after 10 s, with this output: sudo: …"
+    assert "the host's own name is not in its /etc/hosts" in finding.evidence[1]
 
 
 def test_a_host_where_a_planned_file_may_not_be_written_is_left_as_it_is() -> None:
@@ -1179,6 +1233,11 @@ def test_a_host_where_a_planned_file_may_not_be_written_is_left_as_it_is() -> No
         "deploy may not write in /etc/cron.d, so nothing is changed on web1"
     )
     assert finding.blocks == (Block("web1"),)
+    assert finding.evidence[0].endswith("ansible_become: true runs them as root")
+    assert "cron.missing" in {finding.code for finding in found}, "what was read is judged"
+    of_root = dict.fromkeys(unwritable, "root")
+    as_root = findings(hosts={"web1": state(files=files, unwritable=of_root)}, cron={CRON: b"x"})
+    assert one(as_root, "host.cannot_write").evidence == ("is the file system read-only?",)
     assert not can_be_fixed(found)
     healthy = findings(hosts={"web1": state(unwritable=unwritable)})
     assert "host.cannot_write" not in {finding.code for finding in healthy}
@@ -1215,6 +1274,7 @@ def test_a_variable_that_holds_a_password_is_reported_without_it_and_left_to_the
     }
     finding = only(findings(hosts={"web1": state(files=files)}), "environment.password")
     assert (finding.subject, finding.remedy) == ("web1", None)
+    assert finding.evidence[0].endswith("change it on the host")
     assert "s3cret" not in repr(finding)
 
 

@@ -135,8 +135,23 @@ def test_a_file_that_does_not_exist_is_reported_where_something_needs_it(
 ) -> None:
     state = make_state(host, files={ENV_FILE: FileState(None)})
     findings = faults(make_fleet(host), make_snapshot(make_fleet(host), hosts={"web1": state}))
-    codes = [finding.code for finding in findings]
-    assert ("environment.missing" in codes) is reported
+    missing = [finding for finding in findings if finding.code == "environment.missing"]
+    assert len(missing) == reported
+    effect = "systemd starts no service that needs it"
+    if not host.manager.has_drop_ins:
+        effect = "services start without its variables"
+    assert all(effect in finding.summary for finding in missing)
+    assert all("restore everything else" in finding.evidence[1] for finding in missing)
+
+
+def test_a_folder_in_the_place_of_the_file_is_said_to_be_one_and_blocks_its_host() -> None:
+    state = make_state(SYSTEMD, files={ENV_FILE: FileState(None, is_folder=True)})
+    fleet = make_fleet(SYSTEMD)
+    (finding,) = faults(fleet, make_snapshot(fleet, hosts={"web1": state}))
+    assert (finding.code, finding.blocks) == ("environment.is_folder", (Block("web1"),))
+    assert finding.evidence == (
+        "celery_env_file of the inventory names it: correct that, or put the file in its place",
+    )
 
 
 def test_a_byte_in_a_comment_that_is_not_utf_8_keeps_nothing_from_being_read() -> None:
@@ -170,6 +185,9 @@ def test_a_variable_is_not_judged_where_only_the_shell_knows_it() -> None:
         "line 2, column 1: what this line does shows only in the shell",
         "line 4, column 3: the value of B shows only in the shell",
     )
+    assert found(b"A=1\nTIMEOUT=30\nB=2\n", host) == []
+    (finding,) = found(b"A=1\nTIMEOUT=30\nB=3\n", host)
+    assert finding.code == "environment.differs"
 
 
 def test_what_cannot_be_set_without_a_change_of_the_rest_is_reported_and_left() -> None:
@@ -217,6 +235,8 @@ def test_a_service_that_was_started_on_the_file_and_has_not_its_value_is_reporte
     assert [(one.code, one.subject, one.evidence[0]) for one in findings] == (
         [("environment.not_in_effect", "high on web1", expected)] if expected else []
     )
+    unit = "systemctl cat celery-worker@high.service"
+    assert all(one.evidence[1].endswith(unit) for one in findings)
     services = {name: replace(service, started_at=NOW - 1001) for name, service in services.items()}
     assert found(b"TIMEOUT=30\n", services=services) == [], (
         "it was started before the file was written"

@@ -222,6 +222,7 @@ def test_programs_of_supervisords_are_watched_as_they_are_and_none_gets_a_conf_f
         " may take 1 min (celery_stop_timeout): tasks that run longer are lost"
     )
     assert not hasty.fix
+    assert hasty.evidence[-2].startswith("write in the program's section: stopwaitsecs=61")
     gone = judged(ServiceState(None, None, "no such process", enabled=False, exists=False))[
         "unit.unknown"
     ]
@@ -275,6 +276,7 @@ def test_a_stop_that_ends_the_pool_s_tasks_at_once_is_reported_with_the_tasks_th
     (at_once,) = judged(main, child)
     assert "also stops the processes of its pool (stopasgroup=true)" in at_once.summary
     assert "a stop now: runs shop.tasks.ship (id-1)" in at_once.evidence[0]
+    assert "stopasgroup=false" in at_once.evidence[-2]
     (longer,) = judged(main)  # a pool without processes of its own
     assert "a stop may take 16 min 40 s (a task there has been running that long)" in longer.summary
     assert (

@@ -222,7 +222,8 @@ def test_a_route_to_a_queue_that_no_one_consumes_names_its_tasks_and_the_nearest
         "route.no_consumer", "hgih_priority", Severity.WARNING,
     )  # fmt: skip
     assert CHECK in finding.summary
-    assert finding.summary.endswith("; did you mean 'high_priority'?")
+    advice = "correct the route, or add the queue to a worker; did you mean 'high_priority'?"
+    assert finding.summary.endswith(advice)
     named = make_fleet(HOST, queue_rules=(), expected_tasks=(CHECK, REPORT))
     assert only(found(tasks=typo, fleet=named)).severity is Severity.ERROR
 
@@ -308,4 +309,6 @@ def test_an_entry_of_the_code_that_its_scheduler_lacks_counts_as_well(kind: Any)
 
 
 def test_a_queue_of_a_worker_of_the_inventorys_that_is_away_is_that_workers_fault() -> None:
-    assert found(entry(), broker=nodes(node("low", "low_priority"))) == ()
+    low = nodes(node("low", "low_priority"))
+    assert found(entry(), broker=low) == ()
+    assert found(tasks=[task(CHECK, "high_priority"), task(REPORT)], broker=low) == ()

@@ -10,15 +10,18 @@ from msgspec.structs import replace
 
 from runbooks.core.census import CeleryProcess, Census, Connection, Kind, Manager, Options, Unit
 from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile, sha256
+from runbooks.core.errors import Trouble
 from runbooks.core.fleet import Fleet
 from runbooks.core.logged import Event, Logged, ServiceLog
 from runbooks.core.model import (
     Block,
+    BrokerState,
     Client,
     DropIn,
     FileState,
     Finding,
     NodeState,
+    NotAsked,
     OtherRunner,
     ServiceState,
     Snapshot,
@@ -28,6 +31,7 @@ from runbooks.core.model import (
 from runbooks.core.needs import Needs
 from runbooks.core.settings import Worker
 from runbooks.diagnosis import services, workers
+from runbooks.diagnosis.judge import judge
 from runbooks.diagnosis.since_start import changed_since_start, touched_since_start
 from runbooks.diagnosis.step import Fixing
 from runbooks.diagnosis.steps import worker_step
@@ -472,8 +476,17 @@ def test_a_worker_that_was_told_to_end_is_left_to_it() -> None:
         ((-301.0, -299.0), 0.0, "the clock of web1 is 4 min 59 s behind the broker's"),
         ((-301.0, -299.0), 300.0, ""),
         ((-30.0, 90.0), 0.0, ""),
+        ((60.0, 65.0), 0.0, ""),
+        ((61.0, 65.0), 0.0, "the clock of web1 is 1 min 1 s ahead of the broker's"),
     ],
-    ids=["ahead", "behind", "this machine is off, not it", "it took long to answer"],
+    ids=[
+        "ahead",
+        "behind",
+        "this machine is off, not it",
+        "it took long to answer",
+        "a minute",
+        "more",
+    ],
 )
 def test_a_hosts_clock_is_held_against_the_brokers(
     ahead_s: tuple[float, float], broker_s: float, expected: str
@@ -482,9 +495,17 @@ def test_a_hosts_clock_is_held_against_the_brokers(
     snapshot = make_snapshot(
         FLEET, broker=make_broker(FLEET, clock_ahead_s=broker_s), hosts={"web1": state}
     )
-    assert [one.summary for one in faults_of(FLEET, snapshot) if one.code == "host.clock"] == [
-        expected
-    ] * bool(expected)
+    reported = [one for one in faults_of(FLEET, snapshot) if one.code == "host.clock"]
+    assert [one.summary for one in reported] == [expected] * bool(expected)
+    assert all(one.evidence[-1].startswith("timedatectl on web1") for one in reported)
+
+
+def test_without_a_broker_a_hosts_clock_is_held_against_this_machines() -> None:
+    state = make_state(HOST, clock_ahead_s=(299.0, 301.0))
+    away = BrokerState.not_seen(NotAsked(Trouble.UNREACHABLE, "it is away", "wait"))
+    snapshot = make_snapshot(FLEET, broker=away, hosts={"web1": state})
+    (finding,) = [one for one in judge(FLEET, snapshot, {}) if one.code == "host.clock"]
+    assert finding.summary == "the clock of web1 is 4 min 59 s ahead of this machine's"
 
 
 def test_a_worker_that_asks_another_kind_of_broker_is_reported_which() -> None:

@@ -141,6 +141,7 @@ def test_a_folder_in_the_place_of_a_file_is_reported_and_its_host_left_alone(
     world.remediate(blocking=world.session().blocking(world.session().observe(NEEDS)))
     assert world.log("web2") == []
     assert world.log("web1") == ["start high", "start beat"]
+    assert there.is_dir()
 
 
 def test_a_directory_of_the_application_that_is_not_there_is_one_finding(world: World) -> None:

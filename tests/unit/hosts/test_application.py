@@ -4,11 +4,13 @@ import getpass
 import glob
 import json
 import os
+import platform
 import re
 import shutil
 import signal
 import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import dedent
@@ -620,6 +622,29 @@ def test_it_says_where_its_broker_and_results_are_and_how_its_tasks_run_without_
     assert entry.route.priority == 5
     assert "hunter2" not in repr(found)
     assert "s3cret" not in repr(found)
+
+
+def test_where_results_are_is_the_same_whatever_user_and_password_lead_there(site: Site) -> None:
+    urls = ("redis://:one@r1:6379/2", "redis://shop:other@r1/2", "redis://r1/2")
+    found = set()
+    for url in urls:
+        site.write(**{"shop.py": dedent(APP) + f"app.conf.result_backend = {url!r}\n"})
+        found.add(tuple(place.usual for place in said(site).backend))
+    assert len(found) == 1
+
+
+def test_it_says_its_versions_and_those_of_its_schedulers(site: Site) -> None:
+    names = ("celery", "kombu", "redis", "django", "django_celery_beat", "redbeat")
+    for name in names[-2:]:
+        site.write(**{f"{name}.py": f'__version__ = "1.2.{len(name)}"\n'})
+    loads = f"import {', '.join(names)}\n"
+    site.write(**{"shop.py": loads + dedent(APP)})
+    assert said(site).versions == {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names[:4]},
+        "django_celery_beat": "1.2.18",
+        "redbeat": "1.2.7",
+    }
 
 
 @pytest.mark.parametrize(

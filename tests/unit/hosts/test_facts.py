@@ -1,10 +1,11 @@
 """What a host is asked, tried on this machine: real files, a real schedule."""
 
 import os
+import pwd
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,63 @@ def test_a_link_to_a_file_of_ours_is_not_one_itself(tmp_path: Path) -> None:
     (tmp_path / "celery-worker@old.service").symlink_to(unit)
     host = make_host(unit_directory=here, cron_directory=here, logrotate_directory=here)
     assert list(facts.parse_managed(ask(facts.ask_managed(host, "shop", ())))) == [str(unit)]
+
+
+# --- folders
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path) -> Callable[[str], Answer]:
+    """Asks as a user who owns nothing; in a folder that everybody may enter."""
+    if os.getuid() != 0:
+        pytest.skip("only root can be another user")
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+
+    def ask_it(question: str) -> Answer:
+        done = subprocess.run(
+            ["/bin/sh", "-c", question], capture_output=True, user=65534, group=65534, extra_groups=[], check=True
+        )  # fmt: skip
+        return Answer(done.returncode, done.stdout, done.stderr.decode())
+
+    return ask_it
+
+
+def test_the_applications_directory_is_there_or_is_missing_or_is_no_folder(tmp_path: Path) -> None:
+    def lacks(directory: Path) -> str:
+        return facts.parse_places(ask(facts.ask_places(make_host(directory=str(directory)))))[1]
+
+    (tmp_path / "file").touch()
+    assert lacks(tmp_path) == ""
+    assert lacks(tmp_path / "none" / "below") == "does not exist"
+    assert lacks(tmp_path / "file") == "is not a directory"
+
+
+def test_a_folder_that_the_user_may_not_see_is_not_said_to_be_missing(
+    tmp_path: Path, as_nobody: Callable[[str], Answer]
+) -> None:
+    (tmp_path / "closed" / "app").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0o700)
+    for name, expected in (("closed/app", ""), ("closed/none", ""), ("none", "does not exist")):
+        question = facts.ask_places(make_host(directory=str(tmp_path / name)))
+        assert facts.parse_places(as_nobody(question))[1] == expected
+
+
+def test_folders_of_our_files_are_known_that_the_user_may_not_write_to(
+    tmp_path: Path, as_nobody: Callable[[str], Answer]
+) -> None:
+    for name, mode in (("units", 0o755), ("cron", 0o777), ("logrotate", 0o755), ("etc", 0o755)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(mode)
+    host = make_host(
+        unit_directory=str(tmp_path / "units"),
+        cron_directory=str(tmp_path / "cron"),
+        logrotate_directory=str(tmp_path / "logrotate"),
+        env_file=str(tmp_path / "etc" / "shop.env"),
+    )
+    found = facts.parse_unwritable(as_nobody(facts.ask_unwritable(host)))
+    nobody = pwd.getpwuid(65534).pw_name
+    assert found == {str(tmp_path / name): nobody for name in ("units", "logrotate", "etc")}
 
 
 # --- beat

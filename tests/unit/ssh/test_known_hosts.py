@@ -158,6 +158,25 @@ def test_a_changed_key_is_reported_with_its_line_and_what_to_do(
     ) as caught:
         server.transport(known_hosts).run("true", timeout_s=30)
     assert caught.value.trouble is HostTrouble.KEY_CHANGED
+    known_hosts.write_text(f"@revoked * {server.public()}\n")
+    with pytest.raises(HostUnreachable, match=r"is revoked \(.*; nothing was sent") as caught:
+        server.transport(known_hosts).run("true", timeout_s=30)
+    assert caught.value.trouble is HostTrouble.KEY_CHANGED
+
+
+@pytest.mark.parametrize("key", ["", "another"])
+def test_to_a_host_without_its_known_key_nothing_is_sent(
+    key: str, server: Server, tmp_path: Path
+) -> None:
+    known_hosts = tmp_path / "known_hosts"
+    line = f"[127.0.0.1]:{server.port} {other_key(tmp_path)}\n"
+    known_hosts.write_text(line if key else "")
+    log = server.directory / "run" / "log"
+    before = log.read_text().count("Accepted publickey")
+    with pytest.raises(HostUnreachable, match="host key"):
+        server.transport(known_hosts).run(f"touch {tmp_path}/ran", timeout_s=30)
+    assert not (tmp_path / "ran").exists()
+    assert log.read_text().count("Accepted publickey") == before, "not even a login"
 
 
 def test_an_unknown_key_is_reported_with_its_fingerprint(server: Server, tmp_path: Path) -> None:
