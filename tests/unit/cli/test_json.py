@@ -127,6 +127,10 @@ def test_what_the_verbs_look_at_and_record_stands_under_the_keys_of_the_referenc
     assert back["do"]["kind"] == "restore_messages"
     assert list(documents["explain"]["codes"][0]) == ["code", "title"]
 
+    refused = documents["rate-limit"]
+    assert refused["error"] == {"problem": "no node is called '*'", "advice": "no node answers"}
+    assert not {"plan", "changes"} & refused.keys()
+
     followed = documents["task"]
     assert (followed["id"], followed["name"]) == (ids[1], "shop.bill")
     assert (followed["holders"], followed["revoked_on"], followed["sent_by"]) == ([], [], None)

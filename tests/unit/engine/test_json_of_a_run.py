@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from runbooks.adopt import adopt
+from runbooks.broker.broker import Broker
 from runbooks.broker.nodes.details import _view
 from runbooks.core.application import Application
 from runbooks.core.effects import BROKER, Change, RunTask
@@ -20,6 +22,8 @@ from runbooks.core.model import (
 from runbooks.core.needs import Needs
 from runbooks.core.reporter import About, Outcome, Seen
 from runbooks.engine.main_loop import walk
+from runbooks.history import show
+from runbooks.inventory.draft import Draft, HostDraft, Value
 from runbooks.reports.json_document import JsonReporter
 from runbooks.task import task
 from runbooks.undo import undo
@@ -76,6 +80,8 @@ def test_the_plan_the_changes_and_the_undo_stand_in_the_order_in_which_they_are_
         assert of(shown["undo_plan"], host) == of(back["changes"], host) != []
     assert [one["host"] for one in shown["undo_plan"]][-1] == BROKER, "not the newest first"
     assert of(shown["undo_plan"], "web1")[:2] == ["stop beat", "stop high"]
+    recorded = told(lambda session: show(session.reporter, world.state, made["run"]))
+    assert [one["undone"] for one in recorded["changes"]] == [True] * len(made["changes"])
 
 
 def test_the_subject_says_how_much_was_checked_by_whom_else_and_when_the_application_was_loaded(
@@ -110,6 +116,33 @@ def test_the_subject_says_how_much_was_checked_by_whom_else_and_when_the_applica
     part = session.about(away, Needs.EVERYTHING)
     assert (part.hosts, part.workers, part.queues) == (Seen(1, 2), Seen(1, 2), Seen(0, 1))
     assert session.about(whole, Needs.NODES).queues is None
+    assert "hunter2" in session.fleet.app.broker_url.get_secret_value()
+    assert Broker(session.fleet.app, lambda *_: None).name == "127.0.0.1:1/0"
+
+
+def test_an_inventory_that_differs_from_what_runs_is_shown_as_a_diff_and_one_that_does_not_is_said_to_match(
+    world: World, told: Any
+) -> None:
+    workers = (Value("workers", {"name": "high", "queues": ["high_q"]}, ""),)
+
+    def compared(*values: Value) -> Any:
+        here = Draft((Value("app", "shop", ""),), (HostDraft("web1", {}, values, workers),))
+
+        def verb(session: Any) -> ExitCode:
+            return adopt(session, here, None, None, world.session().fleet)
+
+        return told(verb)["difference"]
+
+    there = world.hosts["web1"].settings
+    same = [Value(name, getattr(there, name), "") for name in ("directory", "user", "python")]
+    assert compared(*same) == "The inventory matches the fleet."
+    assert compared(Value("directory", "/srv/new", ""), *same[1:]).splitlines() == [
+        f"--- {world.root}/inventory.yaml",
+        "+++ what is there",
+        "@@ -1 +1 @@",
+        f"-web1: celery_directory: {there.directory}",
+        "+web1: celery_directory: /srv/new",
+    ]
 
 
 def test_another_run_is_named_with_what_it_restarts(world: World) -> None:

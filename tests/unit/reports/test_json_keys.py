@@ -157,6 +157,18 @@ def test_a_finding_has_all_of_its_keys_and_its_changes_are_without_messages(
     }  # fmt: skip
 
 
+def test_severities_and_outcomes_are_these_words(document: Closed) -> None:
+    reporter = JsonReporter()
+    reporter.findings([Finding("a.b", "c", "d", severity=one) for one in Severity])
+    for outcome in Outcome:
+        reporter.change(START, outcome, "")
+    said = document(reporter)
+    assert [one["severity"] for one in said["findings"]] == ["error", "warning", "info"]
+    outcomes = [one["outcome"] for one in said["changes"]]
+    assert outcomes == ["changed", "failed", "skipped", "ok", "cannot", "unknown"]
+    assert {one["result"] for one in said["changes"]} == {""}
+
+
 def test_a_plan_what_was_made_of_it_and_what_an_undo_would_do_are_told_apart(
     document: Closed,
 ) -> None:
