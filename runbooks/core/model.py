@@ -1103,7 +1103,7 @@ class Crossing(Struct, frozen=True):
     evidence: tuple[str, ...] = ()
     """What was observed, line by line."""
     remedy: str | None = None
-    """What fixes it; null: this tool cannot."""
+    """What to do; null if the finding does not say."""
     caused_by: tuple[Cause, ...] = ()
     """The findings that explain it."""
     seen: bool = True

@@ -332,6 +332,8 @@ def _hidden(head: re.Match[str], value: re.Match[str], text: str) -> str:
         return ""
     if _is_folder(head["name"], bare):
         return ""
+    if head["flag"] and not head["sep"] and head["name"].startswith("ask-"):
+        return ""  # it asks for a password, so no value follows: `--ask-become-pass`
     if _WEAK_NUMBER.fullmatch(bare) and not _PASSWORD.search(head["name"]):
         return ""
     if head["sep"] == ":" and not head["close"] and not _after_colon(head, bare, text):

@@ -61,7 +61,7 @@ class About(Struct, frozen=True):
     application: str | None = None
     """The application."""
     inventory: str | None = None
-    """The inventory, as `--inventory` takes it in any folder."""
+    """The inventory, as `--inventory` takes it in any folder, or `no inventory`."""
     broker: str | None = None
     """Where the broker is, without password."""
     records: str | None = None

@@ -18,12 +18,12 @@ Drain = Literal["empty", "falling", "growing", "steady", "unconsumed", "unknown"
 
 
 class Counted(Struct, frozen=True):
-    """A value, and how many of the messages that were read have it."""
+    """A value, and how many of the messages or results that were read have it."""
 
     value: str
     """The value."""
     count: int
-    """How many messages have it."""
+    """How many have it."""
 
 
 class TaskTally(Struct, frozen=True):
@@ -510,13 +510,13 @@ class EntryLine(Struct, frozen=True):
     entry: str
     """The entry."""
     host: str
-    """The host of its beat."""
+    """The host of its beat; without one, a host that has the application."""
     task: str
     """The task that it sends."""
     schedule: str
     """When it is due, as text."""
     enabled: bool
-    """Whether beat sends it."""
+    """Whether it is enabled; beat sends no other."""
     queue: str | None
     """The queue that it goes to."""
     priority: int | None
@@ -524,11 +524,11 @@ class EntryLine(Struct, frozen=True):
     consumers: tuple[str, ...]
     """The nodes that consume the queue."""
     last_sent_at: float | None
-    """When it was last sent; null also if it was never sent."""
+    """When it was last sent; null if it was never sent, or that is not known."""
     next_due_at: float | None
-    """When it is due next."""
+    """When it is due next; null if it is overdue, is not sent, or that is not known."""
     untold: str
-    """Why it is not known when it was last sent."""
+    """Why it is not known when it was last sent; "" if it is known."""
     broken: tuple[str, ...]
     """What keeps it from being run."""
     unknown: tuple[str, ...]

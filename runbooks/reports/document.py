@@ -22,7 +22,7 @@ class FindingRecord(Struct, forbid_unknown_fields=True):
     code: str
     """As in the catalogue: `inv explain CODE`."""
     subject: str
-    """The host, worker, queue, task or file that it is about."""
+    """What it is about, such as a host, a worker or a queue."""
     summary: str
     """One sentence."""
     evidence: list[str]
@@ -30,7 +30,7 @@ class FindingRecord(Struct, forbid_unknown_fields=True):
     remedy: str | None
     """What to do; null if the finding does not say."""
     fix: "list[Planned]"
-    """The changes of a remediation; empty if remediate cannot fix it."""
+    """The changes that would fix it; empty: this tool makes none."""
     severity: str
     """`error`, `warning` or `info`."""
     blocks: list[Block]
@@ -38,12 +38,10 @@ class FindingRecord(Struct, forbid_unknown_fields=True):
     caused_by: list[Cause]
     """The findings that explain it."""
     accepted: str
-    """The reason in celery_accepted; empty if it is not accepted."""
+    """Until when celery_accepted accepts it, and why; empty if it is not accepted."""
 
 
-class Planned(Struct, forbid_unknown_fields=True):
-    """A change, without the fields of its effect that may hold secrets."""
-
+class _Change(Struct, forbid_unknown_fields=True):
     host: str
     """A host of the inventory, or `the broker`."""
     step: str
@@ -54,11 +52,16 @@ class Planned(Struct, forbid_unknown_fields=True):
     """A diff, or the messages that it selects; may be empty."""
     do: dict[str, Any]
     """The effect, with its `kind`."""
+
+
+class Planned(_Change, forbid_unknown_fields=True):
+    """A change, without the fields of its effect that may hold secrets."""
+
     messages: list[dict[str, Any]] | UnsetType = UNSET
     """Examples of the messages that it selects."""
 
 
-class Made(Planned, forbid_unknown_fields=True, kw_only=True):
+class Made(_Change, forbid_unknown_fields=True, kw_only=True):
     """A change that was made or is recorded, with its result; only recorded ones have `undone`."""
 
     outcome: str
@@ -97,7 +100,7 @@ class LogLine(Struct, forbid_unknown_fields=True):
     host: str
     """The host."""
     log: str
-    """The service or the file."""
+    """The service or the file; empty: the host itself."""
     line: str
     """The text."""
 
@@ -114,7 +117,7 @@ class LookedQueue(Struct, forbid_unknown_fields=True):
     consumers: int | None
     """Workers that consume it; null: nodes could not be asked."""
     max_retries: int
-    """The most retries of a waiting message."""
+    """The most retries of a waiting message that was read."""
     eta_overdue_s: float
     """Seconds since the oldest ETA of a waiting message; 0 if none has passed."""
     per_s: float | None
@@ -135,13 +138,13 @@ class Looked(Struct, forbid_unknown_fields=True):
     queues: list[LookedQueue]
     """The queues of the inventory."""
     missing_tasks: dict[str, int]
-    """Node → number of expected tasks that it does not register."""
+    """Node that answers → number of expected tasks that it does not register."""
     silent_nodes: list[str]
-    """Nodes that do not answer ping."""
+    """Expected nodes that do not answer, and are not known to be busy or restarting."""
     unacked: int
     """Unacknowledged messages."""
     unacked_age_s: float
-    """Seconds since the oldest of them was fetched."""
+    """Seconds since the oldest of them was fetched; 0 if there are none."""
     beat_silence_s: dict[str, float]
     """Host of beat → seconds since beat's last message."""
     crossings: list[Crossing]
@@ -149,7 +152,7 @@ class Looked(Struct, forbid_unknown_fields=True):
     recovered: list[Crossing]
     """The findings that no longer hold."""
     runs: list[PastRun]
-    """The runs of the last day that are recorded here."""
+    """The runs of the last day that are recorded here, the newest 50."""
 
 
 class Point(Struct, forbid_unknown_fields=True):
@@ -225,9 +228,9 @@ class Document(Struct, forbid_unknown_fields=True, kw_only=True):
     version: str
     """The version of this tool."""
     application: str | None
-    """celery_app; null: none is known."""
+    """celery_app, or `broker` if only the broker is known; null: the output is about none."""
     inventory: str | None
-    """The argument of --inventory, or the file that was found; null: none."""
+    """As --inventory takes it in any folder, or `no inventory`; null: the output is about none."""
     exit_code: int
     """The exit code of the command."""
     about: About | UnsetType = UNSET
@@ -239,7 +242,7 @@ class Document(Struct, forbid_unknown_fields=True, kw_only=True):
     plan: list[Planned] | UnsetType = UNSET
     """The changes to make, in order."""
     undo_plan: list[TakenBack] | UnsetType = UNSET
-    """The changes to undo, newest first."""
+    """The changes to undo, in order."""
     dry_run: bool | UnsetType = UNSET
     """Whether the plan is only shown."""
     run: str | UnsetType = UNSET
@@ -271,7 +274,7 @@ class Document(Struct, forbid_unknown_fields=True, kw_only=True):
     adopted: str | UnsetType = UNSET
     """The inventory of what runs."""
     difference: str | UnsetType = UNSET
-    """How the inventory differs from what runs, as a diff."""
+    """How the inventory differs from what runs, as a diff; or that it does not."""
     look: Looked | UnsetType = UNSET
     """The look of the monitor."""
     depths: list[Depths] | UnsetType = UNSET

@@ -262,7 +262,12 @@ UNLUCKY: Edits = {
         (
             "",
             """
-            "queue.unlucky" = "tests/unit/diagnosis/test_diagnose.py::test_thirteen_messages_are_unlucky"
+            ["queue.unlucky"]
+            "A queue holds thirteen messages" = "tests/unit/diagnosis/test_diagnose.py::test_thirteen_messages_are_unlucky"
+            "Someone may be superstitious" = "context"
+            "LLEN is 13" = "tests/unit/diagnosis/test_diagnose.py::test_thirteen_messages_are_unlucky"
+            "Send one more" = "guide"
+            "It does not say that the queue is slow" = "tests/unit/diagnosis/test_diagnose.py::test_thirteen_messages_are_unlucky"
             """,
         ),
     ),
@@ -363,10 +368,9 @@ DEPTHS: Edits = {
     ),
     "tests/sentences/reference.toml": (
         (
-            "",
-            """
-            "inv depths: Say how many" = "tests/sandbox/test_depths.py::test_the_depth_of_each_queue_is_said"
-            """,
+            "# DockerSettings\n",
+            '"inv depths: Say how many" = '
+            '"tests/sandbox/test_depths.py::test_the_depth_of_each_queue_is_said"\n',
         ),
     ),
     "tests/sandbox/test_depths.py": (

@@ -288,6 +288,13 @@ def test_after_a_colon_only_what_looks_like_a_value_is_hidden() -> None:
     assert redact("password: swordfish") == "password: ********"
 
 
+def test_a_flag_that_asks_for_a_password_has_none_after_it() -> None:
+    kept = "--ask-become-pass with the right one, or --ask-pass web1"
+    assert redact(kept) == kept
+    assert redact("--become-pass swordfish") == "--become-pass ********"
+    assert redact("--ask-pass=swordfish") == "--ask-pass=********"
+
+
 def test_the_operators_own_names_are_names_of_secrets_too() -> None:
     assert redact("LICENCE_NR=4711 licence=x-1") == "LICENCE_NR=4711 licence=x-1"
     also_secret(["licence"])

@@ -30,7 +30,9 @@ from runbooks.core.model import (
     Stray,
 )
 from runbooks.core.settings import Worker
-from runbooks.diagnosis.schedule import faults, paths
+from runbooks.core.views import EntryLine
+from runbooks.diagnosis.schedule import Path, faults, paths
+from runbooks.schedule import _line
 from tests.unit.fleets import NOW, make_broker, make_fleet, make_host, make_snapshot, make_state
 
 WORKERS = (
@@ -306,6 +308,80 @@ def test_when_it_was_sent_is_not_known_where_the_scheduler_could_not_be_read_and
 def test_an_entry_of_the_code_that_its_scheduler_lacks_counts_as_well(kind: Any) -> None:
     both = paths(FLEET, beats(KeptSchedule(kind, "", (OTHER,))))
     assert [path.entry.name for path in both] == ["other", "daily"]
+
+
+def line_of(kept: KeptSchedule, **changes: Any) -> EntryLine:
+    """The line of the only entry."""
+    (path,) = paths(FLEET, beats(kept, **changes))
+    return _line(path)
+
+
+def test_an_entry_is_shown_with_its_task_its_queue_its_consumers_and_its_times() -> None:
+    sent = KeptEntry(HOURLY, True, NOW - 600, NOW - 600)
+    assert line_of(KeptSchedule("tables", "django", (sent,))) == EntryLine(
+        entry="daily",
+        host="web1",
+        task=CHECK,
+        schedule="every 1 h",
+        enabled=True,
+        queue="high_priority",
+        priority=5,
+        consumers=("high@web1",),
+        last_sent_at=NOW - 600,
+        next_due_at=NOW + 3000,
+        untold="",
+        broken=(),
+        unknown=(),
+    )
+    written = _line(Path(entry(), "web1"))
+    assert (written.schedule, written.last_sent_at, written.untold) == ("0 2 * * *", None, "")
+    unrouted = _line(Path(entry(route=None), "web1"))
+    assert (unrouted.queue, unrouted.priority) == (None, None)
+
+
+def test_when_an_entry_is_due_is_null_where_it_is_late_or_off_and_when_it_was_sent_where_never() -> (
+    None
+):
+    new = line_of(KeptSchedule("tables", "django", (KeptEntry(HOURLY, True, None, NOW - 600),)))
+    assert (new.last_sent_at, new.untold, new.next_due_at) == (None, "", NOW + 3000)
+    late = KeptEntry(HOURLY, True, NOW - 7500, NOW - 7500)
+    overdue = line_of(KeptSchedule("redbeat", "", (late,)))
+    assert (overdue.last_sent_at, overdue.next_due_at) == (NOW - 7500, None)
+    assert overdue.broken == ("it was due 1 h 5 min ago, and beat has not sent it",)
+    off = line_of(KeptSchedule("tables", "", (KeptEntry(HOURLY, False, NOW - 600, NOW - 600),)))
+    assert (off.enabled, off.last_sent_at, off.next_due_at) == (False, NOW - 600, None)
+    unread = line_of(KeptSchedule(error="no such table"))
+    assert (unread.last_sent_at, unread.untold) == (
+        None,
+        "beat's schedule could not be read: no such table",
+    )
+
+
+def test_an_entry_is_of_the_host_of_beat_or_without_one_of_a_host_that_has_the_application() -> (
+    None
+):
+    other = make_host("web0", beat=False, workers=WORKERS)
+    own = Application(tasks=(task(CHECK),), schedule=(entry(),))
+    for host, name in ((HOST, "web1"), (make_host(beat=False, workers=WORKERS), "web0")):
+        fleet = make_fleet(other, host, queue_rules=(), expected_tasks=())
+        states = {each.name: make_state(each, application=own) for each in fleet.hosts}
+        (path,) = paths(fleet, make_snapshot(fleet, broker=nodes(), hosts=states))
+        assert _line(path).host == name
+
+
+def test_what_keeps_an_entry_from_being_run_and_what_is_not_known_of_it_are_told_apart() -> None:
+    def shown(*entries: ScheduleEntry) -> EntryLine:
+        own = Application(tasks=(task(CHECK),), schedule=entries)
+        states = {"web1": make_state(HOST, application=own)}
+        (path,) = paths(FLEET, make_snapshot(FLEET, broker=nodes(), hosts=states))
+        return _line(path)
+
+    broken = shown(entry(queue="nowhere"))
+    assert (broken.consumers, broken.unknown) == ((), ())
+    assert broken.broken == ("no worker consumes nowhere",)
+    unknown = shown(entry(route=None))
+    assert unknown.broken == ()
+    assert unknown.unknown == ("its queue is not known: only beat can create its arguments",)
 
 
 def test_a_queue_of_a_worker_of_the_inventorys_that_is_away_is_that_workers_fault() -> None:

@@ -8,10 +8,10 @@ from msgspec.structs import replace
 from runbooks.core.census import Census, Kind
 from runbooks.core.errors import Trouble
 from runbooks.core.model import NodeState, NotAsked, RunningTask, ServiceState
-from runbooks.core.views import WorkerLine
+from runbooks.core.views import HostTotal, WorkerLine
 from runbooks.diagnosis.census import SeenBy, table
 from runbooks.reports.workers import cells
-from runbooks.workers import _line
+from runbooks.workers import _line, _totals
 from tests.unit.diagnosis.test_census import UNITS, a_node, a_process
 from tests.unit.fleets import NOW, make_broker, make_fleet, make_host, make_snapshot, make_state
 
@@ -91,6 +91,27 @@ def test_twins_have_a_line_each_that_names_the_others_pid_and_both_have_the_repo
     assert [line.queues for line in both] == [("high_q",)] * 2
     assert ["same name as pid" in cells(line)["other facts"] for line in both] == [True, True]
     assert {line.twins for line in both} == {("pid 200 on web1",), ("pid 100 on web1",)}
+
+
+def test_a_hosts_sums_are_of_this_application_and_count_the_processes_of_others() -> None:
+    fleet = make_fleet(make_host(), make_host("web2"))
+    here, away = fleet.hosts
+    processes = (
+        a_process(memory_bytes=5),
+        a_process(110, Kind.CHILD, parent=100, memory_bytes=3),
+        a_process(200, here=False, memory_bytes=90),
+    )
+    census = Census(processes, UNITS)
+    states = {
+        "web1": make_state(here, census=census, clock_ahead_s=(-9.0, -5.0)),
+        "web2": make_state(away, census=Census((), {})),
+    }
+    snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}), hosts=states)
+    rows = [row for row in table(fleet, snapshot) if row.of_app is not False]
+    assert list(_totals(snapshot, rows)) == [
+        HostTotal("web1", 2, 8, 1, clock_ahead_s=-7.0, clock_margin_s=2.0),
+        HostTotal("web2", 0, 0, 0, clock_ahead_s=None, clock_margin_s=None),
+    ]
 
 
 def test_the_evidence_for_a_broker_is_in_the_words_of_the_page() -> None:

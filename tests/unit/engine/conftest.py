@@ -22,8 +22,10 @@ from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import (
     BrokerState,
     Finding,
+    HeldTask,
     LogLine,
     Look,
+    MessagePlace,
     NodeState,
     OtherRun,
     RunningTask,
@@ -106,6 +108,9 @@ class FakeBroker:
         self.other: OtherRun | None = None
         self.running: dict[str, list[RunningTask]] = {}
         self.read_until: list[float] = []
+        self.places: list[MessagePlace] = []
+        self.held: dict[str, list[HeldTask]] = {}
+        self.revoked: dict[str, list[str]] = {}
 
     def look_again(self, queues: Iterable[str]) -> SecondLook:
         return SecondLook(0.0, {})
@@ -154,6 +159,15 @@ class FakeBroker:
 
     def other_run(self) -> OtherRun | None:
         return None if self.is_locked else self.other
+
+    def find_all(self, queues: Iterable[str], task_id: str) -> list[MessagePlace]:
+        return [place for place in self.places if place.message.id == task_id]
+
+    def holders(self, task_id: str) -> list[HeldTask]:
+        return self.held.get(task_id, [])
+
+    def revoked_on(self, task_id: str) -> list[str]:
+        return self.revoked.get(task_id, [])
 
     def listening(self) -> frozenset[str]:
         return frozenset(self._nodes(self.world.session().fleet))

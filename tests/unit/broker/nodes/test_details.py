@@ -33,3 +33,33 @@ def test_of_twins_the_report_is_that_of_both_and_no_secret_is_in_it() -> None:
     assert "task_acks_late" in shown
     assert "s3cretpass" not in shown
     assert "hunter2pass" not in shown
+
+
+def test_a_task_that_a_node_holds_is_shown_with_its_queue_its_times_and_its_process() -> None:
+    node = NodeState("high@web1", frozenset(), frozenset({"high_q"}))
+    running = task("a", to="x" * 500) | {
+        "args": [1, 2],
+        "delivery_info": {"routing_key": "high_q"},
+        "time_start": 1_750_000_000.5,
+        "worker_pid": 7,
+    }
+    waiting = {"eta": "2025-06-15T15:06:40+00:00", "priority": 6, "request": task("b")}
+    view = _view(
+        "high@web1", node, {"active": [[running]], "reserved": [[]], "scheduled": [[waiting]]}
+    )
+    assert view.active
+    (held,) = view.active
+    assert (held.id, held.task, held.queue) == ("a", "shop.bill", "high_q")
+    assert (held.since_at, held.eta_at, held.pid) == (1_750_000_000.5, None, 7)
+    assert held.args.startswith("(1, 2) {'to': 'xxx")
+    assert held.args.endswith("x…")
+    assert len(held.args) < 300
+    assert view.scheduled
+    (later,) = view.scheduled
+    assert (later.queue, later.since_at, later.eta_at, later.pid) == (
+        None,
+        None,
+        1_750_000_000.0,
+        None,
+    )
+    assert (view.reserved, later.args) == ((), "()")

@@ -83,6 +83,22 @@ def test_only_so_many_are_shown_and_it_says_whether_there_are_more(send: Send, s
     assert show(limit=7).complete
 
 
+def test_a_view_repeats_what_was_asked_for(send: Send, show: Show) -> None:
+    send("report", "work", retries=4)
+    send("mail", "work")
+    every = show()
+    assert (every.queue, every.depth, every.looked_at, len(every.messages)) == ("work", 2, 2, 2)
+    assert (every.selection, every.grep, every.full, every.fetched) == ("", "", False, False)
+    some = show(task=["rep*"], retries=">2", grep="report", full=True)
+    assert (some.selection, some.grep, some.full) == (
+        "--task 'rep*' --retries '>2'",
+        "report",
+        True,
+    )
+    assert (some.depth, some.looked_at, len(some.messages)) == (2, 2, 1)
+    assert show(unacked=True).fetched
+
+
 def test_the_flags_of_clean_queues_select(client: "redis.Redis", send: Send, show: Show) -> None:
     old = send("report", "work", 1, retries=4, countdown=-7200)
     send("report", "work", 1, retries=1)

@@ -137,7 +137,7 @@ def test_a_queue_is_shown_in_detail(send: Send, look: Look) -> None:
     view = look("work")
     queue = only(view)
     report, mail = queue.tasks
-    assert view.detailed
+    assert (view.detailed, look().detailed) == (True, False)
     assert report.retries == {0: 3, 1: 1, 2: 1}
     assert (report.without_eta, report.eta_passed, report.eta_ahead, report.expired) == (3, 1, 1, 1)
     assert report.oldest_eta_at == pytest.approx(time.time() - 100, abs=10)
@@ -157,6 +157,7 @@ def test_a_text_is_found_in_encoded_and_compressed_bodies(send: Send, look: Look
     send("mail", "work", {"to": "meier"}, argsrepr="hidden")
     texts = ("müller", "meier", "hidden", "nothing", "Meier")
     assert [only(look(grep=text)).matched for text in texts] == [2, 1, 3, 0, 0]
+    assert (look(grep="meier").grep, look().grep) == ("meier", "")
 
 
 def test_what_comes_in_and_what_goes_out_are_told_apart(client: "redis.Redis", send: Send) -> None:

@@ -209,6 +209,8 @@ def test_what_the_user_may_not_ask_is_not_known_and_the_rest_is_reported(start: 
             assert {fact.unknown for fact in seen.values()} - {""} == {
                 f"the broker's user may not run {command}"
             }
+            for fact in seen.values():
+                assert (fact.value is None) == bool(fact.unknown) != bool(fact.text)
         client.execute_command("ACL SETUSER viewer reset on >pw ~* &* +@all -config")
         seen = facts(server, "low", user="viewer:pw@")
         assert not any(fact.unknown for fact in seen.values())
