@@ -1022,7 +1022,7 @@ class OtherRun(Struct, frozen=True):
     """When it began."""
     restarts: frozenset[tuple[str, str]] | None = None
     """The services, each after its host, that it is restarting or has just restarted and waits for;
-    None if its record is not on this machine.
+    null if its record is not on this machine.
     """
 
 

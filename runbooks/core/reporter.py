@@ -25,10 +25,10 @@ class Outcome(Enum):
 
 
 class Tally(Struct):
-    """A host's line of the recap, counted as Ansible does."""
+    """The line of a host, or of the broker, in the recap."""
 
     ok: int = 0
-    """How many steps had nothing to do."""
+    """How many steps had nothing to do; of an undo, how many changes."""
     changed: int = 0
     """How many changes were applied."""
     failed: int = 0
@@ -36,9 +36,9 @@ class Tally(Struct):
     skipped: int = 0
     """How many changes were skipped."""
     unreachable: int = 0
-    """1 if the host does not answer."""
+    """1 if it does not answer."""
     blocked: int = 0
-    """How many findings kept something on the host from being changed."""
+    """How many reasons kept something from being changed."""
 
     @property
     def bad(self) -> bool:

@@ -81,7 +81,7 @@ class QueueView(Struct, frozen=True):
     drain: Drain
     """How the depth changes; `unconsumed`: messages wait and no node that answers consumes it."""
     drain_s: float | None
-    """How long it takes to empty, by the rate that was measured longer."""
+    """How long it takes to empty: at `change_per_s` if that is known, else at the two rates."""
     limits: tuple[str, ...]
     """What is known to slow it down."""
     looked_at: int
@@ -139,7 +139,7 @@ class MessageView(Struct, frozen=True):
     expires_at: float | None
     """When it expires."""
     args: str
-    """The arguments as text."""
+    """The arguments as text; of a malformed item its beginning."""
     origin: str | None
     """Who sent it."""
     content_type: str | None
@@ -302,12 +302,12 @@ class HeldView(Struct, frozen=True):
 
 
 class NodeView(Struct, frozen=True):
-    """What a node reports about itself. Null: it did not say."""
+    """What a node reports about itself. Null: it did not say, or values of twins do not add up."""
 
     name: str
     """The node."""
     worker: str | None
-    """The name of the worker here, if it differs."""
+    """Its name in the inventory, if that is another one."""
     twins: int
     """How many processes answer under the name; all values are theirs together."""
     pids: tuple[int, ...]
@@ -393,7 +393,7 @@ class TaskLine(Struct, frozen=True):
     last_failed_at: float | None
     """When it last failed."""
     errors: tuple[Counted, ...]
-    """The exceptions of the failures."""
+    """The most frequent exceptions of the failures."""
 
 
 class TasksView(Struct, frozen=True):
@@ -417,7 +417,7 @@ class TaskPlace(Struct, frozen=True):
     """Where a task's message is."""
 
     queue: str | None
-    """The queue that holds it."""
+    """The queue that holds it; null if a worker has fetched it."""
     ahead: int | None
     """How many messages of the queue run before it; null if a worker has fetched it."""
     fetched_at: float | None
@@ -444,7 +444,7 @@ class TaskHolder(Struct, frozen=True):
     doing: str
     """`active`, `reserved` or `scheduled`."""
     since_at: float | None
-    """Since when it has been running."""
+    """Since when it has been running; null if it does not run."""
 
 
 class TaskArchived(Struct, frozen=True):

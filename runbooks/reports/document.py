@@ -58,7 +58,7 @@ class Planned(_Change, forbid_unknown_fields=True):
     """A change, without the fields of its effect that may hold secrets."""
 
     messages: list[dict[str, Any]] | UnsetType = UNSET
-    """Examples of the messages that it selects."""
+    """All messages that it selects, or all tasks that it sends again; only in a plan."""
 
 
 class Made(_Change, forbid_unknown_fields=True, kw_only=True):
@@ -76,7 +76,7 @@ class TakenBack(Planned, forbid_unknown_fields=True, kw_only=True):
     """A change of an undo, its state, and the reason."""
 
     state: str
-    """Whether it can be undone."""
+    """`changed` if it will be undone, `ok` if it was undone already, else `cannot` or `skipped`."""
     why: str
     """The reason; may be empty."""
 
@@ -179,15 +179,15 @@ class Result(Struct, forbid_unknown_fields=True):
     id: str
     """The task's id."""
     state: str
-    """As in Celery, or this tool's own word while nothing is known."""
+    """Celery's state, or `SENT` if it was not watched."""
     task: str
-    """The name of the task."""
+    """The name of the task; empty if it is not known."""
     queue: str
-    """The queue it was sent to."""
+    """The queue that it was sent to; empty if it is not known."""
     note: str
-    """Details of the state; may be empty."""
+    """Where it is, or the command that shows it; empty if it has ended."""
     elapsed_s: float | None
-    """Seconds since it was sent; null: not known."""
+    """For how long it was watched; null if it was not."""
     result: Any
     """Its return value, or the error."""
     traceback: str
@@ -195,7 +195,7 @@ class Result(Struct, forbid_unknown_fields=True):
     ended: bool
     """Whether its state is final."""
     differs: str | None
-    """How the result differs from the expected one; null if it does not."""
+    """How the result differs from the expected one; empty if it does not, null if not known."""
 
 
 class File(Struct, forbid_unknown_fields=True):
@@ -214,8 +214,8 @@ class Warned(Struct, forbid_unknown_fields=True):
 
     problem: str
     """One sentence."""
-    advice: str | None
-    """The next step; null if there is none."""
+    advice: str
+    """The next step; empty if there is none."""
 
 
 class Document(Struct, forbid_unknown_fields=True, kw_only=True):

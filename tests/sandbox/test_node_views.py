@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -418,7 +419,8 @@ def test_one_task_is_followed_from_its_queue_to_its_result(shop: Shop) -> None:
     ]
     assert (place["name"], place["result"], place["holders"]) == ("shop.add", None, [])
     [holder] = shop.world.inv("task", held, "--json").json["holders"]
-    assert (holder["node"], holder["doing"]) == ("one@here", "active")
+    assert (holder["node"], holder["task"], holder["doing"]) == ("one@here", "shop.hold", "active")
+    assert abs(time.time() - holder["since_at"]) < 60
     shop.release("z")
     until(lambda: shop.ended(held))
     log = shop.world.path / "one.log"

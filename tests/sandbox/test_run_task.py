@@ -91,6 +91,7 @@ def test_a_task_sent_without_watching_is_looked_up_later_by_its_id(healthy: Worl
     sent = healthy.inv("run-task", "check-glpi", "--async", "--json")
     assert (sent.code, sent.json["task"]["state"]) == (0, "SENT")
     task_id = sent.json["task"]["id"]
+    assert f"run-task --status {task_id}" in sent.json["task"]["note"]
     running = healthy.inv("run-task", "--status", task_id)
     assert running.code == 1
     assert "has been running on worker_high@sandbox for" in running.out
@@ -98,7 +99,7 @@ def test_a_task_sent_without_watching_is_looked_up_later_by_its_id(healthy: Worl
     watched = healthy.inv("run-task", "--status", task_id, "--sync")
     assert (watched.code, "SUCCESS" in watched.out) == (0, True)
     later = healthy.inv("run-task", task_id, "--status", "--json").json["task"]
-    assert (later["state"], later["task"]) == ("SUCCESS", CHECK)
+    assert (later["state"], later["task"], later["elapsed_s"]) == ("SUCCESS", CHECK, None)
     assert later["result"].items() >= COUNTS.items()
 
 
@@ -138,6 +139,7 @@ def test_a_task_that_fails_is_reported_with_its_traceback_and_json_is_one_docume
     assert (done.code, done.err) == (2, "")
     task = done.json["task"]
     assert (task["state"], task["queue"], task["ended"]) == ("FAILURE", "high_priority", True)
+    assert 0 < task["elapsed_s"] < 60
     assert task["result"] == "Printer.DoesNotExist: Printer matching query does not exist."
     assert "device = Printer.objects.get(pk=device_id)" in task["traceback"]
     assert healthy.inv("runs", "--json").json["runs"][-1]["state"] == "failed"

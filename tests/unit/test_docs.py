@@ -18,7 +18,6 @@ from runbooks.cli import verbs
 from runbooks.core.envfile.edit import read
 from runbooks.core.errors import EXIT_CODES, ExitCode, InventoryError
 from runbooks.core.settings import AppSettings, HostSettings
-from runbooks.diagnosis.codes import catalogue
 from runbooks.inventory.build import build_fleet
 from runbooks.inventory.lookups import FILTERS
 from runbooks.inventory.read import load_inventory
@@ -197,7 +196,7 @@ def test_a_sentence_without_a_check_is_listed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_check_of_a_page_exists(page: str) -> None:
-    for check in {name for check in checks_of(page) for name in check.by}:
+    for check in {name for each in checks_of(page) for name in each.by}:
         path, _, rest = check.partition("::" if "::" in check else ": ")
         if path == "CONTRIBUTING.md":
             assert rest

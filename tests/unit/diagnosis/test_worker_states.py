@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from runbooks.core.census import Census, Kind
+from runbooks.core.census import Ancestor, CeleryProcess, Census, Kind, Manager
 from runbooks.core.errors import Trouble
 from runbooks.core.model import NodeState, NotAsked, RunningTask, ServiceState
 from runbooks.core.views import HostTotal, WorkerLine
@@ -57,6 +57,102 @@ def lines_of(
 )
 def test_a_worker_is_shown_in_the_state_that_was_seen(state: str, lines: list[WorkerLine]) -> None:
     assert state in [line.state for line in lines]
+
+
+def test_all_that_is_seen_of_a_worker_is_in_its_line_and_of_a_service_without_a_process_nothing() -> (
+    None
+):
+    process = a_process(
+        unit="old.service",
+        above=(Ancestor(90, "sh"), Ancestor(80, "tini"), Ancestor(1, "systemd")),
+        memory_bytes=5,
+        cpu_s=2.0,
+    )
+    node = a_node(
+        "high@web1",
+        100,
+        pool="prefork",
+        pool_size=4,
+        holds=frozenset("abcdef"),
+        running=(RunningTask("a", "t", None, acknowledged=True),),
+        reserved=frozenset("bc"),
+        later=frozenset("def"),
+        rate_limits={"shop.b": "5/s", "shop.a": "10/m"},
+    )
+    high, beat = lines_of(process, nodes=node, beat=DOWN)
+    assert high == WorkerLine(
+        host="web1",
+        worker="high@web1",
+        service="high",
+        state="answers",
+        run_by="old.service",
+        wrappers=("sh", "tini"),
+        pid=100,
+        age_s=500.0,
+        pool="prefork",
+        size=4,
+        processes=1,
+        queues=("high_q",),
+        active=1,
+        reserved=2,
+        scheduled=3,
+        memory_bytes=5,
+        cpu_s=2.0,
+        broker="127.0.0.1:1/0",
+        broker_seen_by="it answers through it",
+        rate_limits={"shop.a": "10/m", "shop.b": "5/s"},
+        twins=(),
+    )
+    assert beat == WorkerLine(
+        host="web1",
+        worker="beat",
+        service="beat",
+        state="not running",
+        run_by=None,
+        wrappers=(),
+        pid=None,
+        age_s=None,
+        pool=None,
+        size=None,
+        processes=0,
+        queues=(),
+        active=None,
+        reserved=None,
+        scheduled=None,
+        memory_bytes=0,
+        cpu_s=0.0,
+        broker=None,
+        broker_seen_by=None,
+        rate_limits={},
+        twins=(),
+    )
+
+
+def test_what_is_no_service_or_on_no_host_that_was_checked_is_a_line_without_it() -> None:
+    nodes = a_node("stray@elsewhere", 8) | a_node("high@web1", 100)
+    lines = lines_of(a_process(), a_process(200), nodes=nodes)
+    assert [(line.host, line.worker, line.service) for line in lines] == [
+        ("web1", "high@web1", "high"),
+        ("web1", "beat", "beat"),
+        ("web1", "worker", None),
+        (None, "stray@elsewhere", None),
+    ]
+    (high, *_) = lines
+    assert (high.reserved, high.scheduled) == (None, None), "the node was not asked"
+
+
+@pytest.mark.parametrize(
+    ("process", "run_by"),
+    [
+        (a_process(container="c1" * 32, engine=Manager.DOCKER, inner_pid=1), "container c1c1c1c1c1c1"),
+        (a_process(above=(Ancestor(5, "supervisord"),), program="shop:high"), "supervisord (shop:high)"),
+        (a_process(), None),
+    ],
+)  # fmt: skip
+def test_what_runs_a_worker_is_its_unit_its_container_or_its_program(
+    process: CeleryProcess, run_by: str | None
+) -> None:
+    assert next(line.run_by for line in lines_of(process) if line.pid == 100) == run_by
 
 
 def test_a_beat_runs_for_it_never_answers() -> None:

@@ -7,9 +7,11 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from runbooks.core.command import plain
 from runbooks.core.effects import BROKER, Change, ControlService, RunTask, WriteFile
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, StalePlan, UsageError
 from runbooks.core.model import Finding, Severity
+from runbooks.core.operator import user_name
 from runbooks.core.redaction import keep_secret
 from runbooks.core.reporter import Check, Outcome
 from runbooks.engine.contents import CONTENTS
@@ -122,7 +125,10 @@ def test_the_runs_of_an_application_since_a_time_are_named_by_their_first_lines(
         Journal.create(state, run_id, "undo", Where("i", "b", application)).close()
     midnight = 1_735_689_600.0  # of the first day
     assert [run.id for run in recent_runs(state, "shop", midnight, 9)] == [IDS[0], IDS[2]]
-    assert [run.id for run in recent_runs(state, "shop", midnight, 1)] == [IDS[2]]
+    (newest,) = recent_runs(state, "shop", midnight, 1)
+    assert (newest.id, newest.verb) == (IDS[2], "undo")
+    assert newest.by == f"{user_name()}@{socket.gethostname()}"
+    assert newest.started_at == pytest.approx(time.time(), abs=60)
     assert [run.id for run in recent_runs(state, "shop", midnight + 3600, 9)] == [IDS[2]]
     (state / "runs" / IDS[2] / JOURNAL).write_text("torn\n")
     assert [run.id for run in recent_runs(state, "shop", midnight, 9)] == [IDS[0]]

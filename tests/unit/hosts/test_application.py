@@ -590,7 +590,10 @@ app.conf.update(
     result_backend=f"db+postgresql://shop:{password}@pg/results",
     task_queues=[Queue("media", Exchange("media"), routing_key="video"), Queue("plain")],
     task_routes={"tasks.b*": {"exchange": "media", "routing_key": "video"}},
-    task_annotations={"tasks.bill": {"rate_limit": "10/m", "soft_time_limit": 5}},
+    task_annotations={"tasks.bill": {
+        "rate_limit": "10/m", "soft_time_limit": 5, "time_limit": 9, "acks_late": True,
+        "ignore_result": True, "max_retries": None,
+    }},
     beat_schedule={"nightly": {
         "task": "tasks.bill", "schedule": timedelta(minutes=2), "kwargs": {"api_token": "t0p-s3cret"},
         "options": {"priority": 5, "expires": timedelta(hours=1)},
@@ -615,7 +618,8 @@ def test_it_says_where_its_broker_and_results_are_and_how_its_tasks_run_without_
         "media",
         "video",
     )
-    assert (bill.rate_limit, bill.soft_time_limit_s) == ("10/m", 5)
+    assert (bill.rate_limit, bill.soft_time_limit_s, bill.time_limit_s) == ("10/m", 5, 9)
+    assert (bill.acks_late, bill.ignores_result, bill.max_retries) == (True, True, None)
     (entry,) = found.schedule
     assert (entry.every_s, entry.options) == (120.0, {"priority": 5, "expires": 3600.0})
     assert entry.route

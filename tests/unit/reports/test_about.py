@@ -128,3 +128,26 @@ def test_json_has_it_as_a_field_and_followed_lines_as_the_first_of_them(
     assert first["about"] == about
     assert (line["line"], last["exit_code"]) == ("ready", 0)
     assert first["application"] == last["application"] == "shop"
+
+
+def test_json_has_how_many_of_how_many_were_checked_and_the_other_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    by = "ann on ops1 (pid 7)"
+    restarts = frozenset({("web1", "high")})
+    for other, shown in (
+        (
+            OtherRun(by, "20250615-1", "remediate", 1.5, restarts),
+            {"by": by, "id": "20250615-1", "verb": "remediate", "since_at": 1.5, "restarts": [["web1", "high"]]},
+        ),
+        (
+            OtherRun("an unknown program"),
+            {"by": "an unknown program", "id": "", "verb": "", "since_at": None, "restarts": None},
+        ),
+    ):  # fmt: skip
+        reporter = JsonReporter()
+        reporter.about(About("shop", "/i", hosts=Seen(1, 2), other_run=other))
+        reporter.close(0)
+        about = json.loads(capsys.readouterr().out)["about"]
+        assert about["hosts"] == {"looked_at": 1, "of": 2}
+        assert about["other_run"] == shown

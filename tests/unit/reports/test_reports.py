@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from lab.schema_page import page
 from runbooks import __version__
 from runbooks.core.command import Command
-from runbooks.core.effects import Change, ControlService
+from runbooks.core.effects import BROKER, Change, ControlService, WriteFile
 from runbooks.core.errors import InventoryError, RunbookError, UsageError
 from runbooks.core.model import Block, Cause, Finding, LogLine, PastRun, Severity
 from runbooks.core.outside import on_one_line
@@ -236,8 +236,39 @@ def test_json_is_one_document_on_standard_output(capsys: pytest.CaptureFixture[s
     assert [change["outcome"] for change in document["changes"]] == [
         outcome.value for outcome in Outcome
     ]
-    assert document["recap"]["web1"]["changed"] == 1
-    assert document["task"]["result"] == {"found": "[4]"}
+    assert document["recap"] == {
+        "web1": {"ok": 0, "changed": 1, "failed": 0, "skipped": 0, "unreachable": 0, "blocked": 0}
+    }
+    planned = {
+        "host": "web1",
+        "step": "workers",
+        "summary": "start [high]",
+        "detail": "+a\n-b",
+        "do": {
+            "kind": "control_service",
+            "service": "high",
+            "action": "start",
+            "together": [],
+            "processes": [],
+        },
+    }
+    assert document["plan"] == [planned]
+    assert document["undo_plan"] == [
+        {**planned, "state": outcome.value, "why": "why"} for outcome in Outcome
+    ]
+    assert document["task"] == {
+        "id": "id-1",
+        "state": "FAILURE",
+        "task": "t",
+        "queue": "q",
+        "note": "",
+        "elapsed_s": 3.0,
+        "result": {"found": "[4]"},
+        "traceback": "Trace\n[back]",
+        "ended": True,
+        "differs": "",
+    }
+    assert document["error"] == {"problem": "it is wrong", "advice": "fix it"}
     assert [(line["time"], line["host"], line["line"]) for line in document["logs"]] == [
         (None, "web1", "[a line]"), ("1970-01-01T00:00:01.500000+00:00", "web1", "\x1b[2Jnext"),
     ]  # fmt: skip
@@ -245,6 +276,26 @@ def test_json_is_one_document_on_standard_output(capsys: pytest.CaptureFixture[s
         {"host": "web1", "path": "/etc/cron.d/celery", "content": "[a file]\n"}
     ]
     assert "it is wrong" in err
+
+
+def test_a_change_in_json_has_nothing_of_its_effect_that_may_be_a_secret(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = {"id": "1", "reason": "too late"}
+    effect = WriteFile("/etc/shop.env", b"TOKEN=s3cret", 0o640, "absent")
+    change = Change("web1", "units", "create it", effect, messages=(row,))
+    reporter = JsonReporter()
+    reporter.plan([change, replace(change, host=BROKER)], dry_run=True)
+    reporter.change(change, Outcome.CHANGED, "")
+    reporter.close(0)
+    document = json.loads(capsys.readouterr().out)
+    (planned, other), (made,) = document["plan"], document["changes"]
+    assert (planned["host"], other["host"]) == ("web1", "the broker")
+    assert planned["do"] == {
+        "kind": "write_file", "path": "/etc/shop.env", "mode": 0o640, "check": "", "changed_at": None
+    }  # fmt: skip
+    assert planned["messages"] == [row]
+    assert "messages" not in made
 
 
 def test_a_log_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,13 +401,21 @@ def test_every_document_says_when_and_by_what_it_was_made_and_is_as_the_schema_h
     reporter.depths("q", [(1.0, 2)], 3.0)
     reporter.look(make_look(crossings=(make_crossing(),), runs=(PastRun("1", "undo", "u@m", 1.0),)))
     reporter.warning("w", "a")
-    reporter.error(RunbookError("p", "a"))
+    reporter.warning("w", "")
+    reporter.error(RunbookError("p"))
     reporter.close(1)
     document = json.loads(capsys.readouterr().out)
     SCHEMA.validate(document)
     assert (document["schema"], document["version"]) == (1, __version__)
     assert (document["application"], document["inventory"]) == ("shop", "/srv/inventory.yaml")
     assert datetime.fromisoformat(document["time"]).tzinfo
+    assert document["depths"] == [{"queue": "q", "points": [{"at": 1.0, "depth": 2}]}]
+    assert document["look"]["runs"] == [{"id": "1", "verb": "undo", "by": "u@m", "started_at": 1.0}]
+    assert document["warnings"] == [
+        {"problem": "w", "advice": "a"},
+        {"problem": "w", "advice": ""},
+    ]
+    assert document["error"] == {"problem": "p", "advice": ""}
     (reported,) = document["findings"]
     assert reported["fix"][0]["summary"] == CHANGE.summary
     with pytest.raises(ValidationError):

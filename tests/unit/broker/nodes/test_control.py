@@ -209,6 +209,7 @@ def test_a_node_says_which_tasks_it_holds_and_of_which_it_may_hold_more(worker_u
         assert time.monotonic() < deadline, node
     (holder,) = find_holders(worker_url, later, OPTIONS)
     assert (holder.node, holder.task, holder.doing) == ("w1@here", "tiny.fail", "scheduled")
+    assert holder.started_at is None
     assert node.rate_limits == {"tiny.limited": "10/m"}
     assert node.options == {"visibility_timeout": 7200}, (
         "a prefix is hidden, for its name holds the word key"

@@ -1,6 +1,8 @@
 """`inv messages` shows messages in the order in which workers take them, and unpickles nothing."""
 
 import json
+import os
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +20,7 @@ from runbooks.broker.views.message_looks import Wanted, show_messages
 from runbooks.core.errors import UsageError
 from runbooks.core.redaction import keep_secret
 from runbooks.core.rules import from_flags
-from runbooks.core.views import MessagesView
+from runbooks.core.views import MessagesView, MessageView
 from tests.brokers import Kind, fetch_and_die
 from tests.unit.broker.conftest import Send, listed
 
@@ -76,6 +78,56 @@ def test_messages_stand_in_the_order_in_which_a_worker_takes_them(
     assert ids(view) == taken
 
 
+def test_a_message_is_shown_with_what_its_envelope_says(
+    client: "redis.Redis", send: Send, show: Show
+) -> None:
+    send("mail", "work")
+    options: dict[str, Any] = {"priority": 3, "retries": 2, "countdown": 600, "expires": 1200}
+    sent = send("report", "work", 7, compression="gzip", **options)
+    now = time.time()
+    mail, report = show().messages
+    assert report.eta_at == pytest.approx(now + 600, abs=10)
+    assert report.expires_at == pytest.approx(now + 1200, abs=10)
+    assert report == MessageView(
+        state="message",
+        why="",
+        priority=3,
+        ahead=1,
+        id=sent,
+        task="report",
+        retries=2,
+        eta_at=report.eta_at,
+        expires_at=report.expires_at,
+        args="(7,)",
+        origin=f"gen{os.getpid()}@{socket.gethostname()}",
+        content_type="application/json",
+        compression="application/x-gzip",
+        size_bytes=len(listed(client, "work\x06\x163")[0]),
+        aside=False,
+        fetched_at=None,
+    )
+    assert (mail.retries, mail.eta_at, mail.expires_at, mail.compression) == (0, None, None, None)
+    assert (mail.envelope, mail.body, mail.body_unread) == (None, None, "")
+    client.rename("work", KeySpace().work("work"))
+    assert [(one.task, one.aside) for one in show().messages] == [("mail", True), ("report", False)]
+
+
+def test_of_a_pickled_message_of_protocol_1_only_its_envelope_is_known(
+    app: Celery, client: "redis.Redis", show: Show
+) -> None:
+    app.conf.task_protocol = 1
+    app.send_task("mail", queue="work", serializer="pickle")
+    [message] = show().messages
+    assert (message.state, message.task, message.id, message.retries) == (
+        "unreadable",
+        None,
+        None,
+        None,
+    )
+    assert message.why == "its content type is application/x-python-serialize"
+    assert message.content_type == "application/x-python-serialize"
+
+
 def test_only_so_many_are_shown_and_it_says_whether_there_are_more(send: Send, show: Show) -> None:
     sent = [send("report", "work", n) for n in range(7)]
     few = show(limit=3)
@@ -118,10 +170,11 @@ def test_the_flags_of_clean_queues_select(client: "redis.Redis", send: Send, sho
     assert ids(show(content_type=["*yaml"])) == []
     assert len(ids(show(content_type=["application/json"]))) == 5
     [malformed] = show(malformed=True).messages
-    assert (malformed.state, malformed.why, malformed.ahead) == (
+    assert (malformed.state, malformed.why, malformed.ahead, malformed.args) == (
         "malformed",
         "not a JSON object",
         5,
+        "b'[]'",
     )
 
 
@@ -185,7 +238,9 @@ def test_what_a_worker_has_fetched_is_shown_where_that_is_asked(
     assert show().messages == ()
     view = show(unacked=True)
     assert set(ids(view)) == sent
-    assert all(message.ahead is None and message.fetched_at for message in view.messages)
+    assert all(message.ahead is None for message in view.messages)
+    times = [message.fetched_at for message in view.messages]
+    assert times == [pytest.approx(time.time(), abs=20)] * 3
 
 
 def test_what_is_taken_while_a_queue_is_read_makes_it_repeat_nothing(client: "redis.Redis") -> None:

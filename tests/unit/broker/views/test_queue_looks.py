@@ -17,10 +17,10 @@ from runbooks.broker.queues.scan import no_progress
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.store import Store
-from runbooks.broker.views.queue_looks import SAMPLED, Asked, QueueLooks
-from runbooks.core.errors import UsageError
+from runbooks.broker.views.queue_looks import SAMPLED, Asked, QueueLooks, _drain, _drain_s
+from runbooks.core.errors import BrokerRefused, UsageError
 from runbooks.core.model import NodeState, RunningTask
-from runbooks.core.views import QueuesView, QueueView
+from runbooks.core.views import Counted, Drain, QueuesView, QueueView
 from tests.brokers import Kind, until, worker
 from tests.unit.broker.conftest import Send, listed
 
@@ -141,6 +141,9 @@ def test_a_queue_is_shown_in_detail(send: Send, look: Look) -> None:
     assert report.retries == {0: 3, 1: 1, 2: 1}
     assert (report.without_eta, report.eta_passed, report.eta_ahead, report.expired) == (3, 1, 1, 1)
     assert report.oldest_eta_at == pytest.approx(time.time() - 100, abs=10)
+    assert report.furthest_eta_at == pytest.approx(time.time() + 3600, abs=10)
+    assert queue.oldest_eta_at == report.oldest_eta_at
+    assert (mail.oldest_eta_at, mail.furthest_eta_at) == (None, None)
     assert {one.value: one.count for one in report.args} == {"(0,)": 2, "(1,)": 1, "(7,)": 2}
     assert mail.count == 1
     assert {one.value: one.count for one in queue.forms} == {
@@ -149,6 +152,59 @@ def test_a_queue_is_shown_in_detail(send: Send, look: Look) -> None:
     }
     [origin] = queue.origins
     assert (origin.count, "@" in origin.value) == (6, True)
+    assert report.origins == (Counted(origin.value, 5),)
+
+
+def test_only_the_most_frequent_arguments_are_kept(send: Send, look: Look) -> None:
+    for n in range(12):
+        for _ in range(3 if n == 11 else 1):
+            send("report", "work", n)
+    [report] = only(look("work")).tasks
+    assert report.args[0] == Counted("(11,)", 3)
+    assert len(report.args) == 10
+
+
+@pytest.mark.parametrize(
+    ("depth", "per_s", "consumers", "drain", "drain_s"),
+    [
+        (0, None, None, "empty", 0.0),
+        (0, 1.0, (), "empty", 0.0),
+        (9, -3.0, (), "unconsumed", None),
+        (9, None, ("w@here",), "unknown", None),
+        (9, None, None, "unknown", None),
+        (9, -3.0, None, "falling", 3.0),
+        (9, 3.0, ("w@here",), "growing", None),
+        (9, 0.0, ("w@here",), "steady", None),
+    ],
+)
+def test_how_a_queue_changes_follows_from_its_depth_its_rate_and_its_consumers(
+    depth: int,
+    per_s: float | None,
+    consumers: tuple[str, ...] | None,
+    drain: Drain,
+    drain_s: float | None,
+) -> None:
+    assert _drain(depth, per_s, consumers) == drain
+    assert _drain_s(depth, drain, per_s) == drain_s
+
+
+def test_nodes_that_cannot_be_asked_leave_the_consumers_unknown(
+    client: "redis.Redis", send: Send
+) -> None:
+    def refused() -> tuple[Mapping[str, NodeState], int | None]:
+        raise BrokerRefused("no right to ask")
+
+    send("report", "work")
+    looks = QueueLooks(("work",), refused, no_history)
+    queue = only(looks.look(Store(client, KeySpace()), Asked(), no_progress))
+    assert queue.consumers is None
+
+
+def test_messages_whose_task_cannot_be_read_are_counted(app: Celery, look: Look) -> None:
+    app.conf.task_protocol = 1
+    app.send_task("mail", queue="work", serializer="pickle")
+    queue = only(look())
+    assert (queue.unreadable, queue.malformed, queue.tasks) == (1, 0, ())
 
 
 def test_a_text_is_found_in_encoded_and_compressed_bodies(send: Send, look: Look) -> None:
@@ -247,6 +303,8 @@ def test_what_holds_a_queue_back_is_named(client: "redis.Redis", send: Send) -> 
         ("work",), lambda: ({"w@here": busy}, 1), lambda at, _: {"work": (at - 100, 0)}
     )
     growing = only(looks.look(store, Asked(), no_progress))
+    assert growing.drain == "growing"
+    assert growing.change_per_s == pytest.approx(1 / 100)
     assert growing.limits == (
         "more messages come in than go out",
         "slow.task has a rate limit: 10/m on 1 node",
@@ -271,7 +329,7 @@ def test_queues_that_no_one_named_are_found_also_under_a_prefix(
     found = {queue.name: queue for queue in look().queues}
     assert set(found) == {"work", "misspelt", "deeper\\x06\\x165"}
     assert found["misspelt"].depths == {0: 0, 3: 1, 6: 0, 9: 0}
-    assert not found["misspelt"].in_inventory
+    assert (found["misspelt"].in_inventory, found["work"].in_inventory) == (False, True)
     with Celery("prefixed", broker=url, set_as_current=False) as app:
         app.conf.broker_transport_options = {"global_keyprefix": "{shop}:"}
         app.send_task("report", queue="work")
