@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from runbooks.core.application import Application, RegisteredTask, Route, ScheduleEntry
 from runbooks.core.census import Manager
 from runbooks.core.command import Command
-from runbooks.core.effects import Change, ControlService, EnableService, ReloadUnits
+from runbooks.core.effects import Change, ControlService, Effect, EnableService, ReloadUnits
 from runbooks.core.errors import HostTrouble, Trouble
 from runbooks.core.fleet import Fleet, mark_of
 from runbooks.core.model import (
@@ -1302,9 +1302,18 @@ def test_a_unit_of_ours_that_runs_is_read_again_or_enabled_and_not_restarted(
     seen = make_state(host)
     high = replace(seen.services["high"], **changes)
     seen = replace(seen, services={**seen.services, "high": high})
-    finding = only(findings(make_fleet(host), hosts={"web1": seen}), code)
+    fleet = make_fleet(host)
+    finding = only(findings(fleet, hosts={"web1": seen}), code)
     assert finding.evidence[0].startswith("systemctl show: ")
     assert [type(change.do) for change in finding.fix] == [do]
+    assert units_planned(fleet, seen) == [change.do for change in finding.fix]
+
+
+def units_planned(fleet: Fleet, seen: HostState) -> list[Effect]:
+    """What `install-units` and `remediate` do with the units of a host that is to have no file."""
+    snapshot = make_snapshot(fleet, hosts={"web1": seen})
+    steps = unit_steps(fleet, nothing_wanted(fleet))
+    return [change.do for step in steps for change in step.plan(snapshot)]
 
 
 def test_a_unit_of_ours_that_is_not_expected_is_stopped_with_the_tasks_that_run_there_and_removed() -> (
@@ -1314,13 +1323,15 @@ def test_a_unit_of_ours_that_is_not_expected_is_stopped_with_the_tasks_that_run_
     path = "/etc/systemd/system/celery-worker@old.service"
     old = ServiceState(7, NOW - 500, "loaded, active (running)", enabled=True)
     seen = make_state(host, stale={"old": old}, managed={path: in_place(b"x")})
-    finding = only(findings(make_fleet(host), hosts={"web1": seen}), "unit.stale")
+    fleet = make_fleet(host)
+    finding = only(findings(fleet, hosts={"web1": seen}), "unit.stale")
     assert finding.evidence == ("systemd says: loaded, active (running)",), "it runs"
     assert [change.do for change in finding.fix[:2]] == [
         EnableService("old", False),
         ControlService("old", "stop"),
     ]
     assert finding.fix[2].summary.startswith(f"remove {path}")
+    assert units_planned(fleet, seen) == [change.do for change in finding.fix]
 
 
 def test_a_service_that_systemd_is_still_starting_is_left_as_it_is() -> None:

@@ -56,7 +56,9 @@ def test_the_engine_is_asked_at_the_inventorys_socket_or_where_dockers_client_as
     tmp_path: Path,
 ) -> None:
     client = tmp_path / "docker"
-    client.write_text(f'#!/bin/sh\necho "$DOCKER_HOST" >>{tmp_path}/asked\necho "$*" >>{tmp_path}/words\n')
+    client.write_text(
+        f'#!/bin/sh\necho "$DOCKER_HOST" >>{tmp_path}/asked\necho "$*" >>{tmp_path}/words\n'
+    )
     client.chmod(0o755)
     here = f"PATH={tmp_path}:$PATH; unset DOCKER_HOST\n"
     for settings in ({}, {"socket": "/run/other.sock"}):
