@@ -47,8 +47,12 @@ class Container(Struct, frozen=True):
 
     @property
     def loops(self) -> bool:
-        """Whether it starts and ends again and again."""
-        return self.status == "restarting" or (self.restarts > 0 and self.pid is None)
+        """Whether it starts and ends again and again, or did so until its policy gave up.
+
+        Its policy may also have restarted it before an operator stopped it, so that it ended well.
+        """
+        gave_up = self.restarts > 0 and self.pid is None and self.exit_code != 0
+        return self.status == "restarting" or gave_up
 
     @property
     def shell(self) -> str:

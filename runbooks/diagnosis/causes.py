@@ -340,6 +340,7 @@ _IDLE = (
     "unit.masked",
     "unit.unknown",
     "unit.alias",
+    "container.none",
     "service.manager_away",
 )
 """Findings that keep a worker from consuming its queues."""

@@ -24,6 +24,7 @@ _WARM = ("SIGTERM", "SIGINT")
 _SHOWN = 3
 
 _EXIT_CODES = {
+    0: "its program ended without an error",
     126: "its command cannot be executed",
     127: "its command is not in the image",
     137: "it was killed (SIGKILL)",

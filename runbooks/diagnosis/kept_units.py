@@ -48,7 +48,10 @@ def _is_left_masked(host: FleetHost, unit: str, service: str, evidence: Iterable
 
 
 def _named_units(host: FleetHost, state: HostState) -> Iterator[Finding]:
-    """Yield units that the inventory names and that are missing, masked, or have another name."""
+    """Yield units that the inventory names and that are missing, masked, or have another name.
+
+    A missing container is a finding of its own.
+    """
     for name, service in state.services.items():
         if not host.is_others(name):
             continue
@@ -65,7 +68,7 @@ def _named_units(host: FleetHost, state: HostState) -> Iterator[Finding]:
                 ),
                 blocks=(Block(host.name, name),),
             )
-        elif not service.exists:
+        elif not (service.exists or host.manager.in_containers):
             yield Finding(
                 "unit.unknown",
                 f"{name} on {host.name}",

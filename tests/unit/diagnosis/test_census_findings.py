@@ -305,12 +305,17 @@ def codes(*processes: CeleryProcess, unit: Unit) -> list[tuple[str, Severity]]:
     return [(one.code, one.severity) for one in found(a_worker(), *processes, units=(unit,))]
 
 
-def test_a_unit_whose_stop_leaves_processes_is_reported_with_file_and_line() -> None:
-    unit = replace(FOREIGN, kill_mode="process", lines=(f"{FILE}:7: KillMode=process",))
+@pytest.mark.parametrize("mode", ["process", "none"])
+def test_a_unit_whose_stop_leaves_processes_is_reported_with_file_and_line(mode: str) -> None:
+    unit = replace(FOREIGN, kill_mode=mode, lines=(f"{FILE}:7: KillMode={mode}",))
     finding = only(a_worker(), units=(unit,))
     assert (finding.code, finding.severity) == ("unit.kill_mode", Severity.WARNING)
-    assert finding.evidence[0] == f"{FILE}:7: KillMode=process"
-    assert finding.evidence[1].startswith("a worker needs KillMode=mixed; after a change: ")
+    assert finding.evidence == (
+        f"{FILE}:7: KillMode={mode}",
+        "a worker needs KillMode=mixed; after a change: sudo systemctl daemon-reload",
+    )
+    for well in ("mixed", "control-group"):
+        assert codes(unit=replace(FOREIGN, kill_mode=well)) == []
     left = a_worker(300, Kind.CHILD, leftover=True, unit="celery.service")
     assert ("unit.kill_mode", Severity.ERROR) in codes(left, unit=unit)
 
@@ -326,6 +331,48 @@ def test_a_drop_in_of_ours_is_named_and_what_is_left_of_earlier_starts_is_counte
     findings = found(a_worker(unit=own.name), fleet=SYSTEMD, units=(own,))
     (finding,) = (one for one in findings if one.code == "unit.kill_mode")
     assert (finding.subject, finding.evidence[0]) == ("high on web1", f"{path}:2: KillMode=process")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"kill_mode": "process"}, {"type": "forking"}],
+    ids=["unit.kill_mode", "unit.forking"],
+)
+def test_an_older_unit_of_ours_is_replaced_by_install_units(
+    changes: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    name = "celery-worker@high.service"
+    own = Unit(name, f"/etc/systemd/system/{name}", names_celery=True, active="active", **changes)
+    finding = only(a_worker(unit=name), fleet=SYSTEMD, units=(own,))
+    assert finding.code in request.node.name
+    assert finding.evidence[-1] == (
+        "the unit of this tool does not have this setting: install it with install-units"
+    )
+
+
+def test_a_unit_of_ours_that_starts_again_and_again_is_judged_as_the_service_that_it_is() -> None:
+    name = "celery-worker@high.service"
+    own = Unit(name, names_celery=True, restarts=9, active="activating", sub="auto-restart")
+    down = {"high": ServiceState(None, None, "loaded, activating (auto-restart)", gave_up=True)}
+    findings = found(fleet=SYSTEMD, units=(own,), nodes=(), services=down)
+    assert "worker.not_running" in [one.code for one in findings]
+    assert "unit.restarting" not in [one.code for one in findings]
+
+
+def test_what_a_unit_of_someone_else_is_reported_for_says_what_to_type() -> None:
+    for changes, advice in (
+        (
+            {"sub": "auto-restart", "restarts": 4},
+            "why it ends, on web1: journalctl -u celery.service -n 50",
+        ),
+        ({"active": "inactive"}, "sudo systemctl disable celery.service"),
+        (
+            {"type": "forking", "sub": "auto-restart", "restarts": 4},
+            "a worker needs Type=exec and celery worker, without multi; after a change: sudo"
+            " systemctl daemon-reload",
+        ),
+    ):
+        assert advice in only(a_worker(), units=(replace(FOREIGN, **changes),)).evidence
 
 
 def test_units_that_are_someone_elses_and_not_of_this_application_are_not_reported() -> None:
@@ -361,14 +408,16 @@ def test_units_that_are_someone_elses_and_not_of_this_application_are_not_report
         ({"type": "simple", "sub": "auto-restart", "restarts": 4}, "unit.restarting"),
         ({"active": "inactive"}, "unit.comes_back"),
         ({"active": "inactive", "enabled": "disabled"}, ""),
+        ({"active": "inactive", "directory": "/srv/bakery"}, ""),
+        ({"active": "inactive", "names_celery": False}, ""),
     ],
 )
 def test_what_a_unit_of_someone_else_does_or_will_do(
     changes: dict[str, Any], expected: str
 ) -> None:
-    assert [code for code, _ in codes(unit=replace(FOREIGN, **changes))] == [expected] * bool(
-        expected
-    )
+    severity = Severity.ERROR if expected == "unit.forking" else Severity.WARNING
+    found = codes(unit=replace(FOREIGN, **changes))
+    assert found == [(expected, severity)] * bool(expected)
 
 
 def test_a_unit_of_ours_whose_main_process_systemd_guesses_is_a_warning_also_without_restarts() -> (

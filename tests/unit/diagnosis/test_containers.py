@@ -6,23 +6,27 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from runbooks.core.census import CeleryProcess, Census, Kind, Options
+from runbooks.core.census import CeleryProcess, Census, Options
+from runbooks.core.census import Kind as ProcessKind
 from runbooks.core.containers import Container
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import (
+    Cause,
     FileState,
     Finding,
     HostState,
     NodeState,
     RunningTask,
     ServiceState,
+    Severity,
     Snapshot,
 )
 from runbooks.core.nodes import from_containers, together
-from runbooks.core.settings import DockerSettings
+from runbooks.core.settings import DockerSettings, Worker
 from runbooks.diagnosis import containers
 from runbooks.diagnosis.census import table
 from runbooks.diagnosis.judge import judge
+from runbooks.diagnosis.wanted_files import Kind, Wanted
 from runbooks.effects.dispatch import handler_of
 from tests.unit.fleets import (
     ENV_FILE,
@@ -66,6 +70,7 @@ def found(*of_high: Container, **changes: Any) -> list[Finding]:
 def test_nothing_is_wrong_with_a_container_that_runs_and_lets_tasks_finish() -> None:
     assert found(HIGH) == []
     assert found(replace(HIGH, health="healthy", stop_signal="SIGQUIT")) == []
+    assert found(replace(HIGH, restarts=3)) == [], "it runs by now"
 
 
 @pytest.mark.parametrize(
@@ -73,34 +78,73 @@ def test_nothing_is_wrong_with_a_container_that_runs_and_lets_tasks_finish() -> 
     [
         (
             {"status": "restarting", "pid": None, "restarts": 8, "exit_code": 127}, "container.restarting",
-            "exit code 127: its command is not in the image",
+            ("exit code 127: its command is not in the image", "docker logs --tail 50 shop_high_1"),
         ),
-        ({"status": "paused"}, "container.paused", "docker unpause shop_high_1"),
+        (
+            {"status": "restarting", "pid": None, "restarts": 1}, "container.restarting",
+            ("exit code 0: its program ended without an error",),
+        ),
+        ({"status": "exited", "pid": None, "restarts": 5, "exit_code": 3}, "container.restarting", ("exit code 3",)),
+        ({"status": "paused"}, "container.paused", ("docker unpause shop_high_1",)),
         (
             {"status": "exited", "pid": None, "out_of_memory": True}, "container.out_of_memory",
-            "docker inspect: OOMKilled is true",
+            ("docker inspect: OOMKilled is true", "raise its limit (mem_limit), or lower the worker's concurrency"),
         ),
-        ({"health": "unhealthy", "health_said": "no answer"}, "container.unhealthy", "its last output: no answer"),
+        ({"health": "unhealthy", "health_said": "no answer"}, "container.unhealthy", ("its last output: no answer",)),
     ],
 )  # fmt: skip
 def test_the_state_of_a_container_is_a_finding(
-    changes: dict[str, Any], code: str, expected: str
+    changes: dict[str, Any], code: str, expected: tuple[str, ...]
 ) -> None:
     (fault,) = found(replace(HIGH, **changes))
     assert fault.code == code
-    assert expected in "\n".join(fault.evidence)
+    assert all(one in "\n".join(fault.evidence) for one in expected)
+    assert bool(fault.blocks) is (code == "container.paused")
+    assert not fault.fix
+
+
+def test_a_container_that_was_stopped_is_a_service_that_does_not_run_and_not_a_loop() -> None:
+    for restarts in (0, 2):
+        stopped = look(replace(HIGH, status="exited", pid=None, restarts=restarts))
+        silent = replace(stopped, broker=make_broker(make_fleet(docker_host()), nodes={}))
+        assert [one.code for one in judged(silent) if not one.caused_by] == ["worker.not_running"]
+
+
+def test_an_unhealthy_container_is_a_worker_that_is_judged_by_its_own_answer() -> None:
+    unhealthy = look(replace(HIGH, health="unhealthy"))
+    assert [one.code for one in judged(unhealthy)] == ["container.unhealthy"]
+    silent = replace(unhealthy, broker=make_broker(make_fleet(docker_host()), nodes={}))
+    assert {"container.unhealthy", "worker.not_answering"} <= {one.code for one in judged(silent)}
 
 
 def test_a_service_without_a_container_is_left_alone() -> None:
     (fault,) = found()
     assert (fault.code, bool(fault.blocks)) == ("container.none", True)
+    assert "docker compose up -d high" in fault.evidence[0]
+    assert fault.evidence[1].startswith("otherwise correct the worker's `service`")
+
+
+@pytest.mark.parametrize("named", [None, "worker-high"])
+def test_a_container_that_is_missing_is_one_finding_also_where_the_inventory_names_its_service(
+    named: str | None,
+) -> None:
+    host = docker_host(workers=(Worker(name="high", queues=("high_q",), service=named),))
+    fleet = make_fleet(host)
+    missing = ServiceState(None, None, "the project has no container of it", exists=False)
+    state = make_state(host, services={named or "high": missing})
+    broker = make_broker(fleet, nodes={})
+    snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": state})
+    gone, queue = judge(fleet, snapshot, NO_FILES)
+    assert (gone.code, queue.code) == ("container.none", "queue.no_consumer")
+    assert queue.caused_by == (Cause.of(gone),)
 
 
 def test_one_of_several_containers_that_is_down_is_named() -> None:
     other = replace(HIGH, id="b" * 64, name="shop_high_2", status="exited", pid=None)
-    (fault,) = found(HIGH, other)
-    assert fault.code == "container.not_running"
+    (fault,) = judged(look(HIGH, other))
+    assert (fault.code, fault.severity) == ("container.not_running", Severity.WARNING)
     assert fault.summary == "1 of 2 containers of high are not running: shop_high_2"
+    assert fault.evidence[-1] == "if they are wanted, on web1: docker start shop_high_2"
 
 
 @pytest.mark.parametrize(
@@ -133,6 +177,7 @@ def test_a_stop_that_would_lose_tasks_is_reported_with_what_runs_now(
     assert why in fault.summary
     assert "a stop now: runs shop.tasks.bill (id-1)" in fault.evidence[0]
     assert advice in fault.evidence[-1]
+    assert not fault.fix
 
 
 def test_how_long_a_stop_may_take_is_known_of_the_inventory_or_a_task_and_is_not_a_default() -> (
@@ -146,11 +191,13 @@ def test_how_long_a_stop_may_take_is_known_of_the_inventory_or_a_task_and_is_not
     assert fault.evidence == ("run the container with --stop-timeout 60",)
 
 
+NO_FILES: dict[Kind, Wanted] = {
+    "unit": {"web1": {}}, "cron": {"web1": {}}, "timer": {"web1": {}}, "logrotate": {"web1": {}},
+}  # fmt: skip
+
+
 def judged(snapshot: Snapshot) -> tuple[Finding, ...]:
-    no_files: dict[str, dict[str, dict[str, bytes]]] = {
-        kind: {"web1": {}} for kind in ("unit", "cron", "timer", "logrotate")
-    }
-    return judge(make_fleet(docker_host()), snapshot, no_files)  # type: ignore[arg-type]
+    return judge(make_fleet(docker_host()), snapshot, NO_FILES)
 
 
 def planned(state: HostState) -> list[tuple[str, str]]:
@@ -178,7 +225,7 @@ def test_a_container_restarted_since_the_file_changed_still_has_the_environment_
 
 
 def process(
-    container: Container, pid: int, inner: int, node: str, kind: Kind = Kind.MAIN
+    container: Container, pid: int, inner: int, node: str, kind: ProcessKind = ProcessKind.MAIN
 ) -> CeleryProcess:
     options = Options("worker", "shop", node)
     return CeleryProcess(

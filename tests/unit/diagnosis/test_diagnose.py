@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from runbooks.core.application import Application, RegisteredTask, Route, ScheduleEntry
 from runbooks.core.census import Manager
 from runbooks.core.command import Command
-from runbooks.core.effects import Change, ControlService
+from runbooks.core.effects import Change, ControlService, Effect, EnableService, ReloadUnits
 from runbooks.core.errors import HostTrouble, Trouble
 from runbooks.core.fleet import Fleet, mark_of
 from runbooks.core.model import (
@@ -1387,6 +1387,10 @@ def test_a_masked_unit_is_reported_as_such_and_not_as_edited() -> None:
         findings(hosts={"web1": state(files=files)}, units={UNIT: b"[Unit]"}), "unit.masked"
     )
     assert finding.summary.startswith("celery-beat.service is masked, ")
+    assert finding.evidence[-2:] == (
+        f"{UNIT} is empty, or a link to /dev/null",
+        "to run it again, on web1: sudo systemctl unmask celery-beat.service",
+    )
     assert (finding.blocks, finding.remedy) == ((), None), "without systemd a unit starts nothing"
 
 
@@ -1421,11 +1425,60 @@ def test_a_name_that_is_an_alias_of_another_unit_is_reported_and_neither_written
     finding = one(found, "unit.alias")
     assert finding.blocks == (Block("web1", "beat"),)
     assert finding.summary.startswith("celery-beat.service is an alias of printer-beat.service")
+    assert finding.evidence[0] == "systemctl show celery-beat.service: Id=printer-beat.service"
+    assert "sudo systemctl disable --now printer-beat.service" in finding.evidence[1]
+    assert "remove the Alias= or the link" in finding.evidence[1]
     assert not {"unit.differs", "beat.not_running", "unit.not_enabled"} & {
         finding.code for finding in found
     }
     for step in unit_steps(fleet, wanted["unit"]):
         assert not step.plan(make_snapshot(fleet, hosts={"web1": seen}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "do"),
+    [
+        ({"needs_reload": True}, "unit.not_loaded", ReloadUnits),
+        ({"enabled": False}, "unit.not_enabled", EnableService),
+    ],
+)
+def test_a_unit_of_ours_that_runs_is_read_again_or_enabled_and_not_restarted(
+    changes: dict[str, bool], code: str, do: type[ReloadUnits | EnableService]
+) -> None:
+    host = make_host(service_manager="systemd", commands=None)
+    seen = make_state(host)
+    high = replace(seen.services["high"], **changes)
+    seen = replace(seen, services={**seen.services, "high": high})
+    fleet = make_fleet(host)
+    finding = only(findings(fleet, hosts={"web1": seen}), code)
+    assert finding.evidence[0].startswith("systemctl show: ")
+    assert [type(change.do) for change in finding.fix] == [do]
+    assert units_planned(fleet, seen) == [change.do for change in finding.fix]
+
+
+def units_planned(fleet: Fleet, seen: HostState) -> list[Effect]:
+    """What `install-units` and `remediate` do with the units of a host that is to have no file."""
+    snapshot = make_snapshot(fleet, hosts={"web1": seen})
+    steps = unit_steps(fleet, nothing_wanted(fleet))
+    return [change.do for step in steps for change in step.plan(snapshot)]
+
+
+def test_a_unit_of_ours_that_is_not_expected_is_stopped_with_the_tasks_that_run_there_and_removed() -> (
+    None
+):
+    host = make_host(service_manager="systemd", commands=None)
+    path = "/etc/systemd/system/celery-worker@old.service"
+    old = ServiceState(7, NOW - 500, "loaded, active (running)", enabled=True)
+    seen = make_state(host, stale={"old": old}, managed={path: in_place(b"x")})
+    fleet = make_fleet(host)
+    finding = only(findings(fleet, hosts={"web1": seen}), "unit.stale")
+    assert finding.evidence == ("systemd says: loaded, active (running)",), "it runs"
+    assert [change.do for change in finding.fix[:2]] == [
+        EnableService("old", False),
+        ControlService("old", "stop"),
+    ]
+    assert finding.fix[2].summary.startswith(f"remove {path}")
+    assert units_planned(fleet, seen) == [change.do for change in finding.fix]
 
 
 def test_a_service_that_systemd_is_still_starting_is_left_as_it_is() -> None:
@@ -1523,6 +1576,7 @@ def test_a_worker_that_may_run_without_a_drop_in_of_its_unit_is_left_running_and
     assert "`inv restart-workers --limit web1`" in one(found, "worker.touched_files").evidence[1]
     assert one(found, "worker.touched_files").fix == ()
     assert one(found, "unit.drop_in").severity is Severity.INFO
+    assert not {"unit.differs", "unit.missing"} & {finding.code for finding in found}
 
 
 HOARD = Hoard("high@web1", "high_q", 6, NOW - 300)
@@ -1690,7 +1744,10 @@ def test_the_inventorys_environment_may_let_a_worker_in_or_lock_it_out() -> None
 def test_a_host_with_entries_for_cron_and_no_cron_is_reported(
     runs: bool | None, expected: list[str]
 ) -> None:
-    assert [one.code for one in findings(hosts={"web1": state(runs_cron=runs)})] == expected
+    found = findings(hosts={"web1": state(runs_cron=runs)})
+    assert [one.code for one in found] == expected
+    assert all("sudo systemctl enable --now cron (on Red Hat: crond)" in str(one) for one in found)
+    assert all("if there is no such unit, install its package" in str(one) for one in found)
     timers = make_host(service_manager="systemd", commands=None, cron_scheduler="systemd")
     seen = make_state(timers, runs_cron=runs)
     assert findings(make_fleet(timers), hosts={"web1": seen}) == (), "timers run the entries"

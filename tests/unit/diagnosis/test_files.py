@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from runbooks.core.effects import Change, WriteFile, sha256
+from runbooks.core.effects import Change, EnableService, WriteFile, sha256
 from runbooks.core.fleet import FleetHost, mark_of
 from runbooks.core.foreign import Foreign
 from runbooks.core.model import (
+    Block,
     FileState,
     Finding,
     Rotation,
@@ -141,7 +142,9 @@ def test_a_file_of_each_kind_is_missing_edited_another_owners_or_stale(
     host = make_host(service_manager="systemd", commands=None, cron_scheduler=OF_CRON.get(kind))
     fleet = make_fleet(host)
 
-    def found(file: FileState | None, *, wanted: bool = True, theirs: bool = False) -> list[str]:
+    def found(
+        file: FileState | None, *, wanted: bool = True, theirs: bool = False
+    ) -> list[Finding]:
         own = make_state(host)
         timers = {"celery-cron-shop-1.timer": own.services["beat"]}
         managed = {path: file} if file and not theirs else {}
@@ -150,16 +153,31 @@ def test_a_file_of_each_kind_is_missing_edited_another_owners_or_stale(
         )
         files = {"web1": {path: ONE_TWO} if wanted else {}}
         snapshot = make_snapshot(fleet, hosts={"web1": state})
-        return [one.code for one in of_kind(fleet, snapshot, kind, files)]
+        return list(of_kind(fleet, snapshot, kind, files))
 
-    missing, differs, not_ours, stale = codes
     assert found(in_place(ONE_TWO)) == []
-    assert found(None) == [missing]
-    assert found(in_place(MARK + b"edited")) == [differs]
-    assert found(in_place(ONE_TWO, 0o666)) == [differs]
-    assert found(in_place(b"another owner's"), theirs=True) == [not_ours]
-    assert found(in_place(ONE_TWO), wanted=False) == [stale]
     assert found(in_place(b"another owner's"), wanted=False, theirs=True) == []
+    missing, differs, not_ours, stale = codes
+    (gone,) = found(None)
+    assert (gone.code, gone.evidence, written(gone)) == (missing, (path,), [ONE_TWO])
+    (edited,) = found(in_place(MARK + b"edited"))
+    assert (edited.code, written(edited)) == (differs, [ONE_TWO])
+    assert edited.evidence == (path, "  -edited", "  +one", "  +two")
+    (open_to_all,) = found(in_place(ONE_TWO, 0o666))
+    assert (open_to_all.code, written(open_to_all)) == (differs, [ONE_TWO])
+    (theirs,) = found(in_place(b"another owner's"), theirs=True)
+    assert (theirs.code, theirs.fix) == (not_ours, ())
+    assert "`inv remediate --take-over --dry-run`" in theirs.evidence[-1]
+    assert theirs.blocks == ((Block("web1", "beat"),) if kind == "unit" else ())
+    (old,) = found(in_place(ONE_TWO), wanted=False)
+    assert (old.code, written(old)) == (stale, [None])
+    stops = [change.do for change in old.fix if isinstance(change.do, EnableService)]
+    assert stops == ([EnableService("celery-cron-shop-1.timer", False)] if kind == "timer" else [])
+
+
+def written(finding: Finding) -> list[bytes | None]:
+    """What the fix writes into files; None removes one."""
+    return [change.do.content for change in finding.fix if isinstance(change.do, WriteFile)]
 
 
 OF_CRON = {"cron": "cron", "timer": "systemd"}
@@ -167,17 +185,35 @@ OF_CRON = {"cron": "cron", "timer": "systemd"}
 
 
 @pytest.mark.parametrize(
-    ("content", "codes"), [(ONE_TWO, ["cron.stale"]), (b"another owner's", [])]
+    ("content", "codes"), [(ONE_TWO, ["cron.stale"]), (b"another owner's", []), (None, [])]
 )
 def test_where_timers_run_the_entries_a_cron_file_of_ours_is_stale_and_another_owners_is_not(
-    content: bytes, codes: list[str]
+    content: bytes | None, codes: list[str]
 ) -> None:
     host = make_host(service_manager="systemd", commands=None, cron_scheduler="systemd")
     fleet = make_fleet(host)
     state = make_state(host)
-    state = replace(state, files={**state.files, PATH: in_place(content)})
+    file = FileState(None) if content is None else in_place(content)
+    state = replace(state, files={**state.files, PATH: file})
     snapshot = make_snapshot(fleet, hosts={"web1": state})
     assert [one.code for one in of_kind(fleet, snapshot, "cron", WANTED)] == codes
+
+
+@pytest.mark.parametrize(
+    ("content", "codes"), [(ONE_TWO, ["timer.stale"]), (b"another owner's", []), (None, [])]
+)
+def test_where_cron_runs_the_entries_a_timer_of_ours_is_stale_and_none_is_missing(
+    content: bytes | None, codes: list[str]
+) -> None:
+    host = make_host(service_manager="systemd", commands=None, cron_scheduler="cron")
+    fleet = make_fleet(host)
+    state = make_state(host)
+    file = FileState(None) if content is None else in_place(content)
+    state = replace(state, files={**state.files, TIMER: file})
+    snapshot = make_snapshot(fleet, hosts={"web1": state})
+    found = list(of_kind(fleet, snapshot, "timer", {"web1": {TIMER: ONE_TWO}}))
+    assert [one.code for one in found] == codes
+    assert not codes or "cron runs its entry here" in found[0].summary
 
 
 def test_a_timer_that_is_not_active_is_reported_whether_its_file_is_there_or_not() -> None:
@@ -187,13 +223,17 @@ def test_a_timer_that_is_not_active_is_reported_whether_its_file_is_there_or_not
     for file, expected in (
         (in_place(ONE_TWO), ["timer.not_enabled"]),
         (FileState(None), ["timer.missing", "timer.not_enabled"]),
+        (in_place(MARK + b"edited"), ["timer.differs", "timer.not_enabled"]),
     ):
         state = make_state(host)
         timers = {"celery-cron-shop-1.timer": off}
         state = replace(state, files={**state.files, TIMER: file}, timers=timers)
         snapshot = make_snapshot(fleet, hosts={"web1": state})
-        found = of_kind(fleet, snapshot, "timer", {"web1": {TIMER: ONE_TWO}})
+        found = list(of_kind(fleet, snapshot, "timer", {"web1": {TIMER: ONE_TWO}}))
         assert [one.code for one in found] == expected
+        assert [change.do for change in found[-1].fix] == [
+            EnableService("celery-cron-shop-1.timer", True)
+        ]
 
 
 def test_two_names_of_one_machine_are_a_fault_only_if_they_share_files_or_services() -> None:
@@ -287,7 +327,10 @@ def test_logs_that_another_file_rotates_are_left_to_it(pattern: str) -> None:
         Severity.INFO,
         (),
     )
-    assert finding.evidence[0] == f"/etc/logrotate.d/celery:1: {pattern}"
+    assert finding.evidence == (
+        f"/etc/logrotate.d/celery:1: {pattern}",
+        "set celery_logrotate: false if the logs are rotated elsewhere; or remove these names there",
+    )
     stale, finding = rotation(other, content=MARK + b"rotation")
     assert (stale.code, finding.code) == ("logrotate.stale", "logrotate.by_another")
     assert [change.do for change in stale.fix] == [

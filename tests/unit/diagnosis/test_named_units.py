@@ -83,30 +83,47 @@ def test_one_that_is_down_is_started_and_one_that_does_not_answer_restarted_unde
 
 
 @pytest.mark.parametrize(
-    ("changes", "code", "blocks"),
+    ("changes", "code", "blocks", "evidence"),
     [
         (
             {"exists": False, "pid": None, "started_at": None},
             "unit.unknown",
             (Block("web1", UNIT),),
+            f"systemctl show {UNIT}: loaded, active (running)",
         ),
-        ({"masked": True, "pid": None, "started_at": None}, "unit.masked", (Block("web1", UNIT),)),
+        (
+            {"masked": True, "pid": None, "started_at": None},
+            "unit.masked",
+            (Block("web1", UNIT),),
+            f"to run it again, on web1: sudo systemctl unmask {UNIT}",
+        ),
         (
             {"alias_of": "shop.service", "pid": None, "started_at": None},
             "unit.alias",
             (Block("web1", UNIT),),
+            "name shop.service in the inventory",
         ),
-        ({"needs_reload": True}, "unit.not_loaded", ()),
-        ({"enabled": False}, "unit.not_enabled", ()),
-        ({"reads": ("/etc/default/celery",)}, "environment.not_read", ()),
+        ({"needs_reload": True}, "unit.not_loaded", (), "on web1: sudo systemctl daemon-reload"),
+        ({"enabled": False}, "unit.not_enabled", (), "systemctl show: UnitFileState=disabled"),
+        (
+            {"reads": ("/etc/default/celery",)},
+            "environment.not_read",
+            (),
+            "celery_env_file of the inventory has to name the file that the unit reads",
+        ),
     ],
 )
 def test_what_is_wrong_with_such_a_unit_is_reported_and_no_one_changes_it(
-    changes: dict[str, Any], code: str, blocks: tuple[Block, ...]
+    changes: dict[str, Any], code: str, blocks: tuple[Block, ...], evidence: str
 ) -> None:
-    (found,) = [one for one in findings(state(**changes)) if one.code == code]
+    all_found = findings(state(**changes))
+    (found,) = [one for one in all_found if one.code == code]
     assert (found.fix, found.blocks) == ((), blocks)
     assert UNIT in found.summary
+    assert evidence in found.evidence
+    assert "unit.missing" not in [one.code for one in all_found]
+    if "pid" not in changes:
+        assert [one.code for one in all_found] == [code], "it runs, and is well"
 
 
 def test_a_worker_that_may_be_any_of_several_nodes_is_left_alone() -> None:

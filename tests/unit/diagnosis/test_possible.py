@@ -3,6 +3,9 @@
 Also services that change only together.
 """
 
+from typing import Any
+
+import pytest
 from msgspec.structs import replace
 
 from runbooks.core.effects import ControlService
@@ -80,7 +83,29 @@ def test_a_restart_that_is_asked_for_and_cannot_be_made_is_reported() -> None:
     assert finding.code == "service.not_restarted"
     assert finding.summary == "this tool does not restart it: celery_commands has no `stop`"
     assert [block.service for block in finding.blocks] == ["low"]
+    assert list(not_restarted(make_fleet(host), [])) == [], "no restart was asked for"
     assert list(not_restarted(make_fleet(host_with(ALL)), [("web1", "low")])) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"commands": None}, "celery_commands has no `stop` and no `start`"),
+        ({"commands": Commands(stop="./stop.sh {worker}")}, "celery_commands has no `start`"),
+        ({"commands": None, "service_manager": "none"}, "celery_service_manager is 'none'"),
+    ],
+)
+def test_such_a_restart_is_reported_with_the_reason_and_the_command_that_the_inventory_names(
+    changes: dict[str, Any], why: str
+) -> None:
+    host = make_host(workers=WORKERS, beat=False, **changes)
+    fleet = make_fleet(host, restart_hint="kubectl rollout restart deployment/{worker}")
+    (finding,) = not_restarted(fleet, [("web1", "low")])
+    assert finding.summary == (
+        f"this tool does not restart it: {why};"
+        " to restart low: kubectl rollout restart deployment/low"
+    )
+    assert not finding.fix
 
 
 def test_what_a_platform_restarts_is_reported_with_its_command() -> None:

@@ -24,6 +24,7 @@ from runbooks.core.model import (
     NotAsked,
     OtherRunner,
     ServiceState,
+    Severity,
     Snapshot,
     StartedWith,
     Unreachable,
@@ -603,6 +604,9 @@ def test_a_service_whose_node_answers_is_not_started() -> None:
     [found] = faults_of(fleet, snapshot)
     assert found.code == "service.runs_elsewhere"
     assert found.blocks == (Block("web1", "high"),)
+    assert found.evidence == (
+        "inspect ping: high@web1 answers; end that worker, or give it another name with -n",
+    )
 
 
 @pytest.mark.parametrize("runs", ["beat", "worker w1@web1 -B"])
@@ -630,6 +634,8 @@ def test_a_beat_is_not_started_while_another_units_runs_on_another_host() -> Non
     (finding,) = (one for one in found if one.code == "service.runs_elsewhere")
     assert finding.blocks == (Block("web1", "beat"),)
     assert "celerybeat.service on web2" in finding.evidence[0]
+    end = "end it on web2: sudo systemctl disable --now celerybeat.service"
+    assert end in finding.evidence
     assert "beat.not_running" not in [one.code for one in found]
 
 
@@ -750,9 +756,9 @@ def test_a_worker_with_a_beat_and_beat_are_not_started_beside_each_other(option:
     first, second = (make_state(host) for host in fleet.hosts)
     down = {"web1": replace(first, services={**first.services, "beat": STOPPED}), "web2": second}
     found = faults_of(fleet, make_snapshot(fleet, hosts=down))
-    assert [one.blocks for one in found if one.code == "service.runs_elsewhere"] == [
-        (Block("web1", "beat"),)
-    ]
+    (twice,) = (one for one in found if one.code == "service.runs_elsewhere")
+    assert twice.blocks == (Block("web1", "beat"),)
+    assert "so there is a beat already: remove one of the two" in twice.evidence[0]
     nodes = {name: node for name, node in make_broker(fleet).nodes.items() if name != "high@web2"}
     down = {"web1": first, "web2": replace(second, services={"high": STOPPED})}
     found = faults_of(
@@ -797,7 +803,10 @@ def test_a_restart_whose_worker_still_runs_says_whether_term_is_pending(pending:
     host = make_host(workers=(), beat=True)
     fleet, seen = make_fleet(host), make_state(host)
     answer = f"loaded, {'deactivating (stop-sigterm)' if pending else 'active (running)'}"
-    services = {"beat": replace(seen.services["beat"], answer=answer)}
-    snapshot = make_snapshot(fleet, hosts={"web1": replace(seen, services=services)})
+    there = {"beat": replace(seen.services["beat"], answer=answer)}
+    snapshot = make_snapshot(fleet, hosts={"web1": replace(seen, services=there)})
     (change,) = worker_step(fleet, {"web1": NOW}).plan(snapshot)
     assert ("systemd sent it TERM" in change.summary) is pending
+    (finding,) = services.at_work(fleet, snapshot, {"web1": NOW})
+    assert (finding.code, finding.severity) == ("service.restart_asked", Severity.INFO)
+    assert list(services.at_work(fleet, snapshot, {})) == [], "it is well"

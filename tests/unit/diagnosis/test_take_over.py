@@ -12,9 +12,9 @@ from runbooks.core.census import Kind as ProcessKind
 from runbooks.core.effects import ControlOther, LinkUnit, StartByHand, WriteFile
 from runbooks.core.fleet import FleetHost, mark_of
 from runbooks.core.foreign import ConfFile, Foreign, Program, UnitText
-from runbooks.core.model import Finding, NodeState, RunningTask, ServiceState
+from runbooks.core.model import Finding, NodeState, OtherRunner, RunningTask, ServiceState
 from runbooks.core.settings import Worker
-from runbooks.diagnosis import files, take_over
+from runbooks.diagnosis import files, services, take_over
 from runbooks.diagnosis.step import changes
 from runbooks.diagnosis.wanted_files import Kind
 from tests.unit.fleets import (
@@ -98,6 +98,25 @@ def test_a_unit_is_kept_from_starting_then_stopped_and_both_are_undone() -> None
     )
     assert stop.do == ControlOther("systemd", "old.service", "stop", ((900, 4000),))
     assert stop.undo == ControlOther("systemd", "old.service", "start")
+
+
+def test_a_service_whose_work_is_done_is_reported_with_what_ends_that_and_with_the_preview() -> (
+    None
+):
+    host = a_host(beat=False)
+    fleet = make_fleet(host)
+    runs = OtherRunner("old.service", {900: "worker high@web1"}, Manager.SYSTEMD, OLD.path)
+    state = make_state(
+        host,
+        services={"high": ServiceState(None, None, "stopped")},
+        census=Census((a_process(),), {"old.service": OLD}),
+        others=(runs,),
+    )
+    snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}), hosts={"web1": state})
+    (found,) = services.at_work(fleet, snapshot, {})
+    assert found.code == "service.runs_elsewhere"
+    assert "end it on web1: sudo systemctl disable --now old.service" in found.evidence
+    assert "`inv remediate --take-over --dry-run`" in found.evidence[-1]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 import re
 
 import pytest
+from msgspec.structs import replace
 
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import BrokerUnreachable, ExitCode, Interrupted, LockHeld, RunbookError
@@ -16,7 +17,7 @@ from runbooks.core.reporter import Outcome, Tally
 from runbooks.engine.journal import JOURNAL
 from runbooks.engine.main_loop import walk
 from runbooks.engine.recap import Recap
-from runbooks.install import install_units
+from runbooks.install import install_cron, install_units
 from tests.unit.engine.conftest import CTL, World
 
 CHANGED, FAILED, SKIPPED = Outcome.CHANGED, Outcome.FAILED, Outcome.SKIPPED
@@ -58,6 +59,42 @@ def test_units_are_installed_and_nothing_is_started(world: World) -> None:
             "units/celery.target",
         ]  # fmt: skip
         assert world.log(host) == []
+
+
+@pytest.mark.parametrize("by", ["their own verbs", "remediate"])
+def test_lost_edited_and_unwanted_files_are_installed_and_removed(world: World, by: str) -> None:
+    for name, host in world.hosts.items():
+        folder = world.path(name, "logrotate")
+        folder.mkdir()
+        logs = {"logs": (f"{folder}/x.log",), "logrotate_directory": str(folder)}
+        world.hosts[name] = replace(host, settings=host.settings.model_copy(update=logs))
+    assert world.remediate() == ExitCode.OK
+
+    units, others = (
+        {world.path(host, name): b"" for host in world.hosts for name in names}
+        for names in (["units/celery-beat.service"], ["cron/celery-shop", "logrotate/celery-shop"])
+    )
+    unwanted = []
+    for path in (*units, *others):
+        content = path.read_bytes()
+        (units if path in units else others)[path] = content
+        unwanted.append(path.with_name(f"celery-old{path.suffix}"))
+        mark, _, _ = content.partition(b"\n")
+        unwanted[-1].write_bytes(mark + b"\n")
+        if "web1" in path.parts:
+            path.unlink()
+        else:
+            path.write_bytes(mark + b"\nedited\n")
+
+    if by == "remediate":
+        assert world.remediate() == ExitCode.OK
+    else:
+        assert install_cron(world.session()) == ExitCode.OK
+        assert {path: path.read_bytes() for path in others} == others
+        assert [path for path in units if path.exists() and path.read_bytes() == units[path]] == []
+        assert install_units(world.session()) == ExitCode.OK
+    assert {path: path.read_bytes() for path in units | others} == units | others
+    assert not any(path.exists() for path in unwanted)
 
 
 def test_every_change_is_written_down_with_its_outcome_and_no_secret(world: World) -> None:

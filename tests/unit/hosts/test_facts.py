@@ -149,8 +149,9 @@ def as_nobody(tmp_path: Path) -> Callable[[str], Answer]:
     """Asks as a user who owns nothing; in a folder that everybody may enter."""
     if os.getuid() != 0:
         pytest.skip("only root can be another user")
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(folder.stat().st_mode | 0o001)
 
     def ask_it(question: str) -> Answer:
         done = subprocess.run(
@@ -198,6 +199,33 @@ def test_folders_of_our_files_are_known_that_the_user_may_not_write_to(
     assert found == {str(tmp_path / name): nobody for name in ("units", "logrotate", "etc")}
 
 
+def test_files_without_this_applications_mark_are_not_its_own(tmp_path: Path) -> None:
+    here = str(tmp_path)
+    files = {
+        "celery-worker@high.service": f"{mark_of('shop')}\n[Unit]\n",
+        "celery-cron-shop-1.timer": f"{mark_of('shop')}\n[Timer]\n",
+        "celery-shop": f"{mark_of('shop')}\n",
+        "celery-bank": f"{mark_of('bank')}\n",
+        "celery-worker@theirs.service": "[Unit]\n",
+        "celery-below": f"# theirs\n{mark_of('shop')}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    host = make_host(unit_directory=here, cron_directory=here, logrotate_directory=here)
+    found = facts.parse_managed(ask(facts.ask_managed(host, "shop", ())))
+    assert sorted(Path(path).name for path in found) == [
+        "celery-cron-shop-1.timer",
+        "celery-shop",
+        "celery-worker@high.service",
+    ]
+
+
+def test_a_link_to_dev_null_is_an_empty_file_of_a_usual_mode(tmp_path: Path) -> None:
+    (tmp_path / "masked.service").symlink_to("/dev/null")
+    masked = look(tmp_path / "masked.service")
+    assert (masked.content, masked.mode) == (b"", 0o644)
+
+
 # --- beat
 
 
@@ -236,10 +264,11 @@ def test_when_beat_last_sent_is_known_where_its_schedule_is_written_then(
         assert sent_at > 5
 
 
-def test_whether_a_cron_runs_is_known_from_its_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cron", "crond", "bcron-sched"])
+def test_whether_a_cron_runs_is_known_from_its_process(tmp_path: Path, name: str) -> None:
     if facts.parse_cron(ask(facts.ask_cron())):
         pytest.skip("a cron runs here")
-    cron = tmp_path / "crond"
+    cron = tmp_path / name
     cron.symlink_to("/bin/sleep")
     process = subprocess.Popen([cron, "60"])
     try:
@@ -248,6 +277,21 @@ def test_whether_a_cron_runs_is_known_from_its_process(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert facts.parse_cron(Answer(0, b"", "")) is None
+
+
+@pytest.mark.parametrize(("is_active", "runs"), [("0", True), ("3", False)])
+def test_a_cron_target_of_systemds_runs_the_entries_where_it_is_active(
+    tmp_path: Path, is_active: str, runs: bool
+) -> None:
+    if facts.parse_cron(ask(facts.ask_cron())):
+        pytest.skip("a cron runs here")
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(
+        f"#!/bin/sh\ncase $* in 'is-active --quiet cron.target') exit {is_active} ;; esac\n"
+    )
+    systemctl.chmod(0o755)
+    answer = ask(f"PATH={tmp_path}:$PATH\n{facts.ask_cron()}")
+    assert (facts.parse_cron(answer), facts.parse_lacks_cron(answer)) == (runs, False)
 
 
 def test_the_logs_that_logrotate_rotates_are_known_with_file_and_line(tmp_path: Path) -> None:

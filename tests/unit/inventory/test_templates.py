@@ -187,7 +187,7 @@ def test_the_worker_unit_says_what_the_inventory_says() -> None:
     assert '    --hostname="high@web 1" \\' in lines
     assert '    --queues="high_q,two words" \\' in lines
     assert '    --concurrency=1 --loglevel=INFO --max-tasks-per-child=9 -O fair 50%% "$$X"' in lines
-    assert "TimeoutStopSec=60" in lines
+    assert {"Type=exec", "KillMode=mixed", "TimeoutStopSec=60"} < {*lines}
     assert {"NoNewPrivileges=yes", "PrivateTmp=yes", "ProtectSystem=full", "LimitNOFILE=65536"} < {
         *lines
     }

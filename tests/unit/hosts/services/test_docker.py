@@ -56,7 +56,9 @@ def test_the_engine_is_asked_at_the_inventorys_socket_or_where_dockers_client_as
     tmp_path: Path,
 ) -> None:
     client = tmp_path / "docker"
-    client.write_text(f'#!/bin/sh\necho "$DOCKER_HOST" >>{tmp_path}/asked\n')
+    client.write_text(
+        f'#!/bin/sh\necho "$DOCKER_HOST" >>{tmp_path}/asked\necho "$*" >>{tmp_path}/words\n'
+    )
     client.chmod(0o755)
     here = f"PATH={tmp_path}:$PATH; unset DOCKER_HOST\n"
     for settings in ({}, {"socket": "/run/other.sock"}):
@@ -64,6 +66,9 @@ def test_the_engine_is_asked_at_the_inventorys_socket_or_where_dockers_client_as
         fragments = {name: here + text for name, text in questions.items()}
         run_fragments(LocalTransport(), fragments, timeout_s=30)
     assert set((tmp_path / "asked").read_text().split("\n")) == {"", "unix:///run/other.sock"}
+    first = (tmp_path / "words").read_text().splitlines()[0]
+    assert first.startswith("ps -aq "), "also those that do not run"
+    assert "--filter label=com.docker.compose.project=proj" in first
 
 
 def test_a_service_is_its_containers_and_all_processes_in_them() -> None:
@@ -88,6 +93,14 @@ def test_a_shell_as_first_process_and_a_failing_health_check_show() -> None:
     assert container.health == "unhealthy"
     assert container.grace_s == 10.0
     assert states("shell")["shell"].answer == "proj_shell_1: running (unhealthy)"
+    health = {"Status": "unhealthy", "Log": [{"Output": "well"}, {"Output": "no answer\n"}]}
+    (container,) = states("shell", look=changed("shell", State__Health=health))["shell"].containers
+    assert container.health_said == "no answer"
+
+
+def test_a_container_that_is_paused_has_not_ended() -> None:
+    paused = states("low", look=changed("low", State__Status="paused", State__Paused=True))["low"]
+    assert (paused.containers[0].status, paused.pid is None) == ("paused", False)
 
 
 def test_a_container_that_restarts_again_and_again_does_not_run_and_has_failed() -> None:
@@ -96,6 +109,7 @@ def test_a_container_that_restarts_again_and_again_does_not_run_and_has_failed()
     assert "restarting, exit code 3, restarted 5 times by its policy" in crash.answer
     assert crash.last_lines[-1] == "cannot start"
     assert crash.containers[0].loops
+    assert (crash.containers[0].restarts, crash.containers[0].exit_code) == (5, 3)
 
 
 def test_one_that_has_ended_is_reported_with_its_exit_code() -> None:
@@ -106,6 +120,7 @@ def test_one_that_has_ended_is_reported_with_its_exit_code() -> None:
         "done", look=changed("done", State__OOMKilled=True, State__ExitCode=137)
     )["done"]
     assert out_of_memory.answer == "proj_done_1: exited, exit code 137, it ran out of memory"
+    assert out_of_memory.containers[0].out_of_memory
 
 
 def test_a_service_without_a_container_does_not_exist_and_the_others_are_named() -> None:
@@ -118,8 +133,10 @@ def test_a_service_without_a_container_does_not_exist_and_the_others_are_named()
 
 
 def test_containers_are_found_by_a_pattern_of_names() -> None:
-    found = states("low", "shell", containers="proj_{worker}_*")
+    found = states("low", "shell", "lwo", containers="proj_{worker}_*")
     assert [len(found[name].containers) for name in ("low", "shell")] == [1, 1]
+    lost = found["lwo"]
+    assert (lost.exists, lost.answer) == (False, "no container's name matches proj_lwo_*")
     assert (
         "name=^/?proj_low_.*$"
         in Docker().ask(host("low", containers="proj_{worker}_*"), "shop", ["low"])["low"]

@@ -3,6 +3,7 @@
 import pytest
 
 from runbooks.core.effects import sha256
+from runbooks.core.errors import RunbookError
 from runbooks.core.model import DropIn, ServiceState
 from runbooks.hosts.facts import Clock
 from runbooks.hosts.script import Answer
@@ -208,6 +209,69 @@ def test_a_unit_of_someone_elses_shows_what_it_reads_and_whether_it_is_there() -
         "shop.service"
     ]
     assert not gone.exists
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "enabled"),
+    [
+        ("celery-worker@high.service", "enabled", True),
+        ("celery-worker@high.service", "disabled", False),
+        ("celery-worker@high.service", "static", False),
+        ("shop.service", "disabled", False),
+        ("shop.service", "static", True),
+        ("shop.service", "generated", True),
+    ],
+)
+def test_a_unit_of_ours_has_to_be_enabled_and_one_of_someone_elses_only_not_to_be_disabled(
+    name: str, state: str, enabled: bool
+) -> None:
+    said = SHOWN.format(
+        restarts=0, pid=0, result="success", active="inactive", sub="dead", running=""
+    )
+    said = said.replace("celery-worker@high.service", name)
+    said = said.replace("UnitFileState=enabled", f"UnitFileState={state}")
+    (found,) = parse_units(Answer(0, said.encode(), ""), CLOCK).values()
+    assert found.enabled is enabled
+
+
+def test_systemctl_show_says_that_a_unit_is_masked_or_was_not_read() -> None:
+    said = SHOWN.format(
+        restarts=0, pid=0, result="success", active="inactive", sub="dead", running=""
+    )
+    (found,) = parse_units(Answer(0, said.encode(), ""), CLOCK).values()
+    assert (found.masked, found.needs_reload) == (False, False)
+    said = said.replace("LoadState=loaded", "LoadState=masked")
+    said = said.replace("NeedDaemonReload=no", "NeedDaemonReload=yes")
+    (found,) = parse_units(Answer(0, said.encode(), ""), CLOCK).values()
+    assert (found.masked, found.needs_reload) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "active", "is_on"),
+    [
+        ("enabled", "active", True),
+        ("enabled", "inactive", False),
+        ("disabled", "active", False),
+    ],
+)
+def test_a_timer_is_on_where_it_is_enabled_and_active(
+    enabled: str, active: str, is_on: bool
+) -> None:
+    timer = "celery-cron-shop-1.timer"
+    shown = (
+        f"Result=success\nId={timer}\nNames={timer}\nLoadState=loaded\nActiveState={active}\n"
+        f"SubState=waiting\nDropInPaths=\nUnitFileState={enabled}\nNeedDaemonReload=no\n"
+    )
+    found = parse_units(Answer(0, f"{shown}---\n---\n".encode(), ""), CLOCK)
+    assert found[timer].enabled is is_on
+    assert " --now " in Systemd().enable(timer, True, reload=False), "it is also started"
+
+
+def test_a_systemd_that_does_not_answer_is_reported_with_what_it_said() -> None:
+    answer = Answer(1, b"", "Failed to connect to bus: No such file or directory\n")
+    with pytest.raises(RunbookError, match=r"systemd does not answer: Failed to connect") as error:
+        parse_units(answer, CLOCK)
+    assert "celery_service_manager" in error.value.advice
 
 
 def test_what_runs_our_services_is_known_without_asking_once_more() -> None:
