@@ -114,14 +114,21 @@ def test_a_folder_where_a_file_belongs_is_told_apart_from_no_file(tmp_path: Path
     assert look(tmp_path / "none") == FileState(None)
 
 
+def let_enter(folder: Path) -> None:
+    """Let every user enter a folder, and those above it."""
+    for one in (folder, *folder.parents):
+        mode = one.stat().st_mode
+        if not mode & 0o001:
+            one.chmod(mode | 0o001)
+
+
 def test_a_file_that_may_not_be_read_is_an_error_and_not_an_absent_file(tmp_path: Path) -> None:
     path = tmp_path / "secret.env"
     path.write_text("x")
     path.chmod(0)
     as_nobody = ["/bin/sh", "-c", facts.ask_files([str(path)])]
     if os.getuid() == 0:
-        for parent in (tmp_path, *tmp_path.parents[:3]):
-            parent.chmod(0o755)
+        let_enter(tmp_path)
         done = subprocess.run(
             as_nobody, capture_output=True, text=True, user=65534, group=65534, extra_groups=[]
         )
@@ -149,9 +156,7 @@ def as_nobody(tmp_path: Path) -> Callable[[str], Answer]:
     """Asks as a user who owns nothing; in a folder that everybody may enter."""
     if os.getuid() != 0:
         pytest.skip("only root can be another user")
-    for folder in (tmp_path, *tmp_path.parents):
-        if not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o001)
+    let_enter(tmp_path)
 
     def ask_it(question: str) -> Answer:
         done = subprocess.run(
