@@ -3,8 +3,11 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 
+_LOCK_S = 120
+"""How long to wait for another apt-get."""
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
@@ -29,14 +32,24 @@ def install(packages: Sequence[str]) -> None:
         raise PackagesError(
             f"{names} (Debian's names) must be installed, and this machine has no apt-get"
         )
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
+    _apt_get("update")
+    _apt_get("install", "--yes", "--no-install-recommends", *packages)
+
+
+def _apt_get(*arguments: str) -> None:
+    """Run apt-get. It waits for dpkg's lock itself, but not for that of the lists."""
+    command = ["apt-get", "--quiet", "-o", f"DPkg::Lock::Timeout={_LOCK_S}", *arguments]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    deadline = time.monotonic() + _LOCK_S
+    while True:
         done = subprocess.run(
-            ["apt-get", "--quiet", "-o", "DPkg::Lock::Timeout=120", *arguments],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment,
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment
         )  # fmt: skip
-        if done.returncode != 0:
+        if done.returncode == 0:
+            return
+        if "Could not get lock" not in done.stderr or time.monotonic() > deadline:
             last = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
             raise PackagesError(
                 f"apt-get {arguments[0]} failed with exit code {done.returncode}:\n{last}"
             )
+        time.sleep(1)

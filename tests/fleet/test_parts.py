@@ -2,10 +2,12 @@
 cannot work.
 """
 
+import fcntl
 import ipaddress
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,19 @@ def test_missing_debian_packages_are_named_and_installed(
     wanted = "systemd-container mmdebstrap debian-archive-keyring iproute2 openssh-client"
     assert told == [f"installing Debian packages: {wanted.replace(' ', ', ')}"]
     assert (tmp_path / "ran").read_text().endswith(f" {wanted}\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may lock the package lists")
+def test_another_apt_get_is_awaited_until_it_ends() -> None:
+    with open("/var/lib/apt/lists/lock", "w") as lists, ThreadPoolExecutor() as pool:
+        fcntl.lockf(lists, fcntl.LOCK_EX)
+        installing = pool.submit(packages.install, ["coreutils"])
+        try:
+            with pytest.raises(TimeoutError):
+                installing.result(timeout=3)
+        finally:
+            fcntl.lockf(lists, fcntl.LOCK_UN)
+        installing.result(timeout=120)
 
 
 def test_a_root_file_system_is_kept_in_the_cache_and_built_again_when_its_sources_change(
