@@ -91,7 +91,7 @@ def _recorded_in(flags: Flags, reporter: "Reporter") -> "Path":
     malformed="also restore malformed items; each kills the worker that receives it",
 )
 def undo(flags: Flags, run: str, malformed: bool = False) -> None:
-    """Undo the changes of a run, newest first; shows first what cannot be undone."""
+    """Undo the changes of a run; shows first what cannot be undone."""
     from runbooks.undo import undo as page
 
     on_fleet(flags, lambda session: page(session, run, malformed=malformed))
