@@ -262,10 +262,14 @@ def test_the_command_of_the_evidence_removes_the_replies_that_no_one_reads_and_n
 # --- Celery and kombu
 
 
-def test_a_reply_to_a_program_that_has_ended_never_expires(url: str, client: "redis.Redis") -> None:
+def test_a_reply_to_a_program_that_has_ended_never_expires_and_one_that_was_waited_for_is_gone(
+    url: str, client: "redis.Redis"
+) -> None:
     with application(url) as app:
         known(app, nothing)
         with worker(app), app.connection_for_write() as connection:
+            until(lambda: app.control.ping(timeout=0.3))
+            assert not client.keys("????????-*.reply.celery.pidbox"), "this one waited for it"
             box = app.control.mailbox(connection)
             box.reply_queue(connection.default_channel).declare()
             box._publish("ping", {}, reply_ticket="of a program that ends")
