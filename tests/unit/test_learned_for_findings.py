@@ -292,6 +292,22 @@ def test_a_worker_discards_a_message_whose_task_it_does_not_know(
         assert client.llen("work") == 0
 
 
+def test_a_worker_takes_nothing_from_a_list_that_its_priority_steps_lack(
+    url: str, client: "redis.Redis"
+) -> None:
+    ran, list_of_3 = threading.Event(), "work\x06\x163"
+    with application(url) as app:
+        app.conf.broker_transport_options = {"priority_steps": [0, 9]}
+        known(app, ran.set)
+        app.send_task("job", queue="work")
+        client.rename("work", list_of_3)
+        app.send_task("job", queue="work")
+        with worker(app):
+            assert ran.wait(20)
+            until(lambda: client.hlen("unacked") == 0)
+        assert (client.llen("work"), client.llen(list_of_3)) == (0, 1)
+
+
 def test_a_call_that_does_not_fit_its_task_is_not_sent_or_fails_with_a_type_error(
     url: str, client: "redis.Redis"
 ) -> None:
