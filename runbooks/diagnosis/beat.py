@@ -137,7 +137,8 @@ def _waits_for_lock(host: FleetHost, state: HostState, beats: Sequence[Beat]) ->
     """Find a RedBeat lock that no beat holds.
 
     It was last renewed before any beat here was started, so none of them holds it. It has not been
-    renewed for longer than a beat sleeps, so no other beat holds it.
+    renewed for longer than a beat sleeps, so no other beat holds it. A beat that waits for it
+    sleeps as long between two tries.
 
     **Source:** celery-redbeat 2.4.2 `schedulers.py: acquire_distributed_beat_lock,
     RedBeatScheduler.tick`.
@@ -156,18 +157,20 @@ def _waits_for_lock(host: FleetHost, state: HostState, beats: Sequence[Beat]) ->
     if lasts_s is None:
         return
     ago_s = lasts_s - lock.left_s
-    if min(started_at) > state.clock_at - ago_s and ago_s > max(intervals) + _MARGIN_S:
+    sleep_s = max(intervals)
+    if min(started_at) > state.clock_at - ago_s and ago_s > sleep_s + _MARGIN_S:
         yield Finding(
             "beat.waits_for_lock",
             host.name,
-            f"beat waits up to {span(lock.left_s)} for the lock {lock.key} of a beat that has"
-            " ended",
+            f"beat waits for the lock {lock.key} of a beat that has ended, up to"
+            f" {span(lock.left_s + sleep_s)}",
             (
                 f"{lock.key} was last renewed {span(ago_s)} ago, before any running beat was"
                 " started",
                 *(beat.description for beat in beats),
                 *_logged_wait(host, state),
-                f"to continue now: redis-cli DEL {lock.key}, in the db of redbeat_redis_url",
+                f"to continue now: redis-cli DEL {lock.key}, in the db of redbeat_redis_url, then"
+                f" restart beat: it tries to get the lock only once in {span(sleep_s)}",
                 "redbeat_lock_timeout limits this wait; a beat that is stopped with TERM releases"
                 " its lock",
             ),

@@ -47,6 +47,8 @@ def test_only_so_many_lines_of_each_log_that_match_are_shown(healthy: World) -> 
     _, *shown = done.out.splitlines()
     assert sorted(line.split()[3] for line in shown) == list(LOGS)
     assert all(line.split()[2] == "sandbox" for line in shown)
+    of_beat = healthy.inv("tail-logs", "beat", "--grep", "beat: Starting", "--json").json["logs"]
+    assert {line["log"] for line in of_beat} == {"beat.log"}
     for options, expected in {
         ("--grep", "no such line"): "No line matches --grep 'no such line'.",
         ("--since", "2100-01-01"): "No line since 2100-01-01 to show.",

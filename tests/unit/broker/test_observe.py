@@ -131,6 +131,7 @@ def test_a_full_redis_can_still_be_read(client: "redis.Redis", send: Send) -> No
         client.config_set("maxmemory", 0)
     assert state.queues["work"].depth == 1
     assert (state.maxmemory_bytes, state.maxmemory_policy) == (1, "noeviction")
+    assert state.used_memory_bytes == pytest.approx(client.info()["used_memory"], rel=0.2)
 
 
 @pytest.fixture
@@ -155,6 +156,7 @@ def test_the_broker_is_described_with_its_other_lists_and_dbs(
     state = observe_broker(Store(client, KEYS), ["work", "empty"], [], Known(time.time()))
     assert state.version.startswith(client.info()["redis_version"])
     assert (state.db, state.unacked, state.depths_by_db) == (5, 1, {6: 2})
+    assert (state.queues["work"].depth, other_db.llen("work")) == (1, 2)
     assert state.other_lists == {"misspelt\\x06\\x163": (1, True), "invoices": (2, False)}
     stray = state.strays["misspelt\\x06\\x163"]
     assert (stray.queue, stray.priority, stray.looked_at, stray.tasks) == (
@@ -365,8 +367,26 @@ def test_a_save_that_failed_is_seen(tmp_path: Path) -> None:
             client.bgsave()
             until(lambda: not client.info("persistence")["rdb_bgsave_in_progress"])
             assert look(client).not_saved == "the last background save (BGSAVE)"
+            (Path(client.config_get("dir")["dir"]) / "dump.rdb").rmdir()
+            client.bgsave()
+            until(lambda: not client.info("persistence")["rdb_bgsave_in_progress"])
+            assert look(client).not_saved == "", "repaired, and saved again"
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("rdb_last_bgsave_status", "the last background save (BGSAVE)"),
+        ("aof_last_write_status", "the last write to its append-only file"),
+        ("aof_last_bgrewrite_status", "the last rewrite of its append-only file"),
+    ],
+)
+def test_each_status_of_the_disk_that_is_not_ok_counts(status: str, said: str) -> None:
+    well = dict.fromkeys(observe._SAVES, "ok")
+    assert observe._not_saved(well) == ""
+    assert observe._not_saved(well | {status: "err"}) == said
 
 
 def test_a_binding_that_a_node_relies_on_and_redis_lacks_is_seen(client: "redis.Redis") -> None:

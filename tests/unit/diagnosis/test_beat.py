@@ -59,6 +59,7 @@ def test_beat_is_silent_where_an_entry_was_due_for_too_long_whenever_its_file_wa
     assert silent.evidence[-1] == "due since then: each minute"
     assert codes(entry("each minute", 70), kind=kind) == []
     assert codes(entry("each hour", 3000, 3600), kind=kind) == [], "nothing was due"
+    assert codes(entry("each minute", 1300), entry("another", 10), kind=kind) == []
 
 
 AUTUMN = datetime(2026, 10, 25, 1, 30, tzinfo=UTC).timestamp()
@@ -103,6 +104,18 @@ def test_a_scheduler_without_a_file_and_without_entries_is_not_said_to_have_sent
     assert codes(kind="file", error="it is not there") == ["beat.silent"]
 
 
+def test_where_it_is_not_known_how_long_beat_has_been_silent_the_evidence_says_what_helps() -> None:
+    keeps_another = (Beat("web1", 7, "pid 7", schedule="run/other"),)
+    for known, helps in (
+        (found(kind="file", why_unknown="x.db"), "install dbm.gnu in beat's Python"),
+        (found(kind="file", beats=keeps_another), "has to be the file that beat keeps (-s)"),
+        (found(error="no such table"), "could not be read: no such table"),
+    ):
+        (untold,) = known
+        assert untold.code == "beat.untold"
+        assert helps in untold.evidence[-1]
+
+
 def test_beat_writes_its_file_every_three_minutes_at_most() -> None:
     assert Scheduler.sync_every == 180
 
@@ -125,8 +138,10 @@ def test_a_last_run_in_the_future_is_reported_with_how_to_count_from_now() -> No
             " does not send it before that"
         ),
     )
+    assert "it was ahead when these were sent, or is behind now" in ahead.evidence[-2]
     assert "update(last_run_at=None)" in ahead.evidence[-1]
-    assert codes(entry("a", -30)) == [], "clocks differ by a little"
+    assert codes(entry("a", -59)) == [], "clocks differ by a little"
+    assert codes(entry("a", -61)) == ["beat.last_run_ahead"]
     assert (
         "/var/lib/celery-beat/schedule"
         in found(entry("a", eight_hours), kind="file")[0].evidence[-1]
@@ -166,6 +181,16 @@ def test_a_beat_waits_where_the_lock_was_last_renewed_before_any_was_started(
     beats: tuple[Beat, ...], lock: Lock | None, reported: bool
 ) -> None:
     assert codes(beats=beats, lock=lock, kind="redbeat") == ["beat.waits_for_lock"] * reported
+
+
+def test_a_wait_for_a_lock_ends_when_it_is_tried_again_and_a_restart_tries_at_once() -> None:
+    lock = Lock("redbeat::lock", 1000.0)
+    (waits,) = found(beats=(beat(60),), lock=lock, kind="redbeat")
+    assert waits.summary.endswith("of a beat that has ended, up to 21 min 40 s")
+    assert waits.evidence[-2] == (
+        "to continue now: redis-cli DEL redbeat::lock, in the db of redbeat_redis_url, then restart"
+        " beat: it tries to get the lock only once in 5 min"
+    )
 
 
 def test_what_a_beat_has_logged_of_the_lock_that_it_waits_for_is_quoted() -> None:

@@ -117,8 +117,14 @@ def test_a_beat_that_is_stopped_is_reported_with_what_continues_it_and_is_not_re
     beat = a_worker(101, Kind.BEAT, state="T", options=Options("beat", "shop"))
     finding = only(a_worker(), beat, fleet=make_fleet())
     assert (finding.code, finding.subject) == ("beat.stopped", "beat on web1")
+    assert "is stopped (SIGSTOP): it sends nothing" in finding.summary
     assert "continue it, on web1: sudo kill -CONT 101" in finding.evidence
     assert finding.blocks == (Block("web1", "beat"),)
+    traced = only(a_worker(), replace(beat, state="t"), fleet=make_fleet())
+    assert traced.code == "beat.stopped"
+    assert traced.evidence[-1] == (
+        "a debugger holds it: it continues when the debugger releases it"
+    )
 
 
 def test_a_traced_process_is_not_to_be_continued_by_a_signal() -> None:
@@ -225,6 +231,26 @@ def test_a_beat_at_another_broker_is_not_a_second_beat() -> None:
     assert [(one.code, one.severity) for one in found(a_worker(), beat)] == [
         ("beat.other_broker", Severity.WARNING)
     ]
+
+
+def test_where_the_other_broker_of_a_beat_is_named_is_reported_with_what_helps() -> None:
+    at = (Connection("10.0.0.1:5", "10.0.0.9:6379"),)
+    seen = (Client("10.0.0.1:5", 3, True, "10.0.0.9:6379"),)
+    command = Options("beat", "shop", broker=ELSEWHERE)
+    for changes, where in (
+        ({"options": command, "named_broker": ELSEWHERE}, "its command line names it: -b"),
+        ({"named_broker": ELSEWHERE}, "its environment at its start names it"),
+        ({"connections": at}, "CLIENT LIST has its connection in db 3"),
+    ):
+        beat = a_worker(101, Kind.BEAT, **{"options": Options("beat", "shop")} | changes)
+        finding = only(a_worker(), beat, fleet=make_fleet(), clients=seen)
+        assert (finding.code, finding.subject) == ("beat.other_broker", "beat on web1")
+        assert finding.evidence[1].startswith(where)
+        assert "a restart does not help" in finding.evidence[2]
+    now = Application(broker=(Place("redis", "127.0.0.1", 1, "0"),))
+    beat = a_worker(101, Kind.BEAT, options=Options("beat", "shop"), named_broker=ELSEWHERE)
+    finding = only(a_worker(), beat, fleet=make_fleet(), application=now)
+    assert finding.evidence[2].endswith("a restart makes it use that")
 
 
 def test_a_worker_of_an_earlier_start_that_answers_in_another_name_is_reported_as_left_alone() -> (

@@ -165,12 +165,15 @@ def test_keys_that_were_evicted_are_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "expected"), [(59, ""), (7200, "2 h ahead of"), (-7200, "2 h behind")]
+    ("ahead_s", "expected"),
+    [(59, ""), (61, "1 min 1 s ahead of"), (7200, "2 h ahead of"), (-7200, "2 h behind")],
 )
 def test_a_clock_that_is_not_the_brokers_is_reported(ahead_s: float, expected: str) -> None:
     found = findings(broker=broker(clock_ahead_s=ahead_s))
     assert [finding.code for finding in found] == ["broker.clock"] * bool(expected)
-    assert all(expected in finding.summary for finding in found)
+    if expected:
+        assert found[0].summary == f"this machine's clock is {expected} the broker's"
+        assert "decides which messages are overdue, expired or fetched" in found[0].evidence[0]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +244,8 @@ def test_what_becomes_of_a_broker_without_memory_is_reported_by_its_policy(
             "(BGSAVE) of Redis has failed: messages that were sent since the last successful one may",
         ),
         ({"replies_left": Lasting(9, 2**22)}, "broker.replies_left", "9 lists of replies"),
-        ({"replies_left": Lasting(9, 2**10)}, "", ""),
+        ({"replies_left": Lasting(9, 2**20)}, "broker.replies_left", "hold 1,048,576 bytes"),
+        ({"replies_left": Lasting(9, 2**20 - 1)}, "", ""),
         ({"results_left": Lasting(90_000)}, "results.never_expire", "about 90,000 results in db 0"),
     ],
 )
@@ -256,6 +260,29 @@ def test_what_will_keep_the_broker_from_its_work_is_reported_before(
             "more than half of a sample of keys are celery-task-meta-… with a TTL of -1",
             "with result_expires in the application, new results expire; old ones stay",
         )
+
+
+def test_what_runs_out_is_reported_with_what_shows_the_cause_and_what_helps() -> None:
+    (clients,) = findings(broker=broker(connected=99, max_clients=100))
+    assert clients.evidence == (
+        "INFO clients: connected_clients 99, maxclients 100",
+        "CLIENT LIST shows the clients; CONFIG SET maxclients raises the limit",
+    )
+    failed = broker(not_saved="the last background save (BGSAVE)")
+    (saves,) = findings(broker=failed)
+    assert "Redis' log says why, such as a full disk" in saves.evidence[0]
+    why = NotAsked(Trouble.CANNOT_SAVE, "redis refuses: MISCONF", "see its log")
+    assert [one.code for one in findings(broker=replace(failed, unasked=why))] == [
+        "broker.cannot_save"
+    ]
+
+
+def test_a_broker_that_cannot_be_used_is_reported_in_its_own_words() -> None:
+    answer = "redis:6379 has no such db: ERR DB index is out of range"
+    why = NotAsked(Trouble.UNUSABLE, answer, "check the number")
+    (found,) = findings(broker=BrokerState.not_seen(why))
+    assert (found.code, found.summary) == ("broker.unusable", answer)
+    assert found.evidence[0] == "check the number"
 
 
 @pytest.mark.parametrize(
@@ -361,10 +388,9 @@ def test_what_a_host_saw_of_a_broker_that_is_away_is_reported_with_it_and_is_not
     )
     assert codes == ["broker.unreachable", "worker.would_be_locked_out"]
     assert "tried on" not in evidence
-    assert diagnosed(Trouble.WRONG_PASSWORD, "invalid password")[0] == [
-        "broker.wrong_password",
-        "worker.would_be_locked_out",
-    ]
+    codes, evidence = diagnosed(Trouble.WRONG_PASSWORD, "invalid password")
+    assert codes == ["broker.wrong_password", "worker.would_be_locked_out"]
+    assert "also tried on web1: invalid password" in evidence
 
 
 def test_of_a_broker_that_was_not_seen_nothing_else_is_said_and_nothing_may_be_touched() -> None:
@@ -786,6 +812,7 @@ def test_a_status_command_that_names_another_process_is_reported_and_its_service
         "a pid file may have outlived its service: remove it, and make the status command check"
         " the process (celery_commands.status)"
     )
+    assert "because whether it runs is not known" in found[0].summary
     assert code.replace("other_process", "not_running") not in [finding.code for finding in found]
 
 

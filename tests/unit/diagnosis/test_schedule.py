@@ -16,6 +16,7 @@ from runbooks.core.application import (
     Route,
     ScheduleEntry,
 )
+from runbooks.core.command import Command
 from runbooks.core.errors import Trouble
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import (
@@ -118,9 +119,15 @@ def test_of_many_entries_a_misspelt_queue_and_a_misspelt_task_are_named_with_the
         "one",
         Severity.ERROR,
     )
-    assert queue.summary.endswith("add it to a worker; did you mean 'high_priority'?")
+    assert queue.summary.endswith(
+        "so its messages pile up there: correct the queue, or add it to a worker; did you mean"
+        " 'high_priority'?"
+    )
     assert (name.code, name.subject) == ("schedule.unknown_task", "two")
-    assert name.summary.endswith(f"; did you mean '{CHECK}'?")
+    assert "the worker that takes it discards it: correct the name in the schedule" in name.summary
+    assert name.summary.endswith(
+        f"or make the application import its module; did you mean '{CHECK}'?"
+    )
     assert name.evidence[1] == "inspect registered: none of high@web1, low@web1 knows it"
 
 
@@ -139,6 +146,19 @@ def test_what_only_a_node_knows_is_not_an_unknown_task() -> None:
     )
 
 
+def test_what_the_application_of_another_host_knows_is_not_an_unknown_task() -> None:
+    other = make_host("web2", beat=False, workers=())
+    fleet = make_fleet(HOST, other, queue_rules=(), expected_tasks=())
+    of_beat = Application(schedule=(entry(task="new.task", queue="low_priority"),))
+    for tasks, codes in (((), ["schedule.unknown_task"]), ((task("new.task"),), [])):
+        states = {
+            "web1": make_state(HOST, application=of_beat),
+            "web2": make_state(other, application=Application(tasks=tasks)),
+        }
+        findings = faults(fleet, make_snapshot(fleet, broker=nodes(), hosts=states))
+        assert [one.code for one in findings if one.code == "schedule.unknown_task"] == codes
+
+
 def test_a_task_whose_module_fails_to_import_is_reported_as_that_alone() -> None:
     probe = ImportProbe(frozenset(), {"integrations.tasks": "ValueError: x"})
     silent = make_broker(FLEET, nodes={})
@@ -150,10 +170,11 @@ def test_arguments_that_do_not_fit_are_reported_with_what_the_task_takes() -> No
     finding = only(found(entry(kwargs={"devise": 1}), tasks=one))
     assert finding.code == "schedule.bad_arguments"
     assert "so beat cannot send it: missing a required argument: 'device'" in finding.summary
+    assert finding.summary.endswith("; correct its args and kwargs in the schedule")
     assert finding.evidence == (
         "args [], kwargs {'devise': 1}", f"loaded on web1, {CHECK} takes device",
     )  # fmt: skip
-    assert found(entry(args=(1,)), tasks=one) == ()
+    assert found(entry(args=(1,)), tasks=one) == found(entry(args=("no device",)), tasks=one) == ()
     unchecked = [task(CHECK, "low_priority", DEVICE, checks_arguments=False)]
     assert "so each run fails" in only(found(entry(), tasks=unchecked)).summary
 
@@ -161,6 +182,8 @@ def test_arguments_that_do_not_fit_are_reported_with_what_the_task_takes() -> No
 def test_what_the_router_refuses_is_reported() -> None:
     finding = only(found(entry(route=Route(error="QueueNotFound: 'x'"))))
     assert (finding.code, finding.subject) == ("schedule.unsendable", "daily")
+    assert "correct its options or the application's task_queues" in finding.summary
+    assert finding.evidence[0].endswith(f"reports for {CHECK}: QueueNotFound: 'x'")
 
 
 def test_a_silent_node_may_consume_the_queue_so_that_no_one_does_is_a_warning_then() -> None:
@@ -178,9 +201,10 @@ def test_where_nodes_could_not_be_asked_the_consumer_is_not_known() -> None:
 
 
 def test_a_worker_that_takes_it_and_does_not_know_it_is_reported_once() -> None:
-    old = nodes(node("high", "high_priority", REPORT), node("low", "low_priority"))
+    old = nodes(node("high", "high_priority", REPORT), node("more", "high_priority"))
     finding = only(found(entry(), broker=old))
     assert finding.code == "schedule.not_registered"
+    assert "deploy the code with the task there and restart it, or give it" in finding.summary
     assert finding.evidence == (f"inspect registered: high@web1 lacks {CHECK}",)
     named = make_fleet(HOST, queue_rules=(), expected_tasks=(CHECK,))
     assert found(entry(), broker=old, fleet=named) == (), "task.not_registered says it"
@@ -194,12 +218,16 @@ def test_a_list_that_the_worker_does_not_poll_is_reported(
 ) -> None:
     old = nodes(
         node("high", "high_priority", options={"priority_steps": [0, 9]}),
-        node("low", "low_priority"),
+        node("more", "high_priority", options={"priority_steps": [0, 3, 6, 9]}),
     )
     findings = found(entry(route=Route("high_priority", priority=priority)), broker=old)
     assert [finding.code for finding in findings] == codes
     assert all(
-        "into the list of priority 3 of high_priority" in finding.summary for finding in findings
+        finding.summary.endswith(
+            "into the list of priority 3 of high_priority, which high@web1 does not poll: set the"
+            " same priority_steps for both"
+        )
+        for finding in findings
     )
 
 
@@ -279,7 +307,11 @@ def test_an_entry_that_beat_did_not_send_when_it_was_due_is_reported(
 ) -> None:
     own = KeptEntry(HOURLY, True, NOW - last_s, NOW - last_s)
     snapshot = beats(KeptSchedule("tables", "django", (own, OTHER)), NOW - started_s)
-    assert [finding.code for finding in faults(FLEET, snapshot)] == codes
+    findings = list(faults(FLEET, snapshot))
+    assert [finding.code for finding in findings] == codes
+    assert all(str(Command("tail-logs", "--grep", "daily")) in one.summary for one in findings)
+    off = KeptSchedule("tables", "django", (replace(own, enabled=False), OTHER))
+    assert list(faults(FLEET, beats(off, NOW - started_s))) == []
 
 
 def test_beats_file_was_written_when_its_time_says() -> None:

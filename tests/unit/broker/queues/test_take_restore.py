@@ -17,6 +17,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lab.redis_server import RedisServer
 from runbooks.broker.archive.reader import ArchiveError, Fate, sha256, verify
 from runbooks.broker.archive.writer import Archive
 from runbooks.broker.messages.selection import Facts
@@ -85,6 +86,18 @@ def test_what_the_rules_choose_is_taken_and_the_rest_stays_in_its_order(
     assert len(messages_in(archive.path, Fate.TAKEN)) == 612
     assert verify(archive.path) == ()
     assert list(client.hgetall(KEYS.batches("run-1"))) == [b"through"]
+
+
+def test_messages_in_another_db_stay_there(
+    client: "redis.Redis", send: Send, archive: Archive, redis_server: RedisServer
+) -> None:
+    send("stale.one")
+    with redis.Redis.from_url(redis_server.url(6)) as other:
+        client.copy("work", "work", destination_db="6", replace=True)
+        before = listed(other, "work")
+        assert take(Store(client, KEYS), archive).taken == {"stale": 1}
+        assert (client.llen("work"), listed(other, "work")) == (0, before)
+        other.delete("work")
 
 
 def test_rules_of_other_queues_and_other_lists_are_left_alone(

@@ -95,6 +95,10 @@ def test_a_wrong_and_a_missing_password_are_refused(start: Start) -> None:
     with pytest.raises(BrokerRefused, match="Authentication required") as missing:
         connect(f"redis://127.0.0.1:{server.port}/0")
     assert "put the password into the broker URL" in missing.value.advice
+    with pytest.raises(BrokerRefused, match="invalid username-password pair") as user:
+        connect(f"redis://someone:s3cret@127.0.0.1:{server.port}/0")
+    troubles = {refused.value.trouble for refused in (wrong, missing, user)}
+    assert troubles == {Trouble.WRONG_PASSWORD}
 
 
 def test_a_server_with_as_many_clients_as_it_may_have_is_told_from_one_that_is_down(
@@ -106,6 +110,7 @@ def test_a_server_with_as_many_clients_as_it_may_have_is_told_from_one_that_is_d
         with pytest.raises(BrokerUnreachable, match="accepts no more clients") as full:
             connect(server.url())
     assert full.value.trouble is Trouble.MAX_CLIENTS
+    assert "max number of clients reached" in full.value.problem
     assert f"`ss -tn sport = :{server.port}`" in full.value.advice
     assert "is it up?" not in full.value.advice
 
@@ -156,8 +161,9 @@ def test_of_a_replicas_link_it_is_said_what_the_server_says(
 
 
 def test_a_db_that_the_server_does_not_have_is_refused(redis_server: RedisServer) -> None:
-    with pytest.raises(BrokerRefused, match="has no such db"):
+    with pytest.raises(BrokerRefused, match="has no such db") as refused:
         connect(redis_server.url(99))
+    assert refused.value.trouble is Trouble.UNUSABLE
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,9 @@ def test_every_missing_command_and_key_is_named_at_once(
     }
     assert "~celery-runbooks:batches:run-1" in named
     assert r"~celery-runbooks:journal:work\x06\x163" in named
+    with pytest.raises(BrokerRefused) as one, broker_errors("redis"):
+        ops.set("someone else's", 1)
+    assert one.value.trouble is Trouble.MISSING_RIGHT
     assert not any(name.startswith(("~work", "~celery-runbooks:lock")) for name in named)
     assert "the Redis user ops of" in refused.value.problem
     assert {key: client.dump(key) for key in client.scan_iter()} == before
@@ -300,5 +303,6 @@ def test_a_command_that_the_server_lacks_is_one_that_may_not_be_run(tmp_path: Pa
         ):
             client.eval("return 1", 0)
         assert "rename-command" in str(caught.value.advice)
+        assert caught.value.trouble is Trouble.MISSING_RIGHT
     finally:
         server.stop()
