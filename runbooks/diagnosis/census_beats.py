@@ -10,7 +10,7 @@ from runbooks.core.census import CeleryProcess, Kind
 from runbooks.core.command import Command
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, Severity, Snapshot
-from runbooks.core.wording import counted, span
+from runbooks.core.wording import counted, first_few, span
 from runbooks.diagnosis.census import Row, which
 from runbooks.diagnosis.ending import ended_by
 from runbooks.diagnosis.schedule import entries
@@ -152,16 +152,18 @@ def none(
     checked = ", ".join(snapshot.hosts)
     its = "it is" if len(unsent) == 1 else "they are"
     elsewhere = [row.node for row in rows if not row.host]
+    evidence = list(_entries(snapshot))
+    if elsewhere:
+        nodes = counted(len(elsewhere), "node")
+        verb = "answers" if len(elsewhere) == 1 else "answer"
+        evidence.append(f"{nodes} {verb} from hosts that were not checked: {first_few(elsewhere)}")
     yield Finding(
         "beat.none",
         fleet.app.app,
         f"no beat runs on {checked}, and the schedule has"
         f" {counted(len(unsent), 'entry', 'entries')}: unless a beat runs elsewhere, {its} never"
         " sent",
-        (
-            *_entries(snapshot),
-            *(f"{node} answers from a host that was not checked" for node in elsewhere),
-        ),
+        tuple(evidence),
         remedy=fleet.worded(
             "set celery_beat on the host that should run it, and apply that with"
             f" {Command('remediate')}",
