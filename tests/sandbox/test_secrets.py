@@ -245,12 +245,12 @@ def poll(here: Planted, **kwargs: str) -> None:
 
 @contextmanager
 def watched(here: Planted) -> Iterator[None]:
-    """What stands in the list of processes meanwhile."""
-    over = threading.Event()
+    """What stands in the list of processes meanwhile, of those that have started since."""
+    over, before = threading.Event(), {*os.listdir("/proc")}
 
     def look() -> None:
         while not over.wait(0.01):
-            for process in filter(str.isdigit, os.listdir("/proc")):
+            for process in filter(str.isdigit, {*os.listdir("/proc")} - before):
                 path = Path("/proc", process, "cmdline")
                 with suppress(OSError):
                     text = path.read_bytes().decode(errors="replace")

@@ -618,9 +618,11 @@ def test_dev_full_refuses_even_a_write_of_no_bytes() -> None:
 
 
 ASKS = """
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
 waited_for = Event()
 
 def ask():
