@@ -79,7 +79,9 @@ SLOW = (
     "tests/unit/task_runs/test_application.py",
     "tests/unit/pages",
     "tests/unit/test_contributing.py",
+    "tests/unit/test_learned.py",
     "tests/unit/test_package.py",
+    "tests/unit/test_what_findings_say.py",
     "tests/unit/test_frozen.py",
 )
 
