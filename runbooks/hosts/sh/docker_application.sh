@@ -2,7 +2,8 @@
 # docker_application.sh SOCKET FILTERS PYTHON PROGRAM START LAST
 # As application.sh: runs a program in the application's own Python, in a container of its services, as its user. If none
 # runs steadily, it runs it in a temporary container: with the image, mounts, variables, network, user and folder of one
-# that is down, but without its command, name, ports, log and restarts. It exits with 3 if that is not possible.
+# that is down, but without its command, name, ports, log and restarts. It exits with 3 if that is not possible, or if the
+# engine does not answer.
 engine "$1"
 filters=$2 python=$3 program=$4 start=$5 last=$6 name=celery-runbooks-load-$$
 unknown() {
@@ -51,12 +52,15 @@ in_it() {
     } 4<&0
 }
 image=''
-for id in $(ids_of "$filters" status=running); do
+ids=$(ids_of "$filters" status=running) || exit 3
+id=''
+for id in $ids; do
     [ "$(of '{{.RestartCount}}')" -ne 0 ] || break
     id=''
 done
 if [ -z "$id" ]; then
-    id=$(ids_of "$filters" | sed 1q)
+    ids=$(ids_of "$filters") || exit 3
+    id=$(printf '%s\n' "$ids" | sed 1q)
     [ -n "$id" ] || unknown 'its services have no container, so the application cannot be loaded in one'
     like_it
 fi

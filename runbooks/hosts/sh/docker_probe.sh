@@ -2,7 +2,8 @@
 # docker_probe.sh SOCKET FILTERS DIRECTORY COMMAND SECONDS KILL_AFTER_SECONDS USER
 # Runs the command in that directory of a container of the services, with a time limit; USER "" is the container's own.
 engine "$1"
-id=$(ids_of "$2" status=running | sed 1q)
+ids=$(ids_of "$2" status=running) || exit 1
+id=$(printf '%s\n' "$ids" | sed 1q)
 [ -n "$id" ] || {
     echo 'no container of its services is running, so the command cannot be run in one' >&2
     exit 1

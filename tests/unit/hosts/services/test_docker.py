@@ -1,6 +1,7 @@
 """Containers of Docker 20.10: `docker_look.txt` is the output of `docker_look.sh` for five."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,25 @@ def test_the_engine_is_asked_at_the_inventorys_socket_or_where_dockers_client_as
     first = (tmp_path / "words").read_text().splitlines()[0]
     assert first.startswith("ps -aq "), "also those that do not run"
     assert "--filter label=com.docker.compose.project=proj" in first
+
+
+def test_of_an_engine_that_does_not_answer_only_that_is_said_and_once(tmp_path: Path) -> None:
+    client = tmp_path / "docker"
+    client.write_text("#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2\nexit 1\n")
+    client.chmod(0o755)
+    both = host("low", "high", project="proj")
+    for script, code in (
+        (Docker().probe(both, "true", ("5", "5"), ""), 1),
+        (Docker().run(both, "shop", "", "pass", "answer"), 3),
+    ):
+        done = subprocess.run(
+            ["sh", "-c", f"PATH={tmp_path}:$PATH\n{script}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (code, "")
+        assert done.stderr == "Cannot connect to the Docker daemon\n"
 
 
 def test_a_service_is_its_containers_and_all_processes_in_them() -> None:
