@@ -158,7 +158,7 @@ def test_a_worker_that_ends_once_its_task_is_done_is_left_to_it(place: Place) ->
             False,
             "no TERM is pending: if it was sent, the process has received it and ends after its tasks",
         ),
-        (True, "TERM is pending: the process hangs or is stopped"),
+        (True, "the process is stopped, and ends once kill -CONT {pid} has continued it"),
     ],
 )
 def test_of_a_worker_that_outlives_its_stop_it_is_reported_what_will_happen(
@@ -170,6 +170,7 @@ def test_of_a_worker_that_outlives_its_stop_it_is_reported_what_will_happen(
         (place.path / "halts-one").touch()
     done = place.world.inv("restart-workers", "--yes", "--kill-running")
     said = " ".join((done.out + done.err).split())
+    expected = expected.format(pid=place.workers["one"].pid)
     assert (
         f"so no second one was started; {expected}; when it has ended, run this again: nothing else"
         " starts it" in said

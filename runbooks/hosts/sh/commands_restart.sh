@@ -19,8 +19,9 @@ set --
 for one in $running; do
     while alive "$one"; do
         if [ "$(date +%s)" -ge "$end" ]; then
-            case $(grep ShdPnd "/proc/${one%:*}/status") in
-            *[4-7c-f]???) what='TERM is pending: the process hangs or is stopped' ;;
+            case $(grep -E '^(State|ShdPnd)' "/proc/${one%:*}/status") in
+            *T\ \(*) what="the process is stopped, and ends once kill -CONT ${one%:*} has continued it" ;;
+            *[4-7c-f]???) what='TERM is pending: the process hangs' ;;
             *) what='no TERM is pending: if it was sent, the process has received it and ends after its tasks' ;;
             esac
             echo "the stop command ran, but pid ${one%:*} still runs, so no second one was started; $what;" \

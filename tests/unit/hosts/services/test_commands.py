@@ -5,13 +5,14 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from runbooks.core.effects import sha256
+from runbooks.core.effects import ControlService, sha256
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import ServiceState
 from runbooks.core.settings import Commands, Worker
@@ -262,3 +263,32 @@ def test_a_value_that_looks_like_a_placeholder_is_not_replaced_once_more(tmp_pat
     )
     (question,) = ByCommands().ask(host, "shop", ["high"]).values()
     assert ask(question).out.decode().splitlines()[-1] == "{worker}"
+
+
+STOPPED = "{pid} still runs, so no second one was started; the process is stopped, and ends once"
+
+
+def test_of_a_process_that_is_stopped_after_it_received_term_it_is_said_what_lets_it_end(
+    tmp_path: Path,
+) -> None:
+    received = tmp_path / "received"
+    program = (
+        "import signal, pathlib\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: pathlib.Path({str(received)!r}).touch())\n"
+        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
+        "while True: signal.pause()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program]) as running:
+        wait_until((tmp_path / "ready").exists, "ready for TERM")
+        pid = running.pid
+        stop = f"kill {pid}; while ! [ -e received ]; do :; done; kill -STOP {pid}"
+        host = make_host(
+            directory=str(tmp_path),
+            stop_timeout="1s",
+            commands=Commands(start="touch started", stop=stop, status=f"echo {pid}"),
+        )
+        done = ask(ByCommands().control(host, ControlService("high", "restart")))
+        running.kill()
+    assert done.code == 1
+    assert STOPPED.format(pid=pid) in done.err
+    assert not (tmp_path / "started").exists()
