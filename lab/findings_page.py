@@ -55,7 +55,8 @@ def _tried(rows: Sequence[Row]) -> Iterator[str]:
     tried = {code for row in rows for code in row.expected}
     untried = [code for code in catalogue() if code not in tried]
     if untried:
-        yield f"Not tried yet: {', '.join(f'`{code}`' for code in untried)}.\n"
+        yield "### Not tried yet\n\n| finding |\n|---|"
+        yield "\n".join(f"| `{code}` |" for code in untried) + "\n"
 
 
 _TRIED = """\

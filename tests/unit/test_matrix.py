@@ -135,3 +135,6 @@ def test_the_page_counts_the_rows_that_hold_and_marks_the_others(
     assert "that holds for\n3 of 5 rows" in text
     marked = [line.split("|")[1].strip() for line in text.splitlines() if "| ✗ " in line]
     assert marked == ["host.clock", "queue.depth + queue.retries"]
+    untried = text.partition("### Not tried yet")[2]
+    assert "| `queue.no_consumer` |" in untried
+    assert "| `queue.depth` |" not in untried
