@@ -415,6 +415,7 @@ _PAIRS = (
     _Pair(("timer.missing",), ("timer.not_enabled",), where=_of_missing_timers),
     _Pair(("logrotate.by_another",), ("logrotate.stale",)),
     _Pair(("unit.forking",), ("worker.starting",)),
+    _Pair(("container.restarting",), (*_DOWN, "worker.not_answering")),
     _Pair(("unit.kill_mode",), ("worker.leaked_processes",)),
     _Pair(("host.probe_failed", "task.import_fails"), _DOWN, where=_does_not_load),
     _Pair(("worker.would_be_locked_out",), ("worker.not_answering",)),

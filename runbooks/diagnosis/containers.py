@@ -22,6 +22,10 @@ _WARM = ("SIGTERM", "SIGINT")
 """Signals at which a worker finishes its tasks. **Source:** celery 5.7.0 `apps/worker.py`."""
 
 _SHOWN = 3
+_YOUNG_S = 10
+"""A container that has run for so long is back for Docker, which then forgets its delay between
+restarts. **Source:** Docker's documentation of restart policies.
+"""
 
 _EXIT_CODES = {
     0: "its program ended without an error",
@@ -47,7 +51,7 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             if down and found.pid is not None:
                 yield _partly(host, service, found, down)
             for one in found.containers:
-                yield from _state(host, service, one)
+                yield from _state(host, service, one, states[host.name].clock_at)
             if found.pid is not None and service != host.beat:
                 yield from _ending(host, service, found, snapshot, states[host.name])
 
@@ -81,20 +85,15 @@ def _no_service(host: FleetHost, service: str, found: ServiceState, snapshot: Sn
     )
 
 
-def _state(host: FleetHost, service: str, one: Container) -> Iterator[Finding]:
+def _state(host: FleetHost, service: str, one: Container, at: float) -> Iterator[Finding]:
     subject = f"{service} on {host.name}"
     if one.loops:
-        yield Finding(
-            "container.restarting",
-            subject,
-            f"the container {one.name} of {service} starts and ends again and again:"
-            f" {counted(one.restarts, 'restart')} by its policy, the last with exit code"
-            f" {one.exit_code}",
-            (
-                _what_it_means(one),
-                f"its log says why, on {host.name}: docker logs --tail 50 {one.name}",
-            ),
-        )
+        last = f"the last with exit code {one.exit_code}"
+        yield _restarting(host, service, one, last, _what_it_means(one))
+    elif one.pid and one.restarts > 1 and one.started_at and at - one.started_at < _YOUNG_S:
+        # A program that fails at once runs for a moment between two restarts.
+        last = f"the last {span(at - one.started_at)} ago"
+        yield _restarting(host, service, one, last, "docker inspect: it runs at the moment")
     elif one.status == "paused":
         yield Finding(
             "container.paused",
@@ -124,6 +123,16 @@ def _state(host: FleetHost, service: str, one: Container) -> Iterator[Finding]:
             (f"its last output: {one.health_said or 'nothing'}",),
             severity=Severity.WARNING,
         )
+
+
+def _restarting(host: FleetHost, service: str, one: Container, last: str, evidence: str) -> Finding:
+    return Finding(
+        "container.restarting",
+        f"{service} on {host.name}",
+        f"the container {one.name} of {service} starts and ends again and again:"
+        f" {counted(one.restarts, 'restart')} by its policy, {last}",
+        (evidence, f"its log says why, on {host.name}: docker logs --tail 50 {one.name}"),
+    )
 
 
 def _what_it_means(one: Container) -> str:

@@ -70,7 +70,8 @@ def found(*of_high: Container, **changes: Any) -> list[Finding]:
 def test_nothing_is_wrong_with_a_container_that_runs_and_lets_tasks_finish() -> None:
     assert found(HIGH) == []
     assert found(replace(HIGH, health="healthy", stop_signal="SIGQUIT")) == []
-    assert found(replace(HIGH, restarts=3)) == [], "it runs by now"
+    assert found(replace(HIGH, restarts=3, started_at=NOW - 11)) == [], "it runs by now"
+    assert found(replace(HIGH, restarts=1, started_at=NOW - 1)) == [], "it ended only once"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,7 @@ def test_nothing_is_wrong_with_a_container_that_runs_and_lets_tasks_finish() -> 
             ("exit code 0: its program ended without an error",),
         ),
         ({"status": "exited", "pid": None, "restarts": 5, "exit_code": 3}, "container.restarting", ("exit code 3",)),
+        ({"restarts": 5, "started_at": NOW - 1}, "container.restarting", ("it runs at the moment",)),
         ({"status": "paused"}, "container.paused", ("docker unpause shop_high_1",)),
         (
             {"status": "exited", "pid": None, "out_of_memory": True}, "container.out_of_memory",
@@ -101,6 +103,14 @@ def test_the_state_of_a_container_is_a_finding(
     assert all(one in "\n".join(fault.evidence) for one in expected)
     assert bool(fault.blocks) is (code == "container.paused")
     assert not fault.fix
+
+
+def test_a_loop_that_is_seen_while_its_program_runs_is_why_its_worker_does_not_answer() -> None:
+    looping = look(replace(HIGH, restarts=5, started_at=NOW - 1))
+    silent = replace(looping, broker=make_broker(make_fleet(docker_host()), nodes={}))
+    (cause,) = [one for one in judged(silent) if not one.caused_by]
+    assert cause.code == "container.restarting"
+    assert cause.summary.endswith("5 restarts by its policy, the last 1 s ago")
 
 
 def test_a_container_that_was_stopped_is_a_service_that_does_not_run_and_not_a_loop() -> None:
