@@ -8,6 +8,7 @@ from typing import Any
 from lab.docker import PROJECT, Engine
 from lab.faults.fault import fault
 from lab.faults.grounds import Sandbox, until
+from lab.faults.messages import producer
 
 _HIGH, _LOW = f"{PROJECT}_worker_high_1", f"{PROJECT}_worker_low_1"
 
@@ -129,7 +130,8 @@ def unhealthy(ground: Sandbox) -> Iterator[None]:
 )
 @contextmanager
 def stop_loses_tasks(ground: Sandbox) -> Iterator[None]:
-    with _made_of(ground, stop_grace_period="5s"):
+    with producer(ground) as app, _made_of(ground, stop_grace_period="5s"):
+        until(lambda: len(app.control.inspect(timeout=1).ping() or {}) == 3, "its worker")
         yield
 
 
