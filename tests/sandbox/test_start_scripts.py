@@ -118,6 +118,9 @@ class Place:
     def start_again(self) -> None:
         self.script("stop_workers.sh")
         until(lambda: not any(self.mains().values()))
+        self.start()
+
+    def start(self) -> None:
         self.script("start_workers.sh")
         with Celery("tiny", broker=self.url, set_as_current=False) as app:
             until(lambda: len(app.control.ping(timeout=2)) == 2)
@@ -182,7 +185,7 @@ def place(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     (path / "etc").mkdir()
     made = Place(world, url)
     try:
-        made.script("start_workers.sh")
+        made.start()
         installed = made.inv("remediate", "--yes")
         assert installed.code == 0, installed.out + installed.err
         yield made
