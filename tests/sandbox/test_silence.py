@@ -158,7 +158,7 @@ def test_a_worker_that_ends_once_its_task_is_done_is_left_to_it(place: Place) ->
             False,
             "no TERM is pending: if it was sent, the process has received it and ends after its tasks",
         ),
-        (True, "the process is stopped, and ends once kill -CONT {pid} has continued it"),
+        (True, "the process is stopped: kill -CONT {pid} continues it"),
     ],
 )
 def test_of_a_worker_that_outlives_its_stop_it_is_reported_what_will_happen(

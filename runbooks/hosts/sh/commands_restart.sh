@@ -20,7 +20,7 @@ for one in $running; do
     while alive "$one"; do
         if [ "$(date +%s)" -ge "$end" ]; then
             case $(grep -E '^(State|ShdPnd)' "/proc/${one%:*}/status") in
-            *T\ \(*) what="the process is stopped, and ends once kill -CONT ${one%:*} has continued it" ;;
+            *T\ \(*) what="the process is stopped: kill -CONT ${one%:*} continues it" ;;
             *[4-7c-f]???) what='TERM is pending: the process hangs' ;;
             *) what='no TERM is pending: if it was sent, the process has received it and ends after its tasks' ;;
             esac

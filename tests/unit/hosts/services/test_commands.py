@@ -265,10 +265,13 @@ def test_a_value_that_looks_like_a_placeholder_is_not_replaced_once_more(tmp_pat
     assert ask(question).out.decode().splitlines()[-1] == "{worker}"
 
 
-STOPPED = "{pid} still runs, so no second one was started; the process is stopped, and ends once"
+STOPPED = (
+    "{pid} still runs, so no second one was started; the process is stopped: kill -CONT {pid} continues"
+    " it; when it has ended, run this again"
+)
 
 
-def test_of_a_process_that_is_stopped_after_it_received_term_it_is_said_what_lets_it_end(
+def test_of_a_process_that_is_stopped_after_it_received_term_it_is_said_what_continues_it(
     tmp_path: Path,
 ) -> None:
     received = tmp_path / "received"
